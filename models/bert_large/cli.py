@@ -1,0 +1,51 @@
+"""The `bert-large` command: finds the command asked for, runs it, and turns errors into exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from bert_large import __version__
+from bert_large.errors import UserError
+
+# command: (module with add_arguments(parser) and run(arguments) -> int, one line of help).
+# Modules are imported only when chosen, so that `prepare` does not wait for torch.
+COMMANDS = {
+    "prepare": ("bert_large.prepare.command", "make pretraining records from text"),
+    "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
+    "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
+    "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
+    "recipes": ("bert_large.recipes.command", "list the named hyperparameter sets"),
+    "plot": ("bert_large.observe.plot_command", "draw loss curves of runs as a PNG"),
+}
+
+
+def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+    """Return the parser; only the chosen command gets its options (and its imports)."""
+    parser = argparse.ArgumentParser(prog="bert-large", description="BERT pretraining on CPUs.")
+    parser.add_argument("--version", action="version", version=f"bert-large {__version__}")
+    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, (module, summary) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        if name == chosen:
+            importlib.import_module(module).add_arguments(subparser)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code: 0 done, 2 wrong input, 1 any other failure."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    arguments = build_parser(chosen).parse_args(argv)
+    module = importlib.import_module(COMMANDS[arguments.command][0])
+    try:
+        return int(module.run(arguments))
+    except UserError as error:
+        print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1

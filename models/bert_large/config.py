@@ -1,0 +1,210 @@
+"""Every setting of a run: keyword-only dataclasses, checked when they are made, before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_large.errors import InputError
+
+PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
+PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32")
+OPTIMIZERS = ("lamb", "adamw")
+ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
+"""The two forms of GELU, by the names Hugging Face gives them in `hidden_act`."""
+
+
+def _require(problems: list[str], condition: bool, message: str) -> None:
+    if not condition:
+        problems.append(message)
+
+
+def _raise_all(problems: list[str], what: str) -> None:
+    if problems:
+        raise InputError(f"{what}: " + "; ".join(problems))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Architecture of a BERT; the field names are those of `bert_config.json`. Defaults are BERT-large's."""
+
+    vocab_size: int = 30522
+    hidden_size: int = 1024
+    num_hidden_layers: int = 24
+    num_attention_heads: int = 16
+    intermediate_size: int = 4096
+    hidden_act: str = ACTIVATIONS["tanh"]
+    hidden_dropout_prob: float = 0.1
+    attention_probs_dropout_prob: float = 0.1
+    max_position_embeddings: int = 512
+    type_vocab_size: int = 2
+    initializer_range: float = 0.02
+    layer_norm_eps: float = 1e-12
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for name in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
+                     "max_position_embeddings"):  # fmt: skip
+            value = getattr(self, name)
+            _require(problems, isinstance(value, int) and value > 0, f"{name} is {value!r}, expected an integer > 0")
+        _require(problems, self.type_vocab_size == 2, f"type_vocab_size is {self.type_vocab_size}, expected 2 segments")
+        _require(problems, self.hidden_act in ACTIVATIONS.values(),
+                 f"hidden_act is {self.hidden_act!r}, expected one of {sorted(ACTIVATIONS.values())}")  # fmt: skip
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            value = getattr(self, name)
+            _require(
+                problems,
+                isinstance(value, int | float) and 0 <= value < 1,
+                f"{name} is {value!r}, expected 0 to below 1",
+            )
+        if not problems:
+            heads = self.num_attention_heads
+            _require(problems, self.hidden_size % heads == 0,
+                     f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {heads}")  # fmt: skip
+        _raise_all(problems, "model configuration")
+
+    @classmethod
+    def from_json(cls, path: Path, activation: str | None = None) -> ModelConfig:
+        """Read Google's `bert_config.json` or a Hugging Face `config.json`.
+
+        In Google's format `gelu` means the tanh approximation (MLCommons' reference computes that); in Hugging
+        Face's, which names a `model_type`, it means the erf form. `activation` ("tanh" or "erf") overrides both.
+        """
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise InputError(f"model configuration {path} does not exist") from None
+        except (OSError, ValueError) as error:
+            raise InputError(f"model configuration {path} is not readable JSON: {error}") from None
+        if not isinstance(values, dict):
+            raise InputError(f"model configuration {path} holds a {type(values).__name__}, expected an object")
+        known = {field.name for field in dataclasses.fields(cls)}
+        missing = {"vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"} - set(
+            values
+        )
+        if missing:
+            raise InputError(
+                f"model configuration {path} lacks {', '.join(sorted(missing))}; is it a BERT configuration?"
+            )
+        if values.get("model_type", "bert") != "bert":
+            raise InputError(f"model configuration {path} is of model_type {values['model_type']!r}, expected 'bert'")
+        chosen = {name: value for name, value in values.items() if name in known}
+        if activation is not None:
+            chosen["hidden_act"] = ACTIVATIONS[activation]
+        elif chosen.get("hidden_act") == ("gelu_new" if "model_type" in values else "gelu"):  # an older name of tanh
+            chosen["hidden_act"] = ACTIVATIONS["tanh"]
+        return cls(**chosen)
+
+    def to_hugging_face(self) -> dict[str, Any]:
+        """Return the contents of a `config.json` that `transformers` loads."""
+        return {"architectures": ["BertForPreTraining"], "model_type": "bert", **dataclasses.asdict(self),
+                "pad_token_id": 0, "position_embedding_type": "absolute", "tie_word_embeddings": True,
+                "torch_dtype": "float32"}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """The optimizer and its rate schedule."""
+
+    optimizer: str = "lamb"
+    learning_rate: float
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-6
+    weight_decay: float = 0.01
+    max_gradient_norm: float = 1.0
+    total_steps: int
+    """Length of the rate schedule, in steps; the rate reaches 0 there."""
+    warmup_steps: int = 0
+    start_warmup_step: int = 0
+    decay_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        _require(
+            problems, self.optimizer in OPTIMIZERS, f"--optimizer is {self.optimizer!r}, expected one of {OPTIMIZERS}"
+        )
+        _require(problems, self.learning_rate > 0, f"--learning-rate is {self.learning_rate}, expected > 0")
+        for name in ("beta_1", "beta_2"):
+            value = getattr(self, name)
+            _require(problems, 0 <= value < 1, f"--{name.replace('_', '-')} is {value}, expected 0 to below 1")
+        _require(problems, self.epsilon > 0, f"--epsilon is {self.epsilon}, expected > 0")
+        _require(problems, self.weight_decay >= 0, f"--weight-decay is {self.weight_decay}, expected >= 0")
+        _require(problems, self.max_gradient_norm > 0, f"--max-gradient-norm is {self.max_gradient_norm}, expected > 0")
+        _require(problems, self.total_steps > 0, f"--total-steps is {self.total_steps}, expected > 0")
+        _require(problems, self.warmup_steps >= 0, f"--warmup-steps is {self.warmup_steps}, expected >= 0")
+        _require(problems, self.decay_power > 0, f"--decay-power is {self.decay_power}, expected > 0")
+        _raise_all(problems, "optimizer settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where records come from and how they are ordered."""
+
+    dataset_dir: Path
+    eval_dir: Path | None = None
+    max_seq_length: int
+    """Token slots of the training records; checked against the shards."""
+    shuffle: bool = True
+    workers: int = 1
+    """Processes per rank that read and decode records ahead of training; 0 decodes in the training process."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        _require(problems, self.max_seq_length > 0, f"--max-seq-length is {self.max_seq_length}, expected > 0")
+        _require(problems, self.workers >= 0, f"--data-workers is {self.workers}, expected >= 0")
+        _raise_all(problems, "data settings")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, on what batches, how often to evaluate and save."""
+
+    output_dir: Path
+    phase: int
+    precision: str = "fp32"
+    engine: str = "auto"
+    global_batch_size: int
+    """Sequences per optimizer step, over all ranks."""
+    micro_batch_tokens: int = 2048
+    """Most tokens in one forward and backward pass of a rank; bounds the memory of activations."""
+    max_steps: int
+    max_samples: int | None = None
+    target_accuracy: float | None = None
+    """Stop when an evaluation's masked-LM accuracy reaches this."""
+    eval_every_samples: int
+    eval_samples: int | None = None
+    """Evaluate on the first records only; None: on all."""
+    save_every: int
+    """Steps between checkpoints."""
+    keep_checkpoints: int = 2
+    seed: int = 42
+    benchmark: bool = False
+    resume: str = "auto"
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        _require(problems, self.phase in PHASE_SEQ_LENGTHS, f"--phase is {self.phase}, expected 1 or 2")
+        for name in ("global_batch_size", "micro_batch_tokens", "max_steps", "max_samples", "eval_every_samples",
+                     "eval_samples", "save_every", "keep_checkpoints"):  # fmt: skip
+            value = getattr(self, name)
+            _require(problems, value is None or value > 0, f"--{name.replace('_', '-')} is {value}, expected > 0")
+        _require(problems, self.target_accuracy is None or 0 < self.target_accuracy <= 1,
+                 f"--target-accuracy is {self.target_accuracy}, expected above 0, at most 1")  # fmt: skip
+        _require(problems, 0 <= self.seed < 1 << 63, f"--seed is {self.seed}, expected 0 to 2^63 - 1")
+        _raise_all(problems, "training settings")
+        check_precision(self.precision)
+
+
+def check_precision(name: str) -> None:
+    """Refuse a precision that does not exist."""
+    if name not in PRECISIONS:
+        raise InputError(f"PRECISION (--precision) is {name!r}, expected one of {', '.join(PRECISIONS)}")
+
+
+def reference_eval_every_samples(global_batch_size: int) -> int:
+    """Return the samples between evaluations that the MLPerf BERT rules set for a global batch size."""
+    return int(0.05 * (230.23 * global_batch_size + 3_000_000) / 25_000) * 25_000

@@ -1,0 +1,92 @@
+"""Ragged batches: the real tokens of several sequences laid end to end."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from bert_large.data.record import Record
+
+
+@dataclass(frozen=True)
+class RaggedBatch:
+    """B sequences of T tokens together, M of them masked; all tensors int64 but for `cu_seqlens`."""
+
+    input_ids: torch.Tensor
+    """[T] token ids."""
+    token_type_ids: torch.Tensor
+    """[T] segment of each token, 0 or 1."""
+    position_ids: torch.Tensor
+    """[T] position of each token in its sequence."""
+    sequence_ids: torch.Tensor
+    """[T] which of the B sequences each token belongs to."""
+    cu_seqlens: torch.Tensor
+    """[B + 1] int32: sequence b is tokens cu_seqlens[b] up to cu_seqlens[b + 1]."""
+    samples: torch.Tensor
+    """[B] number of each sequence in the run's endless sequence of samples; keys its dropout."""
+    masked_positions: torch.Tensor
+    """[M] indices into the T tokens."""
+    masked_labels: torch.Tensor
+    """[M] the original tokens there."""
+    next_sentence_labels: torch.Tensor
+    """[B] 1: segment B is random; 0: it follows A."""
+    max_length: int
+    """Tokens of the longest sequence."""
+
+    @property
+    def sequences(self) -> int:
+        """B."""
+        return len(self.samples)
+
+    @property
+    def tokens(self) -> int:
+        """T."""
+        return len(self.input_ids)
+
+    @property
+    def masked_tokens(self) -> int:
+        """M."""
+        return len(self.masked_labels)
+
+
+def make_batch(records: Sequence[Record], samples: Sequence[int]) -> RaggedBatch:
+    """Lay records end to end; `samples` are their numbers in the run."""
+    lengths = np.array([len(record.input_ids) for record in records], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    sequence_ids = np.repeat(np.arange(len(records)), lengths)
+    masked = [record.masked_positions + start for record, start in zip(records, starts[:-1], strict=True)]
+    return RaggedBatch(
+        input_ids=_tensor(np.concatenate([record.input_ids for record in records])),
+        token_type_ids=_tensor(np.concatenate([record.token_type_ids for record in records])),
+        position_ids=_tensor(np.arange(starts[-1]) - starts[sequence_ids]),
+        sequence_ids=_tensor(sequence_ids),
+        cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
+        samples=torch.tensor(list(samples), dtype=torch.int64),
+        masked_positions=_tensor(np.concatenate(masked)),
+        masked_labels=_tensor(np.concatenate([record.masked_ids for record in records])),
+        next_sentence_labels=torch.tensor([record.next_sentence_label for record in records], dtype=torch.int64),
+        max_length=int(lengths.max()),
+    )
+
+
+def to_numpy(batch: RaggedBatch) -> dict[str, Any]:
+    """Return the fields as plain arrays: what goes through a pipe without shared-memory files."""
+    fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return {name: value if isinstance(value, int) else value.numpy() for name, value in fields.items()}
+
+
+def from_numpy(fields: dict[str, Any]) -> RaggedBatch:
+    """Undo `to_numpy`; the tensors share the arrays' memory."""
+    values: dict[str, Any] = {
+        name: value if isinstance(value, int) else torch.from_numpy(value) for name, value in fields.items()
+    }
+    return RaggedBatch(**values)
+
+
+def _tensor(array: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(array.astype(np.int64))

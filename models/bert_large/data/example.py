@@ -1,0 +1,58 @@
+"""The `tf.train.Example` message, defined from its schema so that TensorFlow is not needed.
+
+Schema: tensorflow/core/example/{example,feature}.proto. A parsed message takes lists packed or unpacked, and map
+entries in any order, as protobuf prescribes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_FIELD = descriptor_pb2.FieldDescriptorProto
+_PACKAGE = "bert_large.example"  # not "tensorflow": both may live in one process
+
+
+def _add_field(
+    message: descriptor_pb2.DescriptorProto, name: str, number: int, kind: Any, *, repeated: bool = False, of: str = ""
+) -> descriptor_pb2.FieldDescriptorProto:
+    label = _FIELD.LABEL_REPEATED if repeated else _FIELD.LABEL_OPTIONAL
+    field = message.field.add(name=name, number=number, type=kind, label=label)
+    if of:
+        field.type_name = f".{_PACKAGE}.{of}"
+    return field
+
+
+def _example_class() -> type[Any]:
+    file = descriptor_pb2.FileDescriptorProto(name="bert_large/example.proto", package=_PACKAGE, syntax="proto3")
+    for name, kind in (
+        ("BytesList", _FIELD.TYPE_BYTES),
+        ("FloatList", _FIELD.TYPE_FLOAT),
+        ("Int64List", _FIELD.TYPE_INT64),
+    ):
+        _add_field(file.message_type.add(name=name), "value", 1, kind, repeated=True)
+
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (name, of) in enumerate(
+        (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), start=1
+    ):
+        _add_field(feature, name, number, _FIELD.TYPE_MESSAGE, of=of).oneof_index = 0
+
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    _add_field(entry, "key", 1, _FIELD.TYPE_STRING)
+    _add_field(entry, "value", 2, _FIELD.TYPE_MESSAGE, of="Feature")
+    _add_field(features, "feature", 1, _FIELD.TYPE_MESSAGE, repeated=True, of="Features.FeatureEntry")
+
+    _add_field(file.message_type.add(name="Example"), "features", 1, _FIELD.TYPE_MESSAGE, of="Features")
+
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{_PACKAGE}.Example"))
+
+
+Example: type[Any] = _example_class()
+"""Message class: `Example().features.feature[name].int64_list.value` and so on."""

@@ -1,0 +1,76 @@
+"""NVIDIA's HDF5 shards: six datasets of padded rows (DeepLearningExamples' BERT `create_pretraining_data`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from bert_large.data.record import Record, RecordShape
+from bert_large.data.tfrecord import make_record
+from bert_large.errors import DataError
+
+TOKEN_DATASETS = ("input_ids", "input_mask", "segment_ids")
+PREDICTION_DATASETS = ("masked_lm_positions", "masked_lm_ids")
+LABELS = "next_sentence_labels"
+
+
+def open_shard(path: Path) -> h5py.File:
+    """Open a shard and check that its datasets exist and agree in size."""
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise DataError(f"{path}: not a readable HDF5 file: {error}") from None
+    names = (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS)
+    missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
+    if missing:
+        raise DataError(f"{path}: lacks the datasets {', '.join(missing)}; expected {', '.join(names)}")
+    for name in names:
+        dimensions = 1 if name == LABELS else 2
+        if file[name].ndim != dimensions or file[name].dtype.kind not in "iu":
+            raise DataError(
+                f"{path}: dataset {name} is {file[name].dtype} with {file[name].ndim} dimensions, "
+                f"expected integers with {dimensions}"
+            )
+        if len(file[name]) != len(file[LABELS]):
+            raise DataError(f"{path}: dataset {name} has {len(file[name])} rows, {LABELS} has {len(file[LABELS])}")
+    for group in (TOKEN_DATASETS, PREDICTION_DATASETS):
+        widths = {name: file[name].shape[1] for name in group}
+        if len(set(widths.values())) > 1:
+            raise DataError(f"{path}: row widths differ: {widths}")
+    return file
+
+
+def shard_shape(file: h5py.File) -> RecordShape:
+    """Return the slots per row of an open shard."""
+    return RecordShape(file["input_ids"].shape[1], file["masked_lm_positions"].shape[1])
+
+
+def read_rows(file: h5py.File, start: int, stop: int) -> list[Record]:
+    """Decode rows `start` up to `stop`. Raises `DataError` naming the file and the row."""
+    rows: dict[str, Any] = {}
+    try:
+        for name in (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS):
+            rows[name] = file[name][start:stop].astype(np.int64)
+    except OSError as error:
+        raise DataError(f"{file.filename}: rows {start} to {stop - 1} cannot be read: {error}") from None
+    return [_decode_row(rows, row, f"{file.filename}: row {start + row}") for row in range(stop - start)]
+
+
+def _decode_row(rows: dict[str, np.ndarray], row: int, where: str) -> Record:
+    fields = {name: rows[name][row] for name in (*TOKEN_DATASETS, *PREDICTION_DATASETS)}
+    mask, label = fields["input_mask"], int(rows[LABELS][row])
+    length = int(np.count_nonzero(mask))
+    # Position 0 is always [CLS], never masked: the first zero ends the list.
+    ends = np.flatnonzero(fields["masked_lm_positions"] == 0)
+    predictions = int(ends[0]) if ends.size else len(fields["masked_lm_positions"])
+    try:
+        if not np.all(mask[:length] == 1):
+            raise ValueError("input_mask is not ones followed by zeros")
+        if label not in (0, 1):
+            raise ValueError(f"{LABELS} is {label}, expected 0 or 1")
+        return make_record(fields, length, predictions, label)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None

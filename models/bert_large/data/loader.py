@@ -1,0 +1,112 @@
+"""Micro-batches of every step of this rank, read and decoded ahead while training runs."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from bert_large.data.batch import RaggedBatch, from_numpy, make_batch, to_numpy
+from bert_large.data.dataset import Dataset
+from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
+from bert_large.errors import DataError
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """Maps a step number to this rank's micro-batches: a pure function, so any process can compute any step."""
+
+    dataset: Dataset
+    order: SampleOrder
+    global_batch_size: int
+    micro_batch_tokens: int
+    rank: int
+    world_size: int
+
+    def __getitem__(self, step: int) -> list[RaggedBatch]:
+        first = step * self.global_batch_size
+        numbers = self.order.record_numbers(first, first + self.global_batch_size)
+        lengths = self.dataset.lengths(numbers)
+        mine = deal_to_ranks(lengths, self.world_size)[self.rank]
+        return [
+            make_batch(self.dataset.read_all(numbers[mine[cut]]), (first + mine[cut]).tolist())
+            for cut in cut_by_tokens(lengths[mine], self.micro_batch_tokens)
+        ]
+
+
+@dataclass(frozen=True)
+class EvalBatches:
+    """Maps a number to one of this rank's micro-batches of an evaluation set, in record order, each record once."""
+
+    dataset: Dataset
+    cuts: list[tuple[int, int]]
+
+    @classmethod
+    def cut(cls, dataset: Dataset, *, records: int, micro_batch_tokens: int, rank: int, world_size: int) -> EvalBatches:
+        """Cut the first `records` records into micro-batches and give each rank every world_size-th of them."""
+        lengths = dataset.lengths(np.arange(records, dtype=np.int64))
+        cuts = [(cut.start, cut.stop) for cut in cut_by_tokens(lengths, micro_batch_tokens)]
+        return cls(dataset, cuts[rank::world_size])
+
+    def __len__(self) -> int:
+        return len(self.cuts)
+
+    def __getitem__(self, number: int) -> list[RaggedBatch]:
+        start, stop = self.cuts[number]
+        return [make_batch(self.dataset.read_all(range(start, stop)), range(start, stop))]
+
+
+class _Portable(TorchDataset):
+    """What a loader process runs: micro-batches as arrays, or the error that befell it, which the trainer raises."""
+
+    def __init__(self, batches: StepBatches | EvalBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, number: int) -> list[dict] | DataError:
+        try:
+            return [to_numpy(batch) for batch in self.batches[number]]
+        except DataError as error:
+            return error
+
+
+def iterate_steps(
+    batches: StepBatches | EvalBatches, start: int, stop: int, workers: int
+) -> Iterator[list[RaggedBatch]]:
+    """Yield the micro-batches of steps `start` up to `stop`, `workers` processes working ahead.
+
+    The processes start before this returns, so that they do not inherit the weights' memory.
+    """
+    if workers == 0:
+        return (batches[step] for step in range(start, stop))
+    loader = DataLoader(
+        _Portable(batches),
+        batch_size=None,
+        sampler=range(start, stop),
+        num_workers=workers,
+        prefetch_factor=2,
+        collate_fn=_as_is,
+        worker_init_fn=_leave_signals_to_trainer,
+        multiprocessing_context="forkserver",
+    )
+    return _unpack(iter(loader))
+
+
+def _unpack(packed_steps: Iterator[list[dict] | DataError]) -> Iterator[list[RaggedBatch]]:
+    for packed in packed_steps:
+        if isinstance(packed, DataError):
+            raise packed
+        yield [from_numpy(fields) for fields in packed]
+
+
+def _as_is(packed: list[dict]) -> list[dict]:
+    return packed
+
+
+def _leave_signals_to_trainer(worker: int) -> None:
+    """A Ctrl-C goes to the whole process group; the trainer alone decides when to stop."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,91 @@
+"""Which record comes when: a pure function of (seed, epoch, position), and how a global batch is dealt to ranks."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_large.mixing import splitmix64
+
+_ROUNDS = 6
+
+
+def permute(indices: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
+    """Return where a pseudo-random permutation of `range(size)` sends `indices` (int64, any shape).
+
+    A Feistel network over the smallest even number of bits that holds `size`, walked until it lands inside
+    (Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). No table: memory does not grow with `size`.
+    """
+    half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
+    half_mask = np.uint64((1 << half_bits) - 1)
+    shift = np.uint64(half_bits)
+    round_keys = [np.uint64(splitmix64(key + round_)) for round_ in range(_ROUNDS)]
+    values = np.array(indices, dtype=np.uint64)
+    outside = np.ones(values.shape, dtype=bool)
+    while outside.any():
+        walking = values[outside]
+        left, right = walking >> shift, walking & half_mask
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(right ^ round_key) & half_mask)
+        values[outside] = left << shift | right
+        outside = values >= np.uint64(size)
+    return values.astype(np.int64)
+
+
+def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Return SplitMix64's finaliser of each value; multiplication wraps as intended."""
+    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return values ^ values >> np.uint64(31)
+
+
+@dataclass(frozen=True)
+class SampleOrder:
+    """The endless sequence of samples: epoch after epoch, each a permutation of all records of all files."""
+
+    records: int
+    seed: int
+    shuffle: bool = True
+
+    def record_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Return the record numbers [stop - start] of samples `start` up to `stop` of the run."""
+        samples = np.arange(start, stop, dtype=np.int64)
+        epochs, positions = np.divmod(samples, self.records)
+        if not self.shuffle:
+            return positions
+        for epoch in np.unique(epochs):
+            chosen = epochs == epoch
+            key = splitmix64(splitmix64(self.seed) ^ int(epoch))
+            positions[chosen] = permute(positions[chosen], self.records, key)
+        return positions
+
+
+def deal_to_ranks(lengths: NDArray[np.int64], world_size: int) -> list[NDArray[np.int64]]:
+    """Split a global batch over ranks with even token counts.
+
+    `lengths` [batch] are token counts. Returns, for each rank, the ascending batch positions it takes; every position
+    goes to one rank, and every rank gets one if there are as many. Longest first to the least loaded (Graham 1969).
+    """
+    loads = [(0, 0, rank) for rank in range(world_size)]  # tokens, sequences, rank
+    taken: list[list[int]] = [[] for _ in range(world_size)]
+    for position in np.argsort(-lengths, kind="stable").tolist():
+        tokens, sequences, rank = heapq.heappop(loads)
+        taken[rank].append(position)
+        heapq.heappush(loads, (tokens + int(lengths[position]), sequences + 1, rank))
+    return [np.array(sorted(positions), dtype=np.int64) for positions in taken]
+
+
+def cut_by_tokens(lengths: NDArray[np.int64], max_tokens: int) -> list[slice]:
+    """Cut consecutive sequences into micro-batches of at most `max_tokens` tokens, or one sequence if it has more."""
+    cuts, start, tokens = [], 0, 0
+    for position, length in enumerate(lengths.tolist()):
+        if position > start and tokens + length > max_tokens:
+            cuts.append(slice(start, position))
+            start, tokens = position, 0
+        tokens += length
+    if start < len(lengths):
+        cuts.append(slice(start, len(lengths)))
+    return cuts

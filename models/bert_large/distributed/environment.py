@@ -1,0 +1,74 @@
+"""The ranks of a run: found from torchrun's environment, alone otherwise."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among the run's processes, and what they compute together."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+    backend: str | None = None
+
+    @property
+    def is_main(self) -> bool:
+        """Tell whether this rank writes the run's files."""
+        return self.rank == 0
+
+    def sum(self, values: torch.Tensor) -> torch.Tensor:
+        """Return the sum of `values` over all ranks, on every rank; a new tensor."""
+        total = values.clone()
+        if self.world_size > 1:
+            distributed.all_reduce(total)
+        return total
+
+    def wait_for_all(self) -> None:
+        """Return when every rank has come here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+    def broadcast_text(self, text: str) -> str:
+        """Return rank 0's text on every rank."""
+        holder = [text]
+        if self.world_size > 1:
+            distributed.broadcast_object_list(holder)
+        return holder[0]
+
+    def describe(self) -> str:
+        """Return one line on the ranks and their threads."""
+        threads = f"{torch.get_num_threads()} threads"
+        if self.world_size == 1:
+            return f"1 rank, {threads}"
+        return f"{self.world_size} ranks over {self.backend}, {threads} each"
+
+
+def choose_backend() -> str:
+    """Return `ccl` where oneCCL's bindings are installed, `mpi` where PyTorch was built with it, else `gloo`."""
+    if importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None:
+        importlib.import_module("oneccl_bindings_for_pytorch")  # registers the backend
+        return "ccl"
+    return "mpi" if distributed.is_mpi_available() else "gloo"
+
+
+def join_ranks() -> Ranks:
+    """Join the other ranks if torchrun started this process; be the only one otherwise."""
+    if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Ranks()
+    backend = choose_backend()
+    distributed.init_process_group(backend)
+    return Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), backend)
+
+
+def leave_ranks(ranks: Ranks) -> None:
+    """Close the connections to the other ranks."""
+    if ranks.world_size > 1:
+        distributed.destroy_process_group()

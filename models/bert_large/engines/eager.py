@@ -1,0 +1,131 @@
+"""The reference engine: every operation in plain PyTorch, written to be read and trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from bert_large.data.batch import RaggedBatch
+from bert_large.model.dropout import DropoutSite, attention_keep_mask, token_keep_mask
+from bert_large.model.operations import Dense, Norm
+
+_GELU_FORMS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
+
+
+class _Dropout(torch.autograd.Function):
+    """Zero what the mask drops and scale up the rest; the mask is kept as bytes, not as floats."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor, keep: torch.Tensor, probability: float) -> torch.Tensor:
+        ctx.save_for_backward(keep)
+        ctx.scale = 1.0 / (1.0 - probability)
+        return (values * keep).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (keep,) = ctx.saved_tensors
+        return (gradients[0] * keep).mul_(ctx.scale), None, None
+
+
+def _linear(inputs: torch.Tensor, dense: Dense) -> torch.Tensor:
+    return functional.linear(inputs, dense.weight, dense.bias)
+
+
+def _norm(inputs: torch.Tensor, norm: Norm) -> torch.Tensor:
+    return functional.layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+
+
+def _drop_tokens(batch: RaggedBatch, values: torch.Tensor, dropout: DropoutSite | None) -> torch.Tensor:
+    """Apply dropout to token rows [T, columns]."""
+    if dropout is None:
+        return values
+    samples = batch.samples[batch.sequence_ids]
+    keep = token_keep_mask(dropout, samples, batch.position_ids, values.shape[-1])
+    return _Dropout.apply(values, keep, dropout.probability)
+
+
+class EagerEngine:
+    """`operations.Operations` in plain PyTorch; attention alone pads, to the longest sequence of a micro-batch."""
+
+    name = "eager"
+
+    def embed_norm_dropout(
+        self,
+        batch: RaggedBatch,
+        words: torch.Tensor,
+        positions: torch.Tensor,
+        token_types: torch.Tensor,
+        norm: Norm,
+        dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        embedded = functional.embedding(batch.input_ids, words)
+        embedded = embedded + functional.embedding(batch.position_ids, positions)
+        embedded = embedded + functional.embedding(batch.token_type_ids, token_types)
+        return _drop_tokens(batch, _norm(embedded, norm), dropout)
+
+    def attention(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        query: Dense,
+        key: Dense,
+        value: Dense,
+        heads: int,
+        dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        sequences, length, width = batch.sequences, batch.max_length, hidden.shape[-1]
+        slots = batch.sequence_ids * length + batch.position_ids  # [T] where each token lies in the padded layout
+
+        def padded_heads(dense: Dense) -> torch.Tensor:
+            projected = _linear(hidden, dense)
+            padded = projected.new_zeros(sequences * length, width).index_copy(0, slots, projected)
+            return padded.view(sequences, length, heads, width // heads).transpose(1, 2)
+
+        scores = padded_heads(query) @ padded_heads(key).transpose(-1, -2)
+        lengths = batch.cu_seqlens.diff()
+        beyond = torch.arange(length) >= lengths.view(-1, 1, 1, 1)
+        scores = scores.float().div_(math.sqrt(width // heads)).masked_fill_(beyond, -math.inf)
+        probabilities = torch.softmax(scores, dim=-1)
+        if dropout is not None:
+            keep = attention_keep_mask(dropout, batch.samples, heads, length)
+            probabilities = _Dropout.apply(probabilities, keep, dropout.probability)
+        context = probabilities @ padded_heads(value)
+        return context.transpose(1, 2).reshape(sequences * length, width).index_select(0, slots)
+
+    def dense_gelu(self, inputs: torch.Tensor, dense: Dense, activation: str) -> torch.Tensor:
+        """See `Operations`."""
+        return functional.gelu(_linear(inputs, dense), approximate=_GELU_FORMS[activation])
+
+    def dense_dropout_residual_norm(
+        self,
+        batch: RaggedBatch,
+        inputs: torch.Tensor,
+        dense: Dense,
+        residual: torch.Tensor,
+        norm: Norm,
+        dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        return _norm(residual + _drop_tokens(batch, _linear(inputs, dense), dropout), norm)
+
+    def masked_head(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        transform: Dense,
+        activation: str,
+        norm: Norm,
+        words: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Operations`."""
+        masked = hidden.index_select(0, batch.masked_positions)
+        transformed = _norm(self.dense_gelu(masked, transform, activation), norm)
+        logits = functional.linear(transformed, words, bias).float()
+        loss = functional.cross_entropy(logits, batch.masked_labels, reduction="sum")
+        return loss, (logits.argmax(dim=-1) == batch.masked_labels).sum()

@@ -1,0 +1,17 @@
+"""Errors a user can act on: the command line prints them as one line and exits with their code."""
+
+
+class UserError(Exception):
+    """Something the user can mend. The message states what was found, what was expected, and what to do."""
+
+    exit_code = 1
+
+
+class InputError(UserError):
+    """A setting or an input file is missing or wrong; raised before any work starts."""
+
+    exit_code = 2
+
+
+class DataError(InputError):
+    """A data record breaks its format; the message names the file and the record."""

@@ -1,0 +1,256 @@
+"""BERT with its two pretraining heads on ragged batches (Devlin et al. 2018, post-LayerNorm).
+
+Modules and parameters carry the names of Hugging Face's `BertForPreTraining`, so that a state dictionary of one loads
+into the other. What is computed is here; how, is the engine's matter (`operations.Operations`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from bert_large.config import ModelConfig
+from bert_large.data.batch import RaggedBatch
+from bert_large.model.dropout import Site, StepDropout, site_dropout
+from bert_large.model.operations import Operations
+
+
+class Dense(nn.Module):
+    """Parameters of a linear layer, uninitialised."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
+
+
+class Norm(nn.Module):
+    """Parameters of a LayerNorm, uninitialised."""
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(hidden))
+        self.bias = nn.Parameter(torch.empty(hidden))
+        self.eps = eps
+
+
+class Table(nn.Module):
+    """Parameters of an embedding, uninitialised."""
+
+    def __init__(self, rows: int, hidden: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(rows, hidden))
+
+
+class Embeddings(nn.Module):
+    """Word, position and segment embeddings with their LayerNorm."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.word_embeddings = Table(config.vocab_size, config.hidden_size)
+        self.position_embeddings = Table(config.max_position_embeddings, config.hidden_size)
+        self.token_type_embeddings = Table(config.type_vocab_size, config.hidden_size)
+        self.LayerNorm = Norm(config.hidden_size, config.layer_norm_eps)
+        self.dropout_probability = config.hidden_dropout_prob
+
+    def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
+        return engine.embed_norm_dropout(
+            batch,
+            self.word_embeddings.weight,
+            self.position_embeddings.weight,
+            self.token_type_embeddings.weight,
+            self.LayerNorm,
+            site_dropout(dropout, self.dropout_probability, 0, Site.EMBEDDING),
+        )
+
+
+class SelfAttention(nn.Module):
+    """Query, key and value projections."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.query = Dense(hidden, hidden)
+        self.key = Dense(hidden, hidden)
+        self.value = Dense(hidden, hidden)
+
+
+class Output(nn.Module):
+    """A linear layer whose result is added to a residual and normalised."""
+
+    def __init__(self, inputs: int, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.dense = Dense(inputs, hidden)
+        self.LayerNorm = Norm(hidden, eps)
+
+
+class Attention(nn.Module):
+    """Self-attention (`attention.self.*`) with its output layer (`attention.output.*`)."""
+
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.self = SelfAttention(hidden)
+        self.output = Output(hidden, hidden, eps)
+
+
+class Intermediate(nn.Module):
+    """The widening linear layer of the feed-forward network."""
+
+    def __init__(self, hidden: int, intermediate: int) -> None:
+        super().__init__()
+        self.dense = Dense(hidden, intermediate)
+
+
+class Layer(nn.Module):
+    """One transformer layer."""
+
+    def __init__(self, config: ModelConfig, number: int) -> None:
+        super().__init__()
+        hidden, eps = config.hidden_size, config.layer_norm_eps
+        self.attention = Attention(hidden, eps)
+        self.intermediate = Intermediate(hidden, config.intermediate_size)
+        self.output = Output(config.intermediate_size, hidden, eps)
+        self.number = number
+        self.heads = config.num_attention_heads
+        self.activation = config.hidden_act
+        self.attention_dropout = config.attention_probs_dropout_prob
+        self.hidden_dropout = config.hidden_dropout_prob
+
+    def forward(
+        self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
+    ) -> torch.Tensor:
+        projections, output = self.attention.self, self.attention.output
+        attention_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
+        output_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.ATTENTION_OUTPUT)
+        feed_forward_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.FEED_FORWARD_OUTPUT)
+
+        context = engine.attention(
+            batch, hidden, projections.query, projections.key, projections.value, self.heads, attention_site
+        )
+        hidden = engine.dense_dropout_residual_norm(batch, context, output.dense, hidden, output.LayerNorm, output_site)
+        widened = engine.dense_gelu(hidden, self.intermediate.dense, self.activation)
+        return engine.dense_dropout_residual_norm(
+            batch, widened, self.output.dense, hidden, self.output.LayerNorm, feed_forward_site
+        )
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList(Layer(config, number) for number in range(config.num_hidden_layers))
+
+
+class Pooler(nn.Module):
+    """The linear layer on [CLS] before the next-sentence head."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.dense = Dense(hidden, hidden)
+
+
+class Bert(nn.Module):
+    """The encoder without heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.pooler = Pooler(config.hidden_size)
+
+    def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
+        hidden = self.embeddings(batch, engine, dropout)
+        for layer in self.encoder.layer:
+            hidden = layer(batch, hidden, engine, dropout)
+        return hidden
+
+
+class Transform(nn.Module):
+    """The linear layer and LayerNorm before the tied decoder."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.dense = Dense(config.hidden_size, config.hidden_size)
+        self.LayerNorm = Norm(config.hidden_size, config.layer_norm_eps)
+
+
+class Predictions(nn.Module):
+    """The masked-LM head; its decoder's weights are the word embeddings."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.transform = Transform(config)
+        self.bias = nn.Parameter(torch.empty(config.vocab_size))
+
+
+class Heads(nn.Module):
+    """The two pretraining heads."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.predictions = Predictions(config)
+        self.seq_relationship = Dense(config.hidden_size, 2)
+
+
+@dataclass(frozen=True)
+class PretrainingSums:
+    """Sums over a batch (scalars): losses float32 and differentiable, counts of right predictions int64."""
+
+    masked_lm_loss: torch.Tensor
+    masked_lm_correct: torch.Tensor
+    next_sentence_loss: torch.Tensor
+    next_sentence_correct: torch.Tensor
+
+
+class BertForPreTraining(nn.Module):
+    """The whole model. `engine` computes its operations."""
+
+    def __init__(self, config: ModelConfig, engine: Operations) -> None:
+        super().__init__()
+        self.config = config
+        self.engine = engine
+        self.bert = Bert(config)
+        self.cls = Heads(config)
+
+    def initialize(self, seed: int) -> None:
+        """Draw the weights from a normal truncated at two deviations, as the reference does; biases 0, norms 1."""
+        generator = torch.Generator().manual_seed(seed)
+        spread = self.config.initializer_range
+        for name, parameter in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            elif "LayerNorm" in name:
+                nn.init.ones_(parameter)
+            else:
+                nn.init.trunc_normal_(parameter, std=spread, a=-2 * spread, b=2 * spread, generator=generator)
+
+    def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
+        """Return loss sums and right predictions; `dropout` None computes as in evaluation."""
+        hidden = self.bert(batch, self.engine, dropout)
+        head = self.cls.predictions
+        masked_lm_loss, masked_lm_correct = self.engine.masked_head(
+            batch,
+            hidden,
+            head.transform.dense,
+            self.config.hidden_act,
+            head.transform.LayerNorm,
+            self.bert.embeddings.word_embeddings.weight,
+            head.bias,
+        )
+        next_sentence_logits = self.next_sentence_logits(batch, hidden)
+        labels = batch.next_sentence_labels
+        return PretrainingSums(
+            masked_lm_loss,
+            masked_lm_correct,
+            nn.functional.cross_entropy(next_sentence_logits, labels, reduction="sum"),
+            (next_sentence_logits.argmax(dim=-1) == labels).sum(),
+        )
+
+    def next_sentence_logits(self, batch: RaggedBatch, hidden: torch.Tensor) -> torch.Tensor:
+        """Return float32 logits [B, 2] (follows, random) from the encoder's output [T, hidden]."""
+        first_tokens = hidden[batch.cu_seqlens[:-1].long()]
+        pooler, head = self.bert.pooler.dense, self.cls.seq_relationship
+        pooled = torch.tanh(nn.functional.linear(first_tokens, pooler.weight, pooler.bias))
+        return nn.functional.linear(pooled, head.weight, head.bias).float()

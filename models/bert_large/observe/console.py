@@ -1,0 +1,97 @@
+"""What a person sees: a progress bar on a terminal, plain lines elsewhere, and all lines in the log file."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from tqdm import tqdm
+
+from bert_large.observe.metrics import EvalFigures, StepFigures
+
+LOGGER = logging.getLogger("bert_large")
+_LINE_EVERY_SECONDS = 30.0
+
+
+class _BarSafeHandler(logging.Handler):
+    """Prints to standard output above a progress bar, if one is drawn."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stdout)
+        sys.stdout.flush()
+
+
+def start_logging(log_file: Path | None) -> None:
+    """Send the package's log to standard output and `log_file`; ranks without a file stay silent below warnings."""
+    handlers: list[logging.Handler] = [_BarSafeHandler()]
+    if log_file is not None:
+        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+    LOGGER.handlers = handlers
+    LOGGER.setLevel(logging.INFO if log_file is not None else logging.WARNING)
+    LOGGER.propagate = False
+
+
+def log_to_file_only(text: str) -> None:
+    """Write a line to the log file, for what is printed elsewhere."""
+    for handler in LOGGER.handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(LOGGER.makeRecord(LOGGER.name, logging.ERROR, "", 0, text, (), None))
+
+
+def step_line(figures: StepFigures, max_steps: int) -> str:
+    """Return the log line of a step; the field names are those that users' scripts look for."""
+    return (
+        f"step {figures.step}/{max_steps} loss {figures.loss:.4f} "
+        f"(masked_lm {figures.masked_lm_loss:.4f} next_sentence {figures.next_sentence_loss:.4f}) "
+        f"lm_acc {figures.masked_lm_accuracy:.4f} seq_acc {figures.next_sentence_accuracy:.4f} "
+        f"lr {figures.learning_rate:.3e} grad_norm {figures.gradient_norm:.3f} "
+        f"{figures.sequences_per_second:.2f} sentence/s {figures.tokens_per_second:.0f} token/s "
+        f"{figures.seconds:.2f} s (data {figures.data_seconds:.2f} s)"
+    )
+
+
+def eval_line(figures: EvalFigures) -> str:
+    """Return the log line of an evaluation."""
+    return (
+        f"masked_lm_accuracy {figures.masked_lm_accuracy:.5f} "
+        f"(always the most frequent token: {figures.most_frequent_token_accuracy:.5f}) "
+        f"masked_lm_loss {figures.masked_lm_loss:.4f} next_sentence_accuracy {figures.next_sentence_accuracy:.4f} "
+        f"next_sentence_loss {figures.next_sentence_loss:.4f} on {figures.samples} samples, {figures.seconds:.1f} s"
+    )
+
+
+class Progress:
+    """How far a long piece of work is: a bar on a terminal, else a line every 30 seconds; `visible` on one rank."""
+
+    def __init__(self, total: int, unit: str, *, visible: bool, initial: int = 0) -> None:
+        self._on_terminal = visible and sys.stderr.isatty()
+        self._visible = visible
+        self._bar = tqdm(
+            total=total, initial=initial, unit=unit, disable=not self._on_terminal, dynamic_ncols=True, leave=False
+        )
+        self._last_line = time.monotonic()
+
+    def advance(self, amount: int = 1) -> None:
+        """Count work as done."""
+        self._bar.update(amount)
+
+    def within(self, text: str) -> None:
+        """Tell what is going on inside the current unit of work."""
+        self._bar.set_description_str(text)
+        now = time.monotonic()
+        if self._visible and not self._on_terminal and now - self._last_line >= _LINE_EVERY_SECONDS:
+            LOGGER.info(text)
+            self._last_line = now
+
+    def line(self, text: str) -> None:
+        """Log a line about finished work; restarts the wait for the next line from within."""
+        LOGGER.info(text)
+        self._last_line = time.monotonic()
+
+    def close(self) -> None:
+        """Take the bar away."""
+        self._bar.close()

@@ -1,0 +1,53 @@
+"""The summary files that users of Intel's package parse: a line in `summary.log`, and `results.yaml`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from bert_large.observe.metrics import StepFigures, mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """The run in three figures."""
+
+    sequences_per_second: float
+    step_seconds: float
+    """Mean time of a step."""
+    masked_lm_accuracy: float
+    """Of the last evaluation if there was one, else of the last step."""
+
+    def throughput_line(self) -> str:
+        """Return the line that scripts look for in the log."""
+        return f"Throughput: {self.sequences_per_second:.3f} sentence/s"
+
+
+def summarize(
+    steps: Sequence[StepFigures], global_batch_size: int, warmup_steps: int, eval_accuracy: float | None
+) -> Summary:
+    """Summarise steps, leaving the first `warmup_steps` out of the timing if there are more."""
+    timed = steps[warmup_steps:] or steps
+    seconds = sum(step.seconds for step in timed)
+    return Summary(
+        sequences_per_second=mean(len(timed) * global_batch_size, seconds),
+        step_seconds=mean(seconds, len(timed)),
+        masked_lm_accuracy=steps[-1].masked_lm_accuracy if eval_accuracy is None else eval_accuracy,
+    )
+
+
+def write_results(output_dir: Path, summary: Summary, *, phase: int, precision: str, global_batch_size: int) -> None:
+    """Append to `summary.log` and write `results.yaml`."""
+    line = f"BERT;training phase{phase} throughput;{precision}; {global_batch_size};{summary.sequences_per_second:.3f}"
+    with (output_dir / "summary.log").open("a", encoding="utf-8") as file:
+        file.write(line + "\n")
+    entries = [
+        {"key": "throughput", "value": round(summary.sequences_per_second, 3), "unit": "sentence/s"},
+        {"key": "latency", "value": round(summary.step_seconds, 6), "unit": "s/step"},
+        {"key": "accuracy", "value": round(summary.masked_lm_accuracy, 6), "unit": "masked_lm_accuracy"},
+    ]
+    text = yaml.safe_dump({"results": entries}, sort_keys=False)
+    (output_dir / "results.yaml").write_text(text, encoding="utf-8")

@@ -1,0 +1,81 @@
+"""From settings and a model to an optimizer; and its state by parameter name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from bert_large.config import OptimConfig
+from bert_large.optim.lamb import Lamb
+from bert_large.optim.schedule import Schedule
+
+_NOT_ADAPTED = ("LayerNorm", "layer_norm", "bias")
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def is_adapted(name: str) -> bool:
+    """Tell whether a parameter gets weight decay (and LAMB's trust ratio), by the reference's name patterns."""
+    return not any(pattern in name for pattern in _NOT_ADAPTED)
+
+
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Return LAMB or AdamW over the model's parameters, in two groups."""
+    adapted = [parameter for name, parameter in model.named_parameters() if is_adapted(name)]
+    exempt = [parameter for name, parameter in model.named_parameters() if not is_adapted(name)]
+    betas = (config.beta_1, config.beta_2)
+    if config.optimizer == "lamb":
+        groups: list[dict[str, Any]] = [{"params": adapted}, {"params": exempt, "adapt": False}]
+        return Lamb(groups, config.learning_rate, betas, config.epsilon, config.weight_decay)
+    groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+
+
+def build_schedule(config: OptimConfig) -> Schedule:
+    """Return the rate schedule of the settings."""
+    return Schedule(
+        learning_rate=config.learning_rate,
+        total_steps=config.total_steps,
+        warmup_steps=config.warmup_steps,
+        start_warmup_step=config.start_warmup_step,
+        decay_power=config.decay_power,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate of every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@torch.no_grad()
+def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
+    """Scale all gradients by max_norm / max(max_norm, their global norm) and return the norm before."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    # In double: PyTorch's float32 norm of a vocabulary-sized gradient on CPUs is off by as much as 1e-3.
+    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
+    norm = float(torch.linalg.vector_norm(torch.stack(norms)))
+    if norm > max_norm:
+        for gradient in gradients:
+            gradient.mul_(max_norm / norm)
+    return norm
+
+
+def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Return both moments of every parameter as `exp_avg.NAME` and `exp_avg_sq.NAME` (views, not copies)."""
+    return {
+        f"{moment}.{name}": optimizer.state[parameter][moment]
+        for name, parameter in model.named_parameters()
+        for moment in MOMENTS
+    }
+
+
+def set_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], step: int
+) -> None:
+    """Restore what `get_moments` gave after `step` updates."""
+    for name, parameter in model.named_parameters():
+        state: dict[str, Any] = {moment: moments[f"{moment}.{name}"].clone() for moment in MOMENTS}
+        state["step"] = torch.tensor(float(step)) if isinstance(optimizer, torch.optim.AdamW) else step
+        optimizer.state[parameter] = state

@@ -1,0 +1,33 @@
+"""`bert-large pretrain`: one rank of a training run."""
+
+from __future__ import annotations
+
+import argparse
+
+from bert_large.train.settings import add_compute_arguments, add_settings
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--phase", type=int, default=1, help="1: 128 tokens, 2: 512 tokens (default 1)")
+    parser.add_argument("--dataset-dir", required=True, help="folder with seq_128/ and seq_512/, or of shards")
+    parser.add_argument("--config-file", help="bert_config.json; may be left out with --checkpoint-dir")
+    parser.add_argument("--output-dir", required=True, help="where logs, checkpoints/ and model_save/ go")
+    parser.add_argument("--checkpoint-dir", help="model_save folder to start from (default: random weights)")
+    parser.add_argument("--eval-dir", help="held-out records (default: eval/ in the dataset folder; none: none)")
+    parser.add_argument("--vocab-file", help="vocab.txt to check against the model and keep with model_save")
+    parser.add_argument("--recipe", default="intel", help="named settings, see `bert-large recipes` (default intel)")
+    parser.add_argument("--max-seq-length", type=int, help="token slots of the records (default: the phase's)")
+    parser.add_argument("--no-shuffle", action="store_true", help="train on records in file order")
+    parser.add_argument("--data-workers", type=int, default=1, help="processes a rank reads ahead with (default 1)")
+    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint's folder (default auto)")
+    parser.add_argument("--benchmark", action="store_true", help="measure throughput: 60 steps, nothing is saved")
+    add_compute_arguments(parser)
+    add_settings(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; returns 0, or 128 + the signal that stopped it."""
+    from bert_large.train.pretrain import pretrain  # torch is imported only here, after the options are parsed
+
+    return pretrain(arguments)

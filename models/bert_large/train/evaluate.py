@@ -1,0 +1,70 @@
+"""Evaluation: the whole held-out set in order, dropout off, figures over all of it."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from bert_large.data.dataset import Dataset
+from bert_large.data.loader import EvalBatches
+from bert_large.distributed.environment import Ranks
+from bert_large.engines.precision import Precision
+from bert_large.model.bert import BertForPreTraining
+from bert_large.observe.console import Progress
+from bert_large.observe.metrics import EvalFigures, mean
+
+
+@torch.no_grad()
+def evaluate(
+    model: BertForPreTraining,
+    dataset: Dataset,
+    *,
+    ranks: Ranks,
+    precision: Precision,
+    micro_batch_tokens: int,
+    samples: int | None,
+) -> EvalFigures:
+    """Evaluate on the first `samples` records of `dataset` (None: all), every record once, over all ranks."""
+    started = time.perf_counter()
+    records = min(samples or len(dataset), len(dataset))
+    batches = EvalBatches.cut(
+        dataset, records=records, micro_batch_tokens=micro_batch_tokens, rank=ranks.rank, world_size=ranks.world_size
+    )
+    # masked-LM loss, its right predictions, masked tokens, next-sentence loss, its right predictions, sequences
+    sums = torch.zeros(6, dtype=torch.float64)
+    label_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64)
+    progress = Progress(len(batches), "batch", visible=ranks.is_main)
+    for number in range(len(batches)):
+        (batch,) = batches[number]
+        progress.within(f"evaluating: micro-batch {number + 1} of {len(batches)}")
+        with precision.autocast():
+            result = model(batch, None)
+        sums += torch.tensor(
+            [
+                float(result.masked_lm_loss),
+                float(result.masked_lm_correct),
+                batch.masked_tokens,
+                float(result.next_sentence_loss),
+                float(result.next_sentence_correct),
+                batch.sequences,
+            ],
+            dtype=torch.float64,
+        )
+        label_counts += torch.bincount(batch.masked_labels, minlength=len(label_counts))
+        progress.advance()
+    progress.close()
+
+    sums, label_counts = ranks.sum(sums), ranks.sum(label_counts)
+    masked_lm_loss, masked_lm_correct, masked_tokens, next_sentence_loss, next_sentence_correct, sequences = (
+        sums.tolist()
+    )
+    return EvalFigures(
+        samples=int(sequences),
+        masked_lm_loss=mean(masked_lm_loss, masked_tokens),
+        masked_lm_accuracy=mean(masked_lm_correct, masked_tokens),
+        next_sentence_loss=mean(next_sentence_loss, sequences),
+        next_sentence_accuracy=mean(next_sentence_correct, sequences),
+        most_frequent_token_accuracy=mean(float(label_counts.max()), masked_tokens),
+        seconds=time.perf_counter() - started,
+    )

@@ -1,0 +1,59 @@
+"""`bert-large evaluate`: the figures of a saved model on held-out records."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from bert_large.train.settings import SETTINGS, add_compute_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--checkpoint-dir", required=True, help="model_save folder")
+    parser.add_argument("--eval-dir", required=True, help="folder of held-out records")
+    parser.add_argument("--eval-samples", type=int, help="evaluate on the first records only (default: all)")
+    parser.add_argument("--micro-batch-tokens", type=int, default=SETTINGS["micro_batch_tokens"].default)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    add_compute_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Evaluate and print."""
+    from bert_large.config import check_precision
+    from bert_large.distributed.environment import join_ranks, leave_ranks
+    from bert_large.engines import resolve_engine
+    from bert_large.engines.precision import apply_precision
+    from bert_large.model.bert import BertForPreTraining
+    from bert_large.observe.console import eval_line
+    from bert_large.train.checkpoint import check_model_folder, load_weights
+    from bert_large.train.evaluate import evaluate
+    from bert_large.train.inputs import open_eval_data, resolve_model_config
+
+    check_precision(arguments.precision)
+    engine, _ = resolve_engine(arguments.engine)
+    config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
+    ranks = join_ranks()
+    try:
+        with tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir:
+            dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, ranks)
+            model = BertForPreTraining(config, engine)
+            load_weights(check_model_folder(Path(arguments.checkpoint_dir)), model)
+            figures = evaluate(
+                model,
+                dataset,
+                ranks=ranks,
+                precision=apply_precision(arguments.precision),
+                micro_batch_tokens=arguments.micro_batch_tokens,
+                samples=arguments.eval_samples,
+            )
+    finally:
+        leave_ranks(ranks)
+    if ranks.is_main:
+        text = json.dumps(dataclasses.asdict(figures)) if arguments.json else eval_line(figures)
+        sys.stdout.write(text + "\n")
+    return 0

@@ -1,0 +1,94 @@
+"""Everything a run reads, found and checked before any work starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bert_large.config import DataConfig, ModelConfig, TrainConfig
+from bert_large.data.dataset import Dataset, check_fits_model, check_training_data, find_training_folder
+from bert_large.distributed.environment import Ranks
+from bert_large.errors import InputError
+from bert_large.observe.console import LOGGER, Progress
+from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder, read_vocab
+
+
+def resolve_model_config(config_file: str | None, checkpoint_dir: str | None, activation: str | None) -> ModelConfig:
+    """Return the model's configuration: the file's, the checkpoint's, or both when they agree."""
+    if checkpoint_dir is not None:
+        check_model_folder(Path(checkpoint_dir))
+        from_checkpoint = ModelConfig.from_json(Path(checkpoint_dir) / CONFIG_FILE, activation)
+    if config_file is None:
+        if checkpoint_dir is None:
+            raise InputError("CONFIG_FILE (--config-file) is not set; expected a bert_config.json")
+        return from_checkpoint
+    from_file = ModelConfig.from_json(Path(config_file), activation)
+    if checkpoint_dir is not None:
+        differences = [
+            f"{name} is {value} there, {getattr(from_file, name)} in {config_file}"
+            for name, value in vars(from_checkpoint).items()
+            if value != getattr(from_file, name) and not name.endswith("dropout_prob")
+        ]
+        if differences:
+            raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} is of another shape: {'; '.join(differences)}")
+    return from_file
+
+
+def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
+    """Return the vocabulary to keep with the model: the file named, else the one beside the checkpoint, else none."""
+    path = Path(vocab_file) if vocab_file else None
+    if path is None and checkpoint_dir is not None and (Path(checkpoint_dir) / VOCAB_FILE).is_file():
+        path = Path(checkpoint_dir) / VOCAB_FILE
+    if path is None:
+        return None
+    words = len(read_vocab(path))
+    if words > config.vocab_size:
+        raise InputError(
+            f"VOCAB_FILE {path} has {words} tokens, the model configuration's vocab_size is {config.vocab_size}; "
+            "use the vocabulary that the records were made with, and a configuration with at least its size"
+        )
+    return path
+
+
+def open_dataset(folder: Path, index_dir: Path, ranks: Ranks) -> Dataset:
+    """Open a folder of shards; one rank of each machine indexes what is new, the others wait."""
+    progress = Progress(0, "shard", visible=ranks.is_main)
+
+    def on_shard(done: int, total: int) -> None:
+        progress.within(f"checking the records of {folder}: {done} of {total} new shards")
+
+    if ranks.local_rank == 0:
+        Dataset.open(folder, index_dir, build=True, on_shard=on_shard)
+    ranks.wait_for_all()
+    progress.close()
+    return Dataset.open(folder, index_dir, build=False)
+
+
+def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
+    """Open the training records and check that they fit the phase and the model."""
+    folder = find_training_folder(data.dataset_dir, data.max_seq_length)
+    dataset = open_dataset(folder, train.output_dir / "data_index", ranks)
+    check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
+    _check_fits(dataset, model)
+    _log_dataset("training", dataset)
+    return dataset
+
+
+def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
+    """Open held-out records, of any sequence length that the model has positions for."""
+    dataset = open_dataset(eval_dir, index_dir, ranks)
+    _check_fits(dataset, model)
+    _log_dataset("evaluation", dataset)
+    return dataset
+
+
+def _check_fits(dataset: Dataset, model: ModelConfig) -> None:
+    check_fits_model(dataset, vocab_size=model.vocab_size, max_positions=model.max_position_embeddings)
+
+
+def _log_dataset(use: str, dataset: Dataset) -> None:
+    tokens = dataset.total_tokens()
+    LOGGER.info(
+        "%s data: %d records in %d shards of %s, %d real tokens, %.1f a record of %d slots",
+        use, len(dataset), len(dataset.shards), dataset.shards[0].path.parent, tokens, tokens / len(dataset),
+        dataset.shape.max_seq_length,
+    )  # fmt: skip

@@ -1,0 +1,127 @@
+"""The training loop: step, tell, evaluate, save, until it is time to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bert_large.config import TrainConfig
+from bert_large.data.batch import RaggedBatch
+from bert_large.distributed.environment import Ranks
+from bert_large.observe.console import LOGGER, Progress, eval_line, step_line
+from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
+from bert_large.train import checkpoint
+from bert_large.train.step import StepRunner
+from bert_large.train.stopping import StopRequest
+
+
+@dataclass(kw_only=True)
+class TrainingLoop:
+    """Everything a run needs, made once; `run` does the rest."""
+
+    config: TrainConfig
+    runner: StepRunner
+    ranks: Ranks
+    batches: Iterator[list[RaggedBatch]]
+    evaluate: Callable[[], EvalFigures] | None
+    metrics: MetricsWriter | None
+    """On the main rank only."""
+    identity: Mapping[str, Any]
+    stop_request: StopRequest
+    start_step: int
+    steps: list[StepFigures] = field(default_factory=list)
+    last_evaluation: EvalFigures | None = None
+    stop_signal: int = 0
+    """The signal that ended the loop, 0 if none did."""
+
+    def run(self) -> str:
+        """Train until the end and return why it ended."""
+        progress = Progress(self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.start_step)
+        try:
+            for step in range(self.start_step, self.config.max_steps):
+                figures = self._train_step(step, progress)
+                done = step + 1
+                progress.advance()
+                progress.line(step_line(figures, self.config.max_steps))
+                reason = self._reason_to_stop(figures)
+                interrupted = self._is_interrupted()
+                if self.evaluate is not None and not interrupted and (self._is_time_to_evaluate(figures) or reason):
+                    reason = self._evaluate(figures, progress) or reason
+                if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
+                    self._save(done, progress)
+                if reason or interrupted:
+                    return reason or f"stopped by signal {self.stop_signal} after step {done}"
+            return f"all {self.config.max_steps} steps were done before"
+        finally:
+            progress.close()
+
+    def _train_step(self, step: int, progress: Progress) -> StepFigures:
+        started = time.perf_counter()
+        progress.within(f"step {step + 1}: waiting for data")
+        micro_batches = next(self.batches)
+        data_seconds = time.perf_counter() - started
+        sequences = sum(batch.sequences for batch in micro_batches)
+        figures = self.runner.run(
+            step,
+            micro_batches,
+            data_seconds,
+            lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
+        )
+        self.steps.append(figures)
+        if self.metrics is not None:
+            self.metrics.step(figures)
+        return figures
+
+    def _reason_to_stop(self, figures: StepFigures) -> str | None:
+        if figures.step >= self.config.max_steps:
+            return f"all {figures.step} steps done"
+        if self.config.max_samples is not None and figures.samples >= self.config.max_samples:
+            return f"{figures.samples} samples reach --max-samples {self.config.max_samples}"
+        return None
+
+    def _is_interrupted(self) -> bool:
+        """Tell whether any rank was asked to stop; all ranks agree, so all stop together."""
+        number = self.stop_request.signal_number
+        asked = self.ranks.sum(torch.tensor([float(number), float(number > 0)], dtype=torch.float64)).tolist()
+        if asked[1]:
+            self.stop_signal = round(asked[0] / asked[1])
+        return asked[1] > 0
+
+    def _is_time_to_evaluate(self, figures: StepFigures) -> bool:
+        """Evaluate at the first step that reaches each multiple of the interval."""
+        before = figures.samples - self.config.global_batch_size
+        return figures.samples // self.config.eval_every_samples > before // self.config.eval_every_samples
+
+    def _evaluate(self, figures: StepFigures, progress: Progress) -> str | None:
+        """Evaluate, and return a reason to stop if the target is reached."""
+        assert self.evaluate is not None
+        self.last_evaluation = self.evaluate()
+        progress.line(f"eval after step {figures.step}: {eval_line(self.last_evaluation)}")
+        if self.metrics is not None:
+            self.metrics.evaluation(figures.step, figures.samples, self.last_evaluation)
+        target = self.config.target_accuracy
+        if target is not None and self.last_evaluation.masked_lm_accuracy >= target:
+            return f"masked_lm_accuracy {self.last_evaluation.masked_lm_accuracy:.5f} reaches the target {target}"
+        return None
+
+    def _save(self, done: int, progress: Progress) -> None:
+        """Write a checkpoint; metrics first, so that no row that the checkpoint presumes can be lost."""
+        progress.within(f"step {done}: saving a checkpoint")
+        if self.metrics is not None:
+            self.metrics.flush_to_disk()
+            folder = self.checkpoints_folder(self.config.output_dir)
+            state = checkpoint.Progress(done, done * self.config.global_batch_size)
+            saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
+            checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
+            LOGGER.info("checkpoint %s", saved)
+        self.ranks.wait_for_all()
+
+    @staticmethod
+    def checkpoints_folder(output_dir: Path) -> Path:
+        """Return where a run keeps its checkpoints."""
+        return output_dir / "checkpoints"

@@ -1,0 +1,222 @@
+"""A training run from start to end: check everything, build everything, loop, and leave the results."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import platform
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bert_large
+from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from bert_large.data.dataset import Dataset, find_training_folder
+from bert_large.data.loader import StepBatches, iterate_steps
+from bert_large.data.order import SampleOrder
+from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.engines import resolve_engine
+from bert_large.engines.precision import apply_precision
+from bert_large.errors import InputError, UserError
+from bert_large.model.bert import BertForPreTraining
+from bert_large.model.operations import Operations
+from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
+from bert_large.observe.metrics import MetricsWriter
+from bert_large.observe.results import summarize, write_results
+from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.train import checkpoint, run_folder
+from bert_large.train.evaluate import evaluate
+from bert_large.train.inputs import open_eval_data, open_training_data, resolve_model_config, resolve_vocab
+from bert_large.train.loop import TrainingLoop
+from bert_large.train.settings import BENCHMARK_WARMUP_STEPS, resolve
+from bert_large.train.step import StepRunner
+from bert_large.train.stopping import StopRequest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """The checked settings of a run."""
+
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    model: ModelConfig
+    initial_weights: Path | None
+    vocab_file: Path | None
+
+
+def pretrain(arguments: argparse.Namespace) -> int:
+    """Run `bert-large pretrain`; returns its exit code."""
+    run = check_settings(arguments)
+    stop_request = StopRequest()
+    stop_request.install()
+    ranks = join_ranks()
+    try:
+        if run.train.global_batch_size < ranks.world_size:
+            raise InputError(
+                f"--global-batch-size is {run.train.global_batch_size}, expected one sequence a rank at least; "
+                f"there are {ranks.world_size} ranks"
+            )
+        run.train.output_dir.mkdir(parents=True, exist_ok=True)
+        start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
+        return _train(run, ranks, stop_request)
+    except UserError as error:
+        log_to_file_only(f"error: {error}")
+        raise
+    finally:
+        leave_ranks(ranks)
+
+
+def check_settings(arguments: argparse.Namespace) -> Run:
+    """Check all that can be checked without reading the records."""
+    data, optim, train = resolve(arguments)
+    resolve_engine(train.engine)
+    model = resolve_model_config(arguments.config_file, arguments.checkpoint_dir, arguments.gelu)
+    find_training_folder(data.dataset_dir, data.max_seq_length)
+    return Run(
+        data=data,
+        optim=optim,
+        train=train,
+        model=model,
+        initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
+        vocab_file=resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model),
+    )
+
+
+def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
+    engine, engine_line = resolve_engine(run.train.engine)
+    versions = (bert_large.__version__, torch.__version__, platform.python_version())
+    LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
+    LOGGER.info(engine_line)
+    dataset = open_training_data(run.data, run.train, run.model, ranks)
+    index_dir = run.train.output_dir / "data_index"
+    eval_dataset = None
+    if run.data.eval_dir is not None:
+        eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
+    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, dataset.fingerprint())
+    resume_from = _claim_folder(run.train, identity, ranks)
+    ended = run_folder.reason_ended(run.train)
+    if ended is not None:
+        LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
+        return 0
+    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request)
+    reason = loop.run()
+    LOGGER.info("training ended: %s", reason)
+    if loop.metrics is not None:
+        loop.metrics.close()
+        _leave_results(run, loop, reason)
+    ranks.wait_for_all()
+    return 128 + loop.stop_signal if loop.stop_signal else 0
+
+
+def _build_loop(
+    run: Run,
+    ranks: Ranks,
+    engine: Operations,
+    dataset: Dataset,
+    eval_dataset: Dataset | None,
+    identity: Mapping[str, Any],
+    resume_from: Path | None,
+    stop_request: StopRequest,
+) -> TrainingLoop:
+    start = checkpoint.read_state(resume_from)[0] if resume_from else checkpoint.Progress()
+    step_batches = StepBatches(
+        dataset=dataset,
+        order=SampleOrder(len(dataset), run.train.seed, run.data.shuffle),
+        global_batch_size=run.train.global_batch_size,
+        micro_batch_tokens=run.train.micro_batch_tokens,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
+    )
+    # The loader's processes start before the weights exist, so as not to hold copies of their memory.
+    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers)
+    precision = apply_precision(run.train.precision)
+    model = BertForPreTraining(run.model, engine)
+    optimizer = build_optimizer(model, run.optim)
+    _load_weights(run, model, optimizer, resume_from)
+    _log_settings(run, model)
+    evaluation = None
+    if eval_dataset is not None:
+        evaluation = partial(
+            evaluate,
+            model,
+            eval_dataset,
+            ranks=ranks,
+            precision=precision,
+            micro_batch_tokens=run.train.micro_batch_tokens,
+            samples=run.train.eval_samples,
+        )
+    runner = StepRunner(
+        model=model,
+        optimizer=optimizer,
+        schedule=build_schedule(run.optim),
+        ranks=ranks,
+        precision=precision,
+        global_batch_size=run.train.global_batch_size,
+        max_gradient_norm=run.optim.max_gradient_norm,
+        seed=run.train.seed,
+    )
+    return TrainingLoop(
+        config=run.train,
+        runner=runner,
+        ranks=ranks,
+        batches=batches,
+        evaluate=evaluation,
+        metrics=MetricsWriter(run.train.output_dir, start.step) if ranks.is_main else None,
+        identity=identity,
+        stop_request=stop_request,
+        start_step=start.step,
+    )
+
+
+def _claim_folder(train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks) -> Path | None:
+    """Claim the output folder on one rank, and return the checkpoint to resume from on all."""
+    chosen = run_folder.claim(train, identity) if ranks.is_main else None
+    text = ranks.broadcast_text("" if chosen is None else str(chosen))
+    return Path(text) if text else None
+
+
+def _load_weights(
+    run: Run, model: BertForPreTraining, optimizer: torch.optim.Optimizer, resume_from: Path | None
+) -> None:
+    if resume_from is not None:
+        progress = checkpoint.load_checkpoint(resume_from, model, optimizer)
+        LOGGER.info("resuming after step %d from %s", progress.step, resume_from)
+    elif run.initial_weights is not None:
+        checkpoint.load_weights(checkpoint.check_model_folder(run.initial_weights), model)
+        LOGGER.info("starting from the weights of %s", run.initial_weights)
+    else:
+        model.initialize(run.train.seed)
+        LOGGER.info("starting from random weights, seed %d", run.train.seed)
+
+
+def _log_settings(run: Run, model: BertForPreTraining) -> None:
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    LOGGER.info("model: %d parameters; %s", parameters, run.model)
+    for settings in (run.data, run.optim, run.train):
+        LOGGER.info("settings: %s", settings)
+
+
+def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
+    """Write the summary, and the model unless the run was interrupted or only measured."""
+    train = run.train
+    if loop.steps:
+        accuracy = loop.last_evaluation.masked_lm_accuracy if loop.last_evaluation else None
+        summary = summarize(loop.steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
+        LOGGER.info(summary.throughput_line())
+        write_results(
+            train.output_dir,
+            summary,
+            phase=train.phase,
+            precision=train.precision,
+            global_batch_size=train.global_batch_size,
+        )
+    if loop.stop_signal or train.benchmark:
+        return
+    folder = train.output_dir / "model_save"
+    checkpoint.save_model(folder, loop.runner.model, run.model, run.vocab_file)
+    run_folder.mark_ended(train, reason)
+    LOGGER.info("model saved in %s", folder)

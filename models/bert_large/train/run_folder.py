@@ -1,0 +1,107 @@
+"""A run's folder belongs to one run: what identifies it, whether it may go on, and whether it has ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from bert_large.errors import InputError
+from bert_large.files import write_atomically
+from bert_large.train import checkpoint
+
+_RUN_FILE = "run.json"
+_ENDED_FILE = "ended.json"
+_STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
+
+
+def run_identity(
+    model: ModelConfig, data: DataConfig, optim: OptimConfig, train: TrainConfig, fingerprint: str
+) -> dict[str, Any]:
+    """Return the settings that must stay the same for a run to go on; all others may change at a resume."""
+    identity = {
+        "phase": train.phase,
+        "precision": train.precision,
+        "global_batch_size": train.global_batch_size,
+        "seed": train.seed,
+        "shuffle": data.shuffle,
+        "data": fingerprint,
+        "model": dataclasses.asdict(model),
+        "optimizer": dataclasses.asdict(optim),
+    }
+    return json.loads(json.dumps(identity))
+
+
+def claim(train: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
+    """Take the output folder for this run and return the checkpoint to resume from, if there is one.
+
+    Raises `InputError` when the folder holds another run. Only one rank may call this.
+    """
+    folder = train.output_dir
+    checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
+    belongs = (folder / _RUN_FILE).exists()
+    if train.resume == "auto":
+        chosen = checkpoints[-1] if checkpoints else None
+    elif train.resume == "never":
+        chosen = None
+    else:
+        chosen = Path(train.resume)
+        checkpoint.read_state(chosen)
+    if (belongs or checkpoints) and (train.resume == "never" or train.benchmark):
+        raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
+    if belongs:
+        _require_same(folder, json.loads((folder / _RUN_FILE).read_text(encoding="utf-8")), identity)
+    if chosen is not None:
+        _require_same(chosen, checkpoint.read_state(chosen)[1], identity)
+    if not belongs and not train.benchmark:
+        with write_atomically(folder / _RUN_FILE) as file:
+            file.write(json.dumps(identity, indent=1).encode())
+    return chosen
+
+
+def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    flat_found, flat_expected = _flatten(found), _flatten(expected)
+    differences = [
+        f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
+        for name in sorted({*flat_found, *flat_expected})
+        if flat_found.get(name) != flat_expected.get(name)
+    ]
+    if differences:
+        raise InputError(
+            f"{where} is of another run: {'; '.join(differences)}. Give an empty OUTPUT_DIR, or that run's settings"
+            + (
+                " (keep --total-steps when you raise --max-steps)"
+                if "optimizer.total_steps" in str(differences)
+                else ""
+            )
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat
+
+
+def mark_ended(train: TrainConfig, reason: str) -> None:
+    """Note that the run reached its end by its stop criteria, after its results are written."""
+    with write_atomically(train.output_dir / _ENDED_FILE) as file:
+        file.write(json.dumps({"reason": reason, **_criteria(train)}, indent=1).encode())
+
+
+def reason_ended(train: TrainConfig) -> str | None:
+    """Return why the run in the folder ended, or None if it has not, or is now asked to go further."""
+    path = train.output_dir / _ENDED_FILE
+    if train.benchmark or not path.exists():
+        return None
+    ended = json.loads(path.read_text(encoding="utf-8"))
+    same = all(ended[name] == value for name, value in _criteria(train).items())
+    return ended["reason"] if same else None
+
+
+def _criteria(train: TrainConfig) -> dict[str, Any]:
+    return {name: getattr(train, name) for name in _STOP_CRITERIA}

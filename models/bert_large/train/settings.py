@@ -1,0 +1,131 @@
+"""From the command line and a recipe to checked settings. An option wins over the recipe, the recipe over a default."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_large.config import (
+    ACTIVATIONS,
+    PHASE_SEQ_LENGTHS,
+    PRECISIONS,
+    DataConfig,
+    OptimConfig,
+    TrainConfig,
+    reference_eval_every_samples,
+)
+from bert_large.data.dataset import find_eval_folder
+from bert_large.errors import InputError
+from bert_large.recipes import resolve_recipe
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting that a recipe may hold and an option override."""
+
+    type: Callable[[str], Any]
+    default: Any
+    help: str
+
+
+SETTINGS = {
+    "global_batch_size": Setting(int, None, "sequences per optimizer step, over all ranks"),
+    "micro_batch_tokens": Setting(int, 2048, "most tokens in one forward and backward pass of a rank"),
+    "max_steps": Setting(int, None, "optimizer steps to train"),
+    "total_steps": Setting(int, None, "length of the rate schedule in steps (default: max-steps)"),
+    "max_samples": Setting(int, None, "stop after this many sequences"),
+    "target_accuracy": Setting(float, None, "stop when an evaluation's masked-LM accuracy reaches this"),
+    "eval_every_samples": Setting(int, None, "sequences between evaluations (default: MLPerf's rule)"),
+    "eval_samples": Setting(int, None, "evaluate on the first records only (default: all)"),
+    "save_every": Setting(int, 100, "steps between checkpoints"),
+    "keep_checkpoints": Setting(int, 2, "checkpoints to keep"),
+    "optimizer": Setting(str, "lamb", "lamb or adamw"),
+    "learning_rate": Setting(float, None, "peak learning rate"),
+    "beta_1": Setting(float, 0.9, "decay of the first moment"),
+    "beta_2": Setting(float, 0.999, "decay of the second moment"),
+    "epsilon": Setting(float, 1e-6, "added to the root of the second moment"),
+    "weight_decay": Setting(float, 0.01, "decoupled weight decay"),
+    "max_gradient_norm": Setting(float, 1.0, "clip gradients to this global norm"),
+    "warmup_steps": Setting(int, 0, "steps of linear warmup"),
+    "start_warmup_step": Setting(int, 0, "step at which warmup starts; may be negative"),
+    "decay_power": Setting(float, 1.0, "power of the polynomial decay"),
+    "seed": Setting(int, 42, "seed of weights, sample order and dropout"),
+}
+_REQUIRED = ("global_batch_size", "max_steps", "learning_rate")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Add an option for every setting."""
+    group = parser.add_argument_group("settings (these override the recipe)")
+    for name, setting in SETTINGS.items():
+        default = "" if setting.default is None else f" (default {setting.default})"
+        group.add_argument(f"--{name.replace('_', '-')}", type=setting.type, help=setting.help + default)
+
+
+def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how to compute: precision and engine. Their values are checked with all others, not by argparse."""
+    parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
+    parser.add_argument("--engine", default="auto", help="auto or eager (default auto)")
+    parser.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
+
+
+def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, TrainConfig]:
+    """Return the run's settings; raises `InputError` before any work."""
+    if arguments.phase not in PHASE_SEQ_LENGTHS:
+        raise InputError(f"--phase is {arguments.phase}, expected 1 or 2")
+    recipe = resolve_recipe(
+        arguments.recipe, phase=arguments.phase, precision=arguments.precision, known={*SETTINGS, "max_seq_length"}
+    )
+    values = {name: setting.default for name, setting in SETTINGS.items()} | recipe
+    values |= {name: given for name in SETTINGS if (given := getattr(arguments, name)) is not None}
+    values["max_seq_length"] = (
+        arguments.max_seq_length or recipe.get("max_seq_length") or PHASE_SEQ_LENGTHS[arguments.phase]
+    )
+    missing = [f"--{name.replace('_', '-')}" for name in _REQUIRED if values[name] is None]
+    if missing:
+        raise InputError(f"recipe {arguments.recipe} does not set {', '.join(missing)}; give it")
+    if arguments.benchmark and arguments.max_steps is None:
+        values["max_steps"] = BENCHMARK_STEPS
+    values["total_steps"] = values["total_steps"] or values["max_steps"]
+    values["eval_every_samples"] = values["eval_every_samples"] or reference_eval_every_samples(
+        values["global_batch_size"]
+    )
+    train = TrainConfig(
+        output_dir=Path(arguments.output_dir), phase=arguments.phase, precision=arguments.precision,
+        engine=arguments.engine, benchmark=arguments.benchmark, resume=arguments.resume,
+        **_pick(values, TrainConfig),
+    )  # fmt: skip
+    optim = OptimConfig(**_pick(values, OptimConfig))
+    return _data_config(arguments, values["max_seq_length"]), optim, train
+
+
+BENCHMARK_STEPS = 60
+"""Steps of a benchmark run, as in Intel's package."""
+BENCHMARK_WARMUP_STEPS = 10
+"""Steps left out of a summary's timing."""
+
+
+def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConfig:
+    dataset_dir = Path(arguments.dataset_dir)
+    if arguments.eval_dir == "none" or arguments.benchmark:
+        eval_dir = None
+    elif arguments.eval_dir is not None:
+        eval_dir = Path(arguments.eval_dir)
+    else:
+        eval_dir = find_eval_folder(dataset_dir) if dataset_dir.is_dir() else None
+    return DataConfig(
+        dataset_dir=dataset_dir,
+        eval_dir=eval_dir,
+        max_seq_length=max_seq_length,
+        shuffle=not arguments.no_shuffle,
+        workers=arguments.data_workers,
+    )
+
+
+def _pick(values: dict[str, Any], config: type) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if name in names}

@@ -1,0 +1,129 @@
+"""One optimizer step: micro-batches forward and backward, one all-reduce, clip, update."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from bert_large.data.batch import RaggedBatch
+from bert_large.distributed.environment import Ranks
+from bert_large.engines.precision import Precision
+from bert_large.errors import UserError
+from bert_large.model.bert import BertForPreTraining, PretrainingSums
+from bert_large.model.dropout import StepDropout
+from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean
+from bert_large.optim.build import clip_gradients, set_rate
+from bert_large.optim.schedule import Schedule
+
+
+class NonFiniteLossError(UserError):
+    """The loss or the gradient is infinite or not a number."""
+
+
+@dataclass
+class StepRunner:
+    """Carries out optimizer steps of one model on this rank."""
+
+    model: BertForPreTraining
+    optimizer: torch.optim.Optimizer
+    schedule: Schedule
+    ranks: Ranks
+    precision: Precision
+    global_batch_size: int
+    max_gradient_norm: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        self._parameters = list(self.model.parameters())
+        self._replica: nn.Module = self.model
+        if self.ranks.world_size > 1:
+            self._replica = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def run(
+        self, step: int, micro_batches: list[RaggedBatch], data_seconds: float, on_sequences: Callable[[int], None]
+    ) -> StepFigures:
+        """Train on this rank's part of global batch `step` (from 0).
+
+        Losses are normalised over the global batch, so they depend neither on the cut into micro-batches nor on the
+        number of ranks. `on_sequences(done)` is called before each micro-batch with this rank's sequences done.
+        """
+        started = time.perf_counter()
+        counts = torch.tensor(
+            [sum(batch.masked_tokens for batch in micro_batches), sum(batch.tokens for batch in micro_batches)],
+            dtype=torch.float64,
+        )
+        masked_tokens, tokens = self.ranks.sum(counts).tolist()
+        self._zero_gradients()
+        sums = torch.zeros(4, dtype=torch.float64)
+        dropout, done = StepDropout(self.seed, step), 0
+        for number, batch in enumerate(micro_batches):
+            on_sequences(done)
+            is_last = number == len(micro_batches) - 1
+            with self._communication(is_last):
+                result = self._forward_backward(batch, dropout, masked_tokens)
+            sums += _as_row(result)
+            done += batch.sequences
+        sums = self.ranks.sum(sums)
+
+        gradient_norm = clip_gradients(self._parameters, self.max_gradient_norm)
+        masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
+        loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
+        _require_finite(step, loss_1 + loss_2, gradient_norm)
+        rate = self.schedule.rate(step)
+        set_rate(self.optimizer, rate)
+        self.optimizer.step()
+
+        seconds = time.perf_counter() - started + data_seconds
+        return StepFigures(
+            step=step + 1,
+            samples=(step + 1) * self.global_batch_size,
+            loss=loss_1 + loss_2,
+            masked_lm_loss=loss_1,
+            next_sentence_loss=loss_2,
+            masked_lm_accuracy=mean(masked_lm_correct, masked_tokens),
+            next_sentence_accuracy=mean(next_sentence_correct, self.global_batch_size),
+            learning_rate=rate,
+            gradient_norm=gradient_norm,
+            sequences_per_second=mean(self.global_batch_size, seconds),
+            tokens_per_second=mean(tokens, seconds),
+            seconds=seconds,
+            data_seconds=data_seconds,
+        )
+
+    def _forward_backward(self, batch: RaggedBatch, dropout: StepDropout, masked_tokens: float) -> PretrainingSums:
+        with self.precision.autocast():
+            result = self._replica(batch, dropout)
+        loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
+        loss = loss + result.next_sentence_loss / self.global_batch_size
+        # DistributedDataParallel averages gradients over ranks; the normalisation above is for their sum.
+        (loss * self.ranks.world_size).backward()
+        return result
+
+    def _zero_gradients(self) -> None:
+        """Clear gradients in place: their memory serves every step."""
+        self.optimizer.zero_grad(set_to_none=False)
+
+    def _communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
+        """Gradients are summed over ranks in the last micro-batch's backward pass only."""
+        if is_last or not isinstance(self._replica, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._replica.no_sync()
+
+
+def _as_row(result: PretrainingSums) -> torch.Tensor:
+    values = (result.masked_lm_loss, result.masked_lm_correct, result.next_sentence_loss, result.next_sentence_correct)
+    return torch.tensor([float(value.detach()) for value in values], dtype=torch.float64)
+
+
+def _require_finite(step: int, loss: float, gradient_norm: float) -> None:
+    if not torch.isfinite(torch.tensor([loss, gradient_norm])).all():
+        raise NonFiniteLossError(
+            f"step {step + 1}: loss {loss}, gradient norm {gradient_norm}; the update was not made. Start again from "
+            "the last checkpoint with a lower --learning-rate or in fp32"
+        )
