@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from bert_large.errors import UserError
 COMMANDS = {
     "prepare": ("bert_large.prepare.command", "make pretraining records from text"),
     "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
+    "pick": ("bert_large.prepare.pick_command", "pick evenly spaced records, as for MLCommons' evaluation set"),
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
     "recipes": ("bert_large.recipes.command", "list the named hyperparameter sets"),
@@ -49,3 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except OSError as error:  # a full disk, an unreadable file: the system's message names the cause and the file
+        print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT

@@ -178,6 +178,7 @@ class TrainConfig:
     eval_every_samples: int
     eval_samples: int | None = None
     """Evaluate on the first records only; None: on all."""
+    eval_at_start: bool = False
     save_every: int
     """Steps between checkpoints."""
     keep_checkpoints: int = 2

@@ -62,7 +62,7 @@ def encode_record(record: Record, shape: RecordShape) -> bytes:
     feature["masked_lm_ids"].int64_list.value.extend(record.masked_ids.tolist() + empty_slots)
     feature["masked_lm_weights"].float_list.value.extend([1.0] * predictions + [0.0] * len(empty_slots))
     feature["next_sentence_labels"].int64_list.value.append(record.next_sentence_label)
-    return example.SerializeToString()
+    return example.SerializeToString(deterministic=True)  # else the map's order differs from process to process
 
 
 def read_payload(file: BinaryIO, path: Path, offset: int) -> bytes:

@@ -15,6 +15,7 @@ import torch
 from bert_large.mixing import splitmix64
 
 _GOLDEN = 0x9E3779B9
+_BLOCK_ELEMENTS = 1 << 16  # hashed at once: what stays in a core's cache over the passes
 _HEAD_SHIFT = 16  # an attention row is (head, query position): positions stay below 2^16
 
 
@@ -58,16 +59,16 @@ def _signed(value: int) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def _shift_right(values: torch.Tensor, bits: int) -> torch.Tensor:
-    """Return a logical shift of int32 values (PyTorch's keeps the sign)."""
-    return (values >> bits).bitwise_and_((1 << (32 - bits)) - 1)
-
-
-def hash32_(values: torch.Tensor) -> torch.Tensor:
-    """Mix int32 `values` (any shape) in place by `lowbias32` and return them."""
-    values.bitwise_xor_(_shift_right(values, 16)).mul_(_signed(0x7FEB352D))
-    values.bitwise_xor_(_shift_right(values, 15)).mul_(_signed(0x846CA68B))
-    return values.bitwise_xor_(_shift_right(values, 16))
+def hash32_(values: torch.Tensor, scratch: torch.Tensor | None = None) -> torch.Tensor:
+    """Mix int32 `values` (any shape) in place by `lowbias32` and return them; `scratch` is of their shape."""
+    scratch = torch.empty_like(values) if scratch is None else scratch
+    for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
+        torch.bitwise_right_shift(values, shift, out=scratch)
+        scratch.bitwise_and_((1 << (32 - shift)) - 1)  # PyTorch's shift keeps the sign
+        values.bitwise_xor_(scratch)
+        if multiplier != 1:
+            values.mul_(_signed(multiplier))
+    return values
 
 
 def row_keys(key: int, samples: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
@@ -81,8 +82,16 @@ def row_keys(key: int, samples: torch.Tensor, rows: torch.Tensor) -> torch.Tenso
 def keep_mask(keys: torch.Tensor, columns: int, probability: float) -> torch.Tensor:
     """Return the bool mask [*keys.shape, columns] of kept elements for int32 row `keys`."""
     counters = torch.arange(columns, dtype=torch.int32) * _signed(_GOLDEN)
-    bits = hash32_(keys.unsqueeze(-1) + counters)
-    return bits >= round(probability * (1 << 32)) - (1 << 31)
+    threshold = round(probability * (1 << 32)) - (1 << 31)
+    flat_keys = keys.reshape(-1, 1)
+    keep = torch.empty(flat_keys.shape[0], columns, dtype=torch.bool)
+    rows = max(1, _BLOCK_ELEMENTS // columns)
+    bits, scratch = torch.empty(2, min(rows, flat_keys.shape[0]), columns, dtype=torch.int32)
+    for start in range(0, flat_keys.shape[0], rows):
+        block = flat_keys[start : start + rows]
+        block_bits = torch.add(block, counters, out=bits[: len(block)])
+        torch.ge(hash32_(block_bits, scratch[: len(block)]), threshold, out=keep[start : start + rows])
+    return keep.view(*keys.shape, columns)
 
 
 def token_keep_mask(site: DropoutSite, samples: torch.Tensor, positions: torch.Tensor, columns: int) -> torch.Tensor:

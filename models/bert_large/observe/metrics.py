@@ -102,7 +102,9 @@ class MetricsWriter:
 
 
 def _keep_rows_up_to(path: Path, step: int) -> None:
-    """Drop rows after `step`, and a last row cut short by a kill."""
+    """Drop rows after `step`, and a last row cut short by a kill; all rows when nothing is kept of the run."""
+    if step == 0:
+        path.unlink(missing_ok=True)
     if not path.exists():
         return
     kept = []

@@ -24,6 +24,7 @@ from bert_large.config import ModelConfig
 from bert_large.errors import InputError
 from bert_large.files import sync_folder, write_atomically
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
+from bert_large.prepare.vocab import read_vocab
 
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
@@ -152,16 +153,10 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
         with write_atomically(folder / VOCAB_FILE) as file:
             file.write(vocab_file.read_bytes())
         with write_atomically(folder / "tokenizer_config.json") as file:
-            lower = not any(token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file))
+            lower = not any(
+                token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file).tokens
+            )
             file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
-
-
-def read_vocab(path: Path) -> list[str]:
-    """Return a vocabulary file's tokens, one a line."""
-    try:
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"VOCAB_FILE {path} cannot be read: {error}") from None
 
 
 def check_model_folder(folder: Path) -> Path:

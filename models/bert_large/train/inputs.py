@@ -9,7 +9,8 @@ from bert_large.data.dataset import Dataset, check_fits_model, check_training_da
 from bert_large.distributed.environment import Ranks
 from bert_large.errors import InputError
 from bert_large.observe.console import LOGGER, Progress
-from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder, read_vocab
+from bert_large.prepare.vocab import read_vocab
+from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder
 
 
 def resolve_model_config(config_file: str | None, checkpoint_dir: str | None, activation: str | None) -> ModelConfig:
@@ -40,7 +41,7 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
         path = Path(checkpoint_dir) / VOCAB_FILE
     if path is None:
         return None
-    words = len(read_vocab(path))
+    words = len(read_vocab(path).tokens)
     if words > config.vocab_size:
         raise InputError(
             f"VOCAB_FILE {path} has {words} tokens, the model configuration's vocab_size is {config.vocab_size}; "

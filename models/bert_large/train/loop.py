@@ -43,6 +43,8 @@ class TrainingLoop:
         """Train until the end and return why it ended."""
         progress = Progress(self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.start_step)
         try:
+            if self.evaluate is not None and self.config.eval_at_start and self.start_step == 0:
+                self._evaluate(0, progress)
             for step in range(self.start_step, self.config.max_steps):
                 figures = self._train_step(step, progress)
                 done = step + 1
@@ -51,7 +53,7 @@ class TrainingLoop:
                 reason = self._reason_to_stop(figures)
                 interrupted = self._is_interrupted()
                 if self.evaluate is not None and not interrupted and (self._is_time_to_evaluate(figures) or reason):
-                    reason = self._evaluate(figures, progress) or reason
+                    reason = self._evaluate(done, progress) or reason
                 if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
                     self._save(done, progress)
                 if reason or interrupted:
@@ -97,13 +99,13 @@ class TrainingLoop:
         before = figures.samples - self.config.global_batch_size
         return figures.samples // self.config.eval_every_samples > before // self.config.eval_every_samples
 
-    def _evaluate(self, figures: StepFigures, progress: Progress) -> str | None:
-        """Evaluate, and return a reason to stop if the target is reached."""
+    def _evaluate(self, done: int, progress: Progress) -> str | None:
+        """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
         assert self.evaluate is not None
         self.last_evaluation = self.evaluate()
-        progress.line(f"eval after step {figures.step}: {eval_line(self.last_evaluation)}")
+        progress.line(f"eval after step {done}: {eval_line(self.last_evaluation)}")
         if self.metrics is not None:
-            self.metrics.evaluation(figures.step, figures.samples, self.last_evaluation)
+            self.metrics.evaluation(done, done * self.config.global_batch_size, self.last_evaluation)
         target = self.config.target_accuracy
         if target is not None and self.last_evaluation.masked_lm_accuracy >= target:
             return f"masked_lm_accuracy {self.last_evaluation.masked_lm_accuracy:.5f} reaches the target {target}"

@@ -32,6 +32,12 @@ class Setting:
     help: str
 
 
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
 SETTINGS = {
     "global_batch_size": Setting(int, None, "sequences per optimizer step, over all ranks"),
     "micro_batch_tokens": Setting(int, 2048, "most tokens in one forward and backward pass of a rank"),
@@ -41,6 +47,7 @@ SETTINGS = {
     "target_accuracy": Setting(float, None, "stop when an evaluation's masked-LM accuracy reaches this"),
     "eval_every_samples": Setting(int, None, "sequences between evaluations (default: MLPerf's rule)"),
     "eval_samples": Setting(int, None, "evaluate on the first records only (default: all)"),
+    "eval_at_start": Setting(_boolean, False, "true: evaluate before the first step too"),
     "save_every": Setting(int, 100, "steps between checkpoints"),
     "keep_checkpoints": Setting(int, 2, "checkpoints to keep"),
     "optimizer": Setting(str, "lamb", "lamb or adamw"),

@@ -1,0 +1,217 @@
+"""Documents to masked pairs of segments: the pretraining tasks of BERT (Devlin et al. 2018, arXiv:1810.04805).
+
+The records are those of MLCommons' `create_pretraining_data`, one for one and in its order. That takes the same random
+draws in the same order, so a change to when or how `rng` is called changes every record that follows.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bert_large.data.record import Record, RecordShape
+from bert_large.errors import InputError
+from bert_large.prepare.documents import Documents
+from bert_large.prepare.vocab import Vocabulary
+
+SEPARATORS = 3  # [CLS], and a [SEP] after each segment
+MIN_SEGMENT_PAIR = 2  # a token in each segment
+# Of the predicted tokens 80% are shown as [MASK]; of the others half as they are, half as any token.
+MASK_PROBABILITY = 0.8
+KEEP_PROBABILITY = 0.5
+KEEP = -1  # instead of an id: the token is shown as it is
+RANDOM_DOCUMENT_TRIES = 10
+
+
+def _setting(default: float, sentence: str) -> Any:
+    return field(default=default, metadata={"help": sentence})
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceSettings:
+    """The settings of the algorithm; `InputError` names all that make no sense. The defaults are for phase 1."""
+
+    max_seq_length: int = _setting(128, "tokens in a sequence, with [CLS] and both [SEP]")
+    max_predictions_per_seq: int = _setting(20, "masked tokens in a sequence at most")
+    dupe_factor: int = _setting(10, "times the text is gone through, with other pairs and masks each time")
+    masked_lm_prob: float = _setting(0.15, "share of a sequence's tokens that is masked")
+    short_seq_prob: float = _setting(0.1, "share of a document's passes that aim at shorter sequences")
+    random_seed: int = _setting(12345, "seed of the random numbers, which begin anew in every file")
+
+    def __post_init__(self) -> None:
+        shortest = SEPARATORS + MIN_SEGMENT_PAIR
+        checks = (
+            ("max_seq_length", self.max_seq_length >= shortest, f"at least {shortest}"),
+            (
+                "max_predictions_per_seq",
+                1 <= self.max_predictions_per_seq <= max(1, self.max_tokens),
+                f"1 to {max(1, self.max_tokens)}, the tokens of a sequence that can be masked",
+            ),
+            ("dupe_factor", self.dupe_factor >= 1, "at least 1"),
+            ("masked_lm_prob", 0 < self.masked_lm_prob <= 1, "above 0, at most 1"),
+            ("short_seq_prob", 0 <= self.short_seq_prob <= 1, "from 0 to 1"),
+            ("random_seed", self.random_seed >= 0, "at least 0"),
+        )
+        problems = [
+            f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}"
+            for name, is_right, expected in checks
+            if not is_right
+        ]
+        if problems:
+            raise InputError("; ".join(problems))
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens of both segments together at most."""
+        return self.max_seq_length - SEPARATORS
+
+    @property
+    def record_shape(self) -> RecordShape:
+        """The slots of the records made with these settings."""
+        return RecordShape(self.max_seq_length, self.max_predictions_per_seq)
+
+
+class SegmentPair(NamedTuple):
+    """Two ranges of `Documents.tokens`, and whether B is random (or follows A)."""
+
+    a_start: int
+    a_stop: int
+    b_start: int
+    b_stop: int
+    is_random_next: bool
+
+
+class Instance(NamedTuple):
+    """A pair with its masked positions in the sequence, ascending, and what the input shows there: ids or `KEEP`.
+
+    The tokens themselves stay in `Documents`: a shard has each of them in about `dupe_factor` instances.
+    """
+
+    pair: SegmentPair
+    masked_positions: array[int]
+    masked_inputs: array[int]
+
+
+def create_instances(documents: Documents, vocabulary: Vocabulary, settings: InstanceSettings) -> list[Instance]:
+    """Return the instances of one file's documents, in the order of their records."""
+    rng = Random(settings.random_seed)
+    boundaries = list(documents.boundaries)
+    rng.shuffle(boundaries)
+    instances = [
+        _mask(pair, vocabulary, settings, rng)  # draws between those of one pair and the next, which come lazily
+        for _ in range(settings.dupe_factor)
+        for index in range(len(boundaries))
+        for pair in _segment_pairs(boundaries, index, settings, rng)
+    ]
+    rng.shuffle(instances)
+    return instances
+
+
+def make_record(instance: Instance, documents: Documents, vocabulary: Vocabulary) -> Record:
+    """Return an instance as [CLS] A [SEP] B [SEP] with its masks and labels."""
+    a_start, a_stop, b_start, b_stop, is_random_next = instance.pair
+    separator = a_stop - a_start + 1
+    length = separator + b_stop - b_start + 2
+    input_ids = np.empty(length, dtype=np.int32)
+    input_ids[0] = vocabulary.cls_id
+    input_ids[1:separator] = documents.tokens[a_start:a_stop]
+    input_ids[separator] = input_ids[-1] = vocabulary.sep_id
+    input_ids[separator + 1 : -1] = documents.tokens[b_start:b_stop]
+    token_type_ids = np.zeros(length, dtype=np.uint8)
+    token_type_ids[separator + 1 :] = 1
+    masked_positions = np.array(instance.masked_positions, dtype=np.int32)
+    masked_inputs = np.array(instance.masked_inputs, dtype=np.int32)
+    masked_ids = input_ids[masked_positions]
+    input_ids[masked_positions] = np.where(masked_inputs == KEEP, masked_ids, masked_inputs)
+    return Record(input_ids, token_type_ids, masked_positions, masked_ids, int(is_random_next))
+
+
+def _segment_pairs(
+    boundaries: list[list[int]], index: int, settings: InstanceSettings, rng: Random
+) -> Iterator[SegmentPair]:
+    """Yield the pairs of one pass over document `index`.
+
+    Sentences are gathered until they have the target's tokens; a random number of them becomes A. B is the rest, or
+    sentences from another document; then the rest is gathered again for the next pair.
+    """
+    starts = boundaries[index]
+    sentences = len(starts) - 1
+    target = settings.max_tokens
+    if rng.random() < settings.short_seq_prob:
+        target = rng.randint(MIN_SEGMENT_PAIR, settings.max_tokens)
+    first = 0
+    while first < sentences:
+        stop = first + 1
+        while stop < sentences and starts[stop] - starts[first] < target:
+            stop += 1
+        split = first + (rng.randint(1, stop - first - 1) if stop - first > 1 else 1)
+        is_random_next = split == stop or rng.random() < 0.5
+        segment_a = starts[first], starts[split]
+        if is_random_next:
+            segment_b = _random_segment(boundaries, index, target - (segment_a[1] - segment_a[0]), rng)
+        else:
+            segment_b = starts[split], starts[stop]
+        yield SegmentPair(*_truncate(segment_a, segment_b, settings.max_tokens, rng), is_random_next)
+        first = split if is_random_next else stop
+
+
+def _random_segment(boundaries: list[list[int]], index: int, target: int, rng: Random) -> tuple[int, int]:
+    """Return sentences of a random document, other than `index` if there is luck, up to `target` tokens or its end.
+
+    In a file of one document it is that document, wrongly labelled as random: `ShardReport.documents` tells.
+    """
+    for _ in range(RANDOM_DOCUMENT_TRIES):
+        other = rng.randint(0, len(boundaries) - 1)
+        if other != index:
+            break
+    starts = boundaries[other]
+    sentences = len(starts) - 1
+    first = rng.randint(0, sentences - 1)
+    stop = first + 1
+    while stop < sentences and starts[stop] - starts[first] < target:
+        stop += 1
+    return starts[first], starts[stop]
+
+
+def _truncate(
+    segment_a: tuple[int, int], segment_b: tuple[int, int], max_tokens: int, rng: Random
+) -> tuple[int, int, int, int]:
+    """Take tokens off the longer segment (B if equal), front or back by chance, until both have `max_tokens`."""
+    (a_start, a_stop), (b_start, b_stop) = segment_a, segment_b
+    length_a, length_b = a_stop - a_start, b_stop - b_start
+    while length_a + length_b > max_tokens:
+        is_front = rng.random() < 0.5
+        if length_a > length_b:
+            length_a -= 1
+            a_start += is_front
+        else:
+            length_b -= 1
+            b_start += is_front
+    return a_start, a_start + length_a, b_start, b_start + length_b
+
+
+def _mask(pair: SegmentPair, vocabulary: Vocabulary, settings: InstanceSettings, rng: Random) -> Instance:
+    """Choose the positions to predict and what the input shows there."""
+    separator = pair.a_stop - pair.a_start + 1
+    length = separator + pair.b_stop - pair.b_start + 2
+    candidates = [*range(1, separator), *range(separator + 1, length - 1)]
+    rng.shuffle(candidates)
+    predictions = min(settings.max_predictions_per_seq, max(1, round(length * settings.masked_lm_prob)))
+    # What is shown is drawn in the order of the shuffle, before sorting.
+    shown = {position: _draw_input(vocabulary, rng) for position in candidates[:predictions]}
+    positions = sorted(shown)
+    return Instance(pair, array("i", positions), array("i", [shown[position] for position in positions]))
+
+
+def _draw_input(vocabulary: Vocabulary, rng: Random) -> int:
+    """Return the id that the input shows in place of a masked token, or `KEEP`."""
+    if rng.random() < MASK_PROBABILITY:
+        return vocabulary.mask_id
+    if rng.random() < KEEP_PROBABILITY:
+        return KEEP
+    return rng.randint(0, len(vocabulary.tokens) - 1)

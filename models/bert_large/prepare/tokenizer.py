@@ -1,0 +1,38 @@
+"""Lines of text to word-piece ids, as BERT's reference tokenizer gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tokenizers import Tokenizer
+from tokenizers.models import WordPiece
+from tokenizers.pre_tokenizers import WhitespaceSplit
+
+from bert_large.prepare.normalizer import TextNormalizer
+from bert_large.prepare.vocab import CONTINUATION, UNK, Vocabulary
+
+# A longer word becomes [UNK]. The reference's limit; the usual one of `tokenizers` and `transformers` is 100.
+MAX_WORD_CHARACTERS = 200
+
+
+class WordPieceTokenizer:
+    """Longest-match-first word pieces (WordPiece; Wu et al. 2016, arXiv:1609.08144) of normalized text."""
+
+    def __init__(self, vocabulary: Vocabulary, *, do_lower_case: bool) -> None:
+        ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+        self._normalize = TextNormalizer(do_lower_case=do_lower_case)
+        self._tokenizer = Tokenizer(
+            WordPiece(
+                ids,
+                unk_token=UNK,
+                max_input_chars_per_word=MAX_WORD_CHARACTERS,
+                continuing_subword_prefix=CONTINUATION,
+            )
+        )
+        self._tokenizer.pre_tokenizer = WhitespaceSplit()
+
+    def encode(self, lines: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each line, without special tokens; a line of no words gives an empty list."""
+        normalized = [self._normalize(line) for line in lines]
+        encodings = self._tokenizer.encode_batch_fast(normalized, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from bert_large import cli
+from bert_large.data.tfrecord import iterate_payloads
+from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.vocab import read_vocab
+
+
+@pytest.fixture(autouse=True)
+def pick_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(cli.COMMANDS, "pick", ("bert_large.prepare.pick_command", "pick records"))
+
+
+def prepare(text_dir: Path, vocab_file: Path, output_dir: Path, *options: str) -> int:
+    folders = ["--input-dir", text_dir, "--vocab-file", vocab_file, "--output-dir", output_dir]
+    return cli.main(["prepare", *map(str, folders), "--workers", "1", "--max-seq-length", "32", *options])
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_prepare(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "new" / "out", "--output-suffix", "_32") == 0
+    output_dir = tmp_path / "new" / "out"
+    assert names(output_dir) == ["part-0_32", "part-1_32", "part-2_32"]
+    counts = [len(list(iterate_payloads(path))) for path in sorted(output_dir.iterdir())]
+    out, err = capsys.readouterr()
+    assert out.startswith(f"wrote {sum(counts)} records with ")
+    assert " tokens to 3 files in " in out
+    lines = err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["1/3 part-0_32", "2/3 part-1_32", "3/3 part-2_32"]
+    assert f": {counts[0]} records, " in lines[0]
+
+
+def test_prepare_shows_a_bar_on_a_terminal(
+    tmp_path: Path,
+    text_dir: Path,
+    vocab_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    err = capsys.readouterr().err
+    assert "100%" in err
+    assert "1/3" not in err
+
+
+def test_prepare_options_reach_the_records(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+    """Every option of the algorithm and the tokenizer changes the records."""
+    changes = {
+        "same": (),
+        "max_seq_length": ("--max-seq-length", "24"),
+        "max_predictions_per_seq": ("--max-predictions-per-seq", "3"),
+        "dupe_factor": ("--dupe-factor", "2"),
+        "masked_lm_prob": ("--masked-lm-prob", "0.3"),
+        "short_seq_prob": ("--short-seq-prob", "0.9"),
+        "random_seed": ("--random-seed", "1"),
+        "do_lower_case": ("--no-do-lower-case",),
+    }
+    with (text_dir / "part-0").open("a") as file:
+        file.write("\n\nALPHA\n")
+    for name in ("part-1", "part-2"):
+        (text_dir / name).unlink()
+    records: dict[str, list[int]] = {}
+    for name, options in changes.items():
+        assert prepare(text_dir, vocab_file, tmp_path / name, "--dupe-factor", "1", *options) == 0
+        # Payloads hold their fields in any order, so compare what does not depend on it.
+        records[name] = [sum(payload) for _, payload in iterate_payloads(tmp_path / name / "part-0")]
+    assert prepare(text_dir, vocab_file, tmp_path / "again", "--dupe-factor", "1") == 0
+    assert [sum(payload) for _, payload in iterate_payloads(tmp_path / "again" / "part-0")] == records["same"]
+    for name in changes:
+        assert name == "same" or records[name] != records["same"], name
+
+
+def test_prepare_defaults_are_those_of_phase_1() -> None:
+    parsed = cli.build_parser("prepare").parse_args(
+        ["prepare", "--input-dir", "a", "--vocab-file", "b", "--output-dir", "c"]
+    )
+    assert InstanceSettings() == InstanceSettings(
+        max_seq_length=128,
+        max_predictions_per_seq=20,
+        dupe_factor=10,
+        masked_lm_prob=0.15,
+        short_seq_prob=0.1,
+        random_seed=12345,
+    )
+    assert (parsed.max_seq_length, parsed.dupe_factor, parsed.do_lower_case) == (128, 10, True)
+    assert parsed.workers >= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--max-seq-length", "4"), "--max-seq-length is 4, expected at least 5"),
+        (("--max-predictions-per-seq", "30"), "--max-predictions-per-seq is 30, expected 1 to 29"),
+        (("--dupe-factor", "0"), "--dupe-factor is 0"),
+        (("--workers", "0"), "--workers is 0, expected at least 1"),
+        (("--output-suffix", "/x"), "--output-suffix is '/x'"),
+        (("--input-dir", "/nowhere"), "--input-dir /nowhere: found nothing"),
+        (("--vocab-file", "/nowhere"), "--vocab-file /nowhere: No such file"),
+        (("--vocab-file", "/dev/null"), "--vocab-file /dev/null: 0 tokens without [PAD]"),
+    ],
+)
+def test_prepare_errors(
+    tmp_path: Path,
+    text_dir: Path,
+    vocab_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "out", *options) == 2
+    assert f"bert-large prepare: error: {message}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_refuses_existing_outputs(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_dir = tmp_path / "out"
+    output_dir.mkdir()
+    (output_dir / "part-1").write_bytes(b"precious")
+    assert prepare(text_dir, vocab_file, output_dir) == 2
+    assert "1 of 3 output files exist already" in capsys.readouterr().err
+    assert names(output_dir) == ["part-1"]
+    assert prepare(text_dir, vocab_file, output_dir, "--overwrite") == 0
+    assert names(output_dir) == ["part-0", "part-1", "part-2"]
+    assert (output_dir / "part-1").read_bytes() != b"precious"
+
+
+def test_prepare_never_overwrites_its_input(text_dir: Path, vocab_file: Path) -> None:
+    before = {path: path.read_bytes() for path in text_dir.iterdir()}
+    assert prepare(text_dir, vocab_file, text_dir, "--overwrite") == 2
+    assert {path: path.read_bytes() for path in text_dir.iterdir()} == before
+
+
+def test_prepare_names_the_file_that_is_wrong(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (text_dir / "part-1").write_bytes(b"\n\n")
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 2
+    assert "part-1: found no sentences in 2 bytes" in capsys.readouterr().err
+    assert "part-1" not in names(tmp_path / "out")
+
+
+def test_prepare_warns_of_a_file_with_one_article(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (text_dir / "part-1").write_text("alpha beta\ngamma delta\n")
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert len(warnings) == 1
+    assert warnings[0].startswith("warning: part-1: its text is one article")
+
+
+def test_vocab(tmp_path: Path, text_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "new" / "vocab.txt"
+    command = ["vocab", "--input-dir", str(text_dir), "--output-file", str(output), "--vocab-size", "60"]
+    assert cli.main(command) == 0
+    tokens = read_vocab(output).tokens
+    assert "alpha" in tokens
+    assert f"wrote {len(tokens)} of at most 60 tokens to {output}" in capsys.readouterr().out
+    assert cli.main(command) == 2
+    assert "exist already" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--min-frequency", "100000"]) == 0
+    assert len(read_vocab(output).tokens) < len(tokens)
+    assert cli.main([*command, "--overwrite", "--vocab-size", "9"]) == 2
+    assert "--vocab-size is 9" in capsys.readouterr().err
+
+
+def test_vocab_keeps_case_if_told(tmp_path: Path, text_dir: Path) -> None:
+    (text_dir / "part-0").write_text("ALPHA")
+    output = tmp_path / "vocab.txt"
+    options = ["--output-file", str(output), "--no-do-lower-case"]
+    assert cli.main(["vocab", "--input-dir", str(text_dir), *options]) == 0
+    assert "##A" in read_vocab(output).tokens
+
+
+def test_pick(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    records = [payload for path in sorted((tmp_path / "out").iterdir()) for _, payload in iterate_payloads(path)]
+    output = tmp_path / "eval" / "eval_5"
+    command = ["pick", "--input-dir", str(tmp_path / "out"), "--output-file", str(output)]
+    assert cli.main([*command, "--count", "5"]) == 0
+    assert f"wrote 5 of {len(records)} records" in capsys.readouterr().out
+    assert [payload for _, payload in iterate_payloads(output)] == [
+        records[int(i * (len(records) / 5))] for i in range(5)
+    ]
+    assert cli.main([*command, "--count", "5"]) == 2
+    assert cli.main([*command, "--overwrite"]) == 2
+    assert "--count is 10000, but the 3 input files have" in capsys.readouterr().err
