@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 
 import numpy as np
 from torch.utils.data import DataLoader
@@ -92,13 +95,23 @@ def iterate_steps(
         worker_init_fn=_leave_signals_to_trainer,
         multiprocessing_context="forkserver",
     )
-    return _unpack(iter(loader))
+    others = set(multiprocessing.active_children())
+    packed_steps = iter(loader)
+    for worker in set(multiprocessing.active_children()) - others:
+        atexit.register(_end, worker)
+    return _unpack(packed_steps)
+
+
+def _end(worker: BaseProcess) -> None:
+    """End a worker when the trainer exits: it ignores the gentler signal, for which Python would wait for ever."""
+    if worker.is_alive():
+        worker.kill()
 
 
 def _unpack(packed_steps: Iterator[list[dict] | DataError]) -> Iterator[list[RaggedBatch]]:
     for packed in packed_steps:
         if isinstance(packed, DataError):
-            raise packed
+            raise DataError(*packed.args)  # not `packed`, whose traceback would keep itself and the workers alive
         yield [from_numpy(fields) for fields in packed]
 
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bert_large.data.batch import RaggedBatch
 from bert_large.model.dropout import DropoutSite, attention_keep_mask, token_keep_mask
-from bert_large.model.operations import Dense, Norm
+from bert_large.model.operations import Dense, Norm, at_least_float32
 
 _GELU_FORMS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
 
@@ -89,7 +89,7 @@ class EagerEngine:
         scores = padded_heads(query) @ padded_heads(key).transpose(-1, -2)
         lengths = batch.cu_seqlens.diff()
         beyond = torch.arange(length) >= lengths.view(-1, 1, 1, 1)
-        scores = scores.float().div_(math.sqrt(width // heads)).masked_fill_(beyond, -math.inf)
+        scores = at_least_float32(scores).div_(math.sqrt(width // heads)).masked_fill_(beyond, -math.inf)
         probabilities = torch.softmax(scores, dim=-1)
         if dropout is not None:
             keep = attention_keep_mask(dropout, batch.samples, heads, length)
@@ -126,6 +126,6 @@ class EagerEngine:
         """See `Operations`."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = _norm(self.dense_gelu(masked, transform, activation), norm)
-        logits = functional.linear(transformed, words, bias).float()
+        logits = at_least_float32(functional.linear(transformed, words, bias))
         loss = functional.cross_entropy(logits, batch.masked_labels, reduction="sum")
         return loss, (logits.argmax(dim=-1) == batch.masked_labels).sum()

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.model.dropout import Site, StepDropout, site_dropout
-from bert_large.model.operations import Operations
+from bert_large.model.operations import Operations, at_least_float32
 
 
 class Dense(nn.Module):
@@ -204,6 +206,16 @@ class PretrainingSums:
     next_sentence_correct: torch.Tensor
 
 
+def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
+    """Return draws [count] from a standard normal; those beyond two deviations are drawn again."""
+    draws = generator.standard_normal(count, dtype=np.float32)
+    beyond = np.flatnonzero(np.abs(draws) > 2)
+    while beyond.size:
+        draws[beyond] = generator.standard_normal(beyond.size, dtype=np.float32)
+        beyond = beyond[np.abs(draws[beyond]) > 2]
+    return draws
+
+
 class BertForPreTraining(nn.Module):
     """The whole model. `engine` computes its operations."""
 
@@ -214,17 +226,18 @@ class BertForPreTraining(nn.Module):
         self.bert = Bert(config)
         self.cls = Heads(config)
 
+    @torch.no_grad()
     def initialize(self, seed: int) -> None:
         """Draw the weights from a normal truncated at two deviations, as the reference does; biases 0, norms 1."""
-        generator = torch.Generator().manual_seed(seed)
-        spread = self.config.initializer_range
+        generator = np.random.default_rng(seed)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
                 nn.init.zeros_(parameter)
             elif "LayerNorm" in name:
                 nn.init.ones_(parameter)
             else:
-                nn.init.trunc_normal_(parameter, std=spread, a=-2 * spread, b=2 * spread, generator=generator)
+                draws = truncated_normal(generator, parameter.numel()) * np.float32(self.config.initializer_range)
+                parameter.copy_(torch.from_numpy(draws).view_as(parameter))
 
     def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
         """Return loss sums and right predictions; `dropout` None computes as in evaluation."""
@@ -249,8 +262,8 @@ class BertForPreTraining(nn.Module):
         )
 
     def next_sentence_logits(self, batch: RaggedBatch, hidden: torch.Tensor) -> torch.Tensor:
-        """Return float32 logits [B, 2] (follows, random) from the encoder's output [T, hidden]."""
+        """Return logits [B, 2] (follows, random), in float32 at least, from the encoder's output [T, hidden]."""
         first_tokens = hidden[batch.cu_seqlens[:-1].long()]
         pooler, head = self.bert.pooler.dense, self.cls.seq_relationship
         pooled = torch.tanh(nn.functional.linear(first_tokens, pooler.weight, pooler.bias))
-        return nn.functional.linear(pooled, head.weight, head.bias).float()
+        return at_least_float32(nn.functional.linear(pooled, head.weight, head.bias))

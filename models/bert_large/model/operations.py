@@ -11,6 +11,11 @@ from bert_large.data.batch import RaggedBatch
 from bert_large.model.dropout import DropoutSite
 
 
+def at_least_float32(values: torch.Tensor) -> torch.Tensor:
+    """Return `values` in the precision that softmax and losses are computed in; double stays double."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 class Dense(Protocol):
     """A linear layer's parameters: `weight` [out, in] and `bias` [out]."""
 

@@ -22,7 +22,7 @@ from torch import nn
 
 from bert_large.config import ModelConfig
 from bert_large.errors import InputError
-from bert_large.files import sync_folder, write_atomically
+from bert_large.files import default_file_mode, sync_folder, write_atomically
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
 from bert_large.prepare.vocab import read_vocab
 
@@ -106,6 +106,7 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         save_file(tensors, path, metadata={"format": "pt"})
     except SafetensorError as error:  # it wraps the system's errors, such as a full disk
         raise OSError(f"{path} could not be written: {error}") from error
+    path.chmod(default_file_mode())  # the library makes files that only their owner can read
     with path.open("rb") as file:
         os.fsync(file.fileno())
 

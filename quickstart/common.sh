@@ -1,0 +1,285 @@
+# shellcheck shell=bash
+# What the quickstart scripts, run.sh and build.sh share: the variables' names, their checks, and the command that
+# they become. Sourced, never run; it starts nothing by itself.
+# shellcheck disable=SC2034  # several of these are used only by the scripts that source this file
+
+PROGRAM="${0##*/}"
+QUICKSTART_DIR="$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)"
+PROJECT_DIR="$(dirname -- "$QUICKSTART_DIR")"
+IMAGE_NAME="${IMAGE_NAME:-model-zoo:pytorch-bert-large-training}"
+
+# A variable and the option of `bert-large pretrain` that it becomes.
+PRETRAIN_OPTIONS=(
+  PRECISION=--precision
+  OUTPUT_DIR=--output-dir
+  DATASET_DIR=--dataset-dir
+  EVAL_DIR=--eval-dir
+  CONFIG_FILE=--config-file
+  CHECKPOINT_DIR=--checkpoint-dir
+  VOCAB_FILE=--vocab-file
+  ENGINE=--engine
+  RECIPE=--recipe
+  BATCH_SIZE=--global-batch-size
+  MICRO_BATCH_TOKENS=--micro-batch-tokens
+  MAX_STEPS=--max-steps
+  TOTAL_STEPS=--total-steps
+  MAX_SAMPLES=--max-samples
+  LEARNING_RATE=--learning-rate
+  WARMUP_STEPS=--warmup-steps
+  TARGET_ACCURACY=--target-accuracy
+  SEED=--seed
+  SAVE_EVERY=--save-every
+  RESUME=--resume
+)
+
+# A variable and the option of `bert-large prepare` that it becomes.
+PREPARE_OPTIONS=(
+  INPUT_DIR=--input-dir
+  VOCAB_FILE=--vocab-file
+  DUPE_FACTOR=--dupe-factor
+  RANDOM_SEED=--random-seed
+  WORKERS=--workers
+)
+
+# Variables that are no option of a command but say how it runs.
+LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT
+  OMP_NUM_THREADS)
+
+PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
+
+# An older or later name of a variable, and the name used here. The name used here wins when both are set.
+VARIABLE_ALIASES=(BERT_MODEL_CONFIG=CONFIG_FILE PRETRAINED_MODEL=CHECKPOINT_DIR batch_size=BATCH_SIZE)
+
+die() {
+  printf '%s: error: %s\n' "$PROGRAM" "$*" >&2
+  exit 2
+}
+
+# Print the scripts that run.sh can start, one a line.
+quickstart_scripts() {
+  local path
+  for path in "$QUICKSTART_DIR"/*.sh; do
+    [[ "${path##*/}" == @(common|demo).sh ]] || printf '%s\n' "${path##*/}"
+  done
+}
+
+# describe_script SCRIPT: set REQUIRED_VARIABLES, INPUT_VARIABLES (paths that must exist) and OUTPUT_VARIABLES
+# (directories that are made).
+describe_script() {
+  REQUIRED_VARIABLES=() INPUT_VARIABLES=() OUTPUT_VARIABLES=(OUTPUT_DIR)
+  case "$1" in
+    run_bert_pretrain_phase[12].sh)
+      REQUIRED_VARIABLES=(PRECISION OUTPUT_DIR DATASET_DIR)
+      INPUT_VARIABLES=(DATASET_DIR EVAL_DIR CONFIG_FILE CHECKPOINT_DIR RESUME VOCAB_FILE TRAIN_SCRIPT MODEL_DIR)
+      ;;&
+    run_bert_pretrain_phase1.sh) REQUIRED_VARIABLES+=(CONFIG_FILE) ;;
+    run_bert_pretrain_phase2.sh) REQUIRED_VARIABLES+=(CHECKPOINT_DIR) ;;
+    prepare_dataset.sh)
+      REQUIRED_VARIABLES=(INPUT_DIR VOCAB_FILE DATASET_DIR)
+      INPUT_VARIABLES=(INPUT_DIR VOCAB_FILE MODEL_DIR)
+      OUTPUT_VARIABLES=(DATASET_DIR)
+      ;;
+  esac
+}
+
+apply_aliases() {
+  local alias name
+  for alias in "${VARIABLE_ALIASES[@]}"; do
+    name="${alias#*=}" alias="${alias%%=*}"
+    if [[ -n "${!alias:-}" && -z "${!name:-}" ]]; then
+      export "$name=${!alias}"
+    fi
+  done
+}
+
+# check_variables SCRIPT: stop with exit code 2 and one line on the first missing or wrong variable of SCRIPT; make
+# its output directories once everything is right.
+check_variables() {
+  local name missing=()
+  describe_script "$1"
+  apply_aliases
+  for name in "${REQUIRED_VARIABLES[@]}"; do
+    [[ -n "${!name:-}" ]] || missing+=("$name")
+  done
+  ((${#missing[@]} == 0)) || die "$1 needs ${missing[*]}: not set (the head of quickstart/$1 says what each is)"
+  check_launch
+  for name in "${INPUT_VARIABLES[@]}"; do
+    check_input "$name"
+  done
+  for name in "${OUTPUT_VARIABLES[@]}"; do
+    [[ -z "${!name:-}" ]] || make_output "$name"
+  done
+}
+
+check_launch() {
+  local name
+  case "${PRECISION:-fp32}" in
+    fp32 | avx-fp32 | bf16 | bf32) ;;
+    *) die "PRECISION=$PRECISION is unknown: choose fp32, avx-fp32, bf16 or bf32" ;;
+  esac
+  for name in BENCHMARK:0:1 DDP:false:true; do
+    IFS=: read -r name off on <<<"$name"
+    [[ "${!name:-$off}" == "$off" || "${!name}" == "$on" ]] || die "$name=${!name} is unknown: choose $on or $off"
+  done
+  for name in RANKS_PER_NODE NNODES; do
+    [[ "${!name:-1}" =~ ^[1-9][0-9]*$ ]] || die "$name=${!name} is not a whole number above 0"
+  done
+  if ((${NNODES:-1} > 1)); then
+    for name in NODE_RANK MASTER_ADDR; do
+      [[ -n "${!name:-}" ]] || die "NNODES=$NNODES needs $name: not set"
+    done
+  fi
+}
+
+# Whether a variable is set and its value is a path: some of them also take words.
+holds_path() {
+  case "$1=${!1:-}" in
+    *= | EVAL_DIR=none | RESUME=auto | RESUME=never) return 1 ;;
+  esac
+}
+
+check_input() {
+  local name="$1" path="${!1:-}"
+  holds_path "$name" || return 0
+  case "$name" in
+    RESUME) [[ -e "$path" ]] || die "$name=$path is neither auto nor never, and no such checkpoint exists" ;;
+    MODEL_DIR) [[ -d "$path/models/bert_large" ]] || die "$name=$path has no models/bert_large in it" ;;
+    *_DIR) [[ -d "$path" ]] || die "$name=$path is not a directory" ;;
+    *) [[ -f "$path" ]] || die "$name=$path is not a file" ;;
+  esac
+  [[ -r "$path" ]] || die "$name=$path is not readable for uid $(id -u)"
+}
+
+make_output() {
+  local name="$1" path="${!1}"
+  mkdir -p -- "$path" 2>/dev/null || die "$name=$path cannot be made a directory"
+  [[ -w "$path" ]] || die "$name=$path is not writable for uid $(id -u)"
+}
+
+# Set CONTAINER_ENGINE to docker or podman, whichever answers, unless it is set already.
+choose_engine() {
+  local engine engines=(docker podman) reasons=()
+  [[ -z "${CONTAINER_ENGINE:-}" ]] || engines=("$CONTAINER_ENGINE")
+  for engine in "${engines[@]}"; do
+    if ! command -v "$engine" >/dev/null; then
+      reasons+=("$engine is not installed,")
+    elif ! "$engine" version >/dev/null 2>&1; then
+      reasons+=("$engine does not answer (is its service running, and may uid $(id -u) use it?),")
+    else
+      CONTAINER_ENGINE="$engine"
+      return
+    fi
+  done
+  die "no container engine: ${reasons[*]} so install or start one, name another in CONTAINER_ENGINE," \
+    "or do without: RUNTIME=native ./run.sh"
+}
+
+# split_words NAME: set WORDS to the words of a variable's value, split as a shell does, but with nothing expanded.
+split_words() {
+  local lines
+  WORDS=()
+  lines="$(xargs -r printf '%s\n' <<<"${!1:-}" 2>/dev/null)" ||
+    die "$1=${!1} cannot be split into words: is a quote left open?"
+  [[ -z "$lines" ]] || mapfile -t WORDS <<<"$lines"
+}
+
+# Set PYTHON to the interpreter that runs the package: PYTHON, else the project's environment, else python3; and let
+# it find the package where MODEL_DIR has it.
+choose_python() {
+  if [[ -z "${PYTHON:-}" ]]; then
+    PYTHON="$PROJECT_DIR/.venv/bin/python"
+    [[ -x "$PYTHON" ]] || PYTHON=python3
+  fi
+  MODEL_DIR="${MODEL_DIR:-$PROJECT_DIR}"
+  if [[ -d "$MODEL_DIR/models/bert_large" ]]; then
+    export PYTHONPATH="$MODEL_DIR/models${PYTHONPATH:+:$PYTHONPATH}"
+  fi
+  command -v "$PYTHON" >/dev/null || die "PYTHON=$PYTHON is not there: run 'make setup' in $PROJECT_DIR first"
+  "$PYTHON" -c 'import sys; from importlib.util import find_spec
+sys.exit(not (find_spec("bert_large") and find_spec("torch")))' ||
+    die "PYTHON=$PYTHON lacks the bert_large package or torch: run 'make setup' in $PROJECT_DIR first"
+}
+
+# append_options OPTION_LIST_NAME: append to ARGUMENTS the options whose variables are set.
+append_options() {
+  local -n options="$1"
+  local entry name
+  for entry in "${options[@]}"; do
+    name="${entry%%=*}"
+    [[ -z "${!name:-}" ]] || ARGUMENTS+=("${entry#*=}" "${!name}")
+  done
+}
+
+# Run a command to its end; a signal that would end this script ends the command, and this script with its exit code.
+run_to_end() {
+  local child code=0
+  "$@" &
+  child=$!
+  trap 'kill -s TERM "$child"' TERM INT HUP
+  wait "$child" || code=$?
+  while kill -0 "$child" 2>/dev/null; do # a signal cut the wait short
+    code=0
+    wait "$child" || code=$?
+  done
+  trap - TERM INT HUP
+  ((code == 0)) || exit "$code"
+}
+
+# Let oneDNN use what the precision asks for: AMX where there is AMX, or, for avx-fp32, what it chooses itself.
+set_instruction_set() {
+  case "$PRECISION" in
+    avx-fp32) unset DNNL_MAX_CPU_ISA ;;
+    *) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX ;;
+  esac
+}
+
+# Set LAUNCHER to the start of the command: python for one process, torchrun's module for several.
+choose_launcher() {
+  local name ranks="${RANKS_PER_NODE:-1}"
+  LAUNCHER=("$PYTHON")
+  if [[ "${DDP:-false}" != true ]] && ((ranks == 1 && ${NNODES:-1} == 1)); then
+    return
+  fi
+  LAUNCHER+=(-m torch.distributed.run --nproc-per-node "$ranks")
+  if ((${NNODES:-1} == 1)) && [[ -z "${MASTER_PORT:-}" ]]; then
+    LAUNCHER+=(--standalone --local-addr 127.0.0.1) # else it needs a host name that resolves
+  fi
+  for name in NNODES NODE_RANK MASTER_ADDR MASTER_PORT; do
+    if [[ -n "${!name:-}" ]]; then
+      local option="--${name,,}"
+      LAUNCHER+=("${option//_/-}" "${!name}")
+    fi
+  done
+  if [[ -z "${OMP_NUM_THREADS:-}" ]]; then # torchrun would give each rank one thread
+    local threads=$(($(physical_cores) / ranks))
+    export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
+  fi
+}
+
+# Print how many cores this process may use, hyper-threads not counted.
+physical_cores() {
+  local usable cores
+  usable="$(nproc)"
+  cores="$(lscpu --parse=CORE,SOCKET | grep -v '^#' | sort -u | wc -l)"
+  echo $((cores > 0 && cores < usable ? cores : usable))
+}
+
+# run_pretrain PHASE [OPTION ...]: check the variables and become the trainer, so that signals and the exit code are
+# the trainer's.
+run_pretrain() {
+  local phase="$1" entry=(-m bert_large)
+  shift
+  check_variables "run_bert_pretrain_phase$phase.sh"
+  choose_python
+  choose_launcher
+  set_instruction_set
+  if [[ -n "${TRAIN_SCRIPT:-}" ]]; then
+    entry=("$TRAIN_SCRIPT")
+  fi
+  ARGUMENTS=(pretrain --phase "$phase")
+  append_options PRETRAIN_OPTIONS
+  if [[ "${BENCHMARK:-0}" == 1 ]]; then
+    ARGUMENTS+=(--benchmark)
+  fi
+  exec "${LAUNCHER[@]}" "${entry[@]}" "${ARGUMENTS[@]}" "$@"
+}

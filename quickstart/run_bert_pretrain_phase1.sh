@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Phase 1 of BERT pretraining: sequences of 128 tokens, from new weights. Leaves the model in OUTPUT_DIR/model_save.
+#
+# Usage: VARIABLE=value ... quickstart/run_bert_pretrain_phase1.sh [OPTION OF bert-large pretrain ...]
+#
+# Required variables:
+#   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16 or bf32
+#   OUTPUT_DIR          where logs, checkpoints and model_save/ go; made if missing. Use an empty one for a new run
+#   DATASET_DIR         folder that holds seq_128/ with the shards, or the folder of shards itself
+#   CONFIG_FILE         bert_config.json (also: BERT_MODEL_CONFIG)
+#
+# Optional variables (defaults are those of `bert-large pretrain` and its recipe):
+#   BATCH_SIZE          sequences per optimizer step, over all ranks (also: batch_size)
+#   MICRO_BATCH_TOKENS  most tokens in one forward and backward pass of a rank
+#   MAX_STEPS           optimizer steps to train
+#   TOTAL_STEPS         length of the learning-rate schedule, in steps
+#   MAX_SAMPLES         stop after this many sequences
+#   TARGET_ACCURACY     stop when an evaluation's masked-LM accuracy reaches this
+#   LEARNING_RATE       peak learning rate
+#   WARMUP_STEPS        steps of warmup
+#   RECIPE              name of a set of hyperparameters
+#   ENGINE              auto, native, eager or ipex
+#   SEED                seed of weights, order and dropout
+#   EVAL_DIR            held-out TFRecords to evaluate on, or none
+#   VOCAB_FILE          vocabulary to save with the model
+#   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
+#   SAVE_EVERY          steps between checkpoints
+#   RESUME              auto, never, or the checkpoint to go on from
+#   BENCHMARK           1: measure speed only
+#   TRAIN_SCRIPT        another Python program to run in place of `bert_large`; it gets the same arguments
+#   MODEL_DIR           project whose models/bert_large to run (default: this one)
+#   PYTHON              interpreter (default: .venv/bin/python of this project, else python3)
+#
+# Several processes, through torchrun:
+#   DDP                 true: use torchrun even for one process
+#   RANKS_PER_NODE      processes on this machine (default 1)
+#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   torchrun's, for several machines
+#   OMP_NUM_THREADS     threads of a process (default: cores divided by RANKS_PER_NODE)
+set -euo pipefail
+
+# shellcheck source=common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
+run_pretrain 1 "$@"
