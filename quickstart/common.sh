@@ -55,7 +55,7 @@ die() {
   exit 2
 }
 
-# Print the scripts that run.sh can start, one a line.
+# Print the scripts that run.sh can start, one a line. The demo is not among them: `make demo` runs it.
 quickstart_scripts() {
   local path
   for path in "$QUICKSTART_DIR"/*.sh; do
@@ -66,11 +66,12 @@ quickstart_scripts() {
 # describe_script SCRIPT: set REQUIRED_VARIABLES, INPUT_VARIABLES (paths that must exist) and OUTPUT_VARIABLES
 # (directories that are made).
 describe_script() {
-  REQUIRED_VARIABLES=() INPUT_VARIABLES=() OUTPUT_VARIABLES=(OUTPUT_DIR)
+  REQUIRED_VARIABLES=() INPUT_VARIABLES=() OUTPUT_VARIABLES=()
   case "$1" in
     run_bert_pretrain_phase[12].sh)
       REQUIRED_VARIABLES=(PRECISION OUTPUT_DIR DATASET_DIR)
       INPUT_VARIABLES=(DATASET_DIR EVAL_DIR CONFIG_FILE CHECKPOINT_DIR RESUME VOCAB_FILE TRAIN_SCRIPT MODEL_DIR)
+      OUTPUT_VARIABLES=(OUTPUT_DIR)
       ;;&
     run_bert_pretrain_phase1.sh) REQUIRED_VARIABLES+=(CONFIG_FILE) ;;
     run_bert_pretrain_phase2.sh) REQUIRED_VARIABLES+=(CHECKPOINT_DIR) ;;
@@ -212,13 +213,12 @@ append_options() {
 
 # Run a command to its end; a signal that would end this script ends the command, and this script with its exit code.
 run_to_end() {
-  local child code=0
+  local child code signalled=yes
   "$@" &
   child=$!
-  trap 'kill -s TERM "$child"' TERM INT HUP
-  wait "$child" || code=$?
-  while kill -0 "$child" 2>/dev/null; do # a signal cut the wait short
-    code=0
+  trap 'signalled=yes; kill -s TERM "$child" 2>/dev/null || true' TERM INT HUP
+  while [[ -n "$signalled" ]]; do # a signal ends the wait before the command
+    signalled="" code=0
     wait "$child" || code=$?
   done
   trap - TERM INT HUP

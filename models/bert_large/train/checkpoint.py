@@ -7,6 +7,7 @@ another name, flushed to disk, and renamed.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
@@ -41,6 +42,8 @@ class Progress:
 
     step: int = 0
     samples: int = 0
+    evaluation_due: bool = False
+    """An evaluation belongs after this step, and was left undone because the run was interrupted."""
 
 
 def save_checkpoint(
@@ -54,7 +57,7 @@ def save_checkpoint(
     partial.mkdir()
     save_tensors(partial / WEIGHTS_FILE, weights_of(model))
     save_tensors(partial / MOMENTS_FILE, get_moments(model, optimizer))
-    state = {"step": progress.step, "samples": progress.samples, "identity": dict(identity)}
+    state = {**dataclasses.asdict(progress), "identity": dict(identity)}
     with write_atomically(partial / STATE_FILE) as file:
         file.write(json.dumps(state, indent=1).encode())
     if target.exists():  # from before a resume at an earlier step; the same run makes it the same again
@@ -75,11 +78,18 @@ def remove_old_checkpoints(folder: Path, keep: int) -> None:
         shutil.rmtree(path)
 
 
+def remove_later_checkpoints(folder: Path, step: int) -> None:
+    """Delete checkpoints after `step`: a run that goes back must not be resumed from what lies ahead of its metrics."""
+    for path in list_checkpoints(folder):
+        if read_state(path)[0].step > step:
+            shutil.rmtree(path)
+
+
 def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     """Return progress and run identity of a checkpoint."""
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        return Progress(state["step"], state["samples"]), state["identity"]
+        return Progress(state["step"], state["samples"], state["evaluation_due"]), state["identity"]
     except FileNotFoundError:
         raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
     except (ValueError, KeyError, TypeError) as error:

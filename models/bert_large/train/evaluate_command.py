@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from bert_large.errors import InputError
 from bert_large.train.settings import SETTINGS, add_compute_arguments
 
 
@@ -35,6 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.train.inputs import open_eval_data, resolve_model_config
 
     check_precision(arguments.precision)
+    for name in ("eval_samples", "micro_batch_tokens"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
     engine, _ = resolve_engine(arguments.engine)
     config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
     ranks = join_ranks()

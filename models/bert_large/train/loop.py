@@ -34,6 +34,8 @@ class TrainingLoop:
     identity: Mapping[str, Any]
     stop_request: StopRequest
     start_step: int
+    evaluate_first: bool = False
+    """Evaluate before the first step: asked for, or left undone when the run was interrupted."""
     steps: list[StepFigures] = field(default_factory=list)
     last_evaluation: EvalFigures | None = None
     stop_signal: int = 0
@@ -43,22 +45,27 @@ class TrainingLoop:
         """Train until the end and return why it ended."""
         progress = Progress(self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.start_step)
         try:
-            if self.evaluate is not None and self.config.eval_at_start and self.start_step == 0:
-                self._evaluate(0, progress)
+            reason = None
+            if self.evaluate is not None and self.evaluate_first:
+                reason = self._evaluate(self.start_step, progress)
+            reason = reason or self._reason_to_stop(self.start_step)
+            if reason:  # the run ended here before, but was killed before it left its results
+                return reason
             for step in range(self.start_step, self.config.max_steps):
                 figures = self._train_step(step, progress)
                 done = step + 1
                 progress.advance()
                 progress.line(step_line(figures, self.config.max_steps))
-                reason = self._reason_to_stop(figures)
+                reason = self._reason_to_stop(done)
                 interrupted = self._is_interrupted()
-                if self.evaluate is not None and not interrupted and (self._is_time_to_evaluate(figures) or reason):
+                evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done, reason)
+                if evaluation_due and not interrupted:
                     reason = self._evaluate(done, progress) or reason
                 if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
-                    self._save(done, progress)
+                    self._save(done, evaluation_due and interrupted, progress)
                 if reason or interrupted:
-                    return reason or f"stopped by signal {self.stop_signal} after step {done}"
-            return f"all {self.config.max_steps} steps were done before"
+                    break
+            return reason or f"stopped by signal {self.stop_signal} after step {done}"
         finally:
             progress.close()
 
@@ -79,11 +86,13 @@ class TrainingLoop:
             self.metrics.step(figures)
         return figures
 
-    def _reason_to_stop(self, figures: StepFigures) -> str | None:
-        if figures.step >= self.config.max_steps:
-            return f"all {figures.step} steps done"
-        if self.config.max_samples is not None and figures.samples >= self.config.max_samples:
-            return f"{figures.samples} samples reach --max-samples {self.config.max_samples}"
+    def _reason_to_stop(self, done: int) -> str | None:
+        """Return why `done` steps are enough, or None if they are not."""
+        samples = done * self.config.global_batch_size
+        if done >= self.config.max_steps:
+            return f"all {done} steps done"
+        if self.config.max_samples is not None and samples >= self.config.max_samples:
+            return f"{samples} samples reach --max-samples {self.config.max_samples}"
         return None
 
     def _is_interrupted(self) -> bool:
@@ -94,10 +103,14 @@ class TrainingLoop:
             self.stop_signal = round(asked[0] / asked[1])
         return asked[1] > 0
 
-    def _is_time_to_evaluate(self, figures: StepFigures) -> bool:
-        """Evaluate at the first step that reaches each multiple of the interval."""
-        before = figures.samples - self.config.global_batch_size
-        return figures.samples // self.config.eval_every_samples > before // self.config.eval_every_samples
+    def _is_time_to_evaluate(self, done: int, reason: str | None) -> bool:
+        """Evaluate at the first step that reaches each multiple of the interval, and at the end of longer runs.
+
+        A run that ends before its first interval is a trial: evaluating a large model can take longer than all of it.
+        """
+        interval, batch = self.config.eval_every_samples, self.config.global_batch_size
+        samples = done * batch
+        return samples // interval > (samples - batch) // interval or (reason is not None and samples > interval)
 
     def _evaluate(self, done: int, progress: Progress) -> str | None:
         """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
@@ -111,13 +124,13 @@ class TrainingLoop:
             return f"masked_lm_accuracy {self.last_evaluation.masked_lm_accuracy:.5f} reaches the target {target}"
         return None
 
-    def _save(self, done: int, progress: Progress) -> None:
+    def _save(self, done: int, evaluation_due: bool, progress: Progress) -> None:
         """Write a checkpoint; metrics first, so that no row that the checkpoint presumes can be lost."""
         progress.within(f"step {done}: saving a checkpoint")
         if self.metrics is not None:
             self.metrics.flush_to_disk()
             folder = self.checkpoints_folder(self.config.output_dir)
-            state = checkpoint.Progress(done, done * self.config.global_batch_size)
+            state = checkpoint.Progress(done, done * self.config.global_batch_size, evaluation_due)
             saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
             checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
             LOGGER.info("checkpoint %s", saved)

@@ -60,7 +60,7 @@ def pretrain(arguments: argparse.Namespace) -> int:
                 f"--global-batch-size is {run.train.global_batch_size}, expected one sequence a rank at least; "
                 f"there are {ranks.world_size} ranks"
             )
-        run.train.output_dir.mkdir(parents=True, exist_ok=True)
+        _make_output_dir(run.train.output_dir)
         start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
         return _train(run, ranks, stop_request)
     except UserError as error:
@@ -68,6 +68,13 @@ def pretrain(arguments: argparse.Namespace) -> int:
         raise
     finally:
         leave_ranks(ranks)
+
+
+def _make_output_dir(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from None
 
 
 def check_settings(arguments: argparse.Namespace) -> Run:
@@ -169,6 +176,7 @@ def _build_loop(
         identity=identity,
         stop_request=stop_request,
         start_step=start.step,
+        evaluate_first=start.evaluation_due or (run.train.eval_at_start and start.step == 0),
     )
 
 

@@ -55,7 +55,9 @@ def claim(train: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
     if belongs:
         _require_same(folder, json.loads((folder / _RUN_FILE).read_text(encoding="utf-8")), identity)
     if chosen is not None:
-        _require_same(chosen, checkpoint.read_state(chosen)[1], identity)
+        progress, its_identity = checkpoint.read_state(chosen)
+        _require_same(chosen, its_identity, identity)
+        checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
     if not belongs and not train.benchmark:
         with write_atomically(folder / _RUN_FILE) as file:
             file.write(json.dumps(identity, indent=1).encode())

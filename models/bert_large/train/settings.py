@@ -45,7 +45,9 @@ SETTINGS = {
     "total_steps": Setting(int, None, "length of the rate schedule in steps (default: max-steps)"),
     "max_samples": Setting(int, None, "stop after this many sequences"),
     "target_accuracy": Setting(float, None, "stop when an evaluation's masked-LM accuracy reaches this"),
-    "eval_every_samples": Setting(int, None, "sequences between evaluations (default: MLPerf's rule)"),
+    "eval_every_samples": Setting(
+        int, None, "sequences between evaluations; a run that ends sooner has none (default: MLPerf's rule)"
+    ),
     "eval_samples": Setting(int, None, "evaluate on the first records only (default: all)"),
     "eval_at_start": Setting(_boolean, False, "true: evaluate before the first step too"),
     "save_every": Setting(int, 100, "steps between checkpoints"),
@@ -87,20 +89,18 @@ def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, Tra
     recipe = resolve_recipe(
         arguments.recipe, phase=arguments.phase, precision=arguments.precision, known={*SETTINGS, "max_seq_length"}
     )
-    values = {name: setting.default for name, setting in SETTINGS.items()} | recipe
-    values |= {name: given for name in SETTINGS if (given := getattr(arguments, name)) is not None}
-    values["max_seq_length"] = (
-        arguments.max_seq_length or recipe.get("max_seq_length") or PHASE_SEQ_LENGTHS[arguments.phase]
-    )
+    values = {name: setting.default for name, setting in SETTINGS.items()}
+    values |= {"max_seq_length": PHASE_SEQ_LENGTHS[arguments.phase]} | recipe
+    values |= {name: given for name in values if (given := getattr(arguments, name)) is not None}
     missing = [f"--{name.replace('_', '-')}" for name in _REQUIRED if values[name] is None]
     if missing:
         raise InputError(f"recipe {arguments.recipe} does not set {', '.join(missing)}; give it")
     if arguments.benchmark and arguments.max_steps is None:
         values["max_steps"] = BENCHMARK_STEPS
-    values["total_steps"] = values["total_steps"] or values["max_steps"]
-    values["eval_every_samples"] = values["eval_every_samples"] or reference_eval_every_samples(
-        values["global_batch_size"]
-    )
+    if values["total_steps"] is None:
+        values["total_steps"] = values["max_steps"]
+    if values["eval_every_samples"] is None:
+        values["eval_every_samples"] = reference_eval_every_samples(values["global_batch_size"])
     train = TrainConfig(
         output_dir=Path(arguments.output_dir), phase=arguments.phase, precision=arguments.precision,
         engine=arguments.engine, benchmark=arguments.benchmark, resume=arguments.resume,

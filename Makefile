@@ -1,0 +1,67 @@
+# Set-up, tests and the demo. Needs Linux, Python 3.10 or newer with venv, and g++; everything else is installed into
+# $(VENV). `make help` lists the targets.
+
+# The Python that the environment is made with, and where the environment lies.
+PYTHON ?= python3
+VENV ?= .venv
+
+bin := $(VENV)/bin
+# What an installed environment follows from: a change here installs again.
+install_inputs := pyproject.toml docker/install_torch.sh
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup demo test lint format clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+setup: $(VENV)/.installed ## make the environment and install the package into it
+
+demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 1 and phase 2, into output/demo
+	PYTHON="$(abspath $(bin))/python" quickstart/demo.sh
+
+test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
+	$(bin)/pytest $(PYTEST_ARGS)
+
+lint: $(VENV)/.installed-test ## check formatting, style, types and shell scripts
+	$(bin)/ruff check
+	$(bin)/ruff format --check
+	$(bin)/mypy
+	find . \( -path ./.git -o -path './$(VENV)' -o -path ./output \) -prune -o \
+	  -type f \( -name '*.sh' -o -path ./.ci/run \) -print0 | \
+	  xargs -0 $(bin)/shellcheck --external-sources --source-path=SCRIPTDIR
+
+format: $(VENV)/.installed-test ## format the Python code
+	$(bin)/ruff format
+	$(bin)/ruff check --fix
+
+clean: ## remove the environment and everything that tools left
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	find . -name '*.egg-info' -prune -exec rm -rf {} +
+
+# ensurepip makes bin/pip last, so an environment whose making was interrupted is made again.
+$(bin)/pip:
+	@command -v "$(PYTHON)" >/dev/null || { \
+	  echo "make: error: PYTHON=$(PYTHON) is not there: install Python 3.10 or newer, or name one with PYTHON=" >&2; \
+	  exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+	  echo "make: error: PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but 3.10 or newer is needed" >&2; \
+	  exit 2; }
+	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "make: error: PYTHON=$(PYTHON) has no venv: install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
+	  exit 2; }
+	"$(PYTHON)" -m venv $(VENV)
+
+$(VENV)/.torch: docker/install_torch.sh | $(bin)/pip
+	docker/install_torch.sh $(bin)/python
+	@touch $@
+
+$(VENV)/.installed: $(install_inputs) $(VENV)/.torch
+	$(bin)/pip install --editable .
+	@touch $@
+
+$(VENV)/.installed-%: $(install_inputs) $(VENV)/.torch
+	$(bin)/pip install --editable '.[$*]'
+	@touch $@

@@ -1,0 +1,111 @@
+#!/usr/bin/env bash
+# Run a quickstart script in the container that build.sh makes, or without a container.
+#
+# Usage: VARIABLE=value ... ./run.sh [OPTION OF THE SCRIPT'S COMMAND ...]
+#   PRECISION=bf16 OUTPUT_DIR=... DATASET_DIR=... CONFIG_FILE=... ./run.sh
+#   SCRIPT=run_bert_pretrain_phase2.sh PRECISION=bf16 OUTPUT_DIR=... DATASET_DIR=... CHECKPOINT_DIR=... ./run.sh
+#
+# Required variables: those of the script; its head, in quickstart/, says what they and the optional ones are.
+#
+# Optional variables:
+#   SCRIPT              which script of quickstart/ (default run_bert_pretrain_phase1.sh)
+#   TRAINING_PHASE      1 or 2: the phase whose script is the default
+#   RUNTIME             container (default), or native: the same script in .venv or with python3, without a container
+#   CONTAINER_ENGINE    docker or podman (default: the first that answers)
+#   IMAGE_NAME          image to run (default model-zoo:pytorch-bert-large-training)
+#   SHM_SIZE            shared memory of the container (default 8G)
+#   DOCKER_ARGS         more arguments for `docker run`, split into words as a shell does: quotes and backslashes keep
+#                       spaces together; nothing is expanded. They come last, so they win: DOCKER_ARGS="--cpus 8"
+#
+# Inside, every path is what it is outside. The script's output directory is writable; everything else that a variable
+# names is read-only. The container runs as the calling user, without any capability, and ends with the script: signals
+# reach the script's command and its exit code comes back. Proxy variables are passed on.
+set -euo pipefail
+
+# shellcheck source=quickstart/common.sh
+source "$(dirname -- "${BASH_SOURCE[0]}")/quickstart/common.sh"
+
+# Add a bind mount to MOUNTS, once a path: the first one said counts.
+declare -A MOUNTED=()
+MOUNTS=()
+add_mount() {
+  local path="$1" options="$2" source="source=$1" target="target=$1"
+  if [[ -n "${MOUNTED[$path]:-}" ]]; then
+    return
+  fi
+  MOUNTED[$path]=yes
+  if [[ "$path" == *[,\"]* ]]; then # the engines read these as fields of CSV
+    source="\"${source//\"/\"\"}\"" target="\"${target//\"/\"\"}\""
+  fi
+  MOUNTS+=(--mount "type=bind,$source,$target$options")
+}
+
+# Make every path absolute, with links followed, and mount it.
+mount_paths() {
+  local name path
+  for name in "${OUTPUT_VARIABLES[@]}" "${INPUT_VARIABLES[@]}"; do
+    holds_path "$name" || continue
+    path="$(realpath -- "${!name}")"
+    export "$name=$path"
+    if [[ " ${OUTPUT_VARIABLES[*]} " == *" $name "* ]]; then
+      add_mount "$path" ""
+    elif [[ "$name" == @(CHECKPOINT_DIR|RESUME) && "$path" == "${OUTPUT_DIR:-}"/* ]]; then
+      continue # it is inside a mount that the run may write to, as it may without a container
+    else
+      add_mount "$path" ",readonly"
+    fi
+  done
+}
+
+# Set VARIABLES to the arguments that pass on every variable that is set, by name: the engine takes the value itself.
+pass_variables() {
+  local name names=("${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
+  VARIABLES=(--env HOME=/tmp)
+  for name in "${PRETRAIN_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}"; do
+    names+=("${name%%=*}")
+  done
+  for name in "${names[@]}"; do
+    if [[ -n "${!name:-}" ]]; then
+      export "${name?}"
+      VARIABLES+=(--env "$name")
+    fi
+  done
+}
+
+[[ "${TRAINING_PHASE:-1}" == [12] ]] || die "TRAINING_PHASE=$TRAINING_PHASE is unknown: choose 1 or 2"
+SCRIPT="${SCRIPT:-run_bert_pretrain_phase${TRAINING_PHASE:-1}.sh}"
+mapfile -t scripts < <(quickstart_scripts)
+[[ "$SCRIPT" != *[/\ ]* && " ${scripts[*]} " == *" $SCRIPT "* ]] ||
+  die "SCRIPT=$SCRIPT is unknown: choose one of ${scripts[*]}"
+
+case "${RUNTIME:-container}" in
+  native) exec "$QUICKSTART_DIR/$SCRIPT" "$@" ;;
+  container) ;;
+  *) die "RUNTIME=$RUNTIME is unknown: choose container or native" ;;
+esac
+
+check_variables "$SCRIPT"
+split_words DOCKER_ARGS
+choose_engine
+"$CONTAINER_ENGINE" image inspect "$IMAGE_NAME" >/dev/null 2>&1 ||
+  die "image $IMAGE_NAME is missing from $CONTAINER_ENGINE: build it with ./build.sh, or name another in IMAGE_NAME"
+mount_paths
+pass_variables
+
+user="$(id -u):$(id -g)"
+options=(--rm --init --cap-drop ALL --security-opt no-new-privileges --shm-size "${SHM_SIZE:-8G}")
+# Engines that run as a user who is not root map user ids; inside must be who maps to the caller outside.
+if [[ "${CONTAINER_ENGINE##*/}" == podman ]]; then
+  (($(id -u) == 0)) || options+=(--userns keep-id)
+elif [[ "$("$CONTAINER_ENGINE" info --format '{{.SecurityOptions}}')" == *rootless* ]]; then
+  user=0:0
+fi
+options+=(--user "$user")
+if [[ -t 0 && -t 1 ]]; then
+  options+=(--interactive --tty)
+fi
+if ((${NNODES:-1} > 1)); then
+  options+=(--network host)
+fi
+exec "$CONTAINER_ENGINE" run "${options[@]}" "${MOUNTS[@]}" "${VARIABLES[@]}" "${WORDS[@]}" \
+  "$IMAGE_NAME" "/workspace/bert-large/quickstart/$SCRIPT" "$@"

@@ -1,0 +1,58 @@
+"""Fixtures of the container tests: an engine of their own, the images, and a caller of run.sh."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .caller import Caller
+from .engine import Engine, build_images, missing_requirements, running_engine
+
+BUILD_TIMEOUT_SECONDS = 2400  # the first test waits for Debian's packages, PyTorch and the builds
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test of this folder, and give each the time that the session's first one may need."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.container)
+            item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_SECONDS))
+
+
+@pytest.fixture
+def public_folder() -> Iterator[Path]:
+    """A new folder that every user can reach, unlike pytest's own."""
+    with tempfile.TemporaryDirectory(prefix="bert large ") as folder:
+        path = Path(folder)
+        path.chmod(0o755)
+        yield path
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    """A running engine with the images built; skipped, or failed with REQUIRE_CONTAINER=1, where none can run."""
+    missing = missing_requirements()
+    if missing:
+        reason = f"no container engine can be started here without {', '.join(missing)}"
+        if os.environ.get("REQUIRE_CONTAINER") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    folder = Path(tempfile.mkdtemp(prefix="engine-"))
+    folder.chmod(0o755)
+    try:
+        with running_engine(folder) as engine:
+            build_images(engine)
+            yield engine
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def caller(engine: Engine, public_folder: Path) -> Caller:
+    """A user who is not root, with a folder and a checkout, ready to run the container."""
+    return Caller(engine, public_folder, uid=1234)

@@ -1,0 +1,193 @@
+"""A container engine of the tests' own: its daemon, a base image made from Debian's packages, and wheels by HTTP.
+
+The engine makes no bridge and no firewall rules, so it disturbs nothing on the machine; builds use the machine's
+network, and containers have none.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import http.server
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+IMAGE = "model-zoo:pytorch-bert-large-training"
+STOCK_IMAGE = "model-zoo:pytorch-stock"
+PYTHON_IMAGE = "bert-large-tests/python:bookworm"
+DEBIAN = "bookworm"
+DEBIAN_PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+CACHE = Path.home() / ".cache/bert-large-tests"
+START_SECONDS = 60
+MEMORY_FOR_DATA_BYTES = 10 << 30
+"""Free memory from which the engine's data, about 2 GB, is kept there."""
+
+
+def missing_requirements() -> list[str]:
+    """Return why no engine can be started here; nothing when one can."""
+    missing = [tool for tool in ("docker", "dockerd", "debootstrap") if shutil.which(tool) is None]
+    return [*(["root"] if os.geteuid() != 0 else []), *missing]
+
+
+@dataclass(frozen=True)
+class Engine:
+    """A running daemon."""
+
+    socket: Path
+    client_config: Path
+    """Folder of the client's settings: the user's own would name another engine."""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of a user of this engine: no settings of the user who runs the tests but proxies."""
+        kept = [name for name in os.environ if name in ("PATH", "HOME") or name.lower().endswith("_proxy")]
+        return {name: os.environ[name] for name in kept} | {
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": str(self.client_config),
+            "CONTAINER_ENGINE": "docker",
+        }
+
+    def docker(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run the docker client."""
+        result = subprocess.run(
+            ["docker", *arguments], env=self.environment, capture_output=True, text=True, check=False, timeout=600
+        )
+        assert result.returncode == 0 or not check, f"docker {' '.join(arguments)}\n{result.stdout}{result.stderr}"
+        return result
+
+
+@contextmanager
+def running_engine(folder: Path) -> Iterator[Engine]:
+    """Run a daemon that keeps everything in `folder`, which must be short: the sockets in it have short names."""
+    engine = Engine(folder / "docker.sock", folder / "client")
+    engine.client_config.mkdir()
+    settings = folder / "daemon.json"  # the machine's own engine may have one: not for ours
+    settings.write_text("{}")
+    log_file = folder / "dockerd.log"
+    with log_file.open("w") as log:
+        daemon = subprocess.Popen(
+            [
+                # It ends with this process, however that ends, and its mounts with it.
+                "setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "sh", "-c", data_in_memory() + 'exec "$@"',
+                folder / "data", "dockerd", "--data-root", folder / "data", "--exec-root", folder / "exec",
+                "--pidfile", folder / "dockerd.pid", "--host", f"unix://{engine.socket}", "--config-file", settings,
+                "--bridge", "none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
+            ],
+            stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while engine.docker("version", check=False).returncode != 0:
+                if daemon.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"dockerd did not start:\n{log_file.read_text()[-2000:]}")
+                time.sleep(0.2)
+            engine.socket.chmod(0o666)  # callers who are not root use it, too
+            yield engine
+        finally:
+            daemon.terminate()
+            daemon.wait(timeout=60)
+
+
+def data_in_memory() -> str:
+    """Return a shell command that keeps the engine's data in memory where there is plenty: disks may be slow."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    (available_kib,) = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return 'mkdir "$0" && mount -t tmpfs data "$0" && ' if available_kib * 1024 > MEMORY_FOR_DATA_BYTES else ""
+
+
+def debian_with_python() -> Path:
+    """Return a tar file with the files of a small Debian that has Python, made once for each machine."""
+    certificates = CERTIFICATES.read_bytes() if CERTIFICATES.exists() else b""
+    key = hashlib.sha256(certificates + " ".join(DEBIAN_PACKAGES).encode()).hexdigest()[:12]
+    path = CACHE / f"{DEBIAN}-{platform.machine()}-{key}.tar"
+    if path.exists():
+        return path
+    CACHE.mkdir(parents=True, exist_ok=True)
+    work = CACHE / f"{path.name}.{os.getpid()}"
+    root, part = work / "root", work / "root.tar"
+    try:
+        result = subprocess.run(
+            ["debootstrap", "--variant=minbase", f"--include={','.join(DEBIAN_PACKAGES)}", DEBIAN, root],
+            capture_output=True, text=True, check=False, timeout=900,
+        )  # fmt: skip
+        work.mkdir(exist_ok=True)
+        if result.returncode != 0:
+            raise RuntimeError(f"debootstrap failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
+        for leftover in (*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*_*")):
+            leftover.unlink()
+        if certificates:  # a machine may reach its package index only through an authority of its own
+            (root / CERTIFICATES.relative_to("/")).write_bytes(certificates)
+            (root / "etc/pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
+        with tarfile.open(part, "w") as tar:
+            tar.add(root, arcname=".")
+        part.rename(path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return path
+
+
+def pip_setting(name: str) -> str | None:
+    """Return a setting of this machine's pip: an environment variable's value before a configuration file's."""
+    lines = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    values = {key: ast.literal_eval(value) for key, value in (line.split("=", 1) for line in lines)}
+    return next((values[key] for key in (f":env:.{name}", f"install.{name}", f"global.{name}") if key in values), None)
+
+
+@contextmanager
+def package_settings() -> Iterator[dict[str, str]]:
+    """Yield pip's settings for builds: this machine's, with a folder of wheels served by HTTP instead."""
+    settings = {}
+    for name in ("index-url", "extra-index-url", "trusted-host"):
+        urls = [word for word in (pip_setting(name) or "").split() if not word.startswith("file:")]
+        if urls:
+            settings[f"PIP_{name.upper().replace('-', '_')}"] = " ".join(urls)
+    folders = [Path(word.removeprefix("file://")) for word in (pip_setting("find-links") or "").split()]
+    folder = next((folder for folder in folders if folder.is_dir()), None)
+    if folder is None:
+        yield settings
+        return
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            trusted = f"{settings.get('PIP_TRUSTED_HOST', '')} 127.0.0.1".strip()
+            yield settings | {
+                "PIP_FIND_LINKS": f"http://127.0.0.1:{server.server_port}/",
+                "PIP_TRUSTED_HOST": trusted,
+            }
+        finally:
+            server.shutdown()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves files and logs nothing."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Do nothing."""
+
+
+def build_images(engine: Engine) -> None:
+    """Build the stock base and the training image on it, by build.sh, as a user does."""
+    engine.docker("import", str(debian_with_python()), PYTHON_IMAGE)
+    with package_settings() as settings:
+        variables = {"BASE": "stock", "PYTHON_IMAGE": PYTHON_IMAGE, "DOCKER_BUILD_ARGS": "--network host"}
+        result = subprocess.run(
+            [PROJECT / "build.sh"], env=engine.environment | settings | variables, stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, timeout=1800,
+        )  # fmt: skip
+    assert result.returncode == 0, f"build.sh failed:\n{result.stdout[-5000:]}"

@@ -1,0 +1,39 @@
+"""Data and a model that runs of a second train on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.models import write_config
+from tests.support.records import PHASE_2_SHAPE, make_records, write_folder
+from tests.support.runs import Task
+
+# Eight steps of eight samples: more than the epoch of 50 records. Recipe `intel` gives the rest.
+SETTINGS = {
+    "global_batch_size": 8,
+    "max_steps": 8,
+    "learning_rate": 0.02,
+    "warmup_steps": 2,
+    "micro_batch_tokens": 100,
+    "eval_every_samples": 24,
+    "data_workers": 0,
+}
+
+
+@pytest.fixture(scope="session")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """A tiny BERT with dropout; a dataset folder as users have it: seq_128/ and seq_512/ of three shards, and eval/."""
+    folder = tmp_path_factory.mktemp("task")
+    records = make_records(50, lengths=(5, 100))
+    write_folder(folder / "data set" / "seq_128", records, shards=3)
+    write_folder(folder / "data set" / "seq_512", records[::-1], shards=3, shape=PHASE_2_SHAPE)
+    write_folder(folder / "data set" / "eval", make_records(12, seed=1), shape=PHASE_2_SHAPE)
+    return Task(folder / "data set", write_config(folder / "bert config.json"), SETTINGS)
+
+
+@pytest.fixture(scope="session")
+def finished(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of a run of the task as it is, from start to end: what others are compared with."""
+    return task.run(tmp_path_factory.mktemp("finished") / "out")

@@ -1,0 +1,171 @@
+"""Several ranks over gloo: the same run as one rank, no needless communication, and a common end."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from bert_large.train.checkpoint import list_checkpoints, read_state
+from safetensors.torch import load_file
+
+from tests.support.runs import (
+    PROJECT,
+    TIMINGS,
+    Task,
+    eval_rows,
+    finish,
+    run_here,
+    run_torchrun,
+    start_ranks,
+    step_rows,
+    wait_for_steps,
+)
+
+pytestmark = pytest.mark.slow
+
+# Dropout on; ten steps, of 16 sequences of about 850 tokens together, over more than an epoch.
+RUN = {"global_batch_size": 16, "max_steps": 12, "max_samples": 160, "eval_every_samples": 64, "save_every": 5,
+       "keep_checkpoints": 9}  # fmt: skip
+# Relative, of losses and gradient norms. The worst seen is RANKS_WORST.
+TOLERANCE = 2e-6
+
+
+@pytest.fixture(scope="module")
+def one_rank(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One rank, in micro-batches of up to 4096 tokens: a step in one piece."""
+    return task.run(tmp_path_factory.mktemp("ranks") / "one", **RUN, micro_batch_tokens=4096)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two ranks by torchrun, in micro-batches of up to 256 tokens, decoded by a process of each rank."""
+    output = tmp_path_factory.mktemp("ranks") / "two"
+    done = run_torchrun(2, *task.arguments(output, **RUN, micro_batch_tokens=256, data_workers=1))
+    assert done.returncode == 0, done.stderr
+    return output
+
+
+def assert_same_losses(found: Path, expected: Path) -> None:
+    """Compare every step's figures but for timings, within the tolerance; and every evaluation's."""
+    for ours, theirs in ((step_rows(found), step_rows(expected)), (eval_rows(found), eval_rows(expected))):
+        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
+        for row, its in zip(ours, theirs, strict=True):
+            for name in set(its) - {*TIMINGS, "event"}:
+                print(name, abs(row[name] / its[name] - 1) if its[name] else 0)
+                assert row[name] == pytest.approx(its[name], rel=TOLERANCE), (row["step"], name)
+
+
+def test_two_ranks_are_one_run(one_rank: Path, two_ranks: Path) -> None:
+    """The same losses at every step, the same samples, the same evaluations, and the same weights at the end."""
+    assert_same_losses(two_ranks, one_rank)
+    found, expected = (load_file(run / "model_save" / "model.safetensors") for run in (two_ranks, one_rank))
+    for name in expected:
+        if not name.endswith("key.bias"):  # its gradient is rounding alone
+            assert float((found[name] - expected[name]).abs().max()) < 1e-4, name
+
+
+def test_all_ranks_stop_at_max_samples(two_ranks: Path) -> None:
+    """After 160 samples, of 192 that the steps would give."""
+    assert len(step_rows(two_ranks)) == 10
+    assert json.loads((two_ranks / "ended.json").read_text())["reason"] == "160 samples reach --max-samples 160"
+
+
+def test_throughput_is_of_all_ranks(two_ranks: Path) -> None:
+    """The global batch over the step's time, not one rank's part of it."""
+    for row in step_rows(two_ranks):
+        assert row["sequences_per_second"] * row["seconds"] == pytest.approx(16)
+        assert row["tokens_per_second"] * row["seconds"] > 256  # more than a rank's largest micro-batch
+    printed = re.findall(r"Throughput: (\S+) sentence/s", (two_ranks / "train.log").read_text())
+    seconds = sum(row["seconds"] for row in step_rows(two_ranks))
+    assert [float(value) for value in printed] == [pytest.approx(160 / seconds, rel=1e-3)]
+
+
+def test_one_rank_writes(two_ranks: Path) -> None:
+    """A line per step in the log, and one file of each kind."""
+    log = (two_ranks / "train.log").read_text()
+    assert len(re.findall(r" step \d+/12 ", log)) == 10
+    assert "2 ranks over gloo, 1 threads each" in log
+    assert len(list((two_ranks / "tensorboard").iterdir())) == 1
+    assert len((two_ranks / "summary.log").read_text().splitlines()) == 1
+
+
+def test_resumed_on_another_number_of_ranks(task: Task, one_rank: Path, two_ranks: Path, tmp_path: Path) -> None:
+    """What two ranks began, one rank goes on with after step 5, in other micro-batches."""
+    output = tmp_path / "out"
+    shutil.copytree(two_ranks, output)
+    for path in list_checkpoints(output / "checkpoints"):
+        if read_state(path)[0].step > 5:
+            shutil.rmtree(path)
+    (output / "ended.json").unlink()
+    task.run(output, **RUN, micro_batch_tokens=512)
+    assert "resuming after step 5 from" in (output / "train.log").read_text()
+    assert_same_losses(output, one_rank)
+
+
+def test_all_ranks_stop_at_the_target(task: Task, one_rank: Path, tmp_path: Path) -> None:
+    """A tiny one, reached at the first evaluation; in Intel's package only rank 0 stopped, and the others hung."""
+    target = eval_rows(one_rank)[0]["masked_lm_accuracy"]
+    assert target > 0
+    done = run_torchrun(2, *task.arguments(tmp_path, **RUN, target_accuracy=target))
+    assert done.returncode == 0, done.stderr
+    assert len(step_rows(tmp_path)) == 4
+    assert f"reaches the target {target}" in (tmp_path / "train.log").read_text()
+
+
+def test_a_signal_to_one_rank_stops_all(task: Task, tmp_path: Path) -> None:
+    """After the same step, with the signal's exit code; a checkpoint is left to go on from."""
+    settings = {"max_steps": 2000, "save_every": 1000, "eval_dir": "none"}
+    processes = start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, **settings))
+    wait_for_steps(tmp_path, 3)
+    processes[1].send_signal(signal.SIGTERM)
+    results = finish(processes)
+    assert [done.returncode for done in results] == [143, 143], results[0].stderr
+    steps = len(step_rows(tmp_path))
+    assert 3 <= steps < 2000
+    assert [read_state(path)[0].step for path in list_checkpoints(tmp_path / "checkpoints")] == [steps]
+
+
+def test_gradients_are_reduced_once_a_step() -> None:
+    """With four micro-batches a step each gradient is communicated once, and all ranks end with the same weights."""
+    results = finish(start_ranks(2, str(PROJECT / "tests" / "support" / "count_reductions.py")))
+    assert [done.returncode for done in results] == [0, 0], results[0].stderr
+    one, other = (json.loads(done.stdout) for done in results)
+    assert one["reduced"] == other["reduced"] == [one["parameters"]] * 3
+    assert one["weights"] == other["weights"]
+
+
+def test_a_batch_smaller_than_the_ranks_is_refused(task: Task, tmp_path: Path) -> None:
+    results = finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, global_batch_size=1)))
+    for done in results:
+        assert done.returncode == 2
+        assert "error: --global-batch-size is 1, expected one sequence a rank at least; there are 2 ranks" in done.stderr
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_an_error_on_one_rank_ends_all(task: Task, tmp_path: Path) -> None:
+    """Only one rank looks into the output folder; when it holds another run, no rank waits for ever."""
+    task.run(tmp_path, max_steps=1, total_steps=8)
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    results = finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, seed=7)))
+    assert results[0].returncode == 2
+    assert "is of another run: seed was 42, is 7" in results[0].stderr
+    assert results[1].returncode != 0
+    print(results[1].stderr[-3000:])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_two_ranks_evaluate_as_one(task: Task, one_rank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The command under torchrun's variables: every record once, one rank prints."""
+    arguments = ["evaluate", "--checkpoint-dir", str(one_rank / "model_save"), "--eval-dir", str(task.dataset_dir / "eval"),
+                 "--micro-batch-tokens", "100", "--json"]  # fmt: skip
+    results = finish(start_ranks(2, "-m", "bert_large", *arguments))
+    assert [done.returncode for done in results] == [0, 0], results[0].stderr
+    assert results[1].stdout == ""
+    capsys.readouterr()
+    assert run_here(*arguments) == 0
+    one, two = json.loads(capsys.readouterr().out), json.loads(results[0].stdout)
+    assert {**two, "seconds": 0} == pytest.approx({**one, "seconds": 0}, rel=1e-6)

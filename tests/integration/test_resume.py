@@ -1,0 +1,124 @@
+"""A run that was stopped, killed or sent back goes on as if nothing had happened: bit for bit on one rank."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bert_large.train.step import StepRunner
+
+from tests.support.runs import (
+    Task,
+    eval_rows,
+    finish,
+    run_here,
+    start_process,
+    step_rows,
+    wait_for_steps,
+    without_timings,
+)
+
+
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Compare metrics but for timings, the saved model, and the last checkpoint's weights and moments."""
+    assert without_timings(step_rows(found)) == without_timings(step_rows(expected))
+    assert without_timings(eval_rows(found)) == without_timings(eval_rows(expected))
+    last = max(path.name for path in (expected / "checkpoints").iterdir())
+    for name in ("model_save/model.safetensors", f"checkpoints/{last}/model.safetensors",
+                 f"checkpoints/{last}/optimizer.safetensors"):  # fmt: skip
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that makes the next run get SIGTERM within a step."""
+
+    def arrange(step: int) -> None:
+        run = StepRunner.run
+
+        def run_and_signal(self: StepRunner, number: int, *arguments: Any) -> Any:
+            if number + 1 == step:
+                monkeypatch.setattr(StepRunner, "run", run)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return run(self, number, *arguments)
+
+        monkeypatch.setattr(StepRunner, "run", run_and_signal)
+
+    return arrange
+
+
+def test_stop_and_resume(task: Task, finished: Path, tmp_path: Path) -> None:
+    """Half the steps, then the others, dropout on and over an epoch's border; then there is nothing to do."""
+    task.run(tmp_path, max_steps=4, total_steps=8, eval_dir="none")
+    assert [row["step"] for row in step_rows(tmp_path)] == [1, 2, 3, 4]
+    half = without_timings(step_rows(tmp_path))
+    task.run(tmp_path, eval_dir="none")
+    assert without_timings(step_rows(tmp_path))[:4] == half
+    assert without_timings(step_rows(tmp_path)) == without_timings(step_rows(finished))
+    for name in ("model_save/model.safetensors", "checkpoints/step-00000008/optimizer.safetensors"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
+    assert "resuming after step 4 from" in (tmp_path / "train.log").read_text()
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_sigterm(task: Task, finished: Path, tmp_path: Path, signal_at: Any, step: int) -> None:
+    """The step in hand is finished and saved, the exit code is 128 + 15; an evaluation due then is made up for."""
+    signal_at(step)
+    assert run_here(*task.arguments(tmp_path)) == 143
+    assert [row["step"] for row in step_rows(tmp_path)] == list(range(1, step + 1))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [f"step-{step:08d}"]
+    assert not (tmp_path / "model_save").exists() and not (tmp_path / "ended.json").exists()
+    task.run(tmp_path)
+    assert_same_run(tmp_path, finished)
+
+
+def test_an_ended_run_has_nothing_to_do(task: Task, finished: Path, tmp_path: Path, capsys: Any) -> None:
+    """Started again, as a job script may be, it succeeds and changes nothing."""
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != "train.log"}
+    task.run(finished)
+    assert "nothing to do: the run in" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_run_goes_further_when_asked(task: Task, finished: Path, tmp_path: Path) -> None:
+    """max-samples raised after the end."""
+    task.run(tmp_path, max_samples=40)
+    assert len(step_rows(tmp_path)) == 5
+    task.run(tmp_path)
+    assert without_timings(step_rows(tmp_path)) == without_timings(step_rows(finished))
+
+
+def test_going_back_to_a_checkpoint(task: Task, finished: Path, tmp_path: Path) -> None:
+    """Steps after it are trained again; a kill on the way leaves nothing newer to resume from wrongly."""
+    task.run(tmp_path, save_every=2, keep_checkpoints=9, max_steps=6, total_steps=8, eval_dir="none")
+    chosen = tmp_path / "checkpoints" / "step-00000002"
+    task.run(tmp_path, resume=chosen, max_steps=3, total_steps=8, eval_dir="none")
+    assert [row["step"] for row in step_rows(tmp_path)] == [1, 2, 3]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-00000002", "step-00000003"]
+    task.run(tmp_path, eval_dir="none")
+    assert without_timings(step_rows(tmp_path)) == without_timings(step_rows(finished))
+
+
+def test_other_workers_saves_and_cuts_of_data(task: Task, finished: Path, tmp_path: Path) -> None:
+    """What does not change the run may change at a resume: here who decodes, and how often it is saved."""
+    task.run(tmp_path, max_steps=5, total_steps=8, save_every=1, keep_checkpoints=1, data_workers=1, eval_dir="none")
+    task.run(tmp_path, save_every=3, eval_dir="none")
+    assert without_timings(step_rows(tmp_path)) == without_timings(step_rows(finished))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_process_is_ended_at_any_moment(task: Task, tmp_path: Path, how: signal.Signals, code: int) -> None:
+    """By a request or by a kill; resumed, it ends as an undisturbed run, and no step is told twice."""
+    settings = {"max_steps": 40, "save_every": 7, "data_workers": 1, "eval_every_samples": 100}
+    process = start_process(*task.arguments(tmp_path / "disturbed", **settings))
+    wait_for_steps(tmp_path / "disturbed", 12)
+    process.send_signal(how)
+    (done,) = finish([process])
+    assert done.returncode == code, done.stderr
+    assert 12 <= len(step_rows(tmp_path / "disturbed")) < 40
+    task.run(tmp_path / "disturbed", **settings)
+    assert_same_run(tmp_path / "disturbed", task.run(tmp_path / "undisturbed", **settings))

@@ -1,0 +1,204 @@
+"""Hugging Face's `BertForPreTraining`: the same figures from the same weights, and the same files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bert_large.config import ModelConfig
+from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.data.record import Record
+from bert_large.engines.eager import EagerEngine
+from bert_large.model.bert import BertForPreTraining
+from bert_large.train.checkpoint import load_weights, save_model
+from safetensors.torch import load_file
+from torch.nn import functional
+
+from tests.support.models import randomize, tiny_config, tiny_model
+from tests.support.records import make_records
+
+transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers to compare with")
+pytestmark = pytest.mark.slow  # it takes ten seconds to import
+
+RECORDS = make_records(11, lengths=(6, 50))
+for _record in RECORDS:  # Hugging Face's embedding gives [PAD], which no real token is, no gradient
+    _record.input_ids[_record.input_ids == 0] = 1
+# Relative to the largest value of a tensor. Worst seen: double 1.3e-14, single 3.4e-6.
+TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
+
+
+def padded(records: list[Record]) -> dict[str, torch.Tensor]:
+    """Return what Hugging Face's model takes: rows padded to the longest, with a mask."""
+    longest = max(len(record.input_ids) for record in records)
+    rows = {name: torch.zeros(len(records), longest, dtype=torch.int64)
+            for name in ("input_ids", "token_type_ids", "attention_mask")}  # fmt: skip
+    for row, record in enumerate(records):
+        length = len(record.input_ids)
+        rows["input_ids"][row, :length] = torch.from_numpy(record.input_ids)
+        rows["token_type_ids"][row, :length] = torch.from_numpy(record.token_type_ids)
+        rows["attention_mask"][row, :length] = 1
+    return rows
+
+
+def hugging_face(model: BertForPreTraining) -> Any:
+    """Return Hugging Face's model with our weights, in training mode without dropout."""
+    values = model.config.to_hugging_face() | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    config = transformers.BertConfig(**values, attn_implementation="eager")
+    theirs = transformers.BertForPreTraining(config).to(next(model.parameters()).dtype)
+    missing, unexpected = theirs.load_state_dict(model.state_dict(), strict=False)
+    assert unexpected == [] and set(missing) <= {
+        "cls.predictions.decoder.weight", "cls.predictions.decoder.bias", "bert.embeddings.position_ids",
+    }  # fmt: skip
+    theirs.tie_weights()
+    return theirs
+
+
+def our_logits(model: BertForPreTraining, batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the logits of the masked tokens [M, vocabulary] and of the sequences [B, 2]."""
+    hidden = model.bert(batch, model.engine, None)
+    head, words = model.cls.predictions, model.bert.embeddings.word_embeddings.weight
+    masked = hidden[batch.masked_positions]
+    transformed = model.engine.dense_gelu(masked, head.transform.dense, model.config.hidden_act)
+    norm = head.transform.LayerNorm
+    normed = functional.layer_norm(transformed, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+    return functional.linear(normed, words, head.bias), model.next_sentence_logits(batch, hidden)
+
+
+def losses_of(masked_logits: torch.Tensor, next_logits: torch.Tensor, batch: RaggedBatch) -> list[torch.Tensor]:
+    """Return the reference's two training losses from logits."""
+    masked_lm = functional.cross_entropy(masked_logits, batch.masked_labels, reduction="sum")
+    return [
+        masked_lm / (batch.masked_tokens + 1e-5),
+        functional.cross_entropy(next_logits, batch.next_sentence_labels),
+    ]
+
+
+def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str) -> None:
+    difference = float((found - expected).detach().abs().max() / expected.detach().abs().max())
+    assert difference <= TOLERANCES[found.dtype], f"{name}: {difference:.1e}"
+
+
+@pytest.mark.parametrize("dtype", TOLERANCES, ids=["double", "single"])
+@pytest.mark.parametrize("activation", ["gelu_pytorch_tanh", "gelu"])
+@pytest.mark.parametrize("heads", [1, 4])
+def test_logits_losses_and_gradients(dtype: torch.dtype, activation: str, heads: int) -> None:
+    """On random weights, biases and norms, and ragged inputs; every parameter's gradient of the summed loss."""
+    model = tiny_model(num_attention_heads=heads, hidden_act=activation).to(dtype)
+    randomize(model, spread=0.2)
+    theirs, batch = hugging_face(model), make_batch(RECORDS, range(11))
+
+    output = theirs(**padded(RECORDS))
+    places = batch.sequence_ids[batch.masked_positions], batch.position_ids[batch.masked_positions]
+    their_masked = output.prediction_logits[places]
+    our_masked, our_next = our_logits(model, batch)
+    assert_close(our_masked, their_masked, "masked-LM logits")
+    assert_close(our_next, output.seq_relationship_logits, "next-sentence logits")
+
+    sums = model(batch, None)
+    our_losses = [sums.masked_lm_loss / (batch.masked_tokens + 1e-5), sums.next_sentence_loss / batch.sequences]
+    their_losses = losses_of(their_masked, output.seq_relationship_logits, batch)
+    for name, ours, expected in zip(("masked-LM", "next-sentence"), our_losses, their_losses, strict=True):
+        assert_close(ours, expected, f"{name} loss")
+    assert int(sums.masked_lm_correct) == int((their_masked.argmax(dim=1) == batch.masked_labels).sum())
+
+    torch.stack(our_losses).sum().backward()
+    torch.stack(their_losses).sum().backward()
+    their_gradients = {name: parameter.grad for name, parameter in theirs.named_parameters()}
+    assert sorted(their_gradients) == sorted(name for name, _ in model.named_parameters())
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None
+        if name.endswith("key.bias"):  # it moves all scores of a query alike, so its gradient is rounding alone
+            assert float(parameter.grad.abs().max()) < 1e-4 and float(their_gradients[name].abs().max()) < 1e-4
+        else:
+            assert_close(parameter.grad, their_gradients[name], name)
+
+
+def test_the_forms_of_gelu_differ() -> None:
+    """So that equality above says which is which."""
+    batch, found = make_batch(RECORDS, range(11)), []
+    for activation in ("gelu_pytorch_tanh", "gelu"):
+        model = tiny_model(hidden_act=activation).double()
+        randomize(model, spread=0.2)
+        found.append(our_logits(model, batch)[0].detach())
+    assert float((found[0] - found[1]).abs().max()) > 1e-5
+
+
+@pytest.fixture
+def model_save(tmp_path: Path) -> Path:
+    """A saved model with random weights and a vocabulary."""
+    model = tiny_model()
+    randomize(model)
+    vocab = tmp_path / "words.txt"
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the", "cat", "sat", "##s", "."]
+    vocab.write_text("\n".join([*tokens, *(f"word{number}" for number in range(90))]) + "\n")
+    save_model(tmp_path / "model_save", model, tiny_config(), vocab)
+    return tmp_path / "model_save"
+
+
+def test_our_folder_loads(model_save: Path) -> None:
+    """As is, by the automatic class, without a missing, unexpected or mismatched key; every weight in its place."""
+    theirs, report = transformers.AutoModelForPreTraining.from_pretrained(model_save, output_loading_info=True)
+    assert type(theirs).__name__ == "BertForPreTraining"
+    assert not any(report.values()), report
+    saved = load_file(model_save / "model.safetensors")
+    loaded = dict(theirs.named_parameters())
+    assert sorted(loaded) == sorted(saved)
+    for name in saved:
+        assert torch.equal(loaded[name], saved[name]), name
+    assert theirs.cls.predictions.decoder.weight is theirs.bert.embeddings.word_embeddings.weight
+    assert (theirs.config.hidden_act, theirs.config.layer_norm_eps) == ("gelu_pytorch_tanh", 1e-12)
+    assert (theirs.config.hidden_dropout_prob, theirs.config.vocab_size) == (0.1, 100)
+
+
+def test_their_folder_loads(model_save: Path, tmp_path: Path) -> None:
+    """What Hugging Face saves of it is bit-identical to us, configuration included."""
+    transformers.AutoModelForPreTraining.from_pretrained(model_save).save_pretrained(tmp_path / "theirs")
+    assert ModelConfig.from_json(tmp_path / "theirs" / "config.json") == tiny_config()
+    model = BertForPreTraining(tiny_config(), EagerEngine())
+    load_weights(tmp_path / "theirs" / "model.safetensors", model)
+    saved = load_file(model_save / "model.safetensors")
+    for name, parameter in model.named_parameters():
+        assert torch.equal(parameter, saved[name]), name
+
+
+def test_a_loaded_model_computes_the_same(model_save: Path) -> None:
+    """Through the files, not the state dictionary: configuration and weights together."""
+    model = BertForPreTraining(tiny_config(), EagerEngine())
+    load_weights(model_save / "model.safetensors", model)
+    theirs = transformers.AutoModelForPreTraining.from_pretrained(model_save).eval()
+    batch = make_batch(RECORDS, range(11))
+    with torch.no_grad():
+        output = theirs(**padded(RECORDS))
+        masked, following = our_logits(model, batch)
+    places = batch.sequence_ids[batch.masked_positions], batch.position_ids[batch.masked_positions]
+    assert_close(masked, output.prediction_logits[places], "masked-LM logits")
+    assert_close(following, output.seq_relationship_logits, "next-sentence logits")
+
+
+def test_fill_mask(model_save: Path) -> None:
+    """The pipeline runs from the folder alone and predicts what our head predicts."""
+    fill = transformers.pipeline("fill-mask", model=str(model_save), tokenizer=str(model_save))
+    ids = fill.tokenizer("The cat [MASK] .")["input_ids"]
+    assert ids == [2, 5, 6, 4, 9, 3]
+    first = fill("The cat [MASK] .")[0]
+    (record,) = make_records(1, lengths=(6, 6))
+    record.input_ids[:] = ids
+    record.token_type_ids[:] = 0
+    object.__setattr__(record, "masked_positions", record.masked_positions[:1])
+    object.__setattr__(record, "masked_ids", record.masked_ids[:1])
+    record.masked_positions[:] = 3
+    model = BertForPreTraining(tiny_config(), EagerEngine())
+    load_weights(model_save / "model.safetensors", model)
+    with torch.no_grad():
+        probabilities = our_logits(model, make_batch([record], [0]))[0].softmax(dim=1)[0]
+    assert first["token"] == int(probabilities.argmax())
+    assert first["score"] == pytest.approx(float(probabilities.max()), rel=1e-4)
+
+
+def test_the_tokenizer_follows_the_vocabularys_case(model_save: Path) -> None:
+    settings = json.loads((model_save / "tokenizer_config.json").read_text())
+    assert settings["do_lower_case"] is True
+    assert transformers.AutoTokenizer.from_pretrained(model_save).tokenize("THE cats") == ["the", "cat", "##s"]

@@ -1,0 +1,1 @@
+"""What several tests need: made-up records, tiny models, and ways to run the commands."""

@@ -1,0 +1,62 @@
+"""One rank of a run that counts what gradient reduction communicates; run by tests/integration/test_ranks.py.
+
+Prints as JSON: parameters of the model, elements reduced in each step, and a digest of the weights after the last.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+import torch
+from bert_large.config import OptimConfig
+from bert_large.data.batch import make_batch
+from bert_large.distributed.environment import join_ranks, leave_ranks
+from bert_large.engines.precision import Precision
+from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.train import step as step_module
+from bert_large.train.step import StepRunner
+from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
+from torch.nn.parallel import DistributedDataParallel
+
+from tests.support.models import tiny_model
+from tests.support.records import make_records
+
+STEPS, MICRO_BATCHES = 3, 4
+OPTIM = OptimConfig(learning_rate=0.01, total_steps=10)
+
+
+def main() -> None:
+    reduced: list[int] = []
+
+    def counting_hook(state: Any, bucket: Any) -> Any:
+        reduced.append(bucket.buffer().numel())
+        return allreduce_hook(state, bucket)
+
+    class Counting(DistributedDataParallel):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            self.register_comm_hook(None, counting_hook)
+
+    step_module.DistributedDataParallel = Counting  # type: ignore[misc]
+    ranks = join_ranks()
+    model = tiny_model()
+    runner = StepRunner(
+        model=model, optimizer=build_optimizer(model, OPTIM), schedule=build_schedule(OPTIM), ranks=ranks,
+        precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
+    )  # fmt: skip
+    per_step = []
+    for step in range(STEPS):
+        records = make_records(MICRO_BATCHES, seed=ranks.rank)
+        runner.run(step, [make_batch([record], [0]) for record in records], 0.0, lambda done: None)
+        per_step.append(sum(reduced))
+        reduced.clear()
+    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+    digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+    print(json.dumps({"parameters": len(weights), "reduced": per_step, "weights": digest}))
+    leave_ranks(ranks)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""Ways to run `bert-large`: in this process, as a process of its own, and as several ranks."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from bert_large.cli import main
+from bert_large.observe.console import LOGGER
+from bert_large.observe.metrics import read_rows
+
+PROJECT = Path(__file__).resolve().parents[2]
+TIMINGS = ("seconds", "data_seconds", "sequences_per_second", "tokens_per_second")
+PROCESS_TIMEOUT_SECONDS = 120
+
+
+def options(**values: Any) -> list[str]:
+    """Return command-line options: `max_steps=4` is `--max-steps 4`, True a flag alone; None is left out."""
+    words: list[str] = []
+    for name, value in values.items():
+        if value is not None and value is not False:
+            words.append(f"--{name.replace('_', '-')}")
+        if not isinstance(value, bool | None):
+            words.append(str(value))
+    return words
+
+
+@contextmanager
+def _unchanged_process() -> Iterator[None]:
+    """Undo what a command does to its process: signal handlers, log handlers, matrix precision, thread count."""
+    listened = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
+    torch.set_num_threads(1)  # as in the processes below, also when a fixture of a session runs this
+    try:
+        yield
+    finally:
+        for number, handler in listened.items():
+            signal.signal(number, handler)
+        for log_handler in LOGGER.handlers:
+            log_handler.close()
+        LOGGER.handlers = []
+        LOGGER.propagate = True
+        torch.set_float32_matmul_precision(precision)
+        torch.set_num_threads(threads)
+
+
+def run_here(*arguments: str) -> int:
+    """Run a command in this process and return its exit code."""
+    with _unchanged_process():
+        try:
+            return main(arguments)
+        except SystemExit as exit_:  # argparse's way out
+            return int(exit_.code or 0)
+
+
+def process_environment(**changes: str) -> dict[str, str]:
+    """Return the environment of a process that runs the package: one thread as here, no traces of an outer torchrun."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    return kept | {"PYTHONPATH": f"{PROJECT / 'models'}:{PROJECT}", "OMP_NUM_THREADS": "1"} | changes
+
+
+def start_process(*arguments: str) -> subprocess.Popen[str]:
+    """Start a command as a process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "bert_large", *arguments],
+        env=process_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command as a process."""
+    return finish([start_process(*arguments)])[0]
+
+
+def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command under torchrun."""
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(_free_port()))
+    return subprocess.run(
+        [sys.executable, *launcher, "-m", "bert_large", *arguments],
+        env=process_environment(), capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False,
+    )  # fmt: skip
+
+
+def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """Start `python ARGUMENTS` once per rank, with the variables that torchrun sets."""
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    return [
+        subprocess.Popen(
+            [sys.executable, *arguments],
+            env=process_environment(**common, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for rank in range(ranks)
+    ]  # fmt: skip
+
+
+def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.CompletedProcess[str]]:
+    """Wait for processes and return what each gave; none outlives this."""
+    try:
+        outputs = [process.communicate(timeout=PROCESS_TIMEOUT_SECONDS) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        for process, (stdout, stderr) in zip(processes, outputs, strict=True)
+    ]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def step_rows(output_dir: Path) -> list[dict[str, Any]]:
+    """Return the step rows of a run's `metrics.jsonl`."""
+    return read_rows(output_dir / "metrics.jsonl", "step")
+
+
+def eval_rows(output_dir: Path) -> list[dict[str, Any]]:
+    """Return the evaluation rows of a run's `metrics.jsonl`."""
+    return read_rows(output_dir / "metrics.jsonl", "eval")
+
+
+def without_timings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return rows with only what must repeat."""
+    return [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
+
+
+def wait_for_steps(output_dir: Path, steps: int) -> None:
+    """Return when a run has done so many steps."""
+    deadline = time.monotonic() + PROCESS_TIMEOUT_SECONDS
+    metrics = output_dir / "metrics.jsonl"
+    while not metrics.exists() or metrics.read_text().count('"event": "step"') < steps:
+        assert time.monotonic() < deadline, f"{metrics} has no {steps} steps"
+        time.sleep(0.02)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Something to train: what every `bert-large pretrain` of a test is given."""
+
+    dataset_dir: Path
+    config_file: Path
+    settings: dict[str, Any]
+
+    def arguments(self, output_dir: Path, **changes: Any) -> list[str]:
+        """Return the command's arguments; changes of None leave an option out."""
+        values = {"dataset_dir": self.dataset_dir, "config_file": self.config_file, **self.settings, **changes}
+        return ["pretrain", *options(output_dir=output_dir, **values)]
+
+    def run(self, output_dir: Path, **changes: Any) -> Path:
+        """Train in this process, expecting success, and return the output folder."""
+        assert run_here(*self.arguments(output_dir, **changes)) == 0
+        return output_dir

@@ -1,0 +1,85 @@
+"""NVIDIA's HDF5 shards: rows become records; anything else is refused with the file, the data set or the row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bert_large.data import hdf5
+from bert_large.data.record import RecordShape
+from bert_large.errors import DataError
+
+from tests.support.records import assert_same_record, make_records, write_hdf5_shard
+
+RECORDS = make_records(5)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Path:
+    return write_hdf5_shard(tmp_path / "wiki_training_0.hdf5", RECORDS)
+
+
+def test_rows_are_records(shard: Path) -> None:
+    with hdf5.open_shard(shard) as file:
+        assert hdf5.shard_shape(file) == RecordShape(128, 20)
+        for found, expected in zip(hdf5.read_rows(file, 1, 4), RECORDS[1:4], strict=True):
+            assert_same_record(found, expected)
+
+
+def test_full_prediction_slots(tmp_path: Path) -> None:
+    """Without a zero position the list has no end but its slots'."""
+    records = [record for record in make_records(40) if len(record.masked_ids) == 4]
+    path = write_hdf5_shard(tmp_path / "a.hdf5", records, RecordShape(64, 4))
+    with hdf5.open_shard(path) as file:
+        assert_same_record(hdf5.read_rows(file, 0, 1)[0], records[0])
+
+
+def replace(file: h5py.File, name: str, values: np.ndarray) -> None:
+    del file[name]
+    file.create_dataset(name, data=values)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda file: file.pop("segment_ids"), "lacks the datasets segment_ids"),
+        (lambda file: replace(file, "input_ids", np.zeros((5, 128), np.float32)), "input_ids is float32"),
+        (lambda file: replace(file, "input_mask", np.zeros(5, np.int8)), "input_mask is int8 with 1 dimensions"),
+        (lambda file: replace(file, "input_mask", np.zeros((4, 128), np.int8)), "input_mask has 4 rows"),
+        (lambda file: replace(file, "masked_lm_ids", np.zeros((5, 19), np.int32)), "row widths differ"),
+    ],
+)
+def test_wrong_datasets_are_named(shard: Path, change: Callable[[h5py.File], None], message: str) -> None:
+    with h5py.File(shard, "r+") as file:
+        change(file)
+    with pytest.raises(DataError) as caught:
+        hdf5.open_shard(shard)
+    assert str(caught.value).startswith(f"{shard}: ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "value", "message"),
+    [
+        ("input_mask", 0, 0, "input_mask is not ones"),
+        ("segment_ids", 0, 3, "segment_ids has values"),
+        ("masked_lm_positions", 0, 127, "masked_lm_positions has 127"),
+        ("input_ids", 0, -1, "input_ids has -1"),
+        ("next_sentence_labels", None, 2, "next_sentence_labels is 2"),
+    ],
+)
+def test_wrong_rows_are_named(shard: Path, name: str, column: int | None, value: int, message: str) -> None:
+    with h5py.File(shard, "r+") as file:
+        file[name][(3,) if column is None else (3, column)] = value
+    with hdf5.open_shard(shard) as file, pytest.raises(DataError) as caught:
+        hdf5.read_rows(file, 2, 5)
+    assert str(caught.value).startswith(f"{shard}: row 3: ") and message in str(caught.value)
+
+
+def test_other_files_are_no_shard(tmp_path: Path) -> None:
+    path = tmp_path / "notes.hdf5"
+    path.write_text("text")
+    with pytest.raises(DataError, match=r"notes.hdf5: not a readable HDF5 file"):
+        hdf5.open_shard(path)

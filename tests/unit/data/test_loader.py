@@ -1,0 +1,115 @@
+"""Steps as micro-batches: every sample of a step once, whoever decodes it and however it is dealt and cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from bert_large.data.batch import RaggedBatch, to_numpy
+from bert_large.data.dataset import Dataset
+from bert_large.data.loader import EvalBatches, StepBatches, iterate_steps
+from bert_large.data.order import SampleOrder
+from bert_large.errors import DataError
+
+from tests.support.records import make_records, write_folder
+
+RECORDS = make_records(50)
+GLOBAL_BATCH_SIZE = 12
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = write_folder(tmp_path_factory.mktemp("loader") / "data", RECORDS, shards=2)
+    return Dataset.open(folder, folder.parent / "index", build=True)
+
+
+def step_batches(dataset: Dataset, *, rank: int = 0, world_size: int = 1, micro_batch_tokens: int = 60) -> StepBatches:
+    return StepBatches(
+        dataset=dataset,
+        order=SampleOrder(len(dataset), seed=5),
+        global_batch_size=GLOBAL_BATCH_SIZE,
+        micro_batch_tokens=micro_batch_tokens,
+        rank=rank,
+        world_size=world_size,
+    )
+
+
+def tokens_by_sample(batches: list[RaggedBatch]) -> dict[int, list[int]]:
+    """Return the tokens of each sample; fails if a sample comes twice."""
+    found: dict[int, list[int]] = {}
+    for batch in batches:
+        bounds = batch.cu_seqlens.tolist()
+        for sample, start, stop in zip(batch.samples.tolist(), bounds[:-1], bounds[1:], strict=True):
+            assert sample not in found
+            found[sample] = batch.input_ids[start:stop].tolist()
+    return found
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 12])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 60, 10_000])
+def test_a_step_is_the_same_samples_however_it_is_dealt(
+    dataset: Dataset, world_size: int, micro_batch_tokens: int
+) -> None:
+    """Samples 48 to 59 of the order, over an epoch's border, each once over all ranks."""
+    step = 4
+    numbers = SampleOrder(50, seed=5).record_numbers(48, 60)
+    expected = {48 + index: RECORDS[number].input_ids.tolist() for index, number in enumerate(numbers)}
+    shares = [
+        step_batches(dataset, rank=rank, world_size=world_size, micro_batch_tokens=micro_batch_tokens)[step]
+        for rank in range(world_size)
+    ]
+    assert tokens_by_sample([batch for share in shares for batch in share]) == expected
+    assert all(batch.tokens <= micro_batch_tokens or batch.sequences == 1 for share in shares for batch in share)
+    assert all(share for share in shares)
+
+
+def test_a_worker_process_gives_the_same(dataset: Dataset) -> None:
+    """Steps arrive in order, equal in every tensor, whether they are decoded here or ahead in another process."""
+    batches = step_batches(dataset)
+    here, ahead = list(iterate_steps(batches, 2, 6, 0)), list(iterate_steps(batches, 2, 6, 1))
+    assert len(here) == len(ahead) == 4
+    for ours, theirs in zip(here, ahead, strict=True):
+        assert len(ours) == len(theirs)
+        for one, other in zip(ours, theirs, strict=True):
+            for (name, expected), found in zip(to_numpy(one).items(), to_numpy(other).values(), strict=True):
+                assert np.array_equal(found, expected), name
+                assert isinstance(found, int) or found.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_damage_found_while_training_reaches_the_trainer(tmp_path: Path, workers: int) -> None:
+    """As the same `DataError` with file and byte, not as a dead worker's traceback."""
+    folder = write_folder(tmp_path / "data", RECORDS)
+    dataset = Dataset.open(folder, tmp_path / "index", build=True)
+    (path,) = folder.iterdir()
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    offset = int(dataset.shards[0].offsets[-1])
+    in_file_order = SampleOrder(50, seed=0, shuffle=False)
+    steps: Iterator[list[RaggedBatch]] = iterate_steps(
+        StepBatches(dataset, in_file_order, 25, 1000, 0, 1), 0, 2, workers
+    )
+    assert sum(batch.sequences for batch in next(steps)) == 25
+    with pytest.raises(DataError, match=rf"{path.name}: byte {offset}: wrong checksum"):
+        next(steps)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 5, 40])
+@pytest.mark.parametrize("records", [1, 13, 50])
+def test_evaluation_takes_the_first_records_once(dataset: Dataset, world_size: int, records: int) -> None:
+    """In record order on each rank, the last partial batch included; a rank may have none."""
+    found: list[int] = []
+    for rank in range(world_size):
+        batches = EvalBatches.cut(dataset, records=records, micro_batch_tokens=100, rank=rank, world_size=world_size)
+        samples = [sample for number in range(len(batches)) for sample in batches[number][0].samples.tolist()]
+        assert samples == sorted(samples)
+        found += samples
+        for number in range(len(batches)):
+            (batch,) = batches[number]
+            first = RECORDS[int(batch.samples[0])]
+            assert torch.equal(batch.input_ids[: len(first.input_ids)], torch.from_numpy(first.input_ids).long())
+    assert sorted(found) == list(range(records))

@@ -1,0 +1,40 @@
+"""One process alone; several are tested by tests/integration/test_ranks.py."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bert_large.distributed.environment import Ranks, choose_backend, join_ranks, leave_ranks
+
+
+@pytest.mark.parametrize("variables", [{}, {"RANK": "0", "WORLD_SIZE": "1"}])
+def test_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without torchrun, and as torchrun's only process, nothing is set up and nothing is waited for."""
+    for name in ("RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ranks = join_ranks()
+    assert ranks == Ranks(rank=0, world_size=1, local_rank=0, backend=None) and ranks.is_main
+    assert not torch.distributed.is_initialized()
+    assert ranks.broadcast_text("text") == "text"
+    ranks.wait_for_all()
+    leave_ranks(ranks)
+
+
+def test_sum_is_a_new_tensor() -> None:
+    values = torch.tensor([1.0, 2.0])
+    total = Ranks().sum(values)
+    total += 1
+    assert values.tolist() == [1.0, 2.0]
+
+
+def test_backend_of_stock_wheels() -> None:
+    """They have neither oneCCL's bindings nor MPI."""
+    assert choose_backend() == "gloo"
+
+
+def test_description_tells_ranks_and_threads() -> None:
+    threads = torch.get_num_threads()
+    assert Ranks().describe() == f"1 rank, {threads} threads"
+    assert Ranks(1, 4, 1, "gloo").describe() == f"4 ranks over gloo, {threads} threads each"

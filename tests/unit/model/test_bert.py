@@ -1,0 +1,153 @@
+"""The model: the names of its weights, how they are drawn, and what it gives for ragged batches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bert_large.config import ModelConfig
+from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.engines.eager import EagerEngine
+from bert_large.model.bert import BertForPreTraining, PretrainingSums
+from bert_large.model.dropout import StepDropout
+
+from tests.support.models import randomize, tiny_model
+from tests.support.records import make_records
+
+RECORDS = make_records(9, lengths=(6, 30))
+
+
+def gradients_of(model: BertForPreTraining) -> dict[str, torch.Tensor]:
+    """Return every parameter's gradient; fails if one has none."""
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(gradient is not None for gradient in gradients.values())
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None}
+
+
+def sums_and_gradients(
+    model: BertForPreTraining, cuts: list[slice], dropout: StepDropout | None
+) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Run the records in the micro-batches given and return summed losses and counts, and summed gradients."""
+    model.zero_grad()
+    totals = [0.0] * 4
+    for cut in cuts:
+        result = model(make_batch(RECORDS[cut], range(9)[cut]), dropout)
+        (result.masked_lm_loss + result.next_sentence_loss).backward()
+        totals = [total + float(value.detach()) for total, value in zip(totals, vars(result).values(), strict=True)]
+    return totals, {name: gradient.clone() for name, gradient in gradients_of(model).items()}
+
+
+def test_bert_large_has_its_known_size() -> None:
+    """336,226,108 parameters with both heads, as MLCommons' checkpoint has (REFERENCE section 4)."""
+    with torch.device("meta"):
+        model = BertForPreTraining(ModelConfig(), EagerEngine())
+    assert sum(parameter.numel() for parameter in model.parameters()) == 336_226_108
+
+
+def test_the_decoder_is_the_embedding() -> None:
+    """Tied by construction: one parameter, whose gradient has both parts."""
+    names = [name for name, _ in tiny_model().named_parameters()]
+    assert not [name for name in names if "decoder" in name]
+    model = tiny_model().double()
+    batch = make_batch(RECORDS, range(9))
+    model(batch, None).masked_lm_loss.backward()
+    gradient = model.bert.embeddings.word_embeddings.weight.grad
+    assert gradient is not None
+    absent = sorted(set(range(100)) - set(batch.input_ids.tolist()) - set(batch.masked_labels.tolist()))
+    assert absent and bool((gradient[absent].abs().sum(dim=1) > 0).all())
+
+
+def test_initial_weights() -> None:
+    """Truncated normal of deviation 0.02 (before the cut at two), biases 0, norms 1: the reference's."""
+    model = tiny_model(seed=1, hidden_size=64, vocab_size=1000)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "LayerNorm" in name:
+            assert bool((parameter == 1).all()), name
+        else:
+            assert float(parameter.detach().abs().max()) <= 0.04, name
+    words = model.bert.embeddings.word_embeddings.weight.detach()
+    # A normal cut at two deviations keeps 0.8796 of its deviation.
+    assert float(words.std()) == pytest.approx(0.02 * 0.8796, rel=0.01)
+    assert abs(float(words.mean())) < 4 * 0.0176 / 64_000**0.5
+
+
+def test_initial_weights_follow_the_seed() -> None:
+    """And nothing else: the global generator's state plays no part."""
+    torch.manual_seed(1)
+    one = tiny_model(seed=7).state_dict()
+    torch.manual_seed(2)
+    same, other = tiny_model(seed=7).state_dict(), tiny_model(seed=8).state_dict()
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["bert.pooler.dense.weight"], other["bert.pooler.dense.weight"])
+
+
+@pytest.mark.parametrize("dropout", [None, StepDropout(42, 5)], ids=["without dropout", "with dropout"])
+def test_results_do_not_depend_on_the_cut(dropout: StepDropout | None) -> None:
+    """Sums and gradients of all records at once, of three micro-batches, and one by one; in double, to 1e-12."""
+    model = tiny_model(num_attention_heads=4).double()
+    randomize(model)
+    whole, whole_gradients = sums_and_gradients(model, [slice(0, 9)], dropout)
+    for cuts in ([slice(0, 2), slice(2, 7), slice(7, 9)], [slice(index, index + 1) for index in range(9)]):
+        totals, gradients = sums_and_gradients(model, cuts, dropout)
+        assert totals == pytest.approx(whole, rel=1e-12)
+        for name, expected in whole_gradients.items():
+            torch.testing.assert_close(gradients[name], expected, rtol=1e-10, atol=1e-12, msg=name)
+
+
+@torch.no_grad()
+def loss(model: BertForPreTraining, batch: RaggedBatch, dropout: StepDropout | None) -> float:
+    return float(model(batch, dropout).masked_lm_loss)
+
+
+def test_dropout_changes_with_step_seed_and_sample() -> None:
+    """And is on: without it the losses are others again."""
+    model = tiny_model()
+    randomize(model)
+    batch = make_batch(RECORDS, range(9))
+    cases = [(batch, None), (batch, StepDropout(1, 1)), (batch, StepDropout(1, 2)), (batch, StepDropout(2, 1)),
+             (make_batch(RECORDS, range(9, 18)), StepDropout(1, 1))]  # fmt: skip
+    results = [loss(model, of, dropout) for of, dropout in cases]
+    assert len(set(results)) == 5
+    assert loss(model, batch, StepDropout(1, 1)) == results[1]
+
+
+@pytest.mark.parametrize("hidden, attention", [(0.5, 0.0), (0.0, 0.5)])
+def test_both_dropout_probabilities_count(hidden: float, attention: float) -> None:
+    """The two settings act at their own sites."""
+    batch, dropout = make_batch(RECORDS, range(9)), StepDropout(1, 1)
+    losses = []
+    for probabilities in ((0.0, 0.0), (hidden, attention), (0.5, 0.5)):
+        model = tiny_model(hidden_dropout_prob=probabilities[0], attention_probs_dropout_prob=probabilities[1])
+        randomize(model)
+        losses.append(loss(model, batch, dropout))
+    assert len(set(losses)) == 3
+
+
+def test_counts_right_predictions() -> None:
+    """Argmax of the logits against the labels, for both heads: a model biased to one answer is right where it is."""
+    records = make_records(9)
+    model = tiny_model()
+    with torch.no_grad():
+        model.cls.predictions.bias[33] = 100.0
+        model.cls.seq_relationship.bias[1] = 100.0
+    for record in records[:4]:
+        record.masked_ids[:] = 33
+    for record in records[4:]:
+        record.masked_ids[:] = 34
+    result: PretrainingSums = model(make_batch(records, range(9)), None)
+    assert int(result.masked_lm_correct) == sum(len(record.masked_ids) for record in records[:4])
+    assert int(result.next_sentence_correct) == sum(record.next_sentence_label for record in records)
+
+
+def test_a_batch_without_masked_tokens() -> None:
+    """Its masked-LM loss is 0 and every gradient is there, so that ranks can reduce it."""
+    records = make_records(2)
+    for record in records:
+        object.__setattr__(record, "masked_positions", record.masked_positions[:0])
+        object.__setattr__(record, "masked_ids", record.masked_ids[:0])
+    model = tiny_model()
+    result = model(make_batch(records, range(2)), None)
+    (result.masked_lm_loss + result.next_sentence_loss).backward()
+    assert float(result.masked_lm_loss.detach()) == 0.0 and int(result.masked_lm_correct) == 0
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients_of(model).values())

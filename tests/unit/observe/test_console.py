@@ -1,0 +1,103 @@
+"""What a person, or a script that reads the log, sees."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from bert_large.observe import console
+from bert_large.observe.console import LOGGER, Progress, eval_line, log_to_file_only, start_logging, step_line
+
+from tests.unit.observe.test_metrics import EVALUATION, step_figures
+
+
+@pytest.fixture(autouse=True)
+def untouched_logger() -> Iterator[None]:
+    yield
+    for handler in LOGGER.handlers:
+        handler.close()
+    LOGGER.handlers = []
+    LOGGER.propagate = True
+
+
+def test_step_line_has_the_fields_that_scripts_look_for() -> None:
+    line = step_line(step_figures(2, masked_lm_accuracy=0.71234, seconds=1.25), 10)
+    assert line == (
+        "step 2/10 loss 1.7500 (masked_lm 1.5000 next_sentence 0.2500) lm_acc 0.7123 seq_acc 0.7500 lr 1.000e-03 "
+        "grad_norm 1.500 4.00 sentence/s 100 token/s 1.25 s (data 0.50 s)"
+    )
+
+
+def test_eval_line_names_the_baseline_beside_the_accuracy() -> None:
+    line = eval_line(EVALUATION)
+    assert line.startswith("masked_lm_accuracy 0.30000 (always the most frequent token: 0.05000) masked_lm_loss 2.0000")
+    assert "next_sentence_accuracy 0.7000 next_sentence_loss 0.6000 on 50 samples" in line
+
+
+def test_lines_go_to_standard_output_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(tmp_path / "train.log")
+    LOGGER.info("hello")
+    log_to_file_only("error: printed elsewhere")
+    printed = capsys.readouterr().out
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d hello\n", printed)
+    first, second = (tmp_path / "train.log").read_text().splitlines()
+    assert first + "\n" == printed and second.endswith(" error: printed elsewhere")
+
+
+def test_other_ranks_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
+    start_logging(None)
+    LOGGER.info("hello")
+    LOGGER.warning("beware")
+    assert capsys.readouterr().out.endswith(" beware\n") and LOGGER.level > logging.INFO
+
+
+def test_progress_is_a_line_now_and_then_without_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A step of BERT-large can take minutes: a line every 30 seconds from within, none when lines come anyway."""
+    clock = [100.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: clock[0])
+    progress = Progress(10, "step", visible=True)
+    with caplog.at_level(logging.INFO, "bert_large"):
+        for seconds, text in ((29, "1/8"), (2, "2/8"), (28, "3/8"), (3, "4/8")):
+            clock[0] += seconds
+            progress.within(f"step 1: {text} sequences")
+        clock[0] += 20
+        progress.line("step 1 done")
+        clock[0] += 20
+        progress.within("step 2: 1/8 sequences")
+    progress.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        "step 1: 2/8 sequences", "step 1: 4/8 sequences", "step 1 done",
+    ]  # fmt: skip
+
+
+def test_hidden_progress_says_nothing_from_within(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(console, "_LINE_EVERY_SECONDS", 0.0)
+    with caplog.at_level(logging.INFO, "bert_large"):
+        Progress(10, "step", visible=False).within("step 1: 1/8 sequences")
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("visible", [True, False])
+def test_progress_is_a_bar_on_a_terminal(visible: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On standard error, with what goes on inside the step; on one rank only."""
+
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    progress = Progress(10, "step", visible=visible, initial=4)
+    progress.within("step 5: 1/8 sequences")
+    progress.close()
+    shown = terminal.getvalue()
+    assert ("step 5: 1/8 sequences" in shown and "4/10" in shown) if visible else shown == ""

@@ -1,0 +1,118 @@
+"""Figures computed once, and where they are written."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bert_large.data.tfrecord import iterate_payloads
+from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures, masked_lm_loss, mean, read_rows
+from tensorboardX.proto.event_pb2 import Event
+
+
+def step_figures(step: int, **changes: Any) -> StepFigures:
+    values: dict[str, Any] = {
+        "step": step, "samples": 8 * step, "loss": 3.5 / step, "masked_lm_loss": 3.0 / step,
+        "next_sentence_loss": 0.5 / step, "masked_lm_accuracy": 0.25, "next_sentence_accuracy": 0.75,
+        "learning_rate": 1e-3, "gradient_norm": 1.5, "sequences_per_second": 4.0, "tokens_per_second": 100.0,
+        "seconds": 2.0, "data_seconds": 0.5,
+    }  # fmt: skip
+    return StepFigures(**values | changes)
+
+
+EVALUATION = EvalFigures(
+    samples=50, masked_lm_loss=2.0, masked_lm_accuracy=0.3, next_sentence_loss=0.6, next_sentence_accuracy=0.7,
+    most_frequent_token_accuracy=0.05, seconds=9.0,
+)  # fmt: skip
+
+
+def write(folder: Path, first_step: int, *steps: int) -> None:
+    writer = MetricsWriter(folder, first_step)
+    for step in steps:
+        writer.step(step_figures(step))
+    writer.close()
+
+
+def steps_of(folder: Path) -> list[int]:
+    return [row["step"] for row in read_rows(folder / "metrics.jsonl", "step")]
+
+
+def test_losses_are_the_references() -> None:
+    """Weighted sum over (sum of weights + 1e-5); nothing masked is a loss of 0."""
+    assert masked_lm_loss(6.0, 3) == 6.0 / 3.00001
+    assert masked_lm_loss(0.0, 0) == 0.0
+    assert (mean(6.0, 3), mean(6.0, 0)) == (2.0, 0.0)
+
+
+def test_rows(tmp_path: Path) -> None:
+    """A line per event with the names that the outputs contract fixes; samples are those trained on."""
+    writer = MetricsWriter(tmp_path, 0)
+    writer.step(step_figures(1))
+    writer.evaluation(1, 8, EVALUATION)
+    writer.close()
+    step, evaluation = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert step == {"event": "step", **vars(step_figures(1))}
+    assert evaluation == {
+        "event": "eval", "step": 1, "samples": 8, "eval_samples": 50, "masked_lm_loss": 2.0, "masked_lm_accuracy": 0.3,
+        "next_sentence_loss": 0.6, "next_sentence_accuracy": 0.7, "most_frequent_token_accuracy": 0.05, "seconds": 9.0,
+    }  # fmt: skip
+
+
+def test_rows_are_there_at_once(tmp_path: Path) -> None:
+    """Who watches the file, or reads it after a kill, misses no finished step."""
+    writer = MetricsWriter(tmp_path, 0)
+    writer.step(step_figures(1))
+    assert steps_of(tmp_path) == [1]
+    writer.close()
+
+
+def test_resume_drops_rows_after_its_step(tmp_path: Path) -> None:
+    """No step is there twice; the evaluation after the last kept step stays."""
+    writer = MetricsWriter(tmp_path, 0)
+    for step in (1, 2, 3):
+        writer.step(step_figures(step))
+        writer.evaluation(step, 8 * step, EVALUATION)
+    writer.close()
+    write(tmp_path, 2, 3, 4)
+    assert steps_of(tmp_path) == [1, 2, 3, 4]
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1, 2]
+
+
+def test_resume_drops_a_partial_last_line(tmp_path: Path) -> None:
+    write(tmp_path, 0, 1, 2)
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text()[:-20])
+    write(tmp_path, 1, 2)
+    assert steps_of(tmp_path) == [1, 2]
+    assert sorted(child.name for child in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+
+
+def test_a_new_run_starts_anew(tmp_path: Path) -> None:
+    """Rows of a benchmark that ran in the same folder are not this run's."""
+    writer = MetricsWriter(tmp_path, 0)
+    writer.evaluation(0, 0, EVALUATION)
+    writer.close()
+    write(tmp_path, 0, 1)
+    assert steps_of(tmp_path) == [1]
+    assert read_rows(tmp_path / "metrics.jsonl", "eval") == []
+
+
+def test_tensorboard_has_the_same_values(tmp_path: Path) -> None:
+    """Every figure under the step that it belongs to."""
+    writer = MetricsWriter(tmp_path, 0)
+    writer.step(step_figures(1))
+    writer.step(step_figures(2))
+    writer.evaluation(2, 16, EVALUATION)
+    writer.close()
+    found: dict[tuple[str, int], float] = {}
+    for path in (tmp_path / "tensorboard").iterdir():
+        for _, payload in iterate_payloads(path):
+            event = Event.FromString(payload)
+            found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
+    expected = {("train/" + name, step): value for step in (1, 2) for name, value in vars(step_figures(step)).items()}
+    expected |= {("eval/" + name, 2): value for name, value in vars(EVALUATION).items()}
+    expected[("eval/eval_samples", 2)], expected[("eval/samples", 2)] = 50, 16
+    expected = {(name, step): value for (name, step), value in expected.items() if name != "train/step"}
+    assert found == pytest.approx(expected, rel=1e-6)

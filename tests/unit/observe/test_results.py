@@ -1,0 +1,55 @@
+"""The files that users of Intel's package parse."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from bert_large.observe.results import Summary, summarize, write_results
+
+from tests.unit.observe.test_metrics import step_figures
+
+SUMMARY = Summary(sequences_per_second=123.4564, step_seconds=3.6288123, masked_lm_accuracy=0.71204567)
+
+
+def test_summary_log_line(tmp_path: Path) -> None:
+    """Exactly the line that Intel's scripts write and read; runs append."""
+    write_results(tmp_path, SUMMARY, phase=1, precision="bf16", global_batch_size=448)
+    write_results(tmp_path, SUMMARY, phase=2, precision="fp32", global_batch_size=28)
+    assert (tmp_path / "summary.log").read_text() == (
+        "BERT;training phase1 throughput;bf16; 448;123.456\nBERT;training phase2 throughput;fp32; 28;123.456\n"
+    )
+
+
+def test_results_yaml(tmp_path: Path) -> None:
+    """Entries of key, value and unit; the last run's."""
+    for _ in range(2):
+        write_results(tmp_path, SUMMARY, phase=1, precision="bf16", global_batch_size=448)
+    assert yaml.safe_load((tmp_path / "results.yaml").read_text()) == {
+        "results": [
+            {"key": "throughput", "value": 123.456, "unit": "sentence/s"},
+            {"key": "latency", "value": 3.628812, "unit": "s/step"},
+            {"key": "accuracy", "value": 0.712046, "unit": "masked_lm_accuracy"},
+        ]
+    }
+
+
+def test_throughput_line() -> None:
+    assert SUMMARY.throughput_line() == "Throughput: 123.456 sentence/s"
+
+
+@pytest.mark.parametrize(("steps", "seconds"), [(4, 2.0), (3, 4.0), (2, 30.0)])
+def test_first_steps_are_left_out_of_the_timing(steps: int, seconds: float) -> None:
+    """They warm caches up; when there are no others they are all there is."""
+    durations = [50.0, 10.0, 4.0, 0.0][:steps]
+    figures = [step_figures(step, seconds=duration) for step, duration in enumerate(durations, start=1)]
+    summary = summarize(figures, 8, 2, None)
+    assert summary.step_seconds == seconds
+    assert summary.sequences_per_second == 8 / seconds
+
+
+def test_accuracy_is_of_the_last_evaluation_if_there_was_one() -> None:
+    figures = [step_figures(1, masked_lm_accuracy=0.1), step_figures(2, masked_lm_accuracy=0.2)]
+    assert summarize(figures, 8, 0, 0.0).masked_lm_accuracy == 0.0
+    assert summarize(figures, 8, 0, None).masked_lm_accuracy == 0.2

@@ -1,0 +1,125 @@
+"""build.sh: which base it builds on, what it passes to the engine, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+from .sandbox import Call, Sandbox
+
+IMAGE = "model-zoo:pytorch-bert-large-training"
+IPEX = "model-zoo:pytorch-ipex-spr"
+STOCK = "model-zoo:pytorch-stock"
+
+
+@pytest.fixture
+def engine(sandbox: Sandbox) -> Sandbox:
+    """A fake docker that has no image but the IPEX base."""
+    sandbox.fake("docker", f"sys.exit(sys.argv[1:3] == ['image', 'inspect'] and sys.argv[3] != {IPEX!r})")
+    return sandbox
+
+
+def builds(sandbox: Sandbox, engine: str = "docker") -> list[Call]:
+    """Run build.sh, which must succeed, and return its builds."""
+    result = sandbox.run("build.sh")
+    assert result.returncode == 0, result.stderr
+    return [call for call in sandbox.calls(engine) if call.arguments[0] == "build"]
+
+
+def refused(sandbox: Sandbox) -> str:
+    """Run build.sh, which must refuse before it builds anything, and return its one line of error."""
+    result = sandbox.run("build.sh")
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert not any(call.arguments[0] == "build" for call in sandbox.calls("docker"))
+    return result.stderr
+
+
+def test_the_default_base(engine: Sandbox) -> None:
+    (build,) = builds(engine)
+    assert build.value("--tag") == IMAGE
+    assert build.value("--file") == str(engine.project / "Dockerfile")
+    assert build.values("--build-arg") == [f"BASE_IMAGE={IPEX}"]
+    assert build.arguments[-1] == str(engine.project) or build.arguments[-2] == str(engine.project)
+    assert "org.opencontainers.image.version=0.1.0" in build.values("--label")
+
+
+def test_the_stock_base_is_built_when_missing(engine: Sandbox) -> None:
+    engine.variables |= {"BASE": "stock", "PYTHON_IMAGE": "my python:3.12"}
+    base, image = builds(engine)
+    assert base.value("--tag") == STOCK
+    assert base.value("--file") == str(engine.project / "docker/stock.Dockerfile")
+    assert base.values("--build-arg") == ["PYTHON_IMAGE=my python:3.12"]
+    assert image.values("--build-arg") == [f"BASE_IMAGE={STOCK}"]
+
+
+def test_the_stock_base_is_kept_when_there(sandbox: Sandbox) -> None:
+    sandbox.fake("docker")
+    sandbox.variables["BASE"] = "stock"
+    (image,) = builds(sandbox)
+    assert image.value("--tag") == IMAGE
+
+
+def test_any_base(sandbox: Sandbox) -> None:
+    sandbox.fake("docker")
+    sandbox.variables |= {"BASE_IMAGE": "my/base:1", "IMAGE_NAME": "mine:2"}
+    (image,) = builds(sandbox)
+    assert image.values("--build-arg") == ["BASE_IMAGE=my/base:1"]
+    assert image.value("--tag") == "mine:2"
+
+
+@pytest.mark.parametrize("base", [IPEX, "my/base:1"])
+def test_a_missing_base_is_named_with_the_ways_out(sandbox: Sandbox, base: str) -> None:
+    sandbox.fake("docker", "sys.exit(sys.argv[1] == 'image')")
+    sandbox.variables["BASE_IMAGE"] = base
+    error = refused(sandbox)
+    assert f"base image {base} is missing" in error
+    assert "BASE_IMAGE" in error
+    assert "BASE=stock" in error
+
+
+def test_proxies_and_pips_settings_are_passed_by_name(engine: Sandbox) -> None:
+    values = {
+        "http_proxy": "http://user:secret@proxy:1",
+        "HTTPS_PROXY": "http://proxy:1",
+        "no_proxy": "localhost",
+        "PIP_INDEX_URL": "http://index",
+        "PIP_EXTRA_INDEX_URL": "http://more",
+        "PIP_FIND_LINKS": "/some where",
+        "PIP_TRUSTED_HOST": "index",
+    }
+    engine.variables |= values | {"BASE": "stock"}
+    for build in builds(engine):
+        assert set(values) <= set(build.values("--build-arg"))
+        assert values.items() <= build.environment.items()
+        assert not [word for word in build.arguments if "secret" in word]
+
+
+def test_docker_build_args(engine: Sandbox) -> None:
+    engine.variables["DOCKER_BUILD_ARGS"] = "--network host --label 'a b=c d'"
+    (build,) = builds(engine)
+    assert build.value("--network") == "host"
+    assert "a b=c d" in build.values("--label")
+
+
+def test_podman(sandbox: Sandbox) -> None:
+    sandbox.fake("podman")
+    (build,) = builds(sandbox, engine="podman")
+    assert build.value("--tag") == IMAGE
+
+
+def test_an_unknown_base(engine: Sandbox) -> None:
+    engine.variables["BASE"] = "cuda"
+    assert "error: BASE=cuda is unknown" in refused(engine)
+
+
+def test_without_an_engine(sandbox: Sandbox) -> None:
+    error = refused(sandbox)
+    assert "no container engine" in error
+    assert "RUNTIME=native" in error
+
+
+def test_a_failed_build_fails(sandbox: Sandbox) -> None:
+    sandbox.fake("docker", "sys.exit(7 if sys.argv[1] == 'build' else 0)")
+    result = sandbox.run("build.sh")
+    assert result.returncode == 7
+    assert "Built" not in result.stdout

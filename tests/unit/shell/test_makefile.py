@@ -1,0 +1,121 @@
+"""The Makefile: what a target installs and runs, what it skips the second time, and a Python that will not do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from .sandbox import PROJECT, Sandbox
+
+# A python that makes an environment of fakes, and that has torch.
+PYTHON = """
+import pathlib, shutil
+words = sys.argv[1:]
+if words[:2] == ["-m", "venv"]:
+    folder = pathlib.Path(words[2], "bin")
+    folder.mkdir(parents=True)
+    for tool in pathlib.Path({tools!r}).iterdir():
+        shutil.copy(tool, folder)
+elif words[0] == "-":
+    print("ok")
+"""
+INSTALLED = ("python", "pip", "pytest", "ruff", "mypy", "shellcheck")
+
+
+@pytest.fixture
+def project(sandbox: Sandbox) -> Sandbox:
+    """A project whose python3 makes environments of fakes."""
+    for tool in ("make", "sh", "touch", "find", "expand"):
+        (sandbox.bin / tool).symlink_to(str(shutil.which(tool)))
+    shutil.copy2(PROJECT / "Makefile", sandbox.project)
+    tools = Path(sandbox.folder("tools"))
+    for tool in INSTALLED:
+        sandbox.fake(tool, "sys.argv[1:2] == ['-'] and print('ok')", directory=tools)
+    sandbox.fake("python3", PYTHON.format(tools=str(tools)))
+    return sandbox
+
+
+def make(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["make", *arguments], env={"PATH": str(sandbox.bin)}, cwd=sandbox.project, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def installs(sandbox: Sandbox) -> list[list[str]]:
+    return [call.arguments for call in sandbox.calls("pip")]
+
+
+def test_setup_installs_once(project: Sandbox) -> None:
+    assert make(project, "setup").returncode == 0
+    assert installs(project) == [["install", "--editable", "."]]
+    assert make(project, "setup").returncode == 0
+    assert len(installs(project)) == 1
+    later = (project.project / ".venv/.installed").stat().st_mtime + 10
+    os.utime(project.project / "pyproject.toml", (later, later))
+    assert make(project, "setup").returncode == 0
+    assert len(installs(project)) == 2
+
+
+def test_test_installs_the_extra_and_runs_pytest(project: Sandbox) -> None:
+    for _ in range(2):
+        assert make(project, "test", "PYTEST_ARGS=-k name").returncode == 0
+    assert installs(project) == [["install", "--editable", ".[test]"]]
+    assert [call.arguments for call in project.calls("pytest")] == [["-k", "name"]] * 2
+
+
+def test_demo_installs_the_extra_and_runs_the_demo_with_it(project: Sandbox) -> None:
+    (project.project / "quickstart/demo.sh").write_text('#!/usr/bin/env bash\n"$PYTHON" -m demo\n')
+    assert make(project, "demo").returncode == 0
+    assert installs(project) == [["install", "--editable", ".[plot]"]]
+    assert project.calls("python")[-1].arguments == ["-m", "demo"]
+
+
+def test_lint_checks_every_script(project: Sandbox) -> None:
+    for name in (".ci/run", "jobs/slurm/a b.sh", ".venv/not.sh", "output/not.sh", "docker/data"):
+        path = project.project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert make(project, "lint").returncode == 0
+    assert [call.arguments for call in project.calls("ruff")] == [["check"], ["format", "--check"]]
+    assert len(project.calls("mypy")) == 1
+    checked = {word for word in project.calls("shellcheck")[0].arguments if not word.startswith("--")}
+    scripts = {f"./quickstart/{path.name}" for path in (project.project / "quickstart").glob("*.sh")}
+    assert checked == scripts | {
+        "./run.sh", "./build.sh", "./docker/install_torch.sh", "./.ci/run", "./jobs/slurm/a b.sh"
+    }  # fmt: skip
+
+
+def test_a_failure_is_a_failure(project: Sandbox) -> None:
+    project.fake("pytest", "sys.exit(1)", directory=project.directory / "tools")
+    assert make(project, "test").returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        ("sys.exit('version_info' in sys.argv[-1])", "3.10 or newer is needed"),
+        ("sys.exit('ensurepip' in sys.argv[-1])", "has no venv"),
+    ],
+)
+def test_a_python_that_will_not_do(project: Sandbox, body: str, error: str) -> None:
+    project.fake("old-python", body)
+    result = make(project, "setup", "PYTHON=old-python")
+    assert result.returncode == 2
+    assert error in result.stderr.splitlines()[0]
+    assert not (project.project / ".venv").exists()
+
+
+def test_a_python_that_is_not_there(project: Sandbox) -> None:
+    result = make(project, "setup", "PYTHON=no-python")
+    assert result.returncode == 2
+    assert "PYTHON=no-python is not there" in result.stderr.splitlines()[0]
+
+
+def test_help_lists_the_targets(project: Sandbox) -> None:
+    listed = {line.split()[1] for line in make(project).stdout.splitlines()}
+    assert {"setup", "demo", "test", "lint"} <= listed

@@ -1,0 +1,353 @@
+"""The quickstart scripts: variables in, one command out, nothing started when a variable is wrong."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from .sandbox import PROJECT, Call, Sandbox, wait_for
+
+PHASE_1 = "quickstart/run_bert_pretrain_phase1.sh"
+PHASE_2 = "quickstart/run_bert_pretrain_phase2.sh"
+PREPARE = "quickstart/prepare_dataset.sh"
+
+
+def started(sandbox: Sandbox, script: str, *arguments: str) -> Call:
+    """Run a script that must succeed and return the command it became."""
+    result = sandbox.run(script, *arguments)
+    assert result.returncode == 0, result.stderr
+    return sandbox.calls("python3")[-1]
+
+
+def refused(sandbox: Sandbox, script: str) -> str:
+    """Run a script that must refuse before it starts anything and return its one line of error."""
+    result = sandbox.run(script)
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert result.stdout == ""
+    assert sandbox.calls("python3") == []
+    assert not (sandbox.directory / "out put").exists()
+    return result.stderr
+
+
+def test_phase_1_is_one_command(phase_1: Sandbox) -> None:
+    call = started(phase_1, PHASE_1)
+    assert call.arguments == [
+        "-m", "bert_large", "pretrain", "--phase", "1",
+        "--precision", "bf16",
+        "--output-dir", phase_1.variables["OUTPUT_DIR"],
+        "--dataset-dir", phase_1.variables["DATASET_DIR"],
+        "--config-file", phase_1.variables["CONFIG_FILE"],
+    ]  # fmt: skip
+    assert Path(phase_1.variables["OUTPUT_DIR"]).is_dir()
+
+
+def test_phase_2_starts_from_the_checkpoint(phase_2: Sandbox) -> None:
+    call = started(phase_2, PHASE_2)
+    assert call.arguments[:5] == ["-m", "bert_large", "pretrain", "--phase", "2"]
+    assert call.value("--checkpoint-dir") == phase_2.variables["CHECKPOINT_DIR"]
+    assert "--config-file" not in call.arguments
+
+
+@pytest.mark.parametrize(
+    ("variable", "option", "value"),
+    [
+        ("BATCH_SIZE", "--global-batch-size", "448"),
+        ("MICRO_BATCH_TOKENS", "--micro-batch-tokens", "4096"),
+        ("MAX_STEPS", "--max-steps", "13700"),
+        ("TOTAL_STEPS", "--total-steps", "14063"),
+        ("MAX_SAMPLES", "--max-samples", "4500000"),
+        ("TARGET_ACCURACY", "--target-accuracy", "0.72"),
+        ("LEARNING_RATE", "--learning-rate", "3.5e-4"),
+        ("WARMUP_STEPS", "--warmup-steps", "100"),
+        ("RECIPE", "--recipe", "mlperf-256"),
+        ("ENGINE", "--engine", "native"),
+        ("SEED", "--seed", "7"),
+        ("SAVE_EVERY", "--save-every", "500"),
+        ("RESUME", "--resume", "never"),
+        ("EVAL_DIR", "--eval-dir", "none"),
+    ],
+)
+def test_optional_variables_become_options(phase_1: Sandbox, variable: str, option: str, value: str) -> None:
+    assert option not in started(phase_1, PHASE_1).arguments
+    phase_1.variables[variable] = value
+    assert started(phase_1, PHASE_1).value(option) == value
+
+
+def test_optional_paths_become_options(phase_1: Sandbox) -> None:
+    paths = {
+        "--vocab-file": phase_1.file("vo cab.txt"),
+        "--eval-dir": phase_1.folder("eval data"),
+        "--checkpoint-dir": phase_1.folder("a model"),
+        "--resume": phase_1.folder("check points/step-5"),
+    }
+    phase_1.variables |= {option[2:].replace("-", "_").upper(): path for option, path in paths.items()}
+    call = started(phase_1, PHASE_1)
+    assert {option: call.value(option) for option in paths} == paths
+
+
+def test_benchmark_is_a_flag(phase_1: Sandbox) -> None:
+    phase_1.variables["BENCHMARK"] = "0"
+    assert "--benchmark" not in started(phase_1, PHASE_1).arguments
+    phase_1.variables["BENCHMARK"] = "1"
+    assert "--benchmark" in started(phase_1, PHASE_1).arguments
+
+
+def test_arguments_are_passed_on_last(phase_1: Sandbox) -> None:
+    call = started(phase_1, PHASE_1, "--no-shuffle", "--seed", "a b", "")
+    assert call.arguments[-4:] == ["--no-shuffle", "--seed", "a b", ""]
+
+
+@pytest.mark.parametrize(
+    ("alias", "name", "option"),
+    [("BERT_MODEL_CONFIG", "CONFIG_FILE", "--config-file"), ("batch_size", "BATCH_SIZE", "--global-batch-size")],
+)
+def test_aliases_of_phase_1(phase_1: Sandbox, alias: str, name: str, option: str) -> None:
+    value = phase_1.variables.pop(name, "56")
+    phase_1.variables[alias] = value
+    assert started(phase_1, PHASE_1).value(option) == value
+
+
+def test_alias_of_phase_2(phase_2: Sandbox) -> None:
+    phase_2.variables["PRETRAINED_MODEL"] = phase_2.variables.pop("CHECKPOINT_DIR")
+    assert started(phase_2, PHASE_2).value("--checkpoint-dir") == phase_2.variables["PRETRAINED_MODEL"]
+
+
+def test_the_name_used_here_wins_over_its_alias(phase_1: Sandbox) -> None:
+    phase_1.variables |= {"BATCH_SIZE": "448", "batch_size": "224"}
+    assert started(phase_1, PHASE_1).value("--global-batch-size") == "448"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf32"])
+def test_precision_lets_onednn_use_amx(phase_1: Sandbox, precision: str) -> None:
+    phase_1.variables |= {"PRECISION": precision, "DNNL_MAX_CPU_ISA": "SSE41"}
+    call = started(phase_1, PHASE_1)
+    assert call.value("--precision") == precision
+    assert call.environment["DNNL_MAX_CPU_ISA"] == "AVX512_CORE_AMX"
+
+
+def test_avx_fp32_unsets_the_instruction_set(phase_1: Sandbox) -> None:
+    phase_1.variables |= {"PRECISION": "avx-fp32", "DNNL_MAX_CPU_ISA": "AVX512_CORE_AMX"}
+    call = started(phase_1, PHASE_1)
+    assert call.value("--precision") == "avx-fp32"
+    assert "DNNL_MAX_CPU_ISA" not in call.environment
+
+
+@pytest.mark.parametrize("variable", ["PRECISION", "OUTPUT_DIR", "DATASET_DIR", "CONFIG_FILE"])
+def test_phase_1_names_what_is_missing(phase_1: Sandbox, variable: str) -> None:
+    phase_1.variables[variable] = ""
+    error = refused(phase_1, PHASE_1)
+    assert f"needs {variable}:" in error
+    assert error.startswith("run_bert_pretrain_phase1.sh: error: ")
+
+
+def test_phase_2_names_what_is_missing(phase_2: Sandbox) -> None:
+    del phase_2.variables["CHECKPOINT_DIR"]
+    assert "needs CHECKPOINT_DIR:" in refused(phase_2, PHASE_2)
+
+
+def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
+    assert "needs PRECISION OUTPUT_DIR DATASET_DIR CONFIG_FILE:" in refused(sandbox, PHASE_1)
+    assert "needs INPUT_DIR VOCAB_FILE DATASET_DIR:" in refused(sandbox, PREPARE)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("PRECISION", "fp16"),
+        ("DATASET_DIR", "/not/there"),
+        ("DATASET_DIR", "/dev/null"),
+        ("CONFIG_FILE", "/not/there.json"),
+        ("CONFIG_FILE", "/"),
+        ("BERT_MODEL_CONFIG", "/not/there.json"),
+        ("CHECKPOINT_DIR", "/not/there"),
+        ("EVAL_DIR", "/not/there"),
+        ("VOCAB_FILE", "/not/there"),
+        ("TRAIN_SCRIPT", "/not/there.py"),
+        ("MODEL_DIR", "/dev"),
+        ("RESUME", "/not/there"),
+        ("OUTPUT_DIR", "/dev/null/output"),
+        ("BENCHMARK", "yes"),
+        ("DDP", "maybe"),
+        ("RANKS_PER_NODE", "two"),
+        ("NNODES", "0"),
+        ("PYTHON", "/not/there/python"),
+    ],
+)
+def test_a_wrong_value_is_named(phase_1: Sandbox, variable: str, value: str) -> None:
+    if variable == "BERT_MODEL_CONFIG":
+        del phase_1.variables["CONFIG_FILE"]
+        name = "CONFIG_FILE"
+    else:
+        name = variable
+    phase_1.variables[variable] = value
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert f"error: {name}={value} " in result.stderr
+    assert phase_1.calls("python3") == []
+
+
+def test_an_environment_without_the_package_is_named(phase_1: Sandbox) -> None:
+    phase_1.fake("python3", "os.execv(sys.executable, [sys.executable, '-S', *sys.argv[1:]])")  # without site-packages
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1
+    assert "make setup" in result.stderr
+    assert len(phase_1.calls("python3")) == 1
+
+
+def test_the_exit_code_is_the_trainers(phase_1: Sandbox) -> None:
+    phase_1.fake("python3", "sys.exit(0 if sys.argv[1] == '-c' else 41)")
+    assert phase_1.run(PHASE_1).returncode == 41
+
+
+def test_signals_reach_the_trainer(phase_1: Sandbox) -> None:
+    ready = phase_1.fake_that_waits("python3", exit_code=43)
+    process = phase_1.start(PHASE_1)
+    wait_for(ready)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 43
+
+
+def test_the_projects_environment_is_preferred(phase_1: Sandbox) -> None:
+    environment = phase_1.project / ".venv/bin"
+    environment.mkdir(parents=True)
+    phase_1.fake("python", directory=environment)
+    assert phase_1.run(PHASE_1).returncode == 0
+    assert phase_1.calls("python3") == []
+    assert phase_1.calls("python")[-1].arguments[:2] == ["-m", "bert_large"]
+    phase_1.variables["PYTHON"] = str(phase_1.bin / "python3")
+    assert started(phase_1, PHASE_1).arguments[:2] == ["-m", "bert_large"]
+
+
+def test_model_dir_is_where_the_package_comes_from(phase_1: Sandbox) -> None:
+    phase_1.variables |= {"MODEL_DIR": phase_1.folder("other project"), "PYTHONPATH": "/more"}
+    phase_1.folder("other project/models/bert_large")
+    call = started(phase_1, PHASE_1)
+    assert call.environment["PYTHONPATH"] == f"{phase_1.variables['MODEL_DIR']}/models:/more"
+
+
+def test_train_script_replaces_the_package(phase_1: Sandbox) -> None:
+    phase_1.variables["TRAIN_SCRIPT"] = phase_1.file("my trainer.py")
+    call = started(phase_1, PHASE_1)
+    assert call.arguments[:4] == [phase_1.variables["TRAIN_SCRIPT"], "pretrain", "--phase", "1"]
+
+
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node"]
+ALONE = ["--standalone", "--local-addr", "127.0.0.1"]
+
+
+@pytest.mark.parametrize("variables", [{"DDP": "true"}, {"RANKS_PER_NODE": "1", "DDP": "true"}])
+def test_ddp_of_one_process(phase_1: Sandbox, variables: dict[str, str]) -> None:
+    phase_1.variables |= variables
+    call = started(phase_1, PHASE_1)
+    assert call.arguments[:9] == [*TORCHRUN, "1", *ALONE, "-m", "bert_large"]
+
+
+def test_several_ranks_share_the_cores(phase_1: Sandbox) -> None:
+    phase_1.fake("nproc", "print(12)", directory=replaced(phase_1, "nproc"))
+    phase_1.fake("lscpu", "print('# CORE,SOCKET'); [print(f'{c},0') for c in range(8) for _ in 'ab']",
+                 directory=replaced(phase_1, "lscpu"))  # fmt: skip
+    phase_1.variables["RANKS_PER_NODE"] = "4"
+    call = started(phase_1, PHASE_1)
+    assert call.arguments[:10] == [*TORCHRUN, "4", *ALONE, "-m", "bert_large", "pretrain"]
+    assert call.environment["OMP_NUM_THREADS"] == "2"
+    phase_1.variables["OMP_NUM_THREADS"] = "3"
+    assert started(phase_1, PHASE_1).environment["OMP_NUM_THREADS"] == "3"
+
+
+def replaced(sandbox: Sandbox, tool: str) -> Path:
+    """Remove a tool from the PATH's folder, so that a fake can take its place, and return the folder."""
+    (sandbox.bin / tool).unlink()
+    return sandbox.bin
+
+
+def test_one_process_keeps_its_threads(phase_1: Sandbox) -> None:
+    assert "OMP_NUM_THREADS" not in started(phase_1, PHASE_1).environment
+
+
+def test_several_nodes(phase_1: Sandbox) -> None:
+    phase_1.variables |= {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node-0", "MASTER_PORT": "29511"}
+    call = started(phase_1, PHASE_1)
+    assert call.arguments[:14] == [
+        *TORCHRUN, "1", "--nnodes", "2", "--node-rank", "1", "--master-addr", "node-0", "--master-port", "29511",
+        "-m", "bert_large",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("variable", ["NODE_RANK", "MASTER_ADDR"])
+def test_several_nodes_need_to_know_each_other(phase_1: Sandbox, variable: str) -> None:
+    phase_1.variables |= {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "node-0"}
+    del phase_1.variables[variable]
+    assert f"needs {variable}:" in refused(phase_1, PHASE_1)
+
+
+def test_prepare_makes_both_lengths(sandbox: Sandbox) -> None:
+    sandbox.variables |= {
+        "INPUT_DIR": sandbox.folder("some text"),
+        "VOCAB_FILE": sandbox.file("vo cab.txt"),
+        "DATASET_DIR": str(sandbox.directory / "data set"),
+        "DUPE_FACTOR": "3",
+        "RANDOM_SEED": "5",
+        "WORKERS": "2",
+    }
+    assert sandbox.run(PREPARE, "--more").returncode == 0
+    _, phase_1, phase_2 = sandbox.calls("python3")
+    common = [
+        "-m", "bert_large", "prepare",
+        "--input-dir", sandbox.variables["INPUT_DIR"],
+        "--vocab-file", sandbox.variables["VOCAB_FILE"],
+        "--dupe-factor", "3", "--random-seed", "5", "--workers", "2",
+    ]  # fmt: skip
+    dataset = sandbox.variables["DATASET_DIR"]
+    assert phase_1.arguments == [
+        *common, "--output-dir", f"{dataset}/seq_128", "--max-seq-length", "128", "--max-predictions-per-seq", "20",
+        "--output-suffix", "_128", "--more",
+    ]  # fmt: skip
+    assert phase_2.arguments == [
+        *common, "--output-dir", f"{dataset}/seq_512", "--max-seq-length", "512", "--max-predictions-per-seq", "76",
+        "--more",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def preparing(sandbox: Sandbox) -> Sandbox:
+    """The sandbox with what prepare_dataset.sh requires."""
+    sandbox.variables |= {
+        "INPUT_DIR": sandbox.folder("text"),
+        "VOCAB_FILE": sandbox.file("vocab.txt"),
+        "DATASET_DIR": str(sandbox.directory / "out put"),
+    }
+    return sandbox
+
+
+def test_prepare_stops_at_the_first_failure(preparing: Sandbox) -> None:
+    preparing.fake("python3", "sys.exit(0 if sys.argv[1] == '-c' else 44)")
+    assert preparing.run(PREPARE).returncode == 44
+    assert len(preparing.calls("python3")) == 2
+
+
+def test_prepare_ends_with_its_command_on_a_signal(preparing: Sandbox) -> None:
+    ready = preparing.fake_that_waits("python3", exit_code=45)
+    process = preparing.start(PREPARE)
+    wait_for(ready)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 45
+    assert len(preparing.calls("python3")) == 2
+
+
+def test_prepare_names_a_missing_input(preparing: Sandbox) -> None:
+    preparing.variables["INPUT_DIR"] = "/not/there"
+    assert "error: INPUT_DIR=/not/there is not a directory" in refused(preparing, PREPARE)
+
+
+@pytest.mark.parametrize("script", [PHASE_1, PHASE_2, PREPARE])
+def test_the_head_lists_every_required_variable(sandbox: Sandbox, script: str) -> None:
+    named = refused(sandbox, script).split(" needs ")[1].split(":")[0].split()
+    head = (PROJECT / script).read_text().split("set -euo pipefail")[0]
+    assert named
+    for variable in named:
+        assert f"\n#   {variable} " in head

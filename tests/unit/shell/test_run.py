@@ -1,0 +1,327 @@
+"""run.sh: the flags of the container, its mounts and variables, and what it refuses."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+from pathlib import Path
+
+import pytest
+
+from .sandbox import Call, Sandbox, wait_for
+
+IMAGE = "model-zoo:pytorch-bert-large-training"
+
+
+def ran(sandbox: Sandbox, *arguments: str, engine: str = "docker") -> Call:
+    """Run run.sh, which must succeed, and return the call that ran the container."""
+    result = sandbox.run("run.sh", *arguments)
+    assert result.returncode == 0, result.stderr
+    call = sandbox.calls(engine)[-1]
+    assert call.arguments[0] == "run"
+    return call
+
+
+def refused(sandbox: Sandbox) -> str:
+    """Run run.sh, which must refuse before it starts anything, and return its one line of error."""
+    result = sandbox.run("run.sh")
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert not any(call.arguments[0] == "run" for call in sandbox.calls("docker"))
+    return result.stderr
+
+
+def mount(path: str, mode: str = "") -> str:
+    return f"type=bind,source={path},target={path}{mode}"
+
+
+def test_the_container_has_no_privilege(docker: Sandbox) -> None:
+    call = ran(docker)
+    assert not [word for word in call.arguments if "privileged" in word and word != "no-new-privileges"]
+    assert call.value("--user") == f"{os.getuid()}:{os.getgid()}"
+    assert call.value("--cap-drop") == "ALL"
+    assert call.value("--security-opt") == "no-new-privileges"
+    assert call.value("--shm-size") == "8G"
+    assert "--init" in call.arguments
+    assert "--rm" in call.arguments
+
+
+def test_no_terminal_and_no_host_network_unasked(docker: Sandbox) -> None:
+    call = ran(docker)
+    assert not {"--tty", "--interactive", "--network", "-t", "-i", "-it"} & set(call.arguments)
+
+
+def test_several_nodes_use_the_hosts_network(docker: Sandbox) -> None:
+    docker.variables |= {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "node-0"}
+    call = ran(docker)
+    assert call.value("--network") == "host"
+    assert {"NNODES", "NODE_RANK", "MASTER_ADDR"} <= set(call.values("--env"))
+
+
+def test_the_script_and_its_arguments(docker: Sandbox) -> None:
+    call = ran(docker, "--no-shuffle", "--seed", "a b")
+    assert call.arguments[-5:] == [
+        IMAGE, "/workspace/bert-large/quickstart/run_bert_pretrain_phase1.sh", "--no-shuffle", "--seed", "a b",
+    ]  # fmt: skip
+    docker.variables["IMAGE_NAME"] = "mine:latest"
+    assert ran(docker).arguments[-2] == "mine:latest"
+
+
+def test_inputs_are_read_only_and_the_output_is_not(docker: Sandbox) -> None:
+    docker.variables |= {
+        "EVAL_DIR": docker.folder("eval data"),
+        "CHECKPOINT_DIR": docker.folder("first run/model_save"),
+        "VOCAB_FILE": docker.file("vo cab.txt"),
+        "TRAIN_SCRIPT": docker.file("my trainer.py"),
+    }
+    call = ran(docker)
+    assert sorted(call.values("--mount")) == sorted(
+        [
+            mount(docker.variables["OUTPUT_DIR"]),
+            *(
+                mount(docker.variables[name], ",readonly")
+                for name in ("DATASET_DIR", "CONFIG_FILE", "EVAL_DIR", "CHECKPOINT_DIR", "VOCAB_FILE", "TRAIN_SCRIPT")
+            ),
+        ]
+    )
+    assert "-v" not in call.arguments
+    assert "--volume" not in call.arguments
+
+
+def test_paths_become_absolute_with_links_followed(docker: Sandbox) -> None:
+    docker.folder("real/data")
+    (docker.directory / "link").symlink_to("real")
+    docker.variables |= {"DATASET_DIR": "link/data", "OUTPUT_DIR": "some out"}
+    call = ran(docker)
+    real, output = str(docker.directory / "real/data"), str(docker.directory / "some out")
+    assert mount(real, ",readonly") in call.values("--mount")
+    assert mount(output) in call.values("--mount")
+    assert call.environment["DATASET_DIR"] == real
+    assert call.environment["OUTPUT_DIR"] == output
+
+
+@pytest.mark.parametrize("name", ["a:b", 'a,b "c"'])
+def test_paths_with_the_engines_separators(docker: Sandbox, name: str) -> None:
+    docker.variables["DATASET_DIR"] = docker.folder(name)
+    path = str(docker.directory / name)
+    quoted = path.replace('"', '""')
+    expected = (
+        mount(path, ",readonly") if "," not in name else f'type=bind,"source={quoted}","target={quoted}",readonly'
+    )
+    assert expected in ran(docker).values("--mount")
+
+
+def test_a_path_is_mounted_once(docker: Sandbox) -> None:
+    docker.variables["EVAL_DIR"] = docker.variables["DATASET_DIR"] + "/"
+    mounts = ran(docker).values("--mount")
+    assert len(mounts) == len(set(mounts)) == 3
+
+
+def test_a_checkpoint_inside_the_output_is_not_mounted_again(docker: Sandbox) -> None:
+    docker.variables["CHECKPOINT_DIR"] = docker.folder("out put/model_save")
+    docker.variables["RESUME"] = docker.folder("out put/checkpoints/step-3")
+    call = ran(docker)
+    assert len(call.values("--mount")) == 3
+    assert call.environment["CHECKPOINT_DIR"] == docker.variables["CHECKPOINT_DIR"]
+
+
+def test_no_evaluation_is_no_path(docker: Sandbox) -> None:
+    docker.variables["EVAL_DIR"] = "none"
+    call = ran(docker)
+    assert len(call.values("--mount")) == 3
+    assert call.environment["EVAL_DIR"] == "none"
+
+
+def test_variables_are_passed_by_name(docker: Sandbox) -> None:
+    values = {
+        "BATCH_SIZE": "448",
+        "MAX_STEPS": "5",
+        "LEARNING_RATE": "1e-4",
+        "BENCHMARK": "1",
+        "RANKS_PER_NODE": "2",
+        "OMP_NUM_THREADS": "3",
+        "https_proxy": "http://proxy:1",
+        "NO_PROXY": "localhost",
+    }
+    docker.variables |= values | {"UNRELATED_SECRET": "x"}
+    call = ran(docker)
+    passed = call.values("--env")
+    assert set(values) | {"PRECISION", "OUTPUT_DIR", "DATASET_DIR", "CONFIG_FILE", "HOME=/tmp"} == set(passed)
+    assert values.items() <= call.environment.items()
+
+
+def test_aliases_arrive_under_the_name_used_here(docker: Sandbox) -> None:
+    docker.variables |= {"BERT_MODEL_CONFIG": docker.variables.pop("CONFIG_FILE"), "batch_size": "56"}
+    call = ran(docker)
+    assert {"CONFIG_FILE", "BATCH_SIZE"} <= set(call.values("--env"))
+    assert call.environment["CONFIG_FILE"] == docker.variables["BERT_MODEL_CONFIG"]
+    assert call.environment["BATCH_SIZE"] == "56"
+    assert mount(docker.variables["BERT_MODEL_CONFIG"], ",readonly") in call.values("--mount")
+
+
+@pytest.mark.parametrize(
+    "written", ["--cpus 4 --label 'a b=c d' --label e=f\\ g", '--name "x y"', "  ", "--e '$HOME *'"]
+)
+def test_docker_args_are_split_as_a_shell_does(docker: Sandbox, written: str) -> None:
+    docker.variables["DOCKER_ARGS"] = written
+    before_image = ran(docker).arguments
+    before_image = before_image[: before_image.index(IMAGE)]
+    words = shlex.split(written)
+    assert before_image[len(before_image) - len(words) :] == words
+    assert before_image[-1] != ""
+
+
+def test_docker_args_with_an_open_quote(docker: Sandbox) -> None:
+    docker.variables["DOCKER_ARGS"] = "--label 'a"
+    assert "DOCKER_ARGS=" in refused(docker)
+
+
+def test_shm_size(docker: Sandbox) -> None:
+    docker.variables["SHM_SIZE"] = "1G"
+    assert ran(docker).value("--shm-size") == "1G"
+
+
+def test_phase_2(phase_2: Sandbox) -> None:
+    phase_2.fake("docker")
+    phase_2.variables["SCRIPT"] = "run_bert_pretrain_phase2.sh"
+    call = ran(phase_2)
+    assert call.arguments[-1].endswith("/quickstart/run_bert_pretrain_phase2.sh")
+    assert mount(phase_2.variables["CHECKPOINT_DIR"], ",readonly") in call.values("--mount")
+    phase_2.variables |= {"SCRIPT": "", "TRAINING_PHASE": "2"}
+    assert ran(phase_2).arguments[-1].endswith("/quickstart/run_bert_pretrain_phase2.sh")
+
+
+def test_preparing_data_writes_to_the_dataset(sandbox: Sandbox) -> None:
+    sandbox.fake("docker")
+    sandbox.variables |= {
+        "SCRIPT": "prepare_dataset.sh",
+        "INPUT_DIR": sandbox.folder("text"),
+        "VOCAB_FILE": sandbox.file("vocab.txt"),
+        "DATASET_DIR": str(sandbox.directory / "shards"),
+        "DUPE_FACTOR": "2",
+    }
+    call = ran(sandbox)
+    assert sorted(call.values("--mount")) == sorted(
+        [
+            mount(sandbox.variables["DATASET_DIR"]),
+            mount(sandbox.variables["INPUT_DIR"], ",readonly"),
+            mount(sandbox.variables["VOCAB_FILE"], ",readonly"),
+        ]
+    )
+    assert {"INPUT_DIR", "DATASET_DIR", "VOCAB_FILE", "DUPE_FACTOR"} <= set(call.values("--env"))
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("SCRIPT", "../run.sh"),
+        ("SCRIPT", "common.sh"),
+        ("SCRIPT", "demo.sh"),
+        ("SCRIPT", "no_such_script.sh"),
+        ("SCRIPT", "/bin/true"),
+        ("SCRIPT", "run_bert_pretrain_phase1.sh run_bert_pretrain_phase2.sh"),
+    ],
+)
+def test_an_unknown_script_lists_those_there_are(docker: Sandbox, variable: str, value: str) -> None:
+    docker.variables[variable] = value
+    error = refused(docker)
+    assert f"{variable}={value} is unknown" in error
+    for script in ("run_bert_pretrain_phase1.sh", "run_bert_pretrain_phase2.sh", "prepare_dataset.sh"):
+        assert script in error
+    assert not {"common.sh", "demo.sh"} & set(error.split("choose one of")[1].split())
+
+
+@pytest.mark.parametrize("runtime", ["container", "native"])
+@pytest.mark.parametrize("variable", ["PRECISION", "OUTPUT_DIR", "DATASET_DIR", "CONFIG_FILE"])
+def test_what_is_missing_is_named(docker: Sandbox, variable: str, runtime: str) -> None:
+    docker.variables |= {variable: "", "RUNTIME": runtime}
+    assert f"needs {variable}:" in refused(docker)
+    assert docker.calls("docker") == []
+    assert not (docker.directory / "out put").exists()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [("RUNTIME", "vm"), ("TRAINING_PHASE", "3"), ("PRECISION", "int8"), ("DATASET_DIR", "/not/there")],
+)
+def test_a_wrong_value_is_named(docker: Sandbox, variable: str, value: str) -> None:
+    docker.variables[variable] = value
+    assert f"error: {variable}={value} is " in refused(docker)
+
+
+def test_without_an_engine_the_error_names_the_native_runtime(phase_1: Sandbox) -> None:
+    error = refused(phase_1)
+    assert "docker is not installed" in error
+    assert "podman is not installed" in error
+    assert "RUNTIME=native" in error
+
+
+def test_an_engine_that_does_not_answer(phase_1: Sandbox) -> None:
+    phase_1.fake("docker", "sys.exit('Cannot connect' if sys.argv[1] == 'version' else 0)")
+    error = refused(phase_1)
+    assert "docker does not answer" in error
+    assert "RUNTIME=native" in error
+
+
+def test_the_engine_that_answers_is_taken(phase_1: Sandbox) -> None:
+    phase_1.fake("docker", "sys.exit(sys.argv[1] == 'version')")
+    phase_1.fake("podman")
+    assert ran(phase_1, engine="podman").value("--user") == f"{os.getuid()}:{os.getgid()}"
+
+
+def test_a_chosen_engine_is_the_only_one_tried(docker: Sandbox) -> None:
+    docker.variables["CONTAINER_ENGINE"] = "podman"
+    assert "podman is not installed" in refused(docker)
+    docker.fake("podman")
+    ran(docker, engine="podman")
+    assert docker.calls("docker") == []
+
+
+@pytest.mark.parametrize(("uid", "expected"), [(0, []), (1234, ["keep-id"])])
+def test_podman_keeps_the_callers_uid(docker: Sandbox, uid: int, expected: list[str]) -> None:
+    docker.fake("podman")
+    (docker.bin / "id").unlink()
+    docker.fake("id", f"print({uid})")
+    docker.variables["CONTAINER_ENGINE"] = str(docker.bin / "podman")
+    call = ran(docker, engine="podman")
+    assert call.values("--userns") == expected
+    assert call.value("--user") == f"{uid}:{uid}"
+    docker.variables["CONTAINER_ENGINE"] = "docker"
+    assert ran(docker).values("--userns") == []
+
+
+def test_in_rootless_docker_the_caller_is_its_root(phase_1: Sandbox) -> None:
+    phase_1.fake("docker", "sys.argv[1] == 'info' and print('[name=seccomp,profile=builtin name=rootless]')")
+    assert ran(phase_1).value("--user") == "0:0"
+
+
+def test_a_missing_image_says_how_to_build_it(phase_1: Sandbox) -> None:
+    phase_1.fake("docker", "sys.exit(sys.argv[1] == 'image')")
+    error = refused(phase_1)
+    assert f"image {IMAGE} is missing" in error
+    assert "./build.sh" in error
+
+
+def test_the_exit_code_comes_back(phase_1: Sandbox) -> None:
+    phase_1.fake("docker", "sys.exit(46 if sys.argv[1] == 'run' else 0)")
+    assert phase_1.run("run.sh").returncode == 46
+
+
+def test_signals_reach_the_container(phase_1: Sandbox) -> None:
+    ready = phase_1.fake_that_waits("docker", exit_code=44)
+    process = phase_1.start("run.sh")
+    wait_for(ready)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 44
+
+
+def test_native_runs_the_script_here(phase_1: Sandbox) -> None:
+    phase_1.variables["RUNTIME"] = "native"
+    result = phase_1.run("run.sh", "--seed", "a b")
+    assert result.returncode == 0, result.stderr
+    call = phase_1.calls("python3")[-1]
+    assert call.arguments[:5] == ["-m", "bert_large", "pretrain", "--phase", "1"]
+    assert call.arguments[-2:] == ["--seed", "a b"]
+    assert call.value("--dataset-dir") == phase_1.variables["DATASET_DIR"]
+    assert Path(phase_1.variables["OUTPUT_DIR"]).is_dir()

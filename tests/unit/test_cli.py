@@ -1,0 +1,111 @@
+"""The command line: which command, which exit code, and errors as one line."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from bert_large import __version__, cli
+from bert_large.cli import COMMANDS, main
+from bert_large.errors import DataError, InputError, UserError
+from bert_large.recipes import recipe_names
+
+from tests.support.runs import process_environment, run_process
+
+
+def failing_command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int) -> None:
+    """Make `bert-large plot` take no options and end with `outcome`."""
+
+    def run(arguments: argparse.Namespace) -> int:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    module: Any = SimpleNamespace(add_arguments=lambda parser: None, run=run)
+    monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "code", "printed"),
+    [
+        (0, 0, ""),
+        (143, 143, ""),
+        (UserError("the loss is not finite"), 1, "bert-large plot: error: the loss is not finite\n"),
+        (InputError("DATASET_DIR is empty"), 2, "bert-large plot: error: DATASET_DIR is empty\n"),
+        (DataError("part-0: byte 5"), 2, "bert-large plot: error: part-0: byte 5\n"),
+        (
+            OSError(28, "No space left on device", "/full"),
+            1,
+            "bert-large plot: error: [Errno 28] No space left on device: '/full'\n",
+        ),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_exit_codes(
+    outcome: BaseException | int,
+    code: int,
+    printed: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """2: wrong input, 1: any other failure; the reason is one line on standard error."""
+    failing_command(monkeypatch, outcome)
+    assert main(["plot"]) == code
+    assert capsys.readouterr() == ("", printed)
+
+
+def test_defects_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is no user's error keeps its traceback."""
+    failing_command(monkeypatch, ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        main(["plot"])
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["pretrain"], ["pretrain", "--dataset-dir"], ["recipes", "--x"]])
+def test_wrong_usage_is_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert "error: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert caught.value.code == 0
+    assert COMMANDS[command][1] in " ".join(printed.split())
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"bert-large {__version__}\n"
+
+
+def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert any(line.startswith("intel ") and "Intel's BERT-large package" in line for line in lines)
+
+
+def test_as_a_module() -> None:
+    """`python -m bert_large` returns the exit code."""
+    done = run_process("recipes")
+    assert (done.returncode, done.stderr) == (0, "") and "intel" in done.stdout
+    assert run_process("plot", "nowhere", "--output-file", "x.png").returncode == 2
+
+
+def test_preparation_does_not_import_torch() -> None:
+    """Its help would take seconds."""
+    program = (
+        "import sys; from bert_large.cli import build_parser; build_parser('prepare'); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=process_environment(), check=False, timeout=60)
+    assert done.returncode == 0

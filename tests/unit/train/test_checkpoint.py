@@ -1,0 +1,244 @@
+"""Checkpoints: what is saved is restored, and a failure while saving leaves the one before."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bert_large.config import OptimConfig
+from bert_large.errors import InputError
+from bert_large.model.bert import BertForPreTraining
+from bert_large.optim.build import build_optimizer
+from bert_large.train import checkpoint
+from bert_large.train.checkpoint import (
+    Progress,
+    check_model_folder,
+    list_checkpoints,
+    load_checkpoint,
+    load_weights,
+    read_state,
+    remove_later_checkpoints,
+    remove_old_checkpoints,
+    save_checkpoint,
+    save_model,
+)
+from safetensors.torch import load_file, save_file
+
+from tests.support.models import tiny_config, tiny_model
+
+IDENTITY = {"seed": 1, "optimizer": {"beta_1": 0.9}}
+
+
+def trained(seed: int = 0, steps: int = 2) -> tuple[BertForPreTraining, torch.optim.Optimizer]:
+    """Return a model and its optimizer after some updates."""
+    model = tiny_model(seed)
+    optimizer = build_optimizer(model, OptimConfig(learning_rate=0.01, total_steps=10))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(steps):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+    return model, optimizer
+
+
+def save(folder: Path, step: int, seed: int = 0) -> Path:
+    return save_checkpoint(folder, *trained(seed), Progress(step, 8 * step), IDENTITY)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    """Weights, moments, progress and identity, bit for bit; the next update is the same."""
+    model, optimizer = trained()
+    saved = save_checkpoint(tmp_path, model, optimizer, Progress(2, 16, True), IDENTITY)
+    assert saved == tmp_path / "step-00000002" and list_checkpoints(tmp_path) == [saved]
+    assert read_state(saved) == (Progress(2, 16, True), IDENTITY)
+    other, its_optimizer = trained(seed=5, steps=0)
+    assert load_checkpoint(saved, other, its_optimizer) == Progress(2, 16, True)
+    for of, its in ((model, optimizer), (other, its_optimizer)):
+        for parameter in of.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        its.step()
+    for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+@pytest.mark.parametrize("failing_write", [1, 2, 3])
+def test_a_failure_while_saving_leaves_the_old_checkpoint(
+    tmp_path: Path, failing_write: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whichever file the disk is full at: weights, moments or state. What is left is not taken for a checkpoint."""
+    old = save(tmp_path, 1)
+    before = {path.name: path.read_bytes() for path in old.iterdir()}
+    writes = 0
+
+    def failing(write: Any) -> Any:
+        def count_and_write(*arguments: Any) -> Any:
+            nonlocal writes
+            writes += 1
+            if writes == failing_write:
+                raise OSError(28, "No space left on device")
+            return write(*arguments)
+
+        return count_and_write
+
+    monkeypatch.setattr(checkpoint, "save_tensors", failing(checkpoint.save_tensors))
+    monkeypatch.setattr(checkpoint, "write_atomically", failing(checkpoint.write_atomically))
+    with pytest.raises(OSError, match="No space left"):
+        save(tmp_path, 2, seed=1)
+    monkeypatch.undo()
+    assert list_checkpoints(tmp_path) == [old]
+    assert {path.name: path.read_bytes() for path in old.iterdir()} == before
+    assert save(tmp_path, 2, seed=1) == tmp_path / "step-00000002"  # the next attempt is not in the way of the last
+    remove_old_checkpoints(tmp_path, keep=2)
+    assert names(tmp_path) == ["step-00000001", "step-00000002"]
+
+
+def test_a_checkpoint_takes_its_name_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill just before the rename leaves all files under another name, which nobody lists."""
+    monkeypatch.setattr(Path, "rename", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        save(tmp_path, 1)
+    assert names(tmp_path) == [".partial-step-00000001"]
+    assert len(names(tmp_path / ".partial-step-00000001")) == 3
+    assert list_checkpoints(tmp_path) == []
+
+
+def test_saving_a_step_again_replaces_it(tmp_path: Path) -> None:
+    save(tmp_path, 1, seed=1)
+    saved = save(tmp_path, 1, seed=2)
+    model, optimizer = trained(seed=1)
+    load_checkpoint(saved, model, optimizer)
+    assert torch.equal(model.bert.pooler.dense.weight, trained(seed=2)[0].bert.pooler.dense.weight)
+
+
+def test_newest_last_and_old_ones_removed(tmp_path: Path) -> None:
+    for step in (9, 100, 20):
+        save(tmp_path, step)
+    (tmp_path / ".partial-step-00000200").mkdir()
+    assert [read_state(path)[0].step for path in list_checkpoints(tmp_path)] == [9, 20, 100]
+    remove_old_checkpoints(tmp_path, keep=2)
+    assert names(tmp_path) == ["step-00000020", "step-00000100"]
+    remove_later_checkpoints(tmp_path, step=20)
+    assert names(tmp_path) == ["step-00000020"]
+
+
+def test_no_folder_is_no_checkpoints(tmp_path: Path) -> None:
+    assert list_checkpoints(tmp_path / "none") == []
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("model.safetensors", "is damaged or no safetensors file"),
+        ("optimizer.safetensors", "is damaged or no safetensors file"),
+        ("state.json", "is damaged"),
+    ],
+)
+@pytest.mark.parametrize("damage", [cut, Path.unlink, lambda path: path.write_bytes(b"")], ids=["cut", "gone", "empty"])
+def test_damaged_files_are_named(tmp_path: Path, file: str, message: str, damage: Any) -> None:
+    """One line that a user can act on, not a traceback from inside a library."""
+    saved = save(tmp_path, 1)
+    damage(saved / file)
+    with pytest.raises(InputError) as caught:
+        load_checkpoint(saved, *trained())
+    if damage is Path.unlink:
+        message = "does not exist" if file != "state.json" else "is no checkpoint to resume from: it has no state.json"
+    assert str(saved) in str(caught.value) and message in str(caught.value)
+
+
+def test_state_without_a_field_is_damaged(tmp_path: Path) -> None:
+    saved = save(tmp_path, 1)
+    (saved / "state.json").write_text('{"step": 1}')
+    with pytest.raises(InputError, match=r"state.json is damaged: 'samples'; remove that checkpoint"):
+        read_state(saved)
+
+
+def test_weights_of_another_shape_are_refused_untouched(tmp_path: Path) -> None:
+    """Every shape is checked before the first weight is copied."""
+    save_model(tmp_path, tiny_model(hidden_size=32, intermediate_size=48), tiny_config(), None)
+    model = tiny_model(seed=3)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with pytest.raises(
+        InputError, match=r"intermediate.dense.weight is \[48, 32\], .*makes it \[64, 32\]; .*another shape"
+    ):
+        load_weights(tmp_path / "model.safetensors", model)
+    assert all(torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    save_file({"some.weight": torch.ones(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(InputError, match=r"lacks 46 tensors, bert.embeddings.LayerNorm.bias among them"):
+        load_weights(tmp_path / "model.safetensors", tiny_model())
+
+
+def test_saved_model_is_a_hugging_face_folder(tmp_path: Path) -> None:
+    """`tests/parity/test_hugging_face.py` loads one; here: its files, and nothing beside."""
+    vocab = tmp_path / "words.txt"
+    vocab.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\n")
+    model, folder = tiny_model(), tmp_path / "model_save"
+    for _ in range(2):  # a second save replaces the first
+        save_model(folder, model, tiny_config(), vocab)
+    assert names(folder) == ["config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt"]
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["architectures"], config["model_type"]) == (["BertForPreTraining"], "bert")
+    assert (config["hidden_size"], config["hidden_act"], config["layer_norm_eps"]) == (32, "gelu_pytorch_tanh", 1e-12)
+    assert (folder / "vocab.txt").read_bytes() == vocab.read_bytes()
+    assert json.loads((folder / "tokenizer_config.json").read_text())["do_lower_case"] is True
+    weights = load_file(folder / "model.safetensors")
+    assert sorted(weights) == sorted(name for name, _ in model.named_parameters())
+    assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters())
+
+
+def test_a_cased_vocabulary_is_noted(tmp_path: Path) -> None:
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nHello\n")
+    save_model(tmp_path / "model", tiny_model(), tiny_config(), tmp_path / "vocab.txt")
+    assert json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())["do_lower_case"] is False
+
+
+def test_files_are_readable_by_those_who_may(tmp_path: Path) -> None:
+    """Modes follow the umask: another user, or a container's, can read the model."""
+    save_model(tmp_path / "model", tiny_model(), tiny_config(), None)
+    (tmp_path / "plain").touch()
+    expected = stat.S_IMODE((tmp_path / "plain").stat().st_mode)
+    for path in (tmp_path / "model").iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == expected, path.name
+
+
+def test_a_failed_model_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_model(tmp_path, tiny_model(seed=1), tiny_config(), None)
+    before = (tmp_path / "model.safetensors").read_bytes()
+
+    def half(tensors: Any, path: Path, **options: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", half)
+    with pytest.raises(OSError, match="No space left"):
+        save_model(tmp_path, tiny_model(seed=2), tiny_config(), None)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_what_is_no_model_folder(tmp_path: Path) -> None:
+    """The variable, the folder and what it lacks."""
+    save_model(tmp_path / "good", tiny_model(), tiny_config(), None)
+    assert check_model_folder(tmp_path / "good") == tmp_path / "good" / "model.safetensors"
+    for missing in ("config.json", "model.safetensors"):
+        shutil.copytree(tmp_path / "good", tmp_path / missing)
+        (tmp_path / missing / missing).unlink()
+        with pytest.raises(InputError, match=rf"CHECKPOINT_DIR .* has no {missing}; give the model_save folder"):
+            check_model_folder(tmp_path / missing)
+    for no_folder in ("nowhere", "good/config.json"):
+        with pytest.raises(InputError, match=r"CHECKPOINT_DIR .* does not exist or is no folder"):
+            check_model_folder(tmp_path / no_folder)

@@ -1,0 +1,155 @@
+"""The loop's decisions: when to evaluate, save and stop; with a made-up step and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from bert_large.distributed.environment import Ranks
+from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
+from bert_large.train.loop import TrainingLoop
+from bert_large.train.step import StepRunner
+from bert_large.train.stopping import StopRequest
+
+from tests.support.runs import eval_rows, step_rows
+from tests.unit.observe.test_metrics import EVALUATION, step_figures
+from tests.unit.train.test_checkpoint import trained
+from tests.unit.train.test_run_folder import train_config
+
+
+class Steps:
+    """Stands for a `StepRunner` of batches of 8: every step takes no time, and may bring a signal."""
+
+    def __init__(self, stop_request: StopRequest, signal_at: int | None) -> None:
+        self.model, self.optimizer = trained(steps=1)
+        self.stop_request, self.signal_at = stop_request, signal_at
+
+    def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepFigures:
+        if step + 1 == self.signal_at:
+            self.stop_request.signal_number = 15
+        return step_figures(step + 1)
+
+
+def make_loop(
+    folder: Path, *, start_step: int = 0, evaluate_first: bool = False, signal_at: int | None = None,
+    accuracies: list[float] | None = None, **config: Any,
+) -> TrainingLoop:  # fmt: skip
+    """Return a loop whose evaluations give `accuracies`, one after another; None: there is no evaluation set."""
+    remaining = list(accuracies or [])
+
+    def evaluate() -> EvalFigures:
+        return dataclasses.replace(EVALUATION, masked_lm_accuracy=remaining.pop(0))
+
+    stop_request = StopRequest()
+    return TrainingLoop(
+        config=train_config(folder, **{"max_steps": 6, "save_every": 100, **config}),
+        runner=cast(StepRunner, Steps(stop_request, signal_at)),
+        ranks=Ranks(),
+        batches=iter([[]] * 100),
+        evaluate=None if accuracies is None else evaluate,
+        metrics=MetricsWriter(folder, start_step),
+        identity={},
+        stop_request=stop_request,
+        start_step=start_step,
+        evaluate_first=evaluate_first,
+    )
+
+
+def checkpoints(folder: Path) -> dict[int, bool]:
+    """Return the steps that have checkpoints, and whether an evaluation was left undone at each."""
+    states = [json.loads(path.read_text()) for path in folder.glob("checkpoints/*/state.json")]
+    assert all(state["samples"] == 8 * state["step"] for state in states)
+    return {state["step"]: state["evaluation_due"] for state in sorted(states, key=lambda state: state["step"])}
+
+
+def evaluated(folder: Path) -> list[int]:
+    return [row["step"] for row in eval_rows(folder)]
+
+
+def trained_steps(folder: Path) -> list[int]:
+    return [row["step"] for row in step_rows(folder)]
+
+
+def test_evaluates_at_each_multiple_of_the_interval_and_at_the_end(tmp_path: Path) -> None:
+    """Batches of 8, every 20 samples: at the first step that reaches 20 (24) and 40 (40), and at the end (48)."""
+    loop = make_loop(tmp_path, accuracies=[0.1, 0.2, 0.3], eval_every_samples=20)
+    assert loop.run() == "all 6 steps done"
+    assert [(row["step"], row["samples"]) for row in eval_rows(tmp_path)] == [(3, 24), (5, 40), (6, 48)]
+    assert loop.last_evaluation is not None and loop.last_evaluation.masked_lm_accuracy == 0.3
+    assert trained_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_batch_over_several_intervals_is_one_evaluation(tmp_path: Path) -> None:
+    make_loop(tmp_path, accuracies=[0.1] * 6, eval_every_samples=3).run()
+    assert evaluated(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_trial_is_not_evaluated(tmp_path: Path) -> None:
+    """A run that ends before its first interval: evaluating BERT-large could take longer than all of it."""
+    make_loop(tmp_path, accuracies=[], eval_every_samples=49).run()
+    assert evaluated(tmp_path) == []
+
+
+def test_stops_at_the_target(tmp_path: Path) -> None:
+    """At equality already; the last checkpoint is of that step."""
+    loop = make_loop(tmp_path, accuracies=[0.4, 0.5, 0.9], eval_every_samples=8, target_accuracy=0.5)
+    assert loop.run() == "masked_lm_accuracy 0.50000 reaches the target 0.5"
+    assert (trained_steps(tmp_path), checkpoints(tmp_path)) == ([1, 2], {2: False})
+
+
+def test_stops_at_max_samples(tmp_path: Path) -> None:
+    """At the first step that reaches it, with a last evaluation and checkpoint."""
+    loop = make_loop(tmp_path, accuracies=[0.1, 0.2], eval_every_samples=16, max_samples=17)
+    assert loop.run() == "24 samples reach --max-samples 17"
+    assert (trained_steps(tmp_path), evaluated(tmp_path), checkpoints(tmp_path)) == ([1, 2, 3], [2, 3], {3: False})
+
+
+def test_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
+    make_loop(tmp_path, save_every=2, max_steps=5, keep_checkpoints=9).run()
+    assert checkpoints(tmp_path) == {2: False, 4: False, 5: False}
+
+
+def test_keeps_the_newest_checkpoints(tmp_path: Path) -> None:
+    make_loop(tmp_path, save_every=1, keep_checkpoints=2).run()
+    assert list(checkpoints(tmp_path)) == [5, 6]
+
+
+def test_a_benchmark_saves_nothing(tmp_path: Path) -> None:
+    make_loop(tmp_path, save_every=1, benchmark=True).run()
+    assert checkpoints(tmp_path) == {} and len(trained_steps(tmp_path)) == 6
+
+
+def test_a_signal_ends_the_loop_after_the_step_in_hand(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, signal_at=3)
+    assert loop.run() == "stopped by signal 15 after step 3"
+    assert loop.stop_signal == 15
+    assert (trained_steps(tmp_path), checkpoints(tmp_path)) == ([1, 2, 3], {3: False})
+
+
+def test_an_evaluation_that_a_signal_prevents_is_made_up_for(tmp_path: Path) -> None:
+    """It could outlast the grace before a kill, so the checkpoint notes it; the resumed run starts with it."""
+    make_loop(tmp_path, signal_at=3, accuracies=[], eval_every_samples=20).run()
+    assert (evaluated(tmp_path), checkpoints(tmp_path)) == ([], {3: True})
+    resumed = make_loop(tmp_path, start_step=3, evaluate_first=True, accuracies=[0.1, 0.2, 0.3], eval_every_samples=20)
+    resumed.run()
+    assert (trained_steps(tmp_path), evaluated(tmp_path)) == ([1, 2, 3, 4, 5, 6], [3, 5, 6])
+
+
+def test_an_evaluation_that_was_made_up_for_can_end_the_run(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, start_step=3, evaluate_first=True, accuracies=[0.6], target_accuracy=0.5)
+    assert loop.run() == "masked_lm_accuracy 0.60000 reaches the target 0.5"
+    assert loop.steps == []
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [({"max_steps": 4}, "all 4 steps done"), ({"max_samples": 30}, "32 samples reach --max-samples 30")],
+)
+def test_a_run_killed_at_its_end_trains_no_further(tmp_path: Path, config: dict[str, Any], reason: str) -> None:
+    """Resumed from its last checkpoint it only has to leave its results."""
+    loop = make_loop(tmp_path, start_step=4, accuracies=[], **config)
+    assert loop.run() == reason
+    assert loop.steps == [] and not (tmp_path / "checkpoints").exists()

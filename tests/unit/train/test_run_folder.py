@@ -1,0 +1,142 @@
+"""An output folder belongs to one run."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bert_large.config import DataConfig, OptimConfig, TrainConfig
+from bert_large.errors import InputError
+from bert_large.train.checkpoint import Progress, save_checkpoint
+from bert_large.train.run_folder import claim, mark_ended, reason_ended, run_identity
+
+from tests.support.models import tiny_config
+from tests.unit.train.test_checkpoint import trained
+
+OPTIM = OptimConfig(learning_rate=0.01, total_steps=10)
+DATA = DataConfig(dataset_dir=Path("data"), max_seq_length=128)
+
+
+def train_config(folder: Path, **changes: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "output_dir": folder, "phase": 1, "global_batch_size": 8, "max_steps": 10, "eval_every_samples": 100,
+        "save_every": 5,
+    }  # fmt: skip
+    return TrainConfig(**values | changes)
+
+
+def identity(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Return the identity of a run, with changes to its data's fingerprint, optimizer or training settings."""
+    fingerprint = changes.pop("fingerprint", "abc")
+    optim = {name: value for name, value in changes.items() if hasattr(OPTIM, name)}
+    train = {name: value for name, value in changes.items() if name not in optim}
+    return run_identity(
+        tiny_config(), DATA, dataclasses.replace(OPTIM, **optim), train_config(folder, **train), fingerprint
+    )
+
+
+def claimed(folder: Path, *steps: int) -> None:
+    """Claim a folder and leave checkpoints in it."""
+    folder.mkdir(exist_ok=True)
+    claim(train_config(folder), identity(folder))
+    for step in steps:
+        save_checkpoint(folder / "checkpoints", *trained(), Progress(step, 8 * step), identity(folder))
+
+
+def test_an_empty_folder_is_claimed(tmp_path: Path) -> None:
+    assert claim(train_config(tmp_path), identity(tmp_path)) is None
+    assert (tmp_path / "run.json").exists()
+    assert claim(train_config(tmp_path), identity(tmp_path)) is None
+
+
+def test_auto_resumes_from_the_newest(tmp_path: Path) -> None:
+    claimed(tmp_path, 5, 10)
+    assert claim(train_config(tmp_path), identity(tmp_path)) == tmp_path / "checkpoints" / "step-00000010"
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"learning_rate": 0.02}, "optimizer.learning_rate was 0.01, is 0.02"),
+        ({"seed": 7}, "seed was 42, is 7"),
+        ({"global_batch_size": 16}, "global_batch_size was 8, is 16"),
+        ({"precision": "bf16"}, "precision was fp32, is bf16"),
+        ({"phase": 2}, "phase was 1, is 2"),
+        ({"fingerprint": "xyz"}, "data was abc, is xyz"),
+    ],
+)
+def test_another_run_is_refused_by_what_differs(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    claimed(tmp_path)
+    with pytest.raises(InputError) as caught:
+        claim(train_config(tmp_path), identity(tmp_path, **changes))
+    assert str(caught.value).startswith(f"{tmp_path} is of another run: {named}. Give an empty OUTPUT_DIR")
+
+
+def test_a_longer_run_is_told_how_to_go_on(tmp_path: Path) -> None:
+    """Raising --max-steps alone changes the rate schedule, so it is another run; the message says what to keep."""
+    claimed(tmp_path)
+    with pytest.raises(InputError, match=r"total_steps was 10, is 20.*keep --total-steps when you raise --max-steps"):
+        claim(train_config(tmp_path, max_steps=20), identity(tmp_path, max_steps=20, total_steps=20))
+    assert claim(train_config(tmp_path, max_steps=20), identity(tmp_path, max_steps=20)) is None
+
+
+def test_settings_that_do_not_change_the_run_may_change(tmp_path: Path) -> None:
+    claimed(tmp_path)
+    changes = {"micro_batch_tokens": 99, "save_every": 1, "max_samples": 5, "target_accuracy": 0.5, "eval_samples": 3}
+    claim(train_config(tmp_path, **changes), identity(tmp_path, **changes))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    """Also when it lies elsewhere and is named."""
+    claimed(tmp_path / "other", 5)
+    chosen = tmp_path / "other" / "checkpoints" / "step-00000005"
+    config = train_config(tmp_path / "new", resume=str(chosen))
+    (tmp_path / "new").mkdir()
+    with pytest.raises(InputError, match=r"step-00000005 is of another run: seed was 42, is 7"):
+        claim(config, identity(tmp_path / "new", seed=7))
+    assert claim(config, identity(tmp_path / "new")) == chosen
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere is no checkpoint to resume from"):
+        claim(train_config(tmp_path, resume=str(tmp_path / "nowhere")), identity(tmp_path))
+
+
+def test_going_back_drops_what_lies_ahead(tmp_path: Path) -> None:
+    """Metrics after the chosen step are dropped; a later checkpoint would resume without them."""
+    claimed(tmp_path, 5, 10, 15)
+    folder = tmp_path / "checkpoints"
+    chosen = folder / "step-00000010"
+    assert claim(train_config(tmp_path, resume=str(chosen)), identity(tmp_path)) == chosen
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000005", "step-00000010"]
+
+
+@pytest.mark.parametrize("changes", [{"resume": "never"}, {"benchmark": True}])
+def test_a_run_is_not_overwritten(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Neither by --resume never nor by a benchmark; in an empty folder both are fine, a benchmark claims nothing."""
+    assert claim(train_config(tmp_path, **changes), identity(tmp_path)) is None
+    assert (tmp_path / "run.json").exists() is not changes.get("benchmark", False)
+    claimed(tmp_path, 5)
+    with pytest.raises(InputError, match=rf"OUTPUT_DIR {tmp_path} holds a run; give an empty folder"):
+        claim(train_config(tmp_path, **changes), identity(tmp_path))
+
+
+def test_an_ended_run_stays_ended(tmp_path: Path) -> None:
+    """Started again it has nothing to do, unless asked to go further."""
+    config = train_config(tmp_path)
+    assert reason_ended(config) is None
+    mark_ended(config, "all 10 steps done")
+    assert reason_ended(config) == "all 10 steps done"
+    assert reason_ended(train_config(tmp_path, save_every=1)) == "all 10 steps done"
+    for further in ({"max_steps": 20}, {"max_samples": 1000}, {"target_accuracy": 0.9}):
+        assert reason_ended(train_config(tmp_path, **further)) is None
+
+
+def test_identity_survives_json(tmp_path: Path) -> None:
+    """It is compared with what was read back from a file."""
+    found = identity(tmp_path)
+    assert json.loads(json.dumps(found)) == found
+    assert found["model"]["hidden_size"] == 32 and found["optimizer"]["total_steps"] == 10

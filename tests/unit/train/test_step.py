@@ -1,0 +1,133 @@
+"""One optimizer step: normalisation over the global batch, clipping, the update, and its figures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bert_large.config import OptimConfig
+from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.distributed.environment import Ranks
+from bert_large.engines.precision import Precision
+from bert_large.observe.metrics import StepFigures
+from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.train.step import NonFiniteLossError, StepRunner
+
+from tests.support.models import randomize, tiny_model
+from tests.support.records import make_records
+
+RECORDS = make_records(12)
+OPTIM = OptimConfig(learning_rate=0.05, total_steps=10, warmup_steps=2)
+
+
+def make_runner(*, dropout: float = 0.1, max_gradient_norm: float = 1.0) -> StepRunner:
+    model = tiny_model(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    randomize(model)
+    return StepRunner(
+        model=model, optimizer=build_optimizer(model, OPTIM), schedule=build_schedule(OPTIM), ranks=Ranks(),
+        precision=Precision("fp32"), global_batch_size=12, max_gradient_norm=max_gradient_norm, seed=42,
+    )  # fmt: skip
+
+
+def cut(*sizes: int) -> list[RaggedBatch]:
+    batches, start = [], 0
+    for size in sizes:
+        batches.append(make_batch(RECORDS[start : start + size], range(start, start + size)))
+        start += size
+    return batches
+
+
+def run(runner: StepRunner, step: int, batches: list[RaggedBatch]) -> StepFigures:
+    return runner.run(step, batches, 0.5, lambda done: None)
+
+
+def test_losses_and_gradients_do_not_depend_on_the_cut() -> None:
+    """Three steps, dropout on: one micro-batch, four uneven ones, one per sequence; float32, so to 1e-5."""
+    cuts = [(12,), (1, 5, 2, 4), (1,) * 12]
+    runs = []
+    for sizes in cuts:
+        runner = make_runner()
+        runs.append(([run(runner, step, cut(*sizes)) for step in range(3)], runner.model))
+    (whole, its_model), *others = runs
+    for figures, model in others:
+        for one, other in zip(whole, figures, strict=True):
+            for name in ("masked_lm_loss", "next_sentence_loss", "gradient_norm"):
+                assert getattr(other, name) == pytest.approx(getattr(one, name), rel=1e-5), name
+            assert other.masked_lm_accuracy == one.masked_lm_accuracy
+        for (name, parameter), expected in zip(model.named_parameters(), its_model.parameters(), strict=True):
+            # A key's bias moves all scores of a query alike: its gradient is rounding alone, and so is its update.
+            if not name.endswith("key.bias"):
+                torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_figures_are_of_the_global_batch() -> None:
+    """Against the model's own sums: masked-LM over (tokens + 1e-5), next sentence over sequences."""
+    runner = make_runner(dropout=0.0)
+    with torch.no_grad():
+        sums = runner.model(make_batch(RECORDS, range(12)), None)
+    masked = sum(len(record.masked_ids) for record in RECORDS)
+    figures = run(runner, 4, cut(5, 7))
+    assert figures.masked_lm_loss == pytest.approx(float(sums.masked_lm_loss) / (masked + 1e-5), rel=1e-6)
+    assert figures.next_sentence_loss == pytest.approx(float(sums.next_sentence_loss) / 12, rel=1e-6)
+    assert figures.loss == figures.masked_lm_loss + figures.next_sentence_loss
+    assert figures.masked_lm_accuracy == int(sums.masked_lm_correct) / masked
+    assert figures.next_sentence_accuracy == int(sums.next_sentence_correct) / 12
+    assert (figures.step, figures.samples) == (5, 60)
+    assert figures.learning_rate == pytest.approx(0.05 * (1 - 4 / 10))
+    assert figures.data_seconds == 0.5 and figures.seconds > 0.5
+    assert figures.sequences_per_second * figures.seconds == pytest.approx(12)
+    tokens = sum(len(record.input_ids) for record in RECORDS)
+    assert figures.tokens_per_second * figures.seconds == pytest.approx(tokens)
+
+
+def test_the_gradient_is_of_the_normalised_loss_and_clipped() -> None:
+    """Its norm before clipping is told, the gradient after it is what the update sees."""
+    runner = make_runner(dropout=0.0, max_gradient_norm=0.01)
+    figures = run(runner, 0, cut(12))
+    clipped = [parameter.grad.clone() for parameter in runner.model.parameters() if parameter.grad is not None]
+    assert float(torch.cat([gradient.flatten() for gradient in clipped]).norm()) == pytest.approx(0.01, rel=1e-4)
+    reference = make_runner(dropout=0.0)
+    sums = reference.model(make_batch(RECORDS, range(12)), None)
+    masked = sum(len(record.masked_ids) for record in RECORDS)
+    (sums.masked_lm_loss / (masked + 1e-5) + sums.next_sentence_loss / 12).backward()
+    gradients = [parameter.grad for parameter in reference.model.parameters() if parameter.grad is not None]
+    norm = float(torch.cat([gradient.flatten() for gradient in gradients]).norm())
+    assert figures.gradient_norm == pytest.approx(norm, rel=1e-5)
+    for ours, theirs in zip(clipped, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs * 0.01 / norm, rtol=1e-3, atol=1e-8)
+
+
+def test_gradients_do_not_add_up_over_steps() -> None:
+    """At rate 0 (the first step of warmup) the same step twice has the same gradient."""
+    runner = make_runner()
+    first, second = (run(runner, 0, cut(6, 6)) for _ in range(2))
+    assert first.learning_rate == 0.0
+    assert second.gradient_norm == first.gradient_norm
+
+
+def test_dropout_is_of_the_step() -> None:
+    runner = make_runner()
+    first, again, other = (run(runner, step, cut(12)).masked_lm_loss for step in (0, 0, 1))
+    assert first == again != other
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_update(value: float) -> None:
+    """With a reason and an advice; weights and moments are as they were."""
+    runner = make_runner()
+    run(runner, 1, cut(12))
+    with torch.no_grad():
+        runner.model.cls.predictions.bias[0] = value
+    before = [parameter.detach().clone() for parameter in runner.model.parameters()]
+    with pytest.raises(NonFiniteLossError, match=r"step 3: loss nan.*the update was not made.*lower --learning-rate"):
+        run(runner, 2, cut(12))
+    for old, new in zip(before, runner.model.parameters(), strict=True):
+        assert torch.equal(old.nan_to_num(0.0, 0.0), new.detach().nan_to_num(0.0, 0.0))
+    assert next(iter(runner.optimizer.state.values()))["step"] == 1
+    assert NonFiniteLossError.exit_code == 1
+
+
+def test_progress_within_a_step() -> None:
+    """Sequences done are told before each micro-batch."""
+    told: list[int] = []
+    make_runner().run(0, cut(3, 4, 5), 0.0, told.append)
+    assert told == [0, 3, 7]
