@@ -141,8 +141,9 @@ def debian_with_python() -> Path:
 
 def pip_setting(name: str) -> str | None:
     """Return a setting of this machine's pip: an environment variable's value before a configuration file's."""
+    environment = {key: value for key, value in os.environ.items() if key != "PIP_QUIET"}  # it would say nothing
     lines = subprocess.run(
-        [sys.executable, "-m", "pip", "config", "list"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", "pip", "config", "list"], env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     values = {key: ast.literal_eval(value) for key, value in (line.split("=", 1) for line in lines)}
     return next((values[key] for key in (f":env:.{name}", f"install.{name}", f"global.{name}") if key in values), None)

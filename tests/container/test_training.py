@@ -95,11 +95,11 @@ def events(output: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_phase_1_then_phase_2(trainee: Caller) -> None:
-    first = train(trainee)
+    first = train(trainee, "--eval-every-samples", "16")
     steps = events(first, "step")
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert steps[-1]["samples"] == STEPS * 8
-    assert events(first, "eval")
+    assert [evaluation["step"] for evaluation in events(first, "eval")] == [2, 4, 6]
     for name in ("config.json", "model.safetensors"):
         assert (first / "model_save" / name).is_file()
     summary = (first / "summary.log").read_text()

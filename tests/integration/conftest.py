@@ -34,6 +34,19 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 @pytest.fixture(scope="session")
+def easy_task(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Task:
+    """Every label is the same, so that the target is reached in some steps of the sixty."""
+    records = make_records(40)
+    for record in records:
+        record.masked_ids[:] = 77
+    folder = tmp_path_factory.mktemp("easy") / "data"
+    write_folder(folder / "seq_128", records)
+    write_folder(folder / "eval", records[:5])
+    settings = {"target_accuracy": 0.9, "eval_every_samples": 8, "max_steps": 60, "learning_rate": 0.05}
+    return Task(folder, task.config_file, task.settings | settings)
+
+
+@pytest.fixture(scope="session")
 def finished(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a run of the task as it is, from start to end: what others are compared with."""
     return task.run(tmp_path_factory.mktemp("finished") / "out")

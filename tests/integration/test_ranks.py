@@ -12,12 +12,14 @@ import pytest
 from bert_large.train.checkpoint import list_checkpoints, read_state
 from safetensors.torch import load_file
 
+from tests.support.records import make_records, write_folder
 from tests.support.runs import (
     PROJECT,
     TIMINGS,
     Task,
     eval_rows,
     finish,
+    options,
     run_here,
     run_torchrun,
     start_ranks,
@@ -30,7 +32,7 @@ pytestmark = pytest.mark.slow
 # Dropout on; ten steps, of 16 sequences of about 850 tokens together, over more than an epoch.
 RUN = {"global_batch_size": 16, "max_steps": 12, "max_samples": 160, "eval_every_samples": 64, "save_every": 5,
        "keep_checkpoints": 9}  # fmt: skip
-# Relative, of losses and gradient norms. The worst seen is RANKS_WORST.
+# Relative, of losses and gradient norms. The worst seen is 1.7e-7.
 TOLERANCE = 2e-6
 
 
@@ -55,7 +57,6 @@ def assert_same_losses(found: Path, expected: Path) -> None:
         assert [row["step"] for row in ours] == [row["step"] for row in theirs]
         for row, its in zip(ours, theirs, strict=True):
             for name in set(its) - {*TIMINGS, "event"}:
-                print(name, abs(row[name] / its[name] - 1) if its[name] else 0)
                 assert row[name] == pytest.approx(its[name], rel=TOLERANCE), (row["step"], name)
 
 
@@ -106,14 +107,12 @@ def test_resumed_on_another_number_of_ranks(task: Task, one_rank: Path, two_rank
     assert_same_losses(output, one_rank)
 
 
-def test_all_ranks_stop_at_the_target(task: Task, one_rank: Path, tmp_path: Path) -> None:
-    """A tiny one, reached at the first evaluation; in Intel's package only rank 0 stopped, and the others hung."""
-    target = eval_rows(one_rank)[0]["masked_lm_accuracy"]
-    assert target > 0
-    done = run_torchrun(2, *task.arguments(tmp_path, **RUN, target_accuracy=target))
+def test_all_ranks_stop_at_the_target(easy_task: Task, tmp_path: Path) -> None:
+    """In the same step as one rank; in Intel's package only rank 0 stopped, and the others hung."""
+    done = run_torchrun(2, *easy_task.arguments(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
-    assert len(step_rows(tmp_path)) == 4
-    assert f"reaches the target {target}" in (tmp_path / "train.log").read_text()
+    assert len(step_rows(tmp_path / "two")) == len(step_rows(easy_task.run(tmp_path / "one"))) < 60
+    assert "reaches the target 0.9" in (tmp_path / "two" / "train.log").read_text()
 
 
 def test_a_signal_to_one_rank_stops_all(task: Task, tmp_path: Path) -> None:
@@ -142,28 +141,39 @@ def test_a_batch_smaller_than_the_ranks_is_refused(task: Task, tmp_path: Path) -
     results = finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, global_batch_size=1)))
     for done in results:
         assert done.returncode == 2
-        assert "error: --global-batch-size is 1, expected one sequence a rank at least; there are 2 ranks" in done.stderr
+        assert (
+            "error: --global-batch-size is 1, expected one sequence a rank at least; there are 2 ranks" in done.stderr
+        )
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_an_error_on_one_rank_ends_all(task: Task, tmp_path: Path) -> None:
-    """Only one rank looks into the output folder; when it holds another run, no rank waits for ever."""
+    """Only one rank looks into the output folder: when it holds another run, all say so and none waits for ever."""
     task.run(tmp_path, max_steps=1, total_steps=8)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    results = finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, seed=7)))
-    assert results[0].returncode == 2
-    assert "is of another run: seed was 42, is 7" in results[0].stderr
-    assert results[1].returncode != 0
-    print(results[1].stderr[-3000:])
+    for done in finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, seed=7))):
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert "is of another run: seed was 42, is 7" in line
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_damaged_data_ends_all(task: Task, tmp_path: Path) -> None:
+    """Only one rank of a machine checks the records."""
+    data = write_folder(tmp_path / "data", make_records(8)) / "part-00000-of-00001"
+    data.write_bytes(data.read_bytes()[:-1])
+    for done in finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path / "out", dataset_dir=data.parent))):
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert f"error: {data}: byte " in line and "truncated" in line
 
 
 def test_two_ranks_evaluate_as_one(task: Task, one_rank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command under torchrun's variables: every record once, one rank prints."""
-    arguments = ["evaluate", "--checkpoint-dir", str(one_rank / "model_save"), "--eval-dir", str(task.dataset_dir / "eval"),
-                 "--micro-batch-tokens", "100", "--json"]  # fmt: skip
+    arguments = ["evaluate", *options(checkpoint_dir=one_rank / "model_save", eval_dir=task.dataset_dir / "eval",
+                                      micro_batch_tokens=100, json=True)]  # fmt: skip
     results = finish(start_ranks(2, "-m", "bert_large", *arguments))
-    assert [done.returncode for done in results] == [0, 0], results[0].stderr
+    assert [done.returncode for done in results] == [0, 0], results[1].stderr
     assert results[1].stdout == ""
     capsys.readouterr()
     assert run_here(*arguments) == 0

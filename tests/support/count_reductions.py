@@ -3,8 +3,6 @@
 Prints as JSON: parameters of the model, elements reduced in each step, and a digest of the weights after the last.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from typing import Any
@@ -17,6 +15,7 @@ from bert_large.engines.precision import Precision
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import step as step_module
 from bert_large.train.step import StepRunner
+from torch.distributed import GradBucket
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
@@ -30,7 +29,7 @@ OPTIM = OptimConfig(learning_rate=0.01, total_steps=10)
 def main() -> None:
     reduced: list[int] = []
 
-    def counting_hook(state: Any, bucket: Any) -> Any:
+    def counting_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
         reduced.append(bucket.buffer().numel())
         return allreduce_hook(state, bucket)
 

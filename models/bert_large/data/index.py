@@ -22,6 +22,7 @@ from bert_large.data.record import Record, RecordShape
 from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.errors import DataError, InputError
 from bert_large.files import write_atomically
+from bert_large.processes import end_with_parent
 
 _FORMAT = 1
 _HDF5_ROWS = 4096
@@ -145,7 +146,7 @@ def build_indexes(paths: Sequence[Path], index_dir: Path, on_shard: Callable[[in
             on_shard(done, len(missing))
         return
     # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
         results = pool.map(_scan_and_keep, missing, [index_dir] * len(missing))
         for done, _ in enumerate(results, start=1):
             on_shard(done, len(missing))

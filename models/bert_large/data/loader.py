@@ -17,6 +17,7 @@ from bert_large.data.batch import RaggedBatch, from_numpy, make_batch, to_numpy
 from bert_large.data.dataset import Dataset
 from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.errors import DataError
+from bert_large.processes import end_with_parent
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def iterate_steps(
         num_workers=workers,
         prefetch_factor=2,
         collate_fn=_as_is,
-        worker_init_fn=_leave_signals_to_trainer,
+        worker_init_fn=_follow_trainer,
         multiprocessing_context="forkserver",
     )
     others = set(multiprocessing.active_children())
@@ -119,7 +120,8 @@ def _as_is(packed: list[dict]) -> list[dict]:
     return packed
 
 
-def _leave_signals_to_trainer(worker: int) -> None:
-    """A Ctrl-C goes to the whole process group; the trainer alone decides when to stop."""
+def _follow_trainer(worker: int) -> None:
+    """End with the trainer, and only with it: a Ctrl-C goes to the whole process group, but it decides when to stop."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    end_with_parent()

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
+from bert_large.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -35,6 +37,16 @@ class Ranks:
         """Return when every rank has come here."""
         if self.world_size > 1:
             distributed.barrier()
+
+    def raise_together(self, error: UserError | None) -> None:
+        """Raise on every rank what any rank gives, so that none waits for one that has failed; also waits for all."""
+        errors = [error]
+        if self.world_size > 1:
+            errors = [None] * self.world_size
+            distributed.all_gather_object(errors, error)
+        for found in errors:
+            if found is not None:
+                raise found
 
     def broadcast_text(self, text: str) -> str:
         """Return rank 0's text on every rank."""

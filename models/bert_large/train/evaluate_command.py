@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     from bert_large.config import check_precision
-    from bert_large.distributed.environment import join_ranks, leave_ranks
+    from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
     from bert_large.engines import resolve_engine
     from bert_large.engines.precision import apply_precision
     from bert_large.model.bert import BertForPreTraining
@@ -45,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
     ranks = join_ranks()
     try:
         with tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir:
-            dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, ranks)
+            # Every rank indexes the records for itself: there is no folder that all of them know.
+            dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
             model = BertForPreTraining(config, engine)
             load_weights(check_model_folder(Path(arguments.checkpoint_dir)), model)
             figures = evaluate(

@@ -7,7 +7,7 @@ from pathlib import Path
 from bert_large.config import DataConfig, ModelConfig, TrainConfig
 from bert_large.data.dataset import Dataset, check_fits_model, check_training_data, find_training_folder
 from bert_large.distributed.environment import Ranks
-from bert_large.errors import InputError
+from bert_large.errors import InputError, UserError
 from bert_large.observe.console import LOGGER, Progress
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder
@@ -57,9 +57,13 @@ def open_dataset(folder: Path, index_dir: Path, ranks: Ranks) -> Dataset:
     def on_shard(done: int, total: int) -> None:
         progress.within(f"checking the records of {folder}: {done} of {total} new shards")
 
+    error = None
     if ranks.local_rank == 0:
-        Dataset.open(folder, index_dir, build=True, on_shard=on_shard)
-    ranks.wait_for_all()
+        try:
+            Dataset.open(folder, index_dir, build=True, on_shard=on_shard)
+        except UserError as found:
+            error = found
+    ranks.raise_together(error)
     progress.close()
     return Dataset.open(folder, index_dir, build=False)
 

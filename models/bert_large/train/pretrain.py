@@ -182,7 +182,13 @@ def _build_loop(
 
 def _claim_folder(train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks) -> Path | None:
     """Claim the output folder on one rank, and return the checkpoint to resume from on all."""
-    chosen = run_folder.claim(train, identity) if ranks.is_main else None
+    chosen, error = None, None
+    if ranks.is_main:
+        try:
+            chosen = run_folder.claim(train, identity)
+        except UserError as found:
+            error = found
+    ranks.raise_together(error)
     text = ranks.broadcast_text("" if chosen is None else str(chosen))
     return Path(text) if text else None
 

@@ -43,7 +43,7 @@ class StepRunner:
         self._parameters = list(self.model.parameters())
         self._replica: nn.Module = self.model
         if self.ranks.world_size > 1:
-            self._replica = DistributedDataParallel(self.model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            self._replica = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def run(
         self, step: int, micro_batches: list[RaggedBatch], data_seconds: float, on_sequences: Callable[[int], None]
