@@ -6,18 +6,20 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from .caller import Caller
-from .engine import Engine, build_images, missing_requirements, running_engine
+from .engine import Engine, EngineError, build_images, missing_requirements, running_engine
 
 BUILD_TIMEOUT_SECONDS = 2400  # the first test waits for Debian's packages, PyTorch and the builds
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and give each the time that the session's first one may need."""
+    """Mark every test of this folder, and give each the time that the first one may need."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.container)
@@ -33,23 +35,29 @@ def public_folder() -> Iterator[Path]:
         yield path
 
 
-@pytest.fixture(scope="session")
+def no_engine(reason: str) -> NoReturn:
+    """Skip the test, or fail it where an engine is required."""
+    if os.environ.get("REQUIRE_CONTAINER") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
     """A running engine with the images built; skipped, or failed with REQUIRE_CONTAINER=1, where none can run."""
     missing = missing_requirements()
     if missing:
-        reason = f"no container engine can be started here without {', '.join(missing)}"
-        if os.environ.get("REQUIRE_CONTAINER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+        no_engine(f"no container engine can be started here without {', '.join(missing)}")
     folder = Path(tempfile.mkdtemp(prefix="engine-"))
     folder.chmod(0o755)
-    try:
-        with running_engine(folder) as engine:
-            build_images(engine)
-            yield engine
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        try:
+            engine = stack.enter_context(running_engine(folder))
+        except EngineError as error:
+            no_engine(str(error))
+        build_images(engine)
+        yield engine
 
 
 @pytest.fixture

@@ -42,6 +42,10 @@ def missing_requirements() -> list[str]:
     return [*(["root"] if os.geteuid() != 0 else []), *missing]
 
 
+class EngineError(Exception):
+    """The daemon does not start here."""
+
+
 @dataclass(frozen=True)
 class Engine:
     """A running daemon."""
@@ -92,7 +96,7 @@ def running_engine(folder: Path) -> Iterator[Engine]:
             deadline = time.monotonic() + START_SECONDS
             while engine.docker("version", check=False).returncode != 0:
                 if daemon.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"dockerd did not start:\n{log_file.read_text()[-2000:]}")
+                    raise EngineError(f"dockerd did not start:\n{log_file.read_text()[-2000:]}")
                 time.sleep(0.2)
             engine.socket.chmod(0o666)  # callers who are not root use it, too
             yield engine

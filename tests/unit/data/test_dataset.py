@@ -17,11 +17,20 @@ from bert_large.data.dataset import (
     find_training_folder,
 )
 from bert_large.data.record import RecordShape
+from bert_large.data.tfrecord import write_records
 from bert_large.errors import DataError, InputError
 
-from tests.support.records import assert_same_record, make_records, write_folder, write_hdf5_shard, write_shard
+from tests.support.records import (
+    PHASE_2_SHAPE,
+    assert_same_record,
+    make_records,
+    write_folder,
+    write_hdf5_shard,
+    write_shard,
+)
 
 RECORDS = make_records(23)
+RECORDS[12].input_ids[0] = 500  # the largest id is in the shard between the others
 
 
 def open_folder(folder: Path) -> Dataset:
@@ -51,7 +60,7 @@ def test_lengths_come_from_the_index_for_any_numbers(dataset: Dataset) -> None:
     numbers = np.array([22, 0, 13, 14, 0, 10, 9])
     assert np.array_equal(dataset.lengths(numbers), lengths[numbers])
     assert dataset.total_tokens() == lengths.sum()
-    assert dataset.max_token_id == max(max(record.input_ids.max(), record.masked_ids.max()) for record in RECORDS)
+    assert dataset.max_token_id == 500
 
 
 def test_goes_to_another_process_without_its_files(dataset: Dataset) -> None:
@@ -76,6 +85,17 @@ def test_a_record_that_changes_during_a_run_is_refused(tmp_path: Path) -> None:
     write_shard(path, records[1])
     with pytest.raises(DataError, match=r"a: record 0 at byte 0 changed since training started"):
         dataset.read(0)
+
+
+def test_a_record_that_is_none_any_more_is_named(tmp_path: Path) -> None:
+    """Its framing is whole, its contents are no record."""
+    path = write_shard(tmp_path / "data" / "a", RECORDS[:2])
+    dataset = open_folder(tmp_path / "data")
+    with path.open("r+b") as file:
+        file.seek(int(dataset.shards[0].offsets[1]))
+        write_records(file, [b""])
+    with pytest.raises(DataError, match=rf"a: record 1 at byte {dataset.shards[0].offsets[1]}: .*input_ids is missing"):
+        dataset.read(1)
 
 
 def test_a_shard_that_vanishes_during_a_run_is_named(tmp_path: Path) -> None:
@@ -135,6 +155,9 @@ def test_length_must_fit_the_phase(tmp_path: Path) -> None:
     check_training_data(short, max_seq_length=128, phase=1)
     with pytest.raises(InputError, match=r"have 128 token slots, phase 2 expects 512; train them with phase 1"):
         check_training_data(short, max_seq_length=512, phase=2)
+    long = open_folder(write_folder(tmp_path / "long", RECORDS, shape=PHASE_2_SHAPE))
+    with pytest.raises(InputError, match=r"have 512 token slots, phase 1 expects 128; train them with phase 2"):
+        check_training_data(long, max_seq_length=128, phase=1)
     odd = open_folder(write_folder(tmp_path / "odd", RECORDS, shape=RecordShape(64, 20)))
     with pytest.raises(InputError, match=r"have 64 token slots, phase 1 expects 128; give --max-seq-length 64"):
         check_training_data(odd, max_seq_length=128, phase=1)

@@ -37,6 +37,15 @@ def test_scan_finds_offsets_lengths_and_the_largest_id(tmp_path: Path, suffix: s
     assert shard.max_token_id == max(max(record.input_ids.max(), record.masked_ids.max()) for record in RECORDS)
 
 
+@pytest.mark.parametrize("rows", [6, 7])
+def test_hdf5_is_scanned_in_blocks(tmp_path: Path, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No row is left out or taken twice where one block ends and the next begins, or at the end."""
+    monkeypatch.setattr(index, "_HDF5_ROWS", 3)
+    shard = scan_shard(write_hdf5_shard(tmp_path / "part-0.hdf5", RECORDS[:rows]))
+    assert shard.offsets.tolist() == list(range(rows))
+    assert shard.lengths.tolist() == [len(record.input_ids) for record in RECORDS[:rows]]
+
+
 @pytest.mark.parametrize("field", ["input_ids", "masked_ids"])
 def test_largest_id_counts_tokens_and_labels(tmp_path: Path, field: str) -> None:
     """An id beyond the vocabulary would crash in the middle of training, wherever it stands."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.engines.eager import EagerEngine
+from bert_large.model import bert
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
-from bert_large.model.dropout import StepDropout
+from bert_large.model.dropout import DropoutSite, Site, StepDropout, site_dropout
 
 from tests.support.models import randomize, tiny_model
 from tests.support.records import make_records
@@ -110,6 +113,23 @@ def test_dropout_changes_with_step_seed_and_sample() -> None:
     results = [loss(model, of, dropout) for of, dropout in cases]
     assert len(set(results)) == 5
     assert loss(model, batch, StepDropout(1, 1)) == results[1]
+
+
+def test_every_place_has_a_mask_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The embeddings', and three in each of two layers: by the keys that an engine must use."""
+    asked: list[DropoutSite | None] = []
+
+    def ask(*arguments: Any) -> DropoutSite | None:
+        asked.append(site_dropout(*arguments))
+        return asked[-1]
+
+    monkeypatch.setattr(bert, "site_dropout", ask)
+    dropout = StepDropout(3, 4)
+    tiny_model()(make_batch(RECORDS, range(9)), dropout)
+    sites = [Site.ATTENTION_PROBABILITIES, Site.ATTENTION_OUTPUT, Site.FEED_FORWARD_OUTPUT]
+    expected = [site_dropout(dropout, 0.1, layer, site) for layer in (0, 1) for site in sites]
+    assert asked == [site_dropout(dropout, 0.1, 0, Site.EMBEDDING), *expected]
+    assert len(set(asked)) == 7
 
 
 @pytest.mark.parametrize("hidden, attention", [(0.5, 0.0), (0.0, 0.5)])

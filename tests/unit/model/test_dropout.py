@@ -89,6 +89,15 @@ def test_mask_does_not_depend_on_what_it_is_computed_with() -> None:
     assert torch.equal(long[1:, :, :4, :4], short)
 
 
+def test_a_large_mask_is_made_of_its_rows() -> None:
+    """BERT-large's: more elements than are hashed at once."""
+    samples, positions = torch.arange(300) // 100, torch.arange(300) % 100
+    mask = token_keep_mask(site(), samples, positions, 1024)
+    for row in (0, 63, 64, 65, 127, 128, 299):
+        alone = token_keep_mask(site(), samples[row : row + 1], positions[row : row + 1], 1024)
+        assert torch.equal(mask[row : row + 1], alone), row
+
+
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.001])
 def test_keep_rate(probability: float) -> None:
     """Over a million elements within four standard deviations."""

@@ -112,7 +112,7 @@ def test_clipping_scales_to_the_global_norm() -> None:
 
 def test_clipping_leaves_smaller_gradients_alone() -> None:
     parameters = gradients([3.0], [0.0, 4.0])
-    assert clip_gradients(parameters, 5.0) == 5.0
+    assert clip_gradients(parameters, 6.0) == 5.0
     assert [parameter.grad.tolist() for parameter in parameters if parameter.grad is not None] == [[3.0], [0.0, 4.0]]
 
 

@@ -123,8 +123,10 @@ def test_newest_last_and_old_ones_removed(tmp_path: Path) -> None:
     for step in (9, 100, 20):
         save(tmp_path, step)
     (tmp_path / ".partial-step-00000200").mkdir()
+    (tmp_path / "step-00000300").mkdir()  # half-deleted: the state goes with the rest
     assert [read_state(path)[0].step for path in list_checkpoints(tmp_path)] == [9, 20, 100]
     remove_old_checkpoints(tmp_path, keep=2)
+    (tmp_path / "step-00000300").rmdir()
     assert names(tmp_path) == ["step-00000020", "step-00000100"]
     remove_later_checkpoints(tmp_path, step=20)
     assert names(tmp_path) == ["step-00000020"]

@@ -29,6 +29,12 @@ def test_from_a_file(tmp_path: Path) -> None:
     assert resolve_model_config(str(write_config(tmp_path / "c.json")), None, None) == tiny_config()
 
 
+def test_the_form_of_gelu_can_be_chosen(tmp_path: Path, model_save: str) -> None:
+    """Over what the file, or the checkpoint, says."""
+    assert resolve_model_config(str(write_config(tmp_path / "c.json")), None, "erf").hidden_act == "gelu"
+    assert resolve_model_config(None, model_save, "erf").hidden_act == "gelu"
+
+
 def test_from_a_checkpoint(model_save: str) -> None:
     """Phase 2 needs no configuration file."""
     assert resolve_model_config(None, model_save, None) == tiny_config()

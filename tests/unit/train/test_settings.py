@@ -87,6 +87,14 @@ def test_data_options(tmp_path: Path) -> None:
     assert (data.shuffle, data.workers, data.max_seq_length) == (False, 0, 64)
 
 
+def test_a_recipe_may_set_the_sequence_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over the phase's, and under the option's."""
+    recipe = {"max_seq_length": 256, "global_batch_size": 1, "max_steps": 1, "learning_rate": 1.0}
+    monkeypatch.setattr("bert_large.train.settings.resolve_recipe", lambda *names, **how: recipe)
+    assert resolved(tmp_path)[0].max_seq_length == 256
+    assert resolved(tmp_path, max_seq_length=64)[0].max_seq_length == 64
+
+
 @pytest.mark.parametrize("option", ["total_steps", "eval_every_samples", "max_seq_length", "max_steps", "save_every"])
 def test_zero_is_refused_not_ignored(tmp_path: Path, option: str) -> None:
     with pytest.raises(InputError, match=rf"--{option.replace('_', '-')} is 0, expected > 0"):
