@@ -13,6 +13,13 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 choose_python
 export PYTHON
+# What is exported for a run of one's own is not meant for the demo.
+for name in "${PRETRAIN_OPTIONS[@]%%=*}" "${VARIABLE_ALIASES[@]%%=*}" "${LAUNCH_VARIABLES[@]}"; do
+  case "$name" in
+    MODEL_DIR | OMP_NUM_THREADS) ;;
+    *) unset -v "$name" ;;
+  esac
+done
 DEMO_DIR="${DEMO_DIR:-$PROJECT_DIR/output/demo}"
 started=$SECONDS
 
