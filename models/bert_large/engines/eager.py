@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ from torch.nn import functional
 from bert_large.data.batch import RaggedBatch
 from bert_large.model.dropout import DropoutSite, attention_keep_mask, token_keep_mask
 from bert_large.model.operations import Dense, Norm, at_least_float32
+from bert_large.optim.lamb import LambArrays, LambSettings, update_in_turn
 
-_GELU_FORMS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
+GELU_FORMS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
 
 
 class _Dropout(torch.autograd.Function):
@@ -67,6 +69,37 @@ class EagerEngine:
         embedded = embedded + functional.embedding(batch.token_type_ids, token_types)
         return _drop_tokens(batch, _norm(embedded, norm), dropout)
 
+    def attention_block(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        query: Dense,
+        key: Dense,
+        value: Dense,
+        heads: int,
+        probabilities_dropout: DropoutSite | None,
+        output: Dense,
+        norm: Norm,
+        output_dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        context = self.attention(batch, hidden, query, key, value, heads, probabilities_dropout)
+        return self.dense_dropout_residual_norm(batch, context, output, hidden, norm, output_dropout)
+
+    def feed_forward_block(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        intermediate: Dense,
+        activation: str,
+        output: Dense,
+        norm: Norm,
+        dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        widened = self.dense_gelu(hidden, intermediate, activation)
+        return self.dense_dropout_residual_norm(batch, widened, output, hidden, norm, dropout)
+
     def attention(
         self,
         batch: RaggedBatch,
@@ -77,7 +110,7 @@ class EagerEngine:
         heads: int,
         dropout: DropoutSite | None,
     ) -> torch.Tensor:
-        """See `Operations`."""
+        """Return multi-head self-attention of `hidden` [T, hidden] within each sequence, before its output layer."""
         sequences, length, width = batch.sequences, batch.max_length, hidden.shape[-1]
         slots = batch.sequence_ids * length + batch.position_ids  # [T] where each token lies in the padded layout
 
@@ -98,8 +131,8 @@ class EagerEngine:
         return context.transpose(1, 2).reshape(sequences * length, width).index_select(0, slots)
 
     def dense_gelu(self, inputs: torch.Tensor, dense: Dense, activation: str) -> torch.Tensor:
-        """See `Operations`."""
-        return functional.gelu(_linear(inputs, dense), approximate=_GELU_FORMS[activation])
+        """Return gelu(dense(inputs)); `activation` is Hugging Face's name, "gelu" or "gelu_pytorch_tanh"."""
+        return functional.gelu(_linear(inputs, dense), approximate=GELU_FORMS[activation])
 
     def dense_dropout_residual_norm(
         self,
@@ -110,7 +143,7 @@ class EagerEngine:
         norm: Norm,
         dropout: DropoutSite | None,
     ) -> torch.Tensor:
-        """See `Operations`."""
+        """Return norm(residual + dropout(dense(inputs))) as [T, hidden]."""
         return _norm(residual + _drop_tokens(batch, _linear(inputs, dense), dropout), norm)
 
     def masked_head(
@@ -125,7 +158,21 @@ class EagerEngine:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """See `Operations`."""
         masked = hidden.index_select(0, batch.masked_positions)
-        transformed = _norm(self.dense_gelu(masked, transform, activation), norm)
+        transformed = self.transform(masked, transform, activation, norm)
         logits = at_least_float32(functional.linear(transformed, words, bias))
         loss = functional.cross_entropy(logits, batch.masked_labels, reduction="sum")
         return loss, (logits.argmax(dim=-1) == batch.masked_labels).sum()
+
+    def transform(self, masked: torch.Tensor, dense: Dense, activation: str, norm: Norm) -> torch.Tensor:
+        """Return what the masked-LM head's decoder is applied to, [M, hidden]."""
+        return _norm(self.dense_gelu(masked, dense, activation), norm)
+
+    def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
+        """See `Operations`."""
+        update_in_turn(arrays, settings)
+
+    def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
+        """See `Operations`."""
+        # In double: PyTorch's float32 norm of a vocabulary-sized gradient on CPUs is off by as much as 1e-3.
+        norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
+        return float(torch.linalg.vector_norm(torch.stack(norms)))

@@ -127,14 +127,14 @@ class Layer(nn.Module):
         output_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.ATTENTION_OUTPUT)
         feed_forward_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.FEED_FORWARD_OUTPUT)
 
-        context = engine.attention(
-            batch, hidden, projections.query, projections.key, projections.value, self.heads, attention_site
-        )
-        hidden = engine.dense_dropout_residual_norm(batch, context, output.dense, hidden, output.LayerNorm, output_site)
-        widened = engine.dense_gelu(hidden, self.intermediate.dense, self.activation)
-        return engine.dense_dropout_residual_norm(
-            batch, widened, self.output.dense, hidden, self.output.LayerNorm, feed_forward_site
-        )
+        hidden = engine.attention_block(
+            batch, hidden, projections.query, projections.key, projections.value, self.heads, attention_site,
+            output.dense, output.LayerNorm, output_site,
+        )  # fmt: skip
+        return engine.feed_forward_block(
+            batch, hidden, self.intermediate.dense, self.activation,
+            self.output.dense, self.output.LayerNorm, feed_forward_site,
+        )  # fmt: skip
 
 
 class Encoder(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from bert_large.data.batch import RaggedBatch
 from bert_large.model.dropout import DropoutSite
+from bert_large.optim.lamb import LambArrays, LambSettings
 
 
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:
@@ -32,7 +34,12 @@ class Norm(Protocol):
 
 
 class Operations(Protocol):
-    """What an engine implements. T tokens, B sequences, M masked tokens; every operation is differentiable."""
+    """What an engine implements. T tokens, B sequences, M masked tokens.
+
+    What belongs to the model is differentiable by `backward()`, which gathers the gradients of parameters in `.grad`.
+    """
+
+    name: str
 
     def embed_norm_dropout(
         self,
@@ -46,7 +53,7 @@ class Operations(Protocol):
         """Return dropout(norm(words[ids] + positions[...] + token_types[...])) as [T, hidden]."""
         ...
 
-    def attention(
+    def attention_block(
         self,
         batch: RaggedBatch,
         hidden: torch.Tensor,
@@ -54,25 +61,31 @@ class Operations(Protocol):
         key: Dense,
         value: Dense,
         heads: int,
-        dropout: DropoutSite | None,
+        probabilities_dropout: DropoutSite | None,
+        output: Dense,
+        norm: Norm,
+        output_dropout: DropoutSite | None,
     ) -> torch.Tensor:
-        """Return multi-head self-attention of `hidden` [T, hidden] within each sequence, before its output layer."""
+        """Return norm(hidden + dropout(output(attention(hidden)))) as [T, hidden].
+
+        Attention is multi-head self-attention within each sequence, with dropout on its probabilities.
+        """
         ...
 
-    def dense_gelu(self, inputs: torch.Tensor, dense: Dense, activation: str) -> torch.Tensor:
-        """Return gelu(dense(inputs)); `activation` is Hugging Face's name, "gelu" or "gelu_pytorch_tanh"."""
-        ...
-
-    def dense_dropout_residual_norm(
+    def feed_forward_block(
         self,
         batch: RaggedBatch,
-        inputs: torch.Tensor,
-        dense: Dense,
-        residual: torch.Tensor,
+        hidden: torch.Tensor,
+        intermediate: Dense,
+        activation: str,
+        output: Dense,
         norm: Norm,
         dropout: DropoutSite | None,
     ) -> torch.Tensor:
-        """Return norm(residual + dropout(dense(inputs))) as [T, hidden]."""
+        """Return norm(hidden + dropout(output(gelu(intermediate(hidden))))) as [T, hidden].
+
+        `activation` is Hugging Face's name of GELU's form, "gelu" or "gelu_pytorch_tanh".
+        """
         ...
 
     def masked_head(
@@ -90,4 +103,12 @@ class Operations(Protocol):
         Returns the sum over the M masked tokens of the cross-entropy (float32 scalar) and the number of right
         predictions (int64 scalar, not differentiable).
         """
+        ...
+
+    def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
+        """Update parameters and their moments in place by one step of LAMB."""
+        ...
+
+    def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
+        """Return the norm of all tensors together, their squares summed in double."""
         ...

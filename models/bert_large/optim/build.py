@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
 from bert_large.config import OptimConfig
-from bert_large.optim.lamb import Lamb
+from bert_large.optim.lamb import Lamb, LambArrays, LambSettings, update_in_turn
 from bert_large.optim.schedule import Schedule
 
 _NOT_ADAPTED = ("LayerNorm", "layer_norm", "bias")
@@ -20,14 +21,18 @@ def is_adapted(name: str) -> bool:
     return not any(pattern in name for pattern in _NOT_ADAPTED)
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Return LAMB or AdamW over the model's parameters, in two groups."""
+def build_optimizer(
+    model: nn.Module,
+    config: OptimConfig,
+    lamb: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
+) -> torch.optim.Optimizer:
+    """Return LAMB, computed by an engine's `lamb`, or AdamW over the model's parameters, in two groups."""
     adapted = [parameter for name, parameter in model.named_parameters() if is_adapted(name)]
     exempt = [parameter for name, parameter in model.named_parameters() if not is_adapted(name)]
     betas = (config.beta_1, config.beta_2)
     if config.optimizer == "lamb":
         groups: list[dict[str, Any]] = [{"params": adapted}, {"params": exempt, "adapt": False}]
-        return Lamb(groups, config.learning_rate, betas, config.epsilon, config.weight_decay)
+        return Lamb(groups, config.learning_rate, betas, config.epsilon, config.weight_decay, lamb)
     groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
 
@@ -50,16 +55,15 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 @torch.no_grad()
-def clip_gradients(parameters: list[nn.Parameter], max_norm: float) -> float:
-    """Scale all gradients by max_norm / max(max_norm, their global norm) and return the norm before."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    # In double: PyTorch's float32 norm of a vocabulary-sized gradient on CPUs is off by as much as 1e-3.
-    norms = [torch.linalg.vector_norm(gradient, dtype=torch.float64) for gradient in gradients]
-    norm = float(torch.linalg.vector_norm(torch.stack(norms)))
-    if norm > max_norm:
-        for gradient in gradients:
-            gradient.mul_(max_norm / norm)
-    return norm
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: float) -> None:
+    """Have the next update scale gradients of global norm `norm` by max_norm / max(max_norm, norm)."""
+    scale = max_norm / norm if norm > max_norm else 1.0
+    if isinstance(optimizer, Lamb):
+        optimizer.gradient_scale = scale
+    elif scale != 1.0:
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad.mul_(scale)
 
 
 def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -2,18 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, overload
 
 import torch
+
+
+@dataclass(frozen=True)
+class LambArrays:
+    """A parameter's tensors, all of its shape and float32; `weight` and the moments are updated in place."""
+
+    weight: torch.Tensor
+    gradient: torch.Tensor
+    mean: torch.Tensor
+    mean_square: torch.Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class LambSettings:
+    """One step's figures; gradients are multiplied by `gradient_scale`, and `step` counts from 1."""
+
+    rate: float
+    beta_1: float
+    beta_2: float
+    epsilon: float
+    weight_decay: float
+    gradient_scale: float
+    step: int
+    adapt: bool
+
+
+def update_parameter(arrays: LambArrays, settings: LambSettings) -> None:
+    """Update one parameter and its moments in plain PyTorch: the reference of every other implementation."""
+    gradient = arrays.gradient if settings.gradient_scale == 1.0 else arrays.gradient * settings.gradient_scale
+    arrays.mean.mul_(settings.beta_1).add_(gradient, alpha=1 - settings.beta_1)
+    arrays.mean_square.mul_(settings.beta_2).addcmul_(gradient, gradient, value=1 - settings.beta_2)
+
+    denominator = (arrays.mean_square / (1 - settings.beta_2**settings.step)).sqrt_().add_(settings.epsilon)
+    update = (arrays.mean / (1 - settings.beta_1**settings.step)).div_(denominator)
+    ratio = 1.0
+    if settings.adapt:
+        update.add_(arrays.weight, alpha=settings.weight_decay)
+        ratio = _trust_ratio(arrays.weight, update)
+    arrays.weight.add_(update, alpha=-settings.rate * ratio)
+
+
+def _trust_ratio(weight: torch.Tensor, update: torch.Tensor) -> float:
+    """Return |weight| / |update|, or 1 where either is 0; norms summed in double."""
+    weight_norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
+    update_norm = float(torch.linalg.vector_norm(update, dtype=torch.float64))
+    return weight_norm / update_norm if weight_norm > 0 and update_norm > 0 else 1.0
+
+
+def update_in_turn(arrays: Sequence[LambArrays], settings: LambSettings) -> None:
+    """Update several parameters, one after the other."""
+    for entry in arrays:
+        update_parameter(entry, settings)
 
 
 class Lamb(torch.optim.Optimizer):
     """LAMB with bias correction of both moments and an unclamped trust ratio for each parameter.
 
     update = m^ / (sqrt(v^) + epsilon) + weight_decay * w;  w -= lr * ratio * update, where ratio = |w| / |update|, or 1
-    where either norm is 0. Groups with `adapt=False` (biases and LayerNorm) get neither decay nor ratio.
+    where either norm is 0. Groups with `adapt=False` (biases and LayerNorm) get neither decay nor ratio. `update` does
+    the arithmetic: an engine's `lamb`, or plain PyTorch.
     """
+
+    gradient_scale = 1.0
+    """What gradients are multiplied by as they are read: clipping without another pass over them."""
 
     def __init__(
         self,
@@ -22,10 +79,12 @@ class Lamb(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         epsilon: float = 1e-6,
         weight_decay: float = 0.01,
+        update: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
     ) -> None:
         super().__init__(
             groups, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay, "adapt": True}
         )
+        self._update = update
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -36,34 +95,34 @@ class Lamb(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
+            by_step: dict[int, list[LambArrays]] = {}  # parameters may have joined at different steps
             for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group)
+                if parameter.grad is None:
+                    continue
+                state = self._advance(parameter)
+                arrays = LambArrays(parameter, parameter.grad, state["exp_avg"], state["exp_avg_sq"])
+                by_step.setdefault(state["step"], []).append(arrays)
+            for step, entries in by_step.items():
+                self._update(entries, self._settings(group, step))
         return loss
 
-    def _update(self, parameter: torch.Tensor, group: dict[str, Any]) -> None:
+    def _advance(self, parameter: torch.Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
             state["step"] = 0
             state["exp_avg"] = torch.zeros_like(parameter)
             state["exp_avg_sq"] = torch.zeros_like(parameter)
         state["step"] += 1
-        beta_1, beta_2 = group["betas"]
-        mean, mean_square, gradient = state["exp_avg"], state["exp_avg_sq"], parameter.grad
-        mean.mul_(beta_1).add_(gradient, alpha=1 - beta_1)
-        mean_square.mul_(beta_2).addcmul_(gradient, gradient, value=1 - beta_2)
+        return state
 
-        denominator = (mean_square / (1 - beta_2 ** state["step"])).sqrt_().add_(group["epsilon"])
-        update = (mean / (1 - beta_1 ** state["step"])).div_(denominator)
-        ratio = 1.0
-        if group["adapt"]:
-            update.add_(parameter, alpha=group["weight_decay"])
-            ratio = _trust_ratio(parameter, update)
-        parameter.add_(update, alpha=-group["lr"] * ratio)
-
-
-def _trust_ratio(weight: torch.Tensor, update: torch.Tensor) -> float:
-    """Return |weight| / |update|, or 1 where either is 0; norms summed in double."""
-    weight_norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
-    update_norm = float(torch.linalg.vector_norm(update, dtype=torch.float64))
-    return weight_norm / update_norm if weight_norm > 0 and update_norm > 0 else 1.0
+    def _settings(self, group: dict[str, Any], step: int) -> LambSettings:
+        return LambSettings(
+            rate=group["lr"],
+            beta_1=group["betas"][0],
+            beta_2=group["betas"][1],
+            epsilon=group["epsilon"],
+            weight_decay=group["weight_decay"],
+            gradient_scale=self.gradient_scale,
+            step=step,
+            adapt=group["adapt"],
+        )

@@ -18,7 +18,7 @@ from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
 from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
-from bert_large.engines import resolve_engine
+from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
 from bert_large.model.bert import BertForPreTraining
@@ -80,7 +80,7 @@ def _make_output_dir(folder: Path) -> None:
 def check_settings(arguments: argparse.Namespace) -> Run:
     """Check all that can be checked without reading the records."""
     data, optim, train = resolve(arguments)
-    resolve_engine(train.engine)
+    check_engine(train.engine)
     model = resolve_model_config(arguments.config_file, arguments.checkpoint_dir, arguments.gelu)
     find_training_folder(data.dataset_dir, data.max_seq_length)
     return Run(
@@ -142,7 +142,7 @@ def _build_loop(
     batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers)
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
-    optimizer = build_optimizer(model, run.optim)
+    optimizer = build_optimizer(model, run.optim, engine.lamb)
     _load_weights(run, model, optimizer, resume_from)
     _log_settings(run, model)
     evaluation = None

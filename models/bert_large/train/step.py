@@ -71,12 +71,13 @@ class StepRunner:
             done += batch.sequences
         sums = self.ranks.sum(sums)
 
-        gradient_norm = clip_gradients(self._parameters, self.max_gradient_norm)
+        gradient_norm = self.model.engine.global_norm([parameter.grad for parameter in self._parameters])
         masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
         loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
         _require_finite(step, loss_1 + loss_2, gradient_norm)
         rate = self.schedule.rate(step)
         set_rate(self.optimizer, rate)
+        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm)
         self.optimizer.step()
 
         seconds = time.perf_counter() - started + data_seconds

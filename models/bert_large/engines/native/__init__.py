@@ -1,0 +1,371 @@
+"""The native engine: C++ kernels around PyTorch's matrix products, forward and backward written out by hand.
+
+What it saves over the eager engine: attention keeps no score matrix in memory and pads nothing; bias, dropout, residual,
+LayerNorm and GELU are single passes; dropout's masks are made anew in the backward pass; weight gradients are added to
+`parameter.grad` by the matrix product itself. Gradients of parameters therefore appear in `.grad` only: ask
+`loss.backward()` for them, not `torch.autograd.grad`. Memory of large tensors is kept from one micro-batch to the next.
+
+In bf16 (inside `torch.autocast`) activations and matrix products are bf16, statistics, sums and gradients of parameters
+float32; bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from bert_large.data.batch import RaggedBatch
+from bert_large.engines.eager import GELU_FORMS, EagerEngine
+from bert_large.engines.native.build import load_kernels
+from bert_large.model.dropout import DropoutSite
+from bert_large.model.operations import Dense, Norm
+from bert_large.optim.lamb import LambArrays, LambSettings
+
+_HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
+_kernels = torch.ops.bert_large
+
+
+class NativeEngine:
+    """`operations.Operations` in C++ kernels, for float32 and bfloat16."""
+
+    name = "native"
+
+    def __init__(self) -> None:
+        self.instructions = load_kernels()
+        _kernels.keep_large_blocks()
+        self._copies = _LowPrecisionCopies()
+        self._eager = EagerEngine()
+
+    def embed_norm_dropout(
+        self,
+        batch: RaggedBatch,
+        words: torch.Tensor,
+        positions: torch.Tensor,
+        token_types: torch.Tensor,
+        norm: Norm,
+        dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        return _EmbedNormDropout.apply(
+            batch, norm, _dropout_arguments(dropout), _activation_type(), words, positions, token_types,
+            norm.weight, norm.bias,
+        )  # fmt: skip
+
+    def attention_block(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        query: Dense,
+        key: Dense,
+        value: Dense,
+        heads: int,
+        probabilities_dropout: DropoutSite | None,
+        output: Dense,
+        norm: Norm,
+        output_dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        projections = (query, key, value)
+        weights = [self._weight(dense, hidden.dtype) for dense in (*projections, output)]
+        dropouts = (_dropout_arguments(probabilities_dropout), _dropout_arguments(output_dropout))
+        return _AttentionBlock.apply(
+            batch, projections, heads, output, norm, dropouts, weights, hidden,
+            *_parameters(*projections, output, norm),
+        )  # fmt: skip
+
+    def feed_forward_block(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        intermediate: Dense,
+        activation: str,
+        output: Dense,
+        norm: Norm,
+        dropout: DropoutSite | None,
+    ) -> torch.Tensor:
+        """See `Operations`."""
+        weights = [self._weight(dense, hidden.dtype) for dense in (intermediate, output)]
+        return _FeedForwardBlock.apply(
+            batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights, hidden,
+            *_parameters(intermediate, output, norm),
+        )  # fmt: skip
+
+    def masked_head(
+        self,
+        batch: RaggedBatch,
+        hidden: torch.Tensor,
+        transform: Dense,
+        activation: str,
+        norm: Norm,
+        words: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """See `Operations`. The few masked rows are transformed by PyTorch; the vocabulary is the kernels' part."""
+        masked = hidden.index_select(0, batch.masked_positions)
+        transformed = self._eager.transform(masked, transform, activation, norm)
+        weight = self._copies.of(words, transformed.dtype)
+        loss, correct = _MaskedCrossEntropy.apply(batch.masked_labels, weight, transformed, words, bias)
+        return loss, correct
+
+    def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
+        """See `Operations`."""
+        _kernels.lamb(
+            [entry.weight for entry in arrays], [entry.gradient for entry in arrays],
+            [entry.mean for entry in arrays], [entry.mean_square for entry in arrays],
+            settings.rate, settings.beta_1, settings.beta_2, settings.epsilon, settings.weight_decay,
+            settings.gradient_scale, settings.step, settings.adapt,
+        )  # fmt: skip
+        # The kernel writes behind autograd's back: the copies of `_LowPrecisionCopies` go by these counters.
+        torch.autograd.graph.increment_version([entry.weight for entry in arrays])
+
+    def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
+        """See `Operations`."""
+        return _kernels.global_norm(list(tensors))
+
+    def _weight(self, dense: Dense, dtype: torch.dtype) -> torch.Tensor:
+        return self._copies.of(dense.weight, dtype)
+
+
+class _LowPrecisionCopies:
+    """Copies of parameters in the type of the activations, renewed when a parameter has changed."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
+
+    def of(self, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Return the parameter itself (detached) or its copy in `dtype`."""
+        source = parameter.detach()
+        if source.dtype == dtype:
+            return source
+        # Holding the parameter keeps its id from being given to another one.
+        held, version, copy = self._copies.get(id(parameter), (parameter, -1, None))
+        if copy is None or copy.dtype != dtype:
+            copy, version = torch.empty_like(source, dtype=dtype), -1
+        if version != parameter._version:
+            copy.copy_(source)
+            self._copies[id(parameter)] = (held, parameter._version, copy)
+        return copy
+
+
+def _activation_type() -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else torch.float32
+
+
+def _dropout_arguments(dropout: DropoutSite | None) -> tuple[float, int]:
+    return (0.0, 0) if dropout is None else (dropout.probability, dropout.key)
+
+
+def _parameters(*modules: Dense | Norm) -> list[torch.Tensor]:
+    """Return all parameters: handed to autograd, they say which gradients a block's backward pass makes."""
+    return [parameter for module in modules for parameter in (module.weight, module.bias)]
+
+
+def _gradient(parameter: torch.Tensor) -> torch.Tensor:
+    """Return where the gradient of a parameter is gathered; nowhere in particular if none is wanted."""
+    if not parameter.requires_grad:
+        return torch.zeros_like(parameter)
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def _add_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
+    """target += left @ right; the sum is in float32 whatever the type of the factors."""
+    if left.dtype == target.dtype:
+        target.addmm_(left, right)
+    else:
+        target.add_(torch.mm(left, right))
+
+
+def _token_places(batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return batch.samples, batch.sequence_ids, batch.position_ids
+
+
+def _norm_statistics(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.float32)
+
+
+class _EmbedNormDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        batch: RaggedBatch,
+        norm: Norm,
+        dropout: tuple[float, int],
+        dtype: torch.dtype,
+        words: torch.Tensor,
+        positions: torch.Tensor,
+        token_types: torch.Tensor,
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        out = torch.empty(batch.tokens, words.shape[1], dtype=dtype)
+        means, rstds = _norm_statistics(batch.tokens)
+        _kernels.embed_norm(
+            words, positions, token_types, batch.input_ids, batch.position_ids, batch.token_type_ids,
+            norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout, out, means, rstds,
+        )  # fmt: skip
+        ctx.saved = batch, norm, dropout, (words, positions, token_types), means, rstds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, ...]:
+        batch, norm, dropout, tables, means, rstds = ctx.saved
+        _kernels.embed_norm_gradient(
+            gradients[0].contiguous(), *tables, batch.input_ids, batch.position_ids, batch.token_type_ids,
+            means, rstds, norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout,
+            *map(_gradient, tables), _gradient(norm.weight), _gradient(norm.bias),
+        )  # fmt: skip
+        return (None,) * 9
+
+
+class _AttentionBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        batch: RaggedBatch,
+        projections: tuple[Dense, Dense, Dense],
+        heads: int,
+        output: Dense,
+        norm: Norm,
+        dropouts: tuple[tuple[float, int], tuple[float, int]],
+        weights: list[torch.Tensor],
+        hidden: torch.Tensor,
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        rows, width = hidden.shape
+        with torch.autocast("cpu", enabled=False):
+            qkv = hidden.new_empty(rows, 3 * width)
+            for number, weight in enumerate(weights[:3]):
+                torch.mm(hidden, weight.t(), out=qkv[:, number * width : (number + 1) * width])
+            bias = torch.cat([dense.bias for dense in projections])
+            context, log_sums = torch.empty_like(hidden), torch.empty(heads, rows, dtype=torch.float32)
+            _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
+            sums = torch.mm(context, weights[3].t())
+        out = torch.empty_like(hidden)
+        means, rstds = _norm_statistics(rows)
+        _kernels.residual_norm(
+            sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropouts[1],
+            out, means, rstds,
+        )  # fmt: skip
+        ctx.parts = batch, projections, heads, output, norm, dropouts, weights
+        ctx.saved = hidden, qkv, bias, context, log_sums, sums, means, rstds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        batch, projections, heads, output, norm, dropouts, weights = ctx.parts
+        hidden, qkv, bias, context, log_sums, sums, means, rstds = ctx.saved
+        rows, width = hidden.shape
+        hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
+        _kernels.residual_norm_gradient(
+            gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
+            *dropouts[1], hidden_gradient, dense_gradient, _gradient(norm.weight), _gradient(norm.bias),
+            _gradient(output.bias),
+        )  # fmt: skip
+        _add_product(_gradient(output.weight), dense_gradient.t(), context)
+        context_gradient = torch.mm(dense_gradient, weights[3])
+        qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
+        _kernels.attention_gradient(
+            qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
+            qkv_gradient, bias_gradient,
+        )  # fmt: skip
+        for number, dense in enumerate(projections):
+            columns = slice(number * width, (number + 1) * width)
+            _gradient(dense.bias).add_(bias_gradient[columns])
+            _add_product(_gradient(dense.weight), qkv_gradient[:, columns].t(), hidden)
+            hidden_gradient.addmm_(qkv_gradient[:, columns], weights[number])
+        return (*(None,) * 7, hidden_gradient, *(None,) * 10)
+
+
+class _FeedForwardBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        batch: RaggedBatch,
+        intermediate: Dense,
+        gelu_form: str,
+        output: Dense,
+        norm: Norm,
+        dropout: tuple[float, int],
+        weights: list[torch.Tensor],
+        hidden: torch.Tensor,
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            derivative = torch.mm(hidden, weights[0].t())
+            activated = torch.empty_like(derivative)
+            _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
+            sums = torch.mm(activated, weights[1].t())
+        out = torch.empty_like(hidden)
+        means, rstds = _norm_statistics(hidden.shape[0])
+        _kernels.residual_norm(
+            sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout,
+            out, means, rstds,
+        )  # fmt: skip
+        ctx.parts = batch, intermediate, output, norm, dropout, weights
+        ctx.saved = hidden, derivative, activated, sums, means, rstds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        batch, intermediate, output, norm, dropout, weights = ctx.parts
+        hidden, derivative, activated, sums, means, rstds = ctx.saved
+        hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
+        _kernels.residual_norm_gradient(
+            gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
+            *dropout, hidden_gradient, dense_gradient, _gradient(norm.weight), _gradient(norm.bias),
+            _gradient(output.bias),
+        )  # fmt: skip
+        _add_product(_gradient(output.weight), dense_gradient.t(), activated)
+        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # its values are used up
+        _kernels.gelu_gradient(derivative, activated_gradient, _gradient(intermediate.bias))
+        _add_product(_gradient(intermediate.weight), activated_gradient.t(), hidden)
+        hidden_gradient.addmm_(activated_gradient, weights[0])
+        return (*(None,) * 7, hidden_gradient, *(None,) * 6)
+
+
+class _MaskedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy over the vocabulary, a block of rows at a time.
+
+    Gradients are made in the forward pass, while a block's logits are there, for a loss gradient of 1; the backward pass
+    scales them.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        labels: torch.Tensor,
+        weight: torch.Tensor,
+        transformed: torch.Tensor,
+        words: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wants_gradients = any(ctx.needs_input_grad)
+        loss, correct = 0.0, 0
+        if wants_gradients:
+            ctx.parameters = words, bias
+            ctx.words_gradient, ctx.bias_gradient = torch.zeros_like(words), torch.zeros_like(bias)
+            ctx.transformed_gradient = torch.empty_like(transformed)
+        with torch.autocast("cpu", enabled=False):
+            for start in range(0, len(labels), _HEAD_ROWS):
+                rows = slice(start, start + _HEAD_ROWS)
+                logits = torch.mm(transformed[rows], weight.t())
+                bias_gradient = ctx.bias_gradient if wants_gradients else None
+                sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
+                loss, correct = loss + sums[0], correct + sums[1]
+                if wants_gradients:
+                    torch.mm(logits, weight, out=ctx.transformed_gradient[rows])
+                    _add_product(ctx.words_gradient, logits.t(), transformed[rows])
+        right = torch.tensor(correct)
+        ctx.mark_non_differentiable(right)
+        return torch.tensor(loss, dtype=torch.float32), right
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        words, bias = ctx.parameters
+        scale = float(gradients[0])
+        _gradient(words).add_(ctx.words_gradient, alpha=scale)
+        _gradient(bias).add_(ctx.bias_gradient, alpha=scale)
+        return None, None, ctx.transformed_gradient * scale, None, None

@@ -1,0 +1,152 @@
+"""Build and load the kernels: once for each instruction set and version of PyTorch, with PyTorch's extension tools."""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from bert_large.engines.precision import read_cpu_flags
+from bert_large.errors import UserError
+from bert_large.observe.console import LOGGER
+
+SOURCES = Path(__file__).parent / "csrc"
+FOLDER_VARIABLE = "BERT_LARGE_KERNELS_DIR"
+
+_AVX2 = ("avx2", "fma")
+_AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
+# Best first: the CPU flags that an instruction set needs, as /proc/cpuinfo spells them.
+INSTRUCTION_SETS = {
+    "avx512_bf16": (*_AVX512, "avx512_bf16"),
+    "avx512": _AVX512,
+    "avx2": _AVX2,
+}
+_COMPILER_OPTIONS = [
+    "-O3",
+    "-fopenmp",  # for compiling only: linked without it, the kernels share the OpenMP runtime that PyTorch brought
+    "-ffp-contract=fast",  # fused multiply-add, which -std=c++17 would forbid
+    "-fno-math-errno",
+    "-Wno-psabi",
+]
+
+
+class KernelBuildError(UserError):
+    """The kernels are not there and cannot be built."""
+
+
+def best_instruction_set(cpu_flags: Collection[str]) -> str:
+    """Return the best instruction set of a CPU with these flags."""
+    for name, needed in INSTRUCTION_SETS.items():
+        if set(needed) <= set(cpu_flags):
+            return name
+    raise KernelBuildError(
+        f"engine native needs a CPU with {' and '.join(_AVX2)}, which /proc/cpuinfo does not list here; use --engine eager"
+    )
+
+
+def library_name(instruction_set: str) -> str:
+    """Return the file name of a build: it changes with the sources, the options and the version of PyTorch."""
+    content = hashlib.sha256(repr(_options(instruction_set)).encode())
+    for source in sorted(SOURCES.iterdir()):
+        content.update(source.name.encode() + source.read_bytes())
+    version = torch.__version__.replace("+", "-")
+    return f"bert_large-{instruction_set}-torch{version}-{content.hexdigest()[:12]}.so"
+
+
+def kernel_folders() -> list[Path]:
+    """Return where builds may lie: the folder that the environment names, or the package's own and the user's cache."""
+    named = os.environ.get(FOLDER_VARIABLE)
+    if named:
+        return [Path(named)]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return [Path(__file__).parent / "built", cache / "bert-large"]
+
+
+@functools.cache
+def load_kernels() -> str:
+    """Register the kernels for this CPU as `torch.ops.bert_large`, building them if need be; return the instruction set."""
+    instruction_set = best_instruction_set(read_cpu_flags())
+    torch.ops.load_library(build_kernels(instruction_set))
+    return instruction_set
+
+
+def build_kernels(instruction_set: str) -> Path:
+    """Return the library of an instruction set, after building it if it is not there yet."""
+    name = library_name(instruction_set)
+    for folder in kernel_folders():
+        if (folder / name).is_file():
+            return folder / name
+    for folder in kernel_folders():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with _lock(folder / "build.lock"):  # of several ranks one builds, the others wait for it
+                if not (folder / name).is_file():
+                    _compile(instruction_set, folder / name)
+        except PermissionError:
+            continue
+        return folder / name
+    raise KernelBuildError(
+        f"the kernels are not built and none of {', '.join(map(str, kernel_folders()))} can be written: name a folder "
+        f"with {FOLDER_VARIABLE}, or use --engine eager"
+    )
+
+
+def _options(instruction_set: str) -> list[str]:
+    flags = [f"-m{flag.replace('_', '')}" for flag in INSTRUCTION_SETS[instruction_set]]
+    wide = ["-mprefer-vector-width=512"] if instruction_set.startswith("avx512") else []
+    return [*_COMPILER_OPTIONS, *flags, *wide]
+
+
+@contextmanager
+def _lock(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _compile(instruction_set: str, library: Path) -> None:
+    """Compile into a folder of its own and move the result to its place, so that no half-written library is found."""
+    compiler = os.environ.get("CXX", "g++")
+    if shutil.which(compiler) is None:
+        raise KernelBuildError(
+            f"engine native needs a C++ compiler to build its kernels once, and {compiler} was not found: install it "
+            "(Debian, Ubuntu: apt-get install g++), or use --engine eager, which needs none"
+        )
+    LOGGER.info("building the native kernels (%s), once: about a minute", instruction_set)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
+        # In a process of its own: what the tools print goes into the message only if they fail.
+        code = (
+            "import sys\nfrom torch.utils import cpp_extension\n"
+            "name, folder, sources, options = sys.argv[1], sys.argv[2], sys.argv[3].split('\\n'), sys.argv[4].split('\\n')\n"
+            "cpp_extension.load(name, sources, extra_cflags=options, build_directory=folder, is_python_module=False,"
+            " verbose=True)\n"
+        )
+        sources = "\n".join(str(source) for source in sorted(SOURCES.glob("*.cpp")))
+        arguments = ["bert_large_kernels", folder, sources, "\n".join(_options(instruction_set))]
+        # ninja lies beside the interpreter of a virtual environment, which need not be on the path.
+        path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
+        result = subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        )  # fmt: skip
+        built = Path(folder) / "bert_large_kernels.so"
+        if result.returncode != 0 or not built.is_file():
+            log = library.with_suffix(".log")
+            log.write_text(result.stdout)
+            errors = [line for line in result.stdout.splitlines() if "error" in line.lower()]
+            raise KernelBuildError(
+                f"building the native kernels with {compiler} failed: {(errors or ['no message'])[0].strip()} (all of it "
+                f"in {log}). Mend that, or use --engine eager, which needs no build"
+            )
+        built.replace(library)

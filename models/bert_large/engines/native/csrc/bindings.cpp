@@ -1,0 +1,325 @@
+// The kernels as PyTorch operators, `torch.ops.bert_large.*`. They check types and shapes and find pointers; what they
+// compute is told where the kernels are declared.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <torch/library.h>
+
+#include <cmath>
+
+#include "attention.h"
+#include "cross_entropy.h"
+#include "gelu.h"
+#include "lamb.h"
+#include "memory.h"
+#include "norm.h"
+
+namespace bert_large {
+namespace {
+
+using at::Tensor;
+using c10::string_view;
+
+int threads() { return at::get_num_threads(); }
+
+template <typename T>
+constexpr at::ScalarType kType = at::kFloat;
+template <>
+constexpr at::ScalarType kType<int64_t> = at::kLong;
+template <>
+constexpr at::ScalarType kType<int32_t> = at::kInt;
+template <>
+constexpr at::ScalarType kType<BFloat16> = at::kBFloat16;
+
+template <typename T>
+T* pointer(const Tensor& tensor, at::IntArrayRef shape, const char* name) {
+  TORCH_CHECK(tensor.scalar_type() == kType<T>, name, " is of type ", tensor.scalar_type(), ", expected ", kType<T>);
+  TORCH_CHECK(tensor.sizes() == shape, name, " has shape ", tensor.sizes(), ", expected ", shape);
+  TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
+  return static_cast<T*>(tensor.data_ptr());
+}
+#define POINTER(T, tensor, ...) pointer<T>(tensor, __VA_ARGS__, #tensor)
+
+// Calls work with a value of the C++ type of `tensor`'s elements.
+template <typename Work>
+void with_type(const Tensor& tensor, const Work& work) {
+  if (tensor.scalar_type() == at::kFloat) {
+    work(float{});
+  } else {
+    TORCH_CHECK(tensor.scalar_type() == at::kBFloat16, "activations are of type ", tensor.scalar_type(),
+                ", expected float32 or bfloat16");
+    work(BFloat16{});
+  }
+}
+
+// No dropout where `probability` is 0. The threshold is rounded as `bert_large.model.dropout.keep_mask` rounds it.
+Dropout make_dropout(double probability, int64_t key) {
+  const double threshold = std::nearbyint(probability * 4294967296.0) - 2147483648.0;
+  return {probability > 0, (uint32_t)key, (int32_t)threshold, (float)(1.0 / (1.0 - probability))};
+}
+
+TokenRows token_rows(const Tensor& samples, const Tensor& sequence_ids, const Tensor& position_ids, int64_t rows) {
+  return {POINTER(int64_t, samples, {samples.numel()}), POINTER(int64_t, sequence_ids, {rows}),
+          POINTER(int64_t, position_ids, {rows})};
+}
+
+NormParameters norm_parameters(const Tensor& weight, const Tensor& bias, double eps, int64_t columns) {
+  return {POINTER(float, weight, {columns}), POINTER(float, bias, {columns}), (float)eps};
+}
+
+AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, int64_t heads, int64_t width) {
+  const int64_t sequences = samples.numel();
+  TORCH_CHECK(width % heads == 0, "hidden size ", width, " is not a multiple of ", heads, " heads");
+  return {sequences, heads, width / heads, POINTER(int32_t, cu_seqlens, {sequences + 1}),
+          POINTER(int64_t, samples, {sequences})};
+}
+
+GeluForm gelu_form(string_view name) {
+  TORCH_CHECK(name == "none" || name == "tanh", "GELU's form is ", name, ", expected none or tanh");
+  return name == "tanh" ? GeluForm::kTanh : GeluForm::kErf;
+}
+
+void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples, int64_t heads,
+               double probability, int64_t key, const Tensor& context, const Tensor& log_sums) {
+  const int64_t rows = context.size(0), width = context.size(1);
+  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, width);
+  with_type(qkv, [&](auto element) {
+    using T = decltype(element);
+    attention_forward<T>(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
+                         make_dropout(probability, key), POINTER(T, context, {rows, width}),
+                         POINTER(float, log_sums, {heads, rows}));
+  });
+}
+
+void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples,
+                        int64_t heads, double probability, int64_t key, const Tensor& context, const Tensor& log_sums,
+                        const Tensor& context_gradient, const Tensor& qkv_gradient, const Tensor& bias_gradient) {
+  const int64_t rows = context.size(0), width = context.size(1);
+  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, width);
+  with_type(qkv, [&](auto element) {
+    using T = decltype(element);
+    attention_backward<T>(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
+                          make_dropout(probability, key), POINTER(T, context, {rows, width}),
+                          POINTER(float, log_sums, {heads, rows}), POINTER(T, context_gradient, {rows, width}),
+                          POINTER(T, qkv_gradient, {rows, 3 * width}), POINTER(float, bias_gradient, {3 * width}));
+  });
+}
+
+void residual_norm(const Tensor& dense, const Tensor& dense_bias, const Tensor& residual, const Tensor& weight,
+                   const Tensor& bias, double eps, const Tensor& samples, const Tensor& sequence_ids,
+                   const Tensor& position_ids, double probability, int64_t key, const Tensor& out, const Tensor& means,
+                   const Tensor& rstds) {
+  const int64_t rows = dense.size(0), columns = dense.size(1);
+  with_type(dense, [&](auto element) {
+    using T = decltype(element);
+    residual_norm_forward<T>(threads(), rows, columns, POINTER(T, dense, {rows, columns}),
+                             POINTER(float, dense_bias, {columns}), POINTER(T, residual, {rows, columns}),
+                             norm_parameters(weight, bias, eps, columns), make_dropout(probability, key),
+                             token_rows(samples, sequence_ids, position_ids, rows), POINTER(T, out, {rows, columns}),
+                             POINTER(float, means, {rows}), POINTER(float, rstds, {rows}));
+  });
+}
+
+void residual_norm_gradient(const Tensor& out_gradient, const Tensor& sums, const Tensor& means, const Tensor& rstds,
+                            const Tensor& weight, const Tensor& bias, double eps, const Tensor& samples,
+                            const Tensor& sequence_ids, const Tensor& position_ids, double probability, int64_t key,
+                            const Tensor& residual_gradient, const Tensor& dense_gradient,
+                            const Tensor& weight_gradient, const Tensor& bias_gradient,
+                            const Tensor& dense_bias_gradient) {
+  const int64_t rows = sums.size(0), columns = sums.size(1);
+  with_type(sums, [&](auto element) {
+    using T = decltype(element);
+    residual_norm_backward<T>(
+        threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), POINTER(T, sums, {rows, columns}),
+        POINTER(float, means, {rows}), POINTER(float, rstds, {rows}), norm_parameters(weight, bias, eps, columns),
+        make_dropout(probability, key), token_rows(samples, sequence_ids, position_ids, rows),
+        POINTER(T, residual_gradient, {rows, columns}), POINTER(T, dense_gradient, {rows, columns}),
+        {POINTER(float, weight_gradient, {columns}), POINTER(float, bias_gradient, {columns})},
+        POINTER(float, dense_bias_gradient, {columns}));
+  });
+}
+
+EmbeddingTables embedding_tables(const Tensor& words, const Tensor& positions, const Tensor& token_types,
+                                 const Tensor& input_ids, const Tensor& position_ids, const Tensor& token_type_ids,
+                                 int64_t rows, int64_t columns) {
+  auto in_range = [](const Tensor& ids, const Tensor& table, const char* name) {
+    if (ids.numel() == 0) return;
+    const int64_t* from = ids.data_ptr<int64_t>();
+    for (int64_t i = 0; i < ids.numel(); ++i) {
+      TORCH_CHECK_INDEX(from[i] >= 0 && from[i] < table.size(0), name, " ", from[i], " at ", i,
+                        " is outside of its table of ", table.size(0));
+    }
+  };
+  EmbeddingTables tables{POINTER(float, words, {words.size(0), columns}),
+                         POINTER(float, positions, {positions.size(0), columns}),
+                         POINTER(float, token_types, {token_types.size(0), columns}),
+                         POINTER(int64_t, input_ids, {rows}),
+                         POINTER(int64_t, position_ids, {rows}),
+                         POINTER(int64_t, token_type_ids, {rows})};
+  in_range(input_ids, words, "token id");
+  in_range(position_ids, positions, "position");
+  in_range(token_type_ids, token_types, "token type");
+  return tables;
+}
+
+void embed_norm(const Tensor& words, const Tensor& positions, const Tensor& token_types, const Tensor& input_ids,
+                const Tensor& position_ids, const Tensor& token_type_ids, const Tensor& weight, const Tensor& bias,
+                double eps, const Tensor& samples, const Tensor& sequence_ids, double probability, int64_t key,
+                const Tensor& out, const Tensor& means, const Tensor& rstds) {
+  const int64_t rows = out.size(0), columns = out.size(1);
+  const EmbeddingTables tables = embedding_tables(words, positions, token_types, input_ids, position_ids,
+                                                  token_type_ids, rows, columns);
+  with_type(out, [&](auto element) {
+    using T = decltype(element);
+    embed_norm_forward<T>(threads(), rows, columns, tables, norm_parameters(weight, bias, eps, columns),
+                          make_dropout(probability, key), token_rows(samples, sequence_ids, position_ids, rows),
+                          POINTER(T, out, {rows, columns}), POINTER(float, means, {rows}),
+                          POINTER(float, rstds, {rows}));
+  });
+}
+
+void embed_norm_gradient(const Tensor& out_gradient, const Tensor& words, const Tensor& positions,
+                         const Tensor& token_types, const Tensor& input_ids, const Tensor& position_ids,
+                         const Tensor& token_type_ids, const Tensor& means, const Tensor& rstds, const Tensor& weight,
+                         const Tensor& bias, double eps, const Tensor& samples, const Tensor& sequence_ids,
+                         double probability, int64_t key, const Tensor& words_gradient,
+                         const Tensor& positions_gradient, const Tensor& token_types_gradient,
+                         const Tensor& weight_gradient, const Tensor& bias_gradient) {
+  const int64_t rows = out_gradient.size(0), columns = out_gradient.size(1);
+  const EmbeddingTables tables = embedding_tables(words, positions, token_types, input_ids, position_ids,
+                                                  token_type_ids, rows, columns);
+  const Tensor scratch = at::empty({rows, columns}, words.options());
+  with_type(out_gradient, [&](auto element) {
+    using T = decltype(element);
+    embed_norm_backward<T>(threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), tables,
+                           POINTER(float, means, {rows}), POINTER(float, rstds, {rows}),
+                           norm_parameters(weight, bias, eps, columns), make_dropout(probability, key),
+                           token_rows(samples, sequence_ids, position_ids, rows), scratch.data_ptr<float>(),
+                           {POINTER(float, words_gradient, words.sizes()),
+                            POINTER(float, positions_gradient, positions.sizes()),
+                            POINTER(float, token_types_gradient, token_types.sizes()),
+                            {POINTER(float, weight_gradient, {columns}), POINTER(float, bias_gradient, {columns})}});
+  });
+}
+
+void gelu(const Tensor& dense, const Tensor& bias, string_view form, const Tensor& activated) {
+  const int64_t rows = dense.size(0), columns = dense.size(1);
+  with_type(dense, [&](auto element) {
+    using T = decltype(element);
+    gelu_forward<T>(threads(), rows, columns, gelu_form(form), POINTER(T, dense, {rows, columns}),
+                    POINTER(float, bias, {columns}), POINTER(T, activated, {rows, columns}));
+  });
+}
+
+void gelu_gradient(const Tensor& derivative, const Tensor& gradient, const Tensor& bias_gradient) {
+  const int64_t rows = gradient.size(0), columns = gradient.size(1);
+  with_type(gradient, [&](auto element) {
+    using T = decltype(element);
+    gelu_backward<T>(threads(), rows, columns, POINTER(T, derivative, {rows, columns}),
+                     POINTER(T, gradient, {rows, columns}), POINTER(float, bias_gradient, {columns}));
+  });
+}
+
+std::tuple<double, int64_t> cross_entropy_sums(const Tensor& logits, const Tensor& bias, const Tensor& labels,
+                                               const std::optional<Tensor>& bias_gradient) {
+  const int64_t rows = logits.size(0), columns = logits.size(1);
+  const int64_t* label = POINTER(int64_t, labels, {rows});
+  for (int64_t r = 0; r < rows; ++r) {
+    TORCH_CHECK_INDEX(label[r] >= 0 && label[r] < columns, "label ", label[r], " is outside of the vocabulary of ",
+                      columns);
+  }
+  RowLosses result{};
+  with_type(logits, [&](auto element) {
+    using T = decltype(element);
+    result = cross_entropy<T>(threads(), rows, columns, POINTER(T, logits, {rows, columns}),
+                              POINTER(float, bias, {columns}), label,
+                              bias_gradient ? pointer<float>(*bias_gradient, {columns}, "bias_gradient") : nullptr);
+  });
+  return {result.loss, result.correct};
+}
+
+void lamb(at::TensorList weights, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares,
+          double rate, double beta_1, double beta_2, double epsilon, double weight_decay, double gradient_scale,
+          int64_t step, bool adapt) {
+  TORCH_CHECK(gradients.size() == weights.size() && means.size() == weights.size() &&
+                  mean_squares.size() == weights.size(),
+              "the lists of weights, gradients and moments differ in length");
+  std::vector<LambArrays> arrays;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    const at::IntArrayRef shape = weights[i].sizes();
+    arrays.push_back({weights[i].numel(), POINTER(float, weights[i], shape), POINTER(float, gradients[i], shape),
+                      POINTER(float, means[i], shape), POINTER(float, mean_squares[i], shape)});
+  }
+  lamb_step(threads(), arrays,
+            {(float)rate, (float)beta_1, (float)beta_2, (float)epsilon, (float)weight_decay, (float)gradient_scale,
+             (float)(1 / (1 - std::pow(beta_1, step))), (float)(1 / (1 - std::pow(beta_2, step))),
+             (float)(1 - beta_1), (float)(1 - beta_2), adapt});
+}
+
+double global_norm(at::TensorList tensors) {
+  std::vector<const float*> arrays;
+  std::vector<int64_t> counts;
+  for (const Tensor& tensor : tensors) {
+    arrays.push_back(POINTER(float, tensor, tensor.sizes()));
+    counts.push_back(tensor.numel());
+  }
+  return std::sqrt(squared_norm(threads(), arrays, counts));
+}
+
+std::tuple<int64_t, int64_t> memory() {
+  const MemoryFigures figures = memory_figures();
+  return {figures.in_use, figures.kept};
+}
+
+}  // namespace
+
+TORCH_LIBRARY(bert_large, library) {
+  library.def("keep_large_blocks() -> ()", &keep_large_blocks);
+  library.def("memory() -> (int in_use, int kept)", &memory);
+  library.def(
+      "attention(Tensor qkv, Tensor bias, Tensor cu_seqlens, Tensor samples, int heads, float probability, int key, "
+      "Tensor(a!) context, Tensor(b!) log_sums) -> ()",
+      &attention);
+  library.def(
+      "attention_gradient(Tensor qkv, Tensor bias, Tensor cu_seqlens, Tensor samples, int heads, float probability, "
+      "int key, Tensor context, Tensor log_sums, Tensor context_gradient, Tensor(a!) qkv_gradient, "
+      "Tensor(b!) bias_gradient) -> ()",
+      &attention_gradient);
+  library.def(
+      "residual_norm(Tensor(a!) dense, Tensor dense_bias, Tensor residual, Tensor weight, Tensor bias, float eps, "
+      "Tensor samples, Tensor sequence_ids, Tensor position_ids, float probability, int key, Tensor(b!) out, "
+      "Tensor(c!) means, Tensor(d!) rstds) -> ()",
+      &residual_norm);
+  library.def(
+      "residual_norm_gradient(Tensor out_gradient, Tensor sums, Tensor means, Tensor rstds, Tensor weight, "
+      "Tensor bias, float eps, Tensor samples, Tensor sequence_ids, Tensor position_ids, float probability, int key, "
+      "Tensor(a!) residual_gradient, Tensor(b!) dense_gradient, Tensor(c!) weight_gradient, "
+      "Tensor(d!) bias_gradient, Tensor(e!) dense_bias_gradient) -> ()",
+      &residual_norm_gradient);
+  library.def(
+      "embed_norm(Tensor words, Tensor positions, Tensor token_types, Tensor input_ids, Tensor position_ids, "
+      "Tensor token_type_ids, Tensor weight, Tensor bias, float eps, Tensor samples, Tensor sequence_ids, "
+      "float probability, int key, Tensor(a!) out, Tensor(b!) means, Tensor(c!) rstds) -> ()",
+      &embed_norm);
+  library.def(
+      "embed_norm_gradient(Tensor out_gradient, Tensor words, Tensor positions, Tensor token_types, Tensor input_ids, "
+      "Tensor position_ids, Tensor token_type_ids, Tensor means, Tensor rstds, Tensor weight, Tensor bias, float eps, "
+      "Tensor samples, Tensor sequence_ids, float probability, int key, Tensor(a!) words_gradient, "
+      "Tensor(b!) positions_gradient, Tensor(c!) token_types_gradient, Tensor(d!) weight_gradient, "
+      "Tensor(e!) bias_gradient) -> ()",
+      &embed_norm_gradient);
+  library.def("gelu(Tensor(a!) dense, Tensor bias, str form, Tensor(b!) activated) -> ()", &gelu);
+  library.def("gelu_gradient(Tensor derivative, Tensor(a!) gradient, Tensor(b!) bias_gradient) -> ()", &gelu_gradient);
+  library.def(
+      "cross_entropy(Tensor(a!) logits, Tensor bias, Tensor labels, Tensor(b!)? bias_gradient) -> (float loss, "
+      "int correct)",
+      &cross_entropy_sums);
+  library.def(
+      "lamb(Tensor(a!)[] weights, Tensor[] gradients, Tensor(b!)[] means, Tensor(c!)[] mean_squares, float rate, "
+      "float beta_1, float beta_2, float epsilon, float weight_decay, float gradient_scale, int step, bool adapt) "
+      "-> ()",
+      &lamb);
+  library.def("global_norm(Tensor[] tensors) -> float", &global_norm);
+}
+
+}  // namespace bert_large

@@ -1,0 +1,51 @@
+// Dropout by counter-based hash: the mask of `bert_large.model.dropout`, element for element, made anew where needed.
+#pragma once
+
+#include "vector.h"
+
+namespace bert_large {
+
+struct Dropout {
+  bool active;
+  uint32_t key;       // of this site in this step
+  int32_t threshold;  // kept where the signed hash reaches it
+  float scale;        // of what is kept: 1 / (1 - probability)
+};
+
+// Whose token stands in each row: sample number and position in its sequence.
+struct TokenRows {
+  const int64_t* samples;       // [sequences]
+  const int64_t* sequence_ids;  // [rows]
+  const int64_t* position_ids;  // [rows]
+};
+
+inline uint32_t sample_key(const Dropout& dropout, int64_t sample) {
+  uint64_t bits = (uint64_t)sample;
+  return hash32(hash32((uint32_t)bits ^ dropout.key) ^ (uint32_t)(bits >> 32));
+}
+
+inline uint32_t row_key(uint32_t sample_key, uint32_t row) { return hash32(sample_key + row); }
+
+inline uint32_t token_row_key(const Dropout& dropout, const TokenRows& tokens, int64_t row) {
+  if (!dropout.active) return 0;
+  return row_key(sample_key(dropout, tokens.samples[tokens.sequence_ids[row]]), (uint32_t)tokens.position_ids[row]);
+}
+
+// An attention row is (head, query position).
+inline uint32_t attention_row_key(uint32_t sample_key, int64_t head, int64_t query) {
+  return row_key(sample_key, ((uint32_t)head << 16) + (uint32_t)query);
+}
+
+// Lanes of all ones for the columns from `column` on that the row keeps.
+inline Ints keep_lanes(const Dropout& dropout, uint32_t row_key, int64_t column) {
+  Words counters = ((Words)lane_numbers() + (uint32_t)column) * 0x9E3779B9u + row_key;
+  return (Ints)hash32(counters) >= dropout.threshold;
+}
+
+// `values` of the columns from `column` on after dropout.
+inline Floats drop(const Dropout& dropout, uint32_t row_key, int64_t column, Floats values) {
+  if (!dropout.active) return values;
+  return keep_lanes(dropout, row_key, column) ? values * dropout.scale : Floats{};
+}
+
+}  // namespace bert_large

@@ -1,0 +1,86 @@
+#include "gelu.h"
+
+#include "parallel.h"
+
+namespace bert_large {
+namespace {
+
+struct Activation {
+  Floats value, derivative;
+};
+
+// x * s(2 z) with s the logistic function and z = sqrt(2/pi) (x + 0.044715 x^3): the tanh form of Hendrycks and Gimpel
+// (2016), since (1 + tanh z) / 2 = s(2 z).
+Activation gelu_tanh(Floats x) {
+  const float two_root = 1.5957691216f, cubic = 0.044715f;  // 2 sqrt(2/pi)
+  Floats square = x * x;
+  Floats twice_z = two_root * x * (1.0f + cubic * square);
+  Floats gate = 1.0f / (1.0f + exponential(-twice_z));
+  Floats slope = two_root * (1.0f + 3 * cubic * square);
+  return {x * gate, gate + x * gate * (1.0f - gate) * slope};
+}
+
+// x * P(x) with P the normal distribution function; erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
+Activation gelu_erf(Floats x) {
+  Floats magnitude = maximum(x, -x) * 0.70710678f;
+  Floats t = 1.0f / (1.0f + 0.3275911f * magnitude);
+  Floats density = exponential(-0.5f * x * x);
+  Floats tail = 1.061405429f * t - 1.453152027f;
+  tail = tail * t + 1.421413741f;
+  tail = tail * t - 0.284496736f;
+  tail = tail * t + 0.254829592f;
+  tail = 0.5f * tail * t * density;  // P(-|x|)
+  Floats below = x < 0.0f ? tail : 1.0f - tail;
+  return {x * below, below + x * density * 0.39894228f};
+}
+
+template <typename T, Activation (*gelu)(Floats)>
+void forward(int threads, int64_t rows, int64_t columns, T* dense, const float* bias, T* activated) {
+  parallel_parts(threads, rows, [&](int, int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c, at = r * columns + c;
+        Activation result = gelu(load_up_to(dense + at, left) + load_up_to(bias + c, left));
+        store_up_to(activated + at, result.value, left);
+        store_up_to(dense + at, result.derivative, left);
+      }
+    }
+  });
+}
+
+}  // namespace
+
+template <typename T>
+void gelu_forward(int threads, int64_t rows, int64_t columns, GeluForm form, T* dense, const float* bias,
+                  T* activated) {
+  if (form == GeluForm::kTanh) {
+    forward<T, gelu_tanh>(threads, rows, columns, dense, bias, activated);
+  } else {
+    forward<T, gelu_erf>(threads, rows, columns, dense, bias, activated);
+  }
+}
+
+template <typename T>
+void gelu_backward(int threads, int64_t rows, int64_t columns, const T* derivative, T* gradient,
+                   float* bias_gradient) {
+  ColumnSums sums(threads, columns);
+  parallel_parts(threads, rows, [&](int thread, int64_t begin, int64_t end) {
+    float* column_sums = sums.of_thread(thread);
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c, at = r * columns + c;
+        Floats value = load_up_to(gradient + at, left) * load_up_to(derivative + at, left);
+        store_up_to(gradient + at, value, left);
+        store_up_to(column_sums + c, load_up_to(column_sums + c, left) + value, left);
+      }
+    }
+  });
+  sums.add_to(bias_gradient);
+}
+
+template void gelu_forward<float>(int, int64_t, int64_t, GeluForm, float*, const float*, float*);
+template void gelu_forward<BFloat16>(int, int64_t, int64_t, GeluForm, BFloat16*, const float*, BFloat16*);
+template void gelu_backward<float>(int, int64_t, int64_t, const float*, float*, float*);
+template void gelu_backward<BFloat16>(int, int64_t, int64_t, const BFloat16*, BFloat16*, float*);
+
+}  // namespace bert_large

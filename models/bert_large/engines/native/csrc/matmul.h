@@ -1,0 +1,100 @@
+// Products of small matrices that lie in a core's cache, one thread, float.
+#pragma once
+
+#include <algorithm>
+
+#include "vector.h"
+
+namespace bert_large {
+
+#if defined(__AVX512F__)
+constexpr int kTileRows = 6, kTileVectors = 4;  // 24 of 32 registers hold sums
+#else
+constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16
+#endif
+constexpr int64_t kTileDepth = 128;  // a panel of B of this depth stays in the first-level cache
+
+// A matrix whose element (row, column) is at data[row * row_stride + column * column_stride].
+struct Strided {
+  const float* data;
+  int64_t row_stride, column_stride;
+};
+
+// C [kRows, kVectors * kLanes] += A [kRows, depth] B [depth, kVectors * kLanes], or = where `fresh`.
+template <int kRows, int kVectors>
+inline __attribute__((always_inline)) void multiply_tile(int64_t depth, Strided a, const float* b, int64_t ldb,
+                                                         float* c, int64_t ldc, bool fresh) {
+  Floats sums[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) sums[i][j] = fresh ? Floats{} : load(c + i * ldc + j * kLanes);
+  }
+  for (int64_t k = 0; k < depth; ++k) {
+    Floats row[kVectors];
+#pragma GCC unroll 8
+    for (int j = 0; j < kVectors; ++j) row[j] = load(b + k * ldb + j * kLanes);
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+      Floats factor = broadcast(a.data[i * a.row_stride + k * a.column_stride]);
+#pragma GCC unroll 8
+      for (int j = 0; j < kVectors; ++j) sums[i][j] += factor * row[j];
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) store(c + i * ldc + j * kLanes, sums[i][j]);
+  }
+}
+
+template <int kVectors>
+void multiply_panel(int64_t rows, int64_t depth, Strided a, const float* b, int64_t ldb, float* c, int64_t ldc,
+                    bool fresh) {
+  // Tiles of even height: 32 rows are 6 + 6 + 5 + 5 + 5 + 5 rather than 5 times 6 and a slow 2.
+  int64_t tiles = (rows + kTileRows - 1) / kTileRows;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    int64_t begin = rows * tile / tiles, height = rows * (tile + 1) / tiles - begin;
+    Strided part{a.data + begin * a.row_stride, a.row_stride, a.column_stride};
+    float* target = c + begin * ldc;
+    switch (height) {
+      case 6: multiply_tile<6, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
+      case 5: multiply_tile<5, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
+      case 4: multiply_tile<4, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
+      case 3: multiply_tile<3, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
+      case 2: multiply_tile<2, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
+      case 1: multiply_tile<1, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
+    }
+  }
+}
+
+// A matrix cut into panels of kPanel columns: element (row, column) is at
+// data[column / kPanel * panel_stride + row * row_stride + column % kPanel].
+constexpr int64_t kPanel = kTileVectors * kLanes;
+struct Panels {
+  const float* data;
+  int64_t row_stride, panel_stride;
+};
+
+inline Panels as_panels(const float* row_major, int64_t row_stride) { return {row_major, row_stride, kPanel}; }
+
+// C [rows, columns] += A [rows, depth] B [depth, columns], or = where `overwrite`. C is row-major with leading
+// dimension ldc; `columns` is a multiple of kLanes.
+inline void multiply(int64_t rows, int64_t columns, int64_t depth, Strided a, Panels b, float* c, int64_t ldc,
+                     bool overwrite) {
+  for (int64_t k = 0; k < depth; k += kTileDepth) {
+    int64_t part = std::min(kTileDepth, depth - k);
+    Strided a_part{a.data + k * a.column_stride, a.row_stride, a.column_stride};
+    bool fresh = overwrite && k == 0;
+    for (int64_t column = 0; column < columns; column += kPanel) {
+      const float* panel = b.data + column / kPanel * b.panel_stride + k * b.row_stride;
+      float* target = c + column;
+      switch (std::min<int64_t>(kTileVectors, (columns - column) / kLanes)) {
+#if defined(__AVX512F__)
+        case 4: multiply_panel<4>(rows, part, a_part, panel, b.row_stride, target, ldc, fresh); break;
+        case 3: multiply_panel<3>(rows, part, a_part, panel, b.row_stride, target, ldc, fresh); break;
+#endif
+        case 2: multiply_panel<2>(rows, part, a_part, panel, b.row_stride, target, ldc, fresh); break;
+        case 1: multiply_panel<1>(rows, part, a_part, panel, b.row_stride, target, ldc, fresh); break;
+      }
+    }
+  }
+}
+
+}  // namespace bert_large

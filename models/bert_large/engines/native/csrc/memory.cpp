@@ -1,0 +1,134 @@
+#include "memory.h"
+
+#include <c10/core/Allocator.h>
+#include <c10/core/CPUAllocator.h>
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <mutex>
+#include <unordered_map>
+#include <vector>
+
+namespace bert_large {
+namespace {
+
+constexpr size_t kLarge = size_t{1} << 20, kHugePage = size_t{1} << 21;
+
+// Sizes are rounded up to one of four steps between powers of two, so that micro-batches of nearly the same number of
+// tokens share blocks.
+size_t block_size(size_t bytes) {
+  size_t power = kLarge;
+  while (power * 2 <= bytes) power *= 2;
+  size_t step = power / 4;
+  return (bytes + step - 1) / step * step;
+}
+
+class KeptBlocks {
+ public:
+  void* take(size_t bytes) {
+    const size_t size = block_size(bytes);
+    std::lock_guard<std::mutex> guard(mutex_);
+    std::vector<void*>& waiting = waiting_[size];
+    void* block = nullptr;
+    if (!waiting.empty()) {
+      block = waiting.back();
+      waiting.pop_back();
+      kept_ -= size;
+    } else {
+      block = map(size);
+    }
+    sizes_[block] = size;
+    in_use_ += size;
+    return block;
+  }
+
+  // Returns whether the block is one of these.
+  bool give_back(void* block) {
+    std::lock_guard<std::mutex> guard(mutex_);
+    auto found = sizes_.find(block);
+    if (found == sizes_.end()) return false;
+    const size_t size = found->second;
+    sizes_.erase(found);
+    waiting_[size].push_back(block);
+    in_use_ -= size;
+    kept_ += size;
+    return true;
+  }
+
+  MemoryFigures figures() {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return {in_use_, kept_};
+  }
+
+ private:
+  void* map(size_t size) {
+    void* block = std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
+    if (block == nullptr) {
+      // What waits in other sizes may be all that is missing.
+      for (auto& [_, waiting] : waiting_) {
+        for (void* kept : waiting) std::free(kept);
+        waiting.clear();
+      }
+      kept_ = 0;
+      block = std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
+      TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "cannot allocate ", size, " bytes of memory");
+    }
+    madvise(block, size, MADV_HUGEPAGE);  // a wish: where it is not granted, small pages serve
+    return block;
+  }
+
+  std::mutex mutex_;
+  std::unordered_map<size_t, std::vector<void*>> waiting_;
+  std::unordered_map<void*, size_t> sizes_;
+  int64_t in_use_ = 0, kept_ = 0;
+};
+
+// Never destroyed: tensors may outlive static objects.
+KeptBlocks& kept_blocks() {
+  static KeptBlocks* blocks = new KeptBlocks;
+  return *blocks;
+}
+
+void give_back(void* block) {
+  if (block != nullptr) kept_blocks().give_back(block);
+}
+
+c10::Allocator* small_allocator() {
+  static c10::Allocator* allocator = c10::GetCPUAllocator();
+  return allocator;
+}
+
+// For memory that PyTorch takes and gives back by pointer alone.
+void give_back_any(void* block) {
+  if (block != nullptr && !kept_blocks().give_back(block)) small_allocator()->raw_deallocate(block);
+}
+
+class KeepingAllocator final : public c10::Allocator {
+ public:
+
+  c10::DataPtr allocate(size_t bytes) override {
+    if (bytes < kLarge) return small_allocator()->allocate(bytes);
+    void* block = kept_blocks().take(bytes);
+    return {block, block, &give_back, c10::Device(c10::DeviceType::CPU)};
+  }
+
+  c10::DeleterFnPtr raw_deleter() const override { return &give_back_any; }
+
+  void copy_data(void* to, const void* from, std::size_t bytes) const override { default_copy_data(to, from, bytes); }
+};
+
+}  // namespace
+
+void keep_large_blocks() {
+  static KeepingAllocator* allocator = [] {
+    small_allocator();  // before it is no longer the one that PyTorch names
+    auto* made = new KeepingAllocator;
+    c10::SetCPUAllocator(made, /*priority=*/100);
+    return made;
+  }();
+  (void)allocator;
+}
+
+MemoryFigures memory_figures() { return kept_blocks().figures(); }
+
+}  // namespace bert_large

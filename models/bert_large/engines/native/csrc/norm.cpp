@@ -1,0 +1,199 @@
+// LayerNorm fused with what stands before it: dropout and residual, or the three embeddings.
+#include "norm.h"
+
+#include <cmath>
+
+#include "parallel.h"
+
+namespace bert_large {
+namespace {
+
+struct Moments {
+  float mean, rstd;
+};
+
+Moments row_moments(const float* row, int64_t columns, float eps) {
+  Floats total{};
+  for (int64_t c = 0; c < columns; c += kLanes) total += load_up_to(row + c, columns - c);
+  float mean = sum(total) / columns;
+  Floats squares{};
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    Floats centered = first_lanes(load_up_to(row + c, columns - c) - mean, columns - c, 0.0f);
+    squares += centered * centered;
+  }
+  return {mean, 1.0f / std::sqrt(sum(squares) / columns + eps)};
+}
+
+Floats normalized(Floats values, const Moments& moments) { return (values - moments.mean) * moments.rstd; }
+
+// The gradient of LayerNorm's input, given that of its output, for one row.
+// `out` [columns] holds the gradient of the output when called and that of the input afterwards; `row` is the input.
+// Adds to the row's gradients of weight and bias.
+void norm_backward_row(const float* row, const Moments& moments, const float* weight, int64_t columns, float* out,
+                       float* weight_sums, float* bias_sums) {
+  Floats total{}, projected{};
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    int64_t left = columns - c;
+    Floats gradient = load_up_to(out + c, left);
+    Floats x = first_lanes(normalized(load_up_to(row + c, left), moments), left, 0.0f);
+    store_up_to(weight_sums + c, load_up_to(weight_sums + c, left) + gradient * x, left);
+    store_up_to(bias_sums + c, load_up_to(bias_sums + c, left) + gradient, left);
+    gradient *= load_up_to(weight + c, left);
+    total += gradient;
+    projected += gradient * x;
+  }
+  float mean_gradient = sum(total) / columns, mean_projected = sum(projected) / columns;
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    int64_t left = columns - c;
+    Floats gradient = load_up_to(out + c, left) * load_up_to(weight + c, left);
+    Floats x = normalized(load_up_to(row + c, left), moments);
+    store_up_to(out + c, (gradient - mean_gradient - x * mean_projected) * moments.rstd, left);
+  }
+}
+
+void embedding_row(const EmbeddingTables& tables, int64_t token, int64_t columns, float* row) {
+  const float* word = tables.words + tables.input_ids[token] * columns;
+  const float* position = tables.positions + tables.position_ids[token] * columns;
+  const float* type = tables.token_types + tables.token_type_ids[token] * columns;
+  for (int64_t c = 0; c < columns; ++c) row[c] = word[c] + position[c] + type[c];
+}
+
+}  // namespace
+
+template <typename T>
+void residual_norm_forward(int threads, int64_t rows, int64_t columns, T* dense, const float* dense_bias,
+                           const T* residual, const NormParameters& norm, const Dropout& dropout,
+                           const TokenRows& tokens, T* out, float* means, float* rstds) {
+  parallel_parts(threads, rows, [&](int, int64_t begin, int64_t end) {
+    std::vector<float> row(columns);
+    for (int64_t r = begin; r < end; ++r) {
+      uint32_t key = token_row_key(dropout, tokens, r);
+      T* sums = dense + r * columns;
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c;
+        Floats value = load_up_to(sums + c, left) + load_up_to(dense_bias + c, left);
+        value = load_up_to(residual + r * columns + c, left) + drop(dropout, key, c, value);
+        store_up_to(row.data() + c, value, left);
+        store_up_to(sums + c, value, left);
+      }
+      Moments moments = row_moments(row.data(), columns, norm.eps);
+      means[r] = moments.mean;
+      rstds[r] = moments.rstd;
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c;
+        Floats value = normalized(load_up_to(row.data() + c, left), moments);
+        store_up_to(out + r * columns + c, value * load_up_to(norm.weight + c, left) + load_up_to(norm.bias + c, left),
+                    left);
+      }
+    }
+  });
+}
+
+template <typename T>
+void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient, const T* sums,
+                            const float* means, const float* rstds, const NormParameters& norm, const Dropout& dropout,
+                            const TokenRows& tokens, T* residual_gradient, T* dense_gradient,
+                            const NormGradients& gradients, float* dense_bias_gradient) {
+  ColumnSums weight_sums(threads, columns), bias_sums(threads, columns), dense_bias_sums(threads, columns);
+  parallel_parts(threads, rows, [&](int thread, int64_t begin, int64_t end) {
+    std::vector<float> row(columns), gradient(columns);
+    float* dense_bias_sum = dense_bias_sums.of_thread(thread);
+    for (int64_t r = begin; r < end; ++r) {
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c;
+        store_up_to(row.data() + c, load_up_to(sums + r * columns + c, left), left);
+        store_up_to(gradient.data() + c, load_up_to(out_gradient + r * columns + c, left), left);
+      }
+      norm_backward_row(row.data(), {means[r], rstds[r]}, norm.weight, columns, gradient.data(),
+                        weight_sums.of_thread(thread), bias_sums.of_thread(thread));
+      uint32_t key = token_row_key(dropout, tokens, r);
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c;
+        Floats value = load_up_to(gradient.data() + c, left);
+        store_up_to(residual_gradient + r * columns + c, value, left);
+        value = drop(dropout, key, c, value);
+        store_up_to(dense_gradient + r * columns + c, value, left);
+        store_up_to(dense_bias_sum + c, load_up_to(dense_bias_sum + c, left) + value, left);
+      }
+    }
+  });
+  weight_sums.add_to(gradients.weight);
+  bias_sums.add_to(gradients.bias);
+  dense_bias_sums.add_to(dense_bias_gradient);
+}
+
+template <typename T>
+void embed_norm_forward(int threads, int64_t rows, int64_t columns, const EmbeddingTables& tables,
+                        const NormParameters& norm, const Dropout& dropout, const TokenRows& tokens, T* out,
+                        float* means, float* rstds) {
+  parallel_parts(threads, rows, [&](int, int64_t begin, int64_t end) {
+    std::vector<float> row(columns);
+    for (int64_t r = begin; r < end; ++r) {
+      uint32_t key = token_row_key(dropout, tokens, r);
+      embedding_row(tables, r, columns, row.data());
+      Moments moments = row_moments(row.data(), columns, norm.eps);
+      means[r] = moments.mean;
+      rstds[r] = moments.rstd;
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c;
+        Floats value = normalized(load_up_to(row.data() + c, left), moments);
+        value = value * load_up_to(norm.weight + c, left) + load_up_to(norm.bias + c, left);
+        store_up_to(out + r * columns + c, drop(dropout, key, c, value), left);
+      }
+    }
+  });
+}
+
+template <typename T>
+void embed_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient,
+                         const EmbeddingTables& tables, const float* means, const float* rstds,
+                         const NormParameters& norm, const Dropout& dropout, const TokenRows& tokens, float* scratch,
+                         const EmbeddingGradients& gradients) {
+  ColumnSums weight_sums(threads, columns), bias_sums(threads, columns);
+  parallel_parts(threads, rows, [&](int thread, int64_t begin, int64_t end) {
+    std::vector<float> row(columns);
+    for (int64_t r = begin; r < end; ++r) {
+      uint32_t key = token_row_key(dropout, tokens, r);
+      float* gradient = scratch + r * columns;
+      for (int64_t c = 0; c < columns; c += kLanes) {
+        int64_t left = columns - c;
+        store_up_to(gradient + c, drop(dropout, key, c, load_up_to(out_gradient + r * columns + c, left)), left);
+      }
+      embedding_row(tables, r, columns, row.data());
+      norm_backward_row(row.data(), {means[r], rstds[r]}, norm.weight, columns, gradient, weight_sums.of_thread(thread),
+                        bias_sums.of_thread(thread));
+    }
+  });
+  weight_sums.add_to(gradients.norm.weight);
+  bias_sums.add_to(gradients.norm.bias);
+  // A thread owns columns, not rows: tokens that share a table's row are added in their order, without locks.
+  parallel_parts(threads, columns, [&](int, int64_t begin, int64_t end) {
+    for (int64_t r = 0; r < rows; ++r) {
+      const float* gradient = scratch + r * columns;
+      float* word = gradients.words + tables.input_ids[r] * columns;
+      float* position = gradients.positions + tables.position_ids[r] * columns;
+      float* type = gradients.token_types + tables.token_type_ids[r] * columns;
+      for (int64_t c = begin; c < end; ++c) {
+        word[c] += gradient[c];
+        position[c] += gradient[c];
+        type[c] += gradient[c];
+      }
+    }
+  });
+}
+
+#define INSTANTIATE(T)                                                                                               \
+  template void residual_norm_forward<T>(int, int64_t, int64_t, T*, const float*, const T*, const NormParameters&,   \
+                                         const Dropout&, const TokenRows&, T*, float*, float*);                      \
+  template void residual_norm_backward<T>(int, int64_t, int64_t, const T*, const T*, const float*, const float*,     \
+                                          const NormParameters&, const Dropout&, const TokenRows&, T*, T*,           \
+                                          const NormGradients&, float*);                                             \
+  template void embed_norm_forward<T>(int, int64_t, int64_t, const EmbeddingTables&, const NormParameters&,          \
+                                      const Dropout&, const TokenRows&, T*, float*, float*);                         \
+  template void embed_norm_backward<T>(int, int64_t, int64_t, const T*, const EmbeddingTables&, const float*,        \
+                                       const float*, const NormParameters&, const Dropout&, const TokenRows&, float*, \
+                                       const EmbeddingGradients&);
+INSTANTIATE(float)
+INSTANTIATE(BFloat16)
+
+}  // namespace bert_large

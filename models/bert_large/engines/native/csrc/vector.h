@@ -1,0 +1,155 @@
+// Vectors of floats, as wide as this build's instruction set has them, and the functions that kernels need on them.
+//
+// Everything is written with GCC's vector extensions, so the same source serves AVX2 and AVX-512.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+#include <cstring>
+
+namespace bert_large {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#else
+constexpr int kLanes = 8;
+#endif
+
+typedef float Floats __attribute__((vector_size(kLanes * 4)));
+typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
+typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
+typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
+
+// A bfloat16 number by its bits: the upper half of a float's.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
+
+inline Floats broadcast(float value) { return Floats{} + value; }
+
+inline Floats load(const float* from) {
+  Floats values;
+  std::memcpy(&values, from, sizeof values);
+  return values;
+}
+
+inline void store(float* to, Floats values) { std::memcpy(to, &values, sizeof values); }
+
+inline Floats load(const BFloat16* from) {
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  return (Floats)(__builtin_convertvector(halves, Words) << 16);
+}
+
+// Returns the bits of `values` rounded to bfloat16, to nearest even; not-a-number stays not-a-number.
+inline Halves round_to_bfloat16(Floats values) {
+#if defined(__AVX512BF16__)
+  return (Halves)_mm512_cvtneps_pbh((__m512)values);
+#else
+  Words bits = (Words)values;
+  Words rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16;
+  return __builtin_convertvector(values == values ? rounded : (bits >> 16) | 0x40, Halves);
+#endif
+}
+
+inline void store(BFloat16* to, Floats values) {
+  Halves halves = round_to_bfloat16(values);
+  std::memcpy(to, &halves, sizeof halves);
+}
+
+// The first `count` < kLanes elements; the lanes beyond hold 0.
+template <typename T>
+inline Floats load_partial(const T* from, int64_t count) {
+  T padded[kLanes] = {};
+  std::memcpy(padded, from, count * sizeof(T));
+  return load(padded);
+}
+
+template <typename T>
+inline void store_partial(T* to, Floats values, int64_t count) {
+  T padded[kLanes];
+  store(padded, values);
+  std::memcpy(to, padded, count * sizeof(T));
+}
+
+template <typename T>
+inline Floats load_up_to(const T* from, int64_t count) {
+  return count >= kLanes ? load(from) : load_partial(from, count);
+}
+
+template <typename T>
+inline void store_up_to(T* to, Floats values, int64_t count) {
+  if (count >= kLanes) {
+    store(to, values);
+  } else {
+    store_partial(to, values, count);
+  }
+}
+
+inline Ints lane_numbers() {
+  Ints lanes;
+  for (int lane = 0; lane < kLanes; ++lane) lanes[lane] = lane;
+  return lanes;
+}
+
+// `values` in the first `count` lanes, `otherwise` beyond.
+inline Floats first_lanes(Floats values, int64_t count, float otherwise) {
+  return lane_numbers() < (int32_t)(count < kLanes ? count : kLanes) ? values : broadcast(otherwise);
+}
+
+inline float sum(Floats values) {
+  float total = 0;
+  for (int lane = 0; lane < kLanes; ++lane) total += values[lane];
+  return total;
+}
+
+inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
+inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+
+inline float maximum(Floats values) {
+  float largest = values[0];
+  for (int lane = 1; lane < kLanes; ++lane) largest = values[lane] > largest ? values[lane] : largest;
+  return largest;
+}
+
+inline Floats square_root(Floats values) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_sqrt_ps((__m512)values);
+#else
+  return (Floats)_mm256_sqrt_ps((__m256)values);
+#endif
+}
+
+// e^x within 2 units in the last place for x in [-87, 88]; beyond, the value at that end.
+// Cody and Waite's reduction to |r| <= ln(2)/2, then the Taylor polynomial to r^7.
+inline Floats exponential(Floats x) {
+  x = minimum(maximum(x, broadcast(-87.0f)), broadcast(88.0f));
+  const Floats magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  Floats shifted = x * 1.44269504f + magic;
+  Floats n = shifted - magic;
+  Floats r = x - n * 0.693145752f - n * 1.42860677e-6f;
+  Floats p = r * (1.0f / 5040) + 1.0f / 720;
+  p = p * r + 1.0f / 120;
+  p = p * r + 1.0f / 24;
+  p = p * r + 1.0f / 6;
+  p = p * r + 0.5f;
+  p = p * r + 1.0f;
+  p = p * r + 1.0f;
+  return (Floats)((Words)p + ((Words)shifted << 23));
+}
+
+// The 32-bit mixer lowbias32 of Chris Wellons' hash-prospector (2018), as `bert_large.model.dropout` has it.
+template <typename Bits>
+inline Bits hash32(Bits value) {
+  value ^= value >> 16;
+  value *= 0x7FEB352Du;
+  value ^= value >> 15;
+  value *= 0x846CA68Bu;
+  value ^= value >> 16;
+  return value;
+}
+
+}  // namespace bert_large
