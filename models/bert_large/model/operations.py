@@ -34,6 +34,9 @@ class Norm(Protocol):
 class Operations(Protocol):
     """What an engine implements. T tokens, B sequences, M masked tokens; every operation is differentiable."""
 
+    name: str
+    """What `--engine` calls it."""
+
     def embed_norm_dropout(
         self,
         batch: RaggedBatch,
