@@ -54,22 +54,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, summary in _SUMMARIES.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         add[name](subparser)
-        _add_model_arguments(subparser, name)
+        subparser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
+        if name in _LAYERS:
+            _add_model_arguments(subparser, name)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser, name: str) -> None:
     shape = ModelConfig()
     group = parser.add_argument_group("the model (BERT-large's shape by default)")
-    if name in _LAYERS:
-        layers = _LAYERS[name]
-        group.add_argument("--layers", type=_positive, default=layers, help=f"encoder layers (default {layers})")
+    layers = _LAYERS[name]
+    group.add_argument("--layers", type=_positive, default=layers, help=f"encoder layers (default {layers})")
     hidden, head = shape.hidden_size, shape.hidden_size // shape.num_attention_heads
     group.add_argument("--hidden-size", type=_positive, default=hidden, help=f"default {hidden}")
     group.add_argument("--attention-heads", type=_positive, help=f"default: hidden size / {head}, 1 at least")
     group.add_argument("--intermediate-size", type=_positive, help="default: hidden size * 4")
     if name != "step":
         group.add_argument("--vocab-size", type=_positive, default=shape.vocab_size, help=f"default {shape.vocab_size}")
-    parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser, rounds: int) -> None:
@@ -135,7 +135,6 @@ def _add_tokens_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="benchmarks", help="folder for the record (default benchmarks)")
     parser.add_argument("--rounds", type=_positive, help="timed rounds of every benchmark (default: the set's)")
-    parser.add_argument("--layers", type=_positive, help="encoder layers of every benchmark (default: the set's)")
     _add_engine_argument(parser)
     _add_hugging_face_argument(parser)
 
@@ -215,6 +214,5 @@ def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _set_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that hold for the whole set, by the names they have here; None: as the set has it."""
-    names = ("engine", "precision", "hidden_size", "attention_heads", "intermediate_size", "vocab_size", "layers",
-             "rounds", "without_hugging_face")  # fmt: skip
+    names = ("engine", "precision", "rounds", "without_hugging_face")
     return {name: getattr(arguments, name) for name in names}

@@ -17,6 +17,7 @@ First pass: read weight, gradient and both moments, write both moments (24 bytes
 known: read weight and both moments, write the weight (16 bytes).
 """
 COPY_BYTES = 1 << 28
+"""Of each of the two buffers of the copy."""
 
 
 class _Copy:
@@ -41,7 +42,6 @@ def measure_optimizer(
     max_norm: float,
     rounds: int,
     warmups: int,
-    copy_bytes: int = COPY_BYTES,
 ) -> dict[str, Any]:
     """Return figures of clipping, of `optimizer.step()` and of a copy, turn by turn, on gradients that are there.
 
@@ -49,7 +49,7 @@ def measure_optimizer(
     """
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
-    copy = _Copy(copy_bytes)
+    copy = _Copy(COPY_BYTES)
 
     def enlarge(round_: int) -> None:
         norm = clip_gradients(parameters, max_norm=float("inf"))

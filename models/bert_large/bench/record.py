@@ -19,12 +19,12 @@ from bert_large.files import default_file_mode, write_atomically
 from bert_large.observe.console import Progress
 
 # name: arguments of `bert-large bench`. Sizes are chosen so that the whole set takes less than a quarter of an hour on
-# two cores: a few layers stand for 24 where a ratio is asked for, and 24 layers are run where memory is.
+# two cores: fewer layers stand for 24 where a ratio is asked for, and 24 layers are run where memory is.
 BENCHMARKS: dict[str, tuple[str, ...]] = {
     "step_128": ("step", "--seq-len=128", "--batch-size=16", "--layers=2"),
     "step_512": ("step", "--seq-len=512", "--batch-size=4", "--layers=2"),
-    "train_1": ("train", "--phase=1", "--layers=6", "--micro-batch-tokens=4096"),
-    "train_2": ("train", "--phase=2", "--layers=6", "--micro-batch-tokens=4096"),
+    "train_1": ("train", "--phase=1", "--layers=12", "--micro-batch-tokens=4096"),
+    "train_2": ("train", "--phase=2", "--layers=12", "--micro-batch-tokens=4096"),
     "tokens": ("tokens", "--layers=1"),
     "memory": (
         "train", "--phase=2", "--layers=24", "--global-batch-size=24", "--micro-batch-tokens=4096", "--rounds=1",
@@ -33,9 +33,12 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+GOALS_PRECISION = "fp32"
+
+
 @dataclass(frozen=True)
 class Goal:
-    """A figure to reach: at most, or with `at_least` at least, `value`."""
+    """A figure to reach in fp32: at most, or with `at_least` at least, `value`."""
 
     what: str
     benchmark: str
@@ -49,6 +52,12 @@ class Goal:
     def is_met(self, figure: float) -> bool:
         """Tell whether a figure, in `unit`, reaches the goal."""
         return figure >= self.value if self.at_least else figure <= self.value
+
+    def judge(self, best: float, median: float | None) -> str:
+        """Return what to say of the figure of the best round and, where there is one, of the median."""
+        if not self.is_met(best):
+            return "**missed**"
+        return "met" if median is None or self.is_met(median) else "met in the best round only"
 
 
 GOALS = (
@@ -85,7 +94,7 @@ CAVEATS = (
     "mask, which favours it.",
     "`train` has the layers that its command says, with the embeddings and both heads of the full vocabulary. Hugging "
     "Face's masked-LM head works on all positions, ours on the masked ones: with fewer layers than 24 the heads weigh "
-    "more, so the ratio is larger than that of the full model.",
+    "more, so the ratio is a few percent larger than that of the full model.",
     "Sequences have the lengths of the Wikipedia-512 histogram (graphcore/examples, tutorials/blogs_code/packedBERT), "
     "cut at 128 for phase 1, at its evenly spaced quantiles in every global batch; their words are random.",
     "Hugging Face trains the same sequences padded to 128 or 512, with PyTorch's fused AdamW and clipping, its "
@@ -123,7 +132,7 @@ def write_record(folder: Path, options: Mapping[str, Any]) -> Path:
 
 def _as_arguments(options: Mapping[str, Any], arguments: Sequence[str]) -> list[str]:
     """Return the set's common options as arguments for one benchmark, without those that it has no use for."""
-    unused = {"step": {"vocab_size"}, "tokens": {"without_hugging_face"}}.get(arguments[0], set())
+    unused = {"without_hugging_face"} if arguments[0] == "tokens" else set()
     if any(argument.startswith("--rounds=") for argument in arguments):
         unused = unused | {"rounds"}  # memory needs one round, not good timing
     given = []
@@ -185,7 +194,7 @@ def compose(
 
 
 def _goal_rows(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    rows = [["What", "Best round", "Median", "Goal", ""]]
+    rows = [["What", "Best round", "Median", f"Goal ({GOALS_PRECISION})", ""]]
     for goal in GOALS:
         figures = results[goal.benchmark]
         sign = "≥" if goal.at_least else "≤"
@@ -193,15 +202,16 @@ def _goal_rows(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         if goal.key not in figures:
             rows.append([goal.what, "not measured", "", aim, ""])
             continue
-        best = figures[goal.key] / goal.scale
-        median = figures.get(f"{goal.key}_median")
+        best, median = figures[goal.key] / goal.scale, figures.get(f"{goal.key}_median")
+        if median is not None:
+            median /= goal.scale
         rows.append(
             [
                 goal.what,
                 _number(best, goal.unit),
-                "" if median is None else _number(median / goal.scale, goal.unit),
+                "" if median is None else _number(median, goal.unit),
                 aim,
-                "met" if goal.is_met(best) else "**missed**",
+                goal.judge(best, median) if figures["precision"] == GOALS_PRECISION else "",
             ]
         )
     return rows

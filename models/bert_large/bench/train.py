@@ -13,7 +13,7 @@ import torch
 
 from bert_large.bench.hugging_face import HuggingFaceTraining, pad, require_transformers
 from bert_large.bench.machine import describe_software, peak_memory_bytes
-from bert_large.bench.optimizer import COPY_BYTES, measure_optimizer
+from bert_large.bench.optimizer import measure_optimizer
 from bert_large.bench.report import format_rows
 from bert_large.bench.synthetic import phase_lengths, write_dataset
 from bert_large.bench.timing import Timing, Variant, alternate
@@ -135,7 +135,6 @@ def measure(
     workers: int,
     with_hugging_face: bool,
     hugging_face_batch_size: int,
-    copy_bytes: int = COPY_BYTES,
 ) -> dict[str, Any]:
     """Return the figures of `rounds` rounds of `steps` steps each; `InputError` if something is missing."""
     if with_hugging_face:
@@ -171,7 +170,6 @@ def measure(
         max_norm=runner.max_gradient_norm,
         rounds=max(rounds, _OPTIMIZER_ROUNDS),
         warmups=1,
-        copy_bytes=copy_bytes,
     )
     return {
         "benchmark": "train",
