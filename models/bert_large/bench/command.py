@@ -145,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
     # Imported only here, after the options are parsed: torch takes seconds.
     benchmark = importlib.import_module(f"bert_large.bench.{arguments.benchmark}")
     if arguments.benchmark == "record":
-        path = benchmark.write_record(Path(arguments.output_dir), _set_options(arguments))
+        path = benchmark.write_record(
+            Path(arguments.output_dir), _set_options(arguments), lambda command: print(command, file=sys.stderr)
+        )
         sys.stdout.write(f"{path}\n")
         return 0
     options = {"step": _step_options, "train": _train_options, "tokens": _tokens_options}[arguments.benchmark]

@@ -7,7 +7,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from bert_large.bench.machine import Machine, read_commit
 from bert_large.bench.report import format_markdown
 from bert_large.errors import UserError
 from bert_large.files import default_file_mode, write_atomically
-from bert_large.observe.console import Progress
 
 # name: arguments of `bert-large bench`. Sizes are chosen so that the whole set takes less than a quarter of an hour on
 # two cores: fewer layers stand for 24 where a ratio is asked for, and 24 layers are run where memory is.
@@ -106,22 +105,21 @@ CAVEATS = (
 )
 
 
-def write_record(folder: Path, options: Mapping[str, Any]) -> Path:
+def write_record(
+    folder: Path, options: Mapping[str, Any], on_command: Callable[[str], None] = lambda command: None
+) -> Path:
     """Run the set, write the record into `folder` and return its path.
 
-    `options` are those of `bert-large bench record` by their names; None leaves the set's own. Raises `UserError` if
-    a benchmark fails.
+    `options` are those of `bert-large bench record` by their names; None leaves the set's own. `on_command` is told
+    each command before it is run. Raises `UserError` if a benchmark fails.
     """
     started, machine, commit = datetime.datetime.now(datetime.timezone.utc), Machine.read(), read_commit()
     folder.mkdir(parents=True, exist_ok=True)
-    progress = Progress(len(BENCHMARKS), "benchmark", visible=True)
     commands, results = {}, {}
     for name, arguments in BENCHMARKS.items():
-        progress.within(name)
         commands[name] = [*arguments, *_as_arguments(options, arguments), "--json"]
+        on_command(_display(commands[name]))
         results[name] = _run(commands[name])
-        progress.advance()
-    progress.close()
     ended = datetime.datetime.now(datetime.timezone.utc)
     path = _free_path(folder, f"{started:%Y-%m-%d}-{machine.slug}")
     with write_atomically(path) as file:

@@ -43,7 +43,8 @@ def rows(path: Path) -> dict[str, list[str]]:
 
 def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "record", "--output-dir", str(tmp_path / "new"), "--engine", "eager"]) == 0
-    path = Path(capsys.readouterr().out.strip())
+    printed = capsys.readouterr()
+    path = Path(printed.out.strip())
     assert path.parent == tmp_path / "new" and path.suffix == ".md"
     found = rows(path)
     assert found["encoder, 128 tokens x 16, over its matrix products"] == [
@@ -54,8 +55,9 @@ def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.Capture
     assert found["phase 1, waiting for data, share of the step"] == ["0.400 %", "", "≤ 1 %", "met"]
     assert found["24 layers, micro-batches of 4096 tokens, peak memory"][0] == "13.000 GiB"
     text = path.read_text(encoding="utf-8")
-    for arguments in ran:
-        assert f"bert-large bench {' '.join(arguments)}\n" in text
+    commands = [f"bert-large bench {' '.join(arguments)}" for arguments in ran]
+    assert printed.err.splitlines() == commands
+    assert "```bash\n" + "\n".join(commands) + "\n```" in text
     blocks = [json.loads(part.split("\n```")[0]) for part in text.split("```json\n")[1:]]
     assert len(blocks) == len(BENCHMARKS) and blocks[0]["step_over_gemm"] == 1.07
     for heading in ("## Machine", "- CPU: ", "- commit: ", "- memory: ", "## Caveats"):
