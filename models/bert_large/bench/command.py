@@ -12,7 +12,7 @@ from typing import Any
 from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, ModelConfig, check_precision
 from bert_large.errors import InputError
 
-_LAYERS = {"step": 2, "train": 24, "tokens": 2}
+_LAYERS = {"step": 2, "train": 12, "tokens": 2}
 _GLOBAL_BATCH_SIZES = {1: 32, 2: 8}
 _HUGGING_FACE_BATCH_SIZES = {1: 16, 2: 4}
 """The sizes at which its padded micro-batches hold 2048 tokens: larger ones were not faster."""

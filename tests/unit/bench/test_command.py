@@ -108,7 +108,7 @@ def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("step", *TINY, *ALONE, "--seq-len", "8"), ("over GEMM, min", "eager", "GFLOP/s")),
+        (("step", *TINY, *ALONE, "--seq-len", "8"), ("over GEMM, min", "gemm_fused", "GFLOP/s")),
         (("train", *TINY, *ALONE, "--vocab-size", "50", "--data-workers", "0"), ("sequences/s", "peak memory: ")),
         (("tokens", *TINY, "--vocab-size", "50", "--tokens", "128"), ("tokens a step", "furthest from the mean")),
     ],
