@@ -1,5 +1,5 @@
-# Set-up, tests and the demo. Needs Linux, Python 3.10 or newer with venv, and g++; everything else is installed into
-# $(VENV). `make help` lists the targets.
+# Set-up, tests, benchmarks and the demo. Needs Linux, Python 3.10 or newer with venv, and g++; everything else is
+# installed into $(VENV). `make help` lists the targets.
 
 # The Python that the environment is made with, and where the environment lies.
 PYTHON ?= python3
@@ -11,7 +11,7 @@ install_inputs := pyproject.toml docker/install_torch.sh
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -23,6 +23,9 @@ demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 
 
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
 	$(bin)/pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
+	$(bin)/bert-large bench record $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-test ## check formatting, style, types and shell scripts
 	$(bin)/ruff check

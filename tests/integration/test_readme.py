@@ -16,6 +16,7 @@ from tests.support.records import PHASE_2_SHAPE, VOCAB_SIZE, make_records, write
 
 PROJECT = Path(__file__).resolve().parents[2]
 TRAIN, FROM_TEXT, AFTERWARDS = "export PRECISION", "bert-large vocab", "bert-large evaluate"
+BENCH = "bert-large bench"
 # What other tests run: the demo by test_demo, this suite by whoever reads this, the images by tests/container.
 ELSEWHERE = ("make demo", "./build.sh")
 
@@ -60,7 +61,7 @@ def run_block(text: str, tmp_path: Path, **environment: str) -> subprocess.Compl
 
 def test_every_block_is_run_by_a_test() -> None:
     """A new block of commands must be added to these tests."""
-    known = (TRAIN, FROM_TEXT, AFTERWARDS, *ELSEWHERE)
+    known = (TRAIN, FROM_TEXT, AFTERWARDS, BENCH, *ELSEWHERE)
     assert [text for text in bash_blocks() if not any(name in text for name in known)] == []
 
 
@@ -90,3 +91,12 @@ def test_from_text_to_records(tmp_path: Path) -> None:
     run_block(block(FROM_TEXT).replace("30522", "100"), tmp_path)
     assert [path.name for path in (tmp_path / "records" / "seq_128").iterdir()] == ["part-00000-of-00001_128"]
     assert [path.name for path in (tmp_path / "records" / "seq_512").iterdir()] == ["part-00000-of-00001"]
+
+
+def test_benchmarks(tmp_path: Path) -> None:
+    """On a model of 32 hidden units: each command prints one object."""
+    small = "--hidden-size 32 --rounds 1 --without-hugging-face"
+    done = run_block(block(BENCH).replace("--json", f"--json {small}"), tmp_path)
+    figures = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [its["benchmark"] for its in figures] == ["step", "train"]
+    assert "step_over_gemm" in figures[0] and "sequences_per_second" in figures[1]

@@ -41,6 +41,9 @@ class Operations(Protocol):
 
     name: str
 
+    name: str
+    """What `--engine` calls it."""
+
     def embed_norm_dropout(
         self,
         batch: RaggedBatch,

@@ -23,7 +23,7 @@ if words[:2] == ["-m", "venv"]:
 elif words[0] == "-":
     print("ok")
 """
-INSTALLED = ("python", "pip", "pytest", "ruff", "mypy", "shellcheck")
+INSTALLED = ("python", "pip", "pytest", "ruff", "mypy", "shellcheck", "bert-large")
 
 
 @pytest.fixture
@@ -75,6 +75,12 @@ def test_demo_installs_the_extra_and_runs_the_demo_with_it(project: Sandbox) -> 
     assert project.calls("python")[-1].arguments == ["-m", "demo"]
 
 
+def test_bench_installs_the_extra_and_writes_a_record(project: Sandbox) -> None:
+    assert make(project, "bench", "BENCH_ARGS=--engine eager").returncode == 0
+    assert installs(project) == [["install", "--editable", ".[bench]"]]
+    assert [call.arguments for call in project.calls("bert-large")] == [["bench", "record", "--engine", "eager"]]
+
+
 def test_lint_checks_every_script(project: Sandbox) -> None:
     for name in (".ci/run", "jobs/slurm/a b.sh", ".venv/not.sh", "output/not.sh", "docker/data"):
         path = project.project / name
@@ -118,4 +124,4 @@ def test_a_python_that_is_not_there(project: Sandbox) -> None:
 
 def test_help_lists_the_targets(project: Sandbox) -> None:
     listed = {line.split()[1] for line in make(project).stdout.splitlines()}
-    assert {"setup", "demo", "test", "lint"} <= listed
+    assert {"setup", "demo", "test", "bench", "lint"} <= listed

@@ -1,0 +1,1 @@
+"""Benchmarks: what `bert-large bench` measures, on the machine it runs on."""

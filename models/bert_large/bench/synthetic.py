@@ -1,0 +1,90 @@
+"""Made-up training records with the lengths of real ones.
+
+The lengths are those of the 512-token Wikipedia pretraining set: figures of graphcore/examples,
+tutorials/blogs_code/packedBERT. For phase 1 they are cut at 128 tokens.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_large.config import PHASE_SEQ_LENGTHS
+from bert_large.data.record import Record, RecordShape
+from bert_large.data.tfrecord import encode_record, write_records
+from bert_large.files import write_atomically
+
+LENGTHS_FILE = Path(__file__).with_name("wikipedia_lengths.json")
+PHASE_PREDICTIONS = {1: 20, 2: 76}
+"""Slots for masked tokens in MLCommons' records of each phase."""
+MASKED_SHARE = 0.15
+
+
+@dataclass(frozen=True)
+class LengthHistogram:
+    """How many sequences there are of each length."""
+
+    counts: NDArray[np.int64]
+    """[longest]: counts[i] sequences have i + 1 tokens."""
+
+    @classmethod
+    def read(cls, path: Path = LENGTHS_FILE) -> LengthHistogram:
+        """Read the figures that come with the package."""
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        counts = [0] * (figures["shortest"] - 1) + figures["counts"]
+        return cls(np.array(counts, dtype=np.int64))
+
+    @property
+    def mean(self) -> float:
+        """Tokens of a sequence on average."""
+        return float(self.counts @ np.arange(1, len(self.counts) + 1) / self.counts.sum())
+
+    def cut_at(self, longest: int) -> LengthHistogram:
+        """Return the histogram with all longer sequences cut to `longest` tokens."""
+        counts = self.counts[:longest].copy()
+        counts[-1] += self.counts[longest:].sum()
+        return LengthHistogram(counts)
+
+    def spread(self, count: int) -> NDArray[np.int64]:
+        """Return `count` ascending lengths at evenly spaced quantiles: the middles of `count` parts of equal weight.
+
+        Few sequences so have nearly the histogram's mean, and every batch of them the same work.
+        """
+        quantiles = (np.arange(count) + 0.5) / count
+        return np.searchsorted(np.cumsum(self.counts), quantiles * self.counts.sum(), side="right") + 1
+
+
+def phase_lengths(phase: int) -> LengthHistogram:
+    """Return the lengths of a phase's sequences."""
+    return LengthHistogram.read().cut_at(PHASE_SEQ_LENGTHS[phase])
+
+
+def make_record(generator: np.random.Generator, length: int, *, max_predictions: int, vocab_size: int) -> Record:
+    """Return a record of random tokens: two segments, 15% of the tokens masked (one at least)."""
+    predictions = min(max_predictions, max(1, round(length * MASKED_SHARE)))
+    masked_positions = generator.choice(np.arange(1, length), predictions, replace=False)
+    return Record(
+        input_ids=generator.integers(1, vocab_size, length).astype(np.int32),
+        token_type_ids=(np.arange(length) >= generator.integers(2, length)).astype(np.uint8),
+        masked_positions=np.sort(masked_positions).astype(np.int32),
+        masked_ids=generator.integers(1, vocab_size, predictions).astype(np.int32),
+        next_sentence_label=int(generator.integers(0, 2)),
+    )
+
+
+def write_dataset(folder: Path, *, phase: int, batches: int, batch_size: int, vocab_size: int) -> None:
+    """Write a shard of a phase's records: `batches` times `batch_size`, in each batch the same lengths, shuffled."""
+    generator = np.random.default_rng(0)
+    shape = RecordShape(PHASE_SEQ_LENGTHS[phase], PHASE_PREDICTIONS[phase])
+    spread = phase_lengths(phase).spread(batch_size)
+    lengths = np.concatenate([generator.permutation(spread) for _ in range(batches)])
+    records = (
+        make_record(generator, int(length), max_predictions=shape.max_predictions, vocab_size=vocab_size)
+        for length in lengths
+    )
+    with write_atomically(folder / "part-00000-of-00001") as file:
+        write_records(file, (encode_record(record, shape) for record in records))

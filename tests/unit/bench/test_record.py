@@ -1,0 +1,114 @@
+"""The dated record: the commands that are run, the judgement of goals, and the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bert_large.bench import record
+from bert_large.bench.record import BENCHMARKS, GOALS, OTHERS, Goal
+from bert_large.cli import build_parser, main
+from bert_large.errors import UserError
+
+FIGURES: dict[str, Any] = {
+    "engine": "eager", "precision": "fp32", "dropout": 0.1, "step_over_gemm": 1.07, "step_over_gemm_median": 1.09,
+    "hugging_face_over_gemm": 1.44, "hugging_face_over_gemm_median": 1.45, "gemm_gflops_per_second": 200.4,
+    "ratio": 2.0, "ratio_median": 2.1, "optimizer_over_bound": 1.25, "optimizer_over_bound_median": 1.26,
+    "clip_and_optimizer_over_bound": 1.5, "data_wait_share": 0.004, "peak_memory_bytes": 13 * 2**30,
+    "nonlinearity": 0.06, "nonlinearity_median": 0.07,
+}  # fmt: skip
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands that were asked for, none of which is run."""
+    commands: list[list[str]] = []
+
+    def run(arguments: list[str]) -> dict[str, Any]:
+        commands.append(list(arguments))
+        precision = next(word.split("=")[1] for word in arguments if word.startswith("--precision="))
+        return FIGURES | {"precision": precision}
+
+    monkeypatch.setattr(record, "_run", run)
+    return commands
+
+
+def rows(path: Path) -> dict[str, list[str]]:
+    """Return the cells of every table row of a record, by the first one."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
+    return {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)}
+
+
+def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "record", "--output-dir", str(tmp_path / "new"), "--engine", "eager"]) == 0
+    printed = capsys.readouterr()
+    path = Path(printed.out.strip())
+    assert path.parent == tmp_path / "new" and path.suffix == ".md"
+    found = rows(path)
+    assert found["encoder, 128 tokens x 16, over its matrix products"] == [
+        "1.070", "1.090", "≤ 1.08", "met in the best round only",
+    ]  # fmt: skip
+    assert found["phase 1, sequences/s over Hugging Face's padded eager model"] == ["2.000", "2.100", "≥ 1.6", "met"]
+    assert found["phase 2, sequences/s over Hugging Face's padded eager model"][-1] == "**missed**"
+    assert found["phase 1, waiting for data, share of the step"] == ["0.400 %", "", "≤ 1 %", "met"]
+    assert found["24 layers, micro-batches of 4096 tokens, peak memory"][0] == "13.000 GiB"
+    text = path.read_text(encoding="utf-8")
+    commands = [f"bert-large bench {' '.join(arguments)}" for arguments in ran]
+    assert printed.err.splitlines() == commands
+    assert "```bash\n" + "\n".join(commands) + "\n```" in text
+    blocks = [json.loads(part.split("\n```")[0]) for part in text.split("```json\n")[1:]]
+    assert len(blocks) == len(BENCHMARKS) and blocks[0]["step_over_gemm"] == 1.07
+    for heading in ("## Machine", "- CPU: ", "- commit: ", "- memory: ", "## Caveats"):
+        assert heading in text
+
+
+def test_a_second_record_of_the_day_does_not_replace_the_first(ran: list[list[str]], tmp_path: Path) -> None:
+    options = {"engine": "eager", "precision": "fp32"}
+    first, second = (record.write_record(tmp_path, options) for _ in range(2))
+    assert second.name == f"{first.stem}-2.md" and first.is_file() and second.is_file()
+
+
+def test_goals_are_for_fp32(ran: list[list[str]], tmp_path: Path) -> None:
+    found = rows(record.write_record(tmp_path, {"precision": "bf16"}))
+    assert all(found[goal.what][-1] == "" for goal in GOALS)
+
+
+def test_figures_that_were_not_measured(ran: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key in ("ratio", "ratio_median"):
+        monkeypatch.delitem(FIGURES, key)
+    found = rows(record.write_record(tmp_path, {"precision": "fp32", "without_hugging_face": True}))
+    assert found["phase 1, sequences/s over Hugging Face's padded eager model"][0] == "not measured"
+
+
+def test_every_command_of_the_set_is_understood(ran: list[list[str]], tmp_path: Path) -> None:
+    """With all options that hold for the set; the memory run keeps its single round."""
+    options = {"engine": "eager", "precision": "bf16", "rounds": 5, "without_hugging_face": True}
+    record.write_record(tmp_path, options)
+    parsed = {name: build_parser("bench").parse_args(["bench", *words]) for name, words in zip(BENCHMARKS, ran,
+              strict=True)}  # fmt: skip
+    assert {name: its.rounds for name, its in parsed.items()} == dict.fromkeys(BENCHMARKS, 5) | {"memory": 1}
+    assert all(its.precision == "bf16" and its.json for its in parsed.values())
+
+
+def test_goals_are_of_benchmarks_of_the_set() -> None:
+    assert {goal.benchmark for goal in GOALS} | {name for _, name, _ in OTHERS} == set(BENCHMARKS)
+
+
+@pytest.mark.parametrize(
+    ("at_least", "best", "median", "said"),
+    [
+        (False, 1.0, 1.0, "met"), (False, 1.0, None, "met"), (False, 1.0, 1.1, "met in the best round only"),
+        (False, 1.1, 1.0, "**missed**"), (True, 1.0, 1.0, "met"), (True, 0.9, 1.0, "**missed**"),
+    ],
+)  # fmt: skip
+def test_judgement(at_least: bool, best: float, median: float | None, said: str) -> None:
+    assert Goal("what", "step_128", "key", 1.0, at_least=at_least).judge(best, median) == said
+
+
+def test_a_failing_benchmark_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(record, "BENCHMARKS", {"step_128": ("step", "--seq-len=4")})
+    with pytest.raises(UserError, match=r"bert-large bench step --seq-len=4 .*exit code 2; no record was written"):
+        record.write_record(tmp_path, {"precision": "fp32"})
+    assert list(tmp_path.iterdir()) == []

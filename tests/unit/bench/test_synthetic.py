@@ -1,0 +1,63 @@
+"""The lengths of real sequences, and made-up records with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bert_large.bench.synthetic import LengthHistogram, make_record, phase_lengths, write_dataset
+from bert_large.data.index import scan_shard
+from bert_large.data.record import RecordShape
+
+
+def test_the_histogram_is_that_of_the_512_token_set() -> None:
+    """255.8 real tokens on average; no sequence has fewer than five tokens."""
+    histogram = phase_lengths(2)
+    assert histogram.mean == pytest.approx(255.8, abs=0.05)
+    assert histogram.counts.sum() == 16_279_552
+    assert len(histogram.counts) == 512 and np.flatnonzero(histogram.counts)[0] == 4
+
+
+def test_the_histogram_is_the_shared_one() -> None:
+    shared = Path(__file__).parents[4] / "shared/data/wikipedia_lengths_512.json"
+    if not shared.is_file():
+        pytest.skip(f"{shared} is not there to compare with")
+    assert phase_lengths(2).counts.tolist() == json.loads(shared.read_text())["counts"]
+
+
+def test_phase_1_is_cut_at_128() -> None:
+    whole, cut = phase_lengths(2).counts, phase_lengths(1).counts
+    assert len(cut) == 128 and cut.sum() == whole.sum()
+    assert cut[:127].tolist() == whole[:127].tolist() and cut[127] == whole[127:].sum()
+
+
+def test_spread_takes_the_middles_of_equal_parts() -> None:
+    """Of 1 one, 2 twos, 0 threes and 1 four: the quantiles 1/8, 3/8, 5/8, 7/8."""
+    histogram = LengthHistogram(np.array([1, 2, 0, 1]))
+    assert histogram.spread(4).tolist() == [1, 2, 2, 4]
+    assert histogram.spread(1).tolist() == [2]
+
+
+@pytest.mark.parametrize("phase", [1, 2])
+def test_a_small_batch_has_the_mean_of_all(phase: int) -> None:
+    histogram = phase_lengths(phase)
+    assert histogram.spread(8).mean() == pytest.approx(histogram.mean, rel=0.005)
+
+
+@pytest.mark.parametrize(("length", "predictions"), [(5, 1), (100, 15), (512, 76)])
+def test_a_record_masks_15_percent(length: int, predictions: int) -> None:
+    record = make_record(np.random.default_rng(0), length, max_predictions=76, vocab_size=50)
+    assert len(record.input_ids) == length and len(record.masked_ids) == predictions
+    assert np.all(np.diff(record.masked_positions) > 0) and record.masked_positions[0] >= 1
+    assert {int(record.token_type_ids[0]), int(record.token_type_ids[-1])} == {0, 1}
+
+
+def test_every_batch_of_a_dataset_has_the_same_lengths(tmp_path: Path) -> None:
+    write_dataset(tmp_path, phase=1, batches=3, batch_size=4, vocab_size=50)
+    shard = scan_shard(tmp_path / "part-00000-of-00001")
+    assert shard.shape == RecordShape(128, 20) and shard.max_token_id < 50
+    batches = shard.lengths.reshape(3, 4)
+    assert np.sort(batches).tolist() == [phase_lengths(1).spread(4).tolist()] * 3
+    assert len({tuple(batch) for batch in batches.tolist()}) > 1
