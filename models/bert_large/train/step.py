@@ -107,8 +107,8 @@ class StepRunner:
         return result
 
     def _zero_gradients(self) -> None:
-        """Clear gradients in place: their memory serves every step."""
-        self.optimizer.zero_grad(set_to_none=False)
+        """Drop gradients, or clear them where `DistributedDataParallel` gathers them in buckets of its own."""
+        self.optimizer.zero_grad(set_to_none=self._replica is self.model)
 
     def _communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
         """Gradients are summed over ranks in the last micro-batch's backward pass only."""

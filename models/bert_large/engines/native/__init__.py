@@ -35,7 +35,7 @@ class NativeEngine:
     def __init__(self) -> None:
         self.instructions = load_kernels()
         _kernels.keep_large_blocks()
-        self._copies = _LowPrecisionCopies()
+        self._copies = _WeightCopies()
         self._eager = EagerEngine()
 
     def embed_norm_dropout(
@@ -68,7 +68,10 @@ class NativeEngine:
     ) -> torch.Tensor:
         """See `Operations`."""
         projections = (query, key, value)
-        weights = [self._weight(dense, hidden.dtype) for dense in (*projections, output)]
+        weights = [
+            self._copies.of(hidden.dtype, *(dense.weight for dense in projections)),
+            self._copies.of(hidden.dtype, output.weight),
+        ]
         dropouts = (_dropout_arguments(probabilities_dropout), _dropout_arguments(output_dropout))
         return _AttentionBlock.apply(
             batch, projections, heads, output, norm, dropouts, weights, hidden,
@@ -86,7 +89,7 @@ class NativeEngine:
         dropout: DropoutSite | None,
     ) -> torch.Tensor:
         """See `Operations`."""
-        weights = [self._weight(dense, hidden.dtype) for dense in (intermediate, output)]
+        weights = [self._copies.of(hidden.dtype, dense.weight) for dense in (intermediate, output)]
         return _FeedForwardBlock.apply(
             batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights, hidden,
             *_parameters(intermediate, output, norm),
@@ -105,7 +108,7 @@ class NativeEngine:
         """See `Operations`. The few masked rows are transformed by PyTorch; the vocabulary is the kernels' part."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = self._eager.transform(masked, transform, activation, norm)
-        weight = self._copies.of(words, transformed.dtype)
+        weight = self._copies.of(transformed.dtype, words)
         loss, correct = _MaskedCrossEntropy.apply(batch.masked_labels, weight, transformed, words, bias)
         return loss, correct
 
@@ -117,35 +120,32 @@ class NativeEngine:
             settings.rate, settings.beta_1, settings.beta_2, settings.epsilon, settings.weight_decay,
             settings.gradient_scale, settings.step, settings.adapt,
         )  # fmt: skip
-        # The kernel writes behind autograd's back: the copies of `_LowPrecisionCopies` go by these counters.
+        # The kernel writes behind autograd's back: the copies of `_WeightCopies` go by these counters.
         torch.autograd.graph.increment_version([entry.weight for entry in arrays])
 
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
         """See `Operations`."""
         return _kernels.global_norm(list(tensors))
 
-    def _weight(self, dense: Dense, dtype: torch.dtype) -> torch.Tensor:
-        return self._copies.of(dense.weight, dtype)
 
-
-class _LowPrecisionCopies:
-    """Copies of parameters in the type of the activations, renewed when a parameter has changed."""
+class _WeightCopies:
+    """Weights as matrix products want them, in the activations' type and several as one; renewed when they change."""
 
     def __init__(self) -> None:
-        self._copies: dict[int, tuple[torch.Tensor, int, torch.Tensor]] = {}
+        self._copies: dict[int, tuple[tuple[torch.Tensor, ...], list[int], torch.Tensor]] = {}
 
-    def of(self, parameter: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        """Return the parameter itself (detached) or its copy in `dtype`."""
-        source = parameter.detach()
-        if source.dtype == dtype:
-            return source
-        # Holding the parameter keeps its id from being given to another one.
-        held, version, copy = self._copies.get(id(parameter), (parameter, -1, None))
+    def of(self, dtype: torch.dtype, *weights: torch.Tensor) -> torch.Tensor:
+        """Return weights [rows, columns] one below the other in `dtype`, a single one of that type itself."""
+        first = weights[0]
+        if len(weights) == 1 and first.dtype == dtype:
+            return first.detach()
+        # The entry holds the weights, so that their ids are not given to others.
+        held, versions, copy = self._copies.get(id(first), (weights, [], None))
         if copy is None or copy.dtype != dtype:
-            copy, version = torch.empty_like(source, dtype=dtype), -1
-        if version != parameter._version:
-            copy.copy_(source)
-            self._copies[id(parameter)] = (held, parameter._version, copy)
+            copy, versions = torch.empty(sum(map(len, weights)), *first.shape[1:], dtype=dtype), []
+        if versions != [weight._version for weight in weights]:
+            torch.cat([weight.detach() for weight in weights], out=copy)
+            self._copies[id(first)] = held, [weight._version for weight in weights], copy
         return copy
 
 
@@ -171,12 +171,49 @@ def _gradient(parameter: torch.Tensor) -> torch.Tensor:
     return parameter.grad
 
 
-def _add_product(target: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """target += left @ right; the sum is in float32 whatever the type of the factors."""
-    if left.dtype == target.dtype:
-        target.addmm_(left, right)
+def _add_weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor, *weights: torch.Tensor) -> None:
+    """Gather out_gradient.T @ inputs as the gradient of weights that lie one below the other, in float32.
+
+    Fresh gradients of several weights are made as parts of one tensor, so that one product serves all of them.
+    """
+    if not all(weight.requires_grad for weight in weights):
+        return
+    gradients = [weight.grad for weight in weights]
+    if all(gradient is None for gradient in gradients):
+        joint = torch.mm(out_gradient.t(), inputs).float()
+        for weight, part in zip(weights, joint.split([len(weight) for weight in weights]), strict=True):
+            weight.grad = part
+        return
+    joint_gradient = _as_one(gradients)
+    if joint_gradient is not None:
+        _add_product(joint_gradient, out_gradient, inputs)
+        return
+    parts = out_gradient.split([len(weight) for weight in weights], dim=1)
+    for weight, part in zip(weights, parts, strict=True):
+        _add_product(_gradient(weight), part, inputs)
+
+
+def _add_product(target: torch.Tensor, out_gradient: torch.Tensor, inputs: torch.Tensor) -> None:
+    """target += out_gradient.T @ inputs; the sum is in float32 whatever the type of the factors."""
+    if inputs.dtype == target.dtype:
+        target.addmm_(out_gradient.t(), inputs)
     else:
-        target.add_(torch.mm(left, right))
+        target.add_(torch.mm(out_gradient.t(), inputs))
+
+
+def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return matrices that follow one another in memory as one matrix, None if they don't."""
+    first = parts[0]
+    if first is None:
+        return None
+    end = first.data_ptr()
+    for part in parts:
+        if part is None or not part.is_contiguous() or part.data_ptr() != end:
+            return None
+        end += part.nbytes
+    if end - first.data_ptr() > first.untyped_storage().nbytes() - first.storage_offset() * first.element_size():
+        return None  # neighbours by chance, of different tensors
+    return first.as_strided((sum(len(part) for part in parts if part is not None), first.shape[1]), first.stride())
 
 
 def _token_places(batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -234,15 +271,13 @@ class _AttentionBlock(torch.autograd.Function):
         hidden: torch.Tensor,
         *_: torch.Tensor,
     ) -> torch.Tensor:
-        rows, width = hidden.shape
+        rows = len(hidden)
         with torch.autocast("cpu", enabled=False):
-            qkv = hidden.new_empty(rows, 3 * width)
-            for number, weight in enumerate(weights[:3]):
-                torch.mm(hidden, weight.t(), out=qkv[:, number * width : (number + 1) * width])
+            qkv = torch.mm(hidden, weights[0].t())
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = torch.empty_like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
-            sums = torch.mm(context, weights[3].t())
+            sums = torch.mm(context, weights[1].t())
         out = torch.empty_like(hidden)
         means, rstds = _norm_statistics(rows)
         _kernels.residual_norm(
@@ -257,25 +292,23 @@ class _AttentionBlock(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         batch, projections, heads, output, norm, dropouts, weights = ctx.parts
         hidden, qkv, bias, context, log_sums, sums, means, rstds = ctx.saved
-        rows, width = hidden.shape
         hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
         _kernels.residual_norm_gradient(
             gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
             *dropouts[1], hidden_gradient, dense_gradient, _gradient(norm.weight), _gradient(norm.bias),
             _gradient(output.bias),
         )  # fmt: skip
-        _add_product(_gradient(output.weight), dense_gradient.t(), context)
-        context_gradient = torch.mm(dense_gradient, weights[3])
+        _add_weight_gradient(dense_gradient, context, output.weight)
+        context_gradient = torch.mm(dense_gradient, weights[1])
         qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
         _kernels.attention_gradient(
             qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
             qkv_gradient, bias_gradient,
         )  # fmt: skip
-        for number, dense in enumerate(projections):
-            columns = slice(number * width, (number + 1) * width)
-            _gradient(dense.bias).add_(bias_gradient[columns])
-            _add_product(_gradient(dense.weight), qkv_gradient[:, columns].t(), hidden)
-            hidden_gradient.addmm_(qkv_gradient[:, columns], weights[number])
+        for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
+            _gradient(dense.bias).add_(part)
+        _add_weight_gradient(qkv_gradient, hidden, *(dense.weight for dense in projections))
+        hidden_gradient.addmm_(qkv_gradient, weights[0])
         return (*(None,) * 7, hidden_gradient, *(None,) * 10)
 
 
@@ -318,10 +351,10 @@ class _FeedForwardBlock(torch.autograd.Function):
             *dropout, hidden_gradient, dense_gradient, _gradient(norm.weight), _gradient(norm.bias),
             _gradient(output.bias),
         )  # fmt: skip
-        _add_product(_gradient(output.weight), dense_gradient.t(), activated)
+        _add_weight_gradient(dense_gradient, activated, output.weight)
         activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # its values are used up
         _kernels.gelu_gradient(derivative, activated_gradient, _gradient(intermediate.bias))
-        _add_product(_gradient(intermediate.weight), activated_gradient.t(), hidden)
+        _add_weight_gradient(activated_gradient, hidden, intermediate.weight)
         hidden_gradient.addmm_(activated_gradient, weights[0])
         return (*(None,) * 7, hidden_gradient, *(None,) * 6)
 
@@ -357,7 +390,7 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 loss, correct = loss + sums[0], correct + sums[1]
                 if wants_gradients:
                     torch.mm(logits, weight, out=ctx.transformed_gradient[rows])
-                    _add_product(ctx.words_gradient, logits.t(), transformed[rows])
+                    _add_product(ctx.words_gradient, logits, transformed[rows])
         right = torch.tensor(correct)
         ctx.mark_non_differentiable(right)
         return torch.tensor(loss, dtype=torch.float32), right
@@ -366,6 +399,9 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         words, bias = ctx.parameters
         scale = float(gradients[0])
-        _gradient(words).add_(ctx.words_gradient, alpha=scale)
-        _gradient(bias).add_(ctx.bias_gradient, alpha=scale)
+        for parameter, gradient in ((words, ctx.words_gradient), (bias, ctx.bias_gradient)):
+            if parameter.requires_grad and parameter.grad is None:
+                parameter.grad = gradient.mul_(scale)
+            else:
+                _gradient(parameter).add_(gradient, alpha=scale)
         return None, None, ctx.transformed_gradient * scale, None, None

@@ -14,6 +14,7 @@ namespace bert_large {
 namespace {
 
 constexpr int64_t kQueryBlock = 64;
+constexpr int64_t kPrefetchRows = 8;  // rows lie on pages of their own, where the hardware does not look ahead
 
 // to [rows, padded] = (from + bias) * scale, zero beyond `columns` and in the rows from `rows` to `padded_rows`.
 template <typename T>
@@ -22,6 +23,7 @@ void pack_rows(const T* from, int64_t stride, int64_t rows, int64_t padded_rows,
   for (int64_t r = 0; r < rows; ++r) {
     for (int64_t c = 0; c < padded; c += kLanes) {
       int64_t left = columns - c;
+      __builtin_prefetch(from + (r + kPrefetchRows) * stride + c);
       Floats value = load_up_to(from + r * stride + c, left);
       if (bias) value = (value + load_up_to(bias + c, left)) * scale;
       store(to + r * padded + c, value);
@@ -122,7 +124,7 @@ void forward_task(const AttentionShape& shape, const Task& task, const T* qkv, c
     for (int64_t r = 0; r < rows; ++r) {
       T* to = context + (first + begin + r) * width + column;
       const float scale = inverses[r] * (dropout.active ? dropout.scale : 1.0f);
-      for (int64_t c = 0; c < size; c += kLanes) store_up_to(to + c, load(out + r * padded + c) * scale, size - c);
+      for (int64_t c = 0; c < size; c += kLanes) stream_up_to(to + c, load(out + r * padded + c) * scale, size - c);
     }
   }
 }
@@ -147,14 +149,12 @@ void softmax_backward_row(float* scores, float* gradients, int64_t length, float
 template <typename T>
 void write_gradient(const float* from, int64_t padded, int64_t rows, int64_t size, float scale, T* to, int64_t stride,
                     float* sums) {
-  for (int64_t c = 0; c < size; c += kLanes) {
-    Floats total{};
-    for (int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t c = 0; c < size; c += kLanes) {
       Floats value = load(from + r * padded + c) * scale;
-      store_up_to(to + r * stride + c, value, size - c);
-      total += value;
+      stream_up_to(to + r * stride + c, value, size - c);
+      store_up_to(sums + c, load_up_to(sums + c, size - c) + value, size - c);
     }
-    store_up_to(sums + c, load_up_to(sums + c, size - c) + total, size - c);
   }
 }
 

@@ -26,15 +26,15 @@ Moments row_moments(const float* row, int64_t columns, float eps) {
 
 Floats normalized(Floats values, const Moments& moments) { return (values - moments.mean) * moments.rstd; }
 
-// The gradient of LayerNorm's input, given that of its output, for one row.
-// `out` [columns] holds the gradient of the output when called and that of the input afterwards; `row` is the input.
-// Adds to the row's gradients of weight and bias.
-void norm_backward_row(const float* row, const Moments& moments, const float* weight, int64_t columns, float* out,
-                       float* weight_sums, float* bias_sums) {
+// The gradient of LayerNorm's input `row`, given that of its output, for one row of `columns`: calls
+// emit(column, left, gradient) with one vector of it after the other. Adds to the gradients of weight and bias.
+template <typename T, typename Emit>
+inline void norm_backward_row(const T* row, const T* out_gradient, const Moments& moments, const float* weight,
+                              int64_t columns, float* weight_sums, float* bias_sums, const Emit& emit) {
   Floats total{}, projected{};
   for (int64_t c = 0; c < columns; c += kLanes) {
     int64_t left = columns - c;
-    Floats gradient = load_up_to(out + c, left);
+    Floats gradient = load_up_to(out_gradient + c, left);
     Floats x = first_lanes(normalized(load_up_to(row + c, left), moments), left, 0.0f);
     store_up_to(weight_sums + c, load_up_to(weight_sums + c, left) + gradient * x, left);
     store_up_to(bias_sums + c, load_up_to(bias_sums + c, left) + gradient, left);
@@ -45,9 +45,9 @@ void norm_backward_row(const float* row, const Moments& moments, const float* we
   float mean_gradient = sum(total) / columns, mean_projected = sum(projected) / columns;
   for (int64_t c = 0; c < columns; c += kLanes) {
     int64_t left = columns - c;
-    Floats gradient = load_up_to(out + c, left) * load_up_to(weight + c, left);
+    Floats gradient = load_up_to(out_gradient + c, left) * load_up_to(weight + c, left);
     Floats x = normalized(load_up_to(row + c, left), moments);
-    store_up_to(out + c, (gradient - mean_gradient - x * mean_projected) * moments.rstd, left);
+    emit(c, left, (gradient - mean_gradient - x * mean_projected) * moments.rstd);
   }
 }
 
@@ -96,25 +96,18 @@ void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T*
                             const NormGradients& gradients, float* dense_bias_gradient) {
   ColumnSums weight_sums(threads, columns), bias_sums(threads, columns), dense_bias_sums(threads, columns);
   parallel_parts(threads, rows, [&](int thread, int64_t begin, int64_t end) {
-    std::vector<float> row(columns), gradient(columns);
     float* dense_bias_sum = dense_bias_sums.of_thread(thread);
     for (int64_t r = begin; r < end; ++r) {
-      for (int64_t c = 0; c < columns; c += kLanes) {
-        int64_t left = columns - c;
-        store_up_to(row.data() + c, load_up_to(sums + r * columns + c, left), left);
-        store_up_to(gradient.data() + c, load_up_to(out_gradient + r * columns + c, left), left);
-      }
-      norm_backward_row(row.data(), {means[r], rstds[r]}, norm.weight, columns, gradient.data(),
-                        weight_sums.of_thread(thread), bias_sums.of_thread(thread));
-      uint32_t key = token_row_key(dropout, tokens, r);
-      for (int64_t c = 0; c < columns; c += kLanes) {
-        int64_t left = columns - c;
-        Floats value = load_up_to(gradient.data() + c, left);
-        store_up_to(residual_gradient + r * columns + c, value, left);
-        value = drop(dropout, key, c, value);
-        store_up_to(dense_gradient + r * columns + c, value, left);
-        store_up_to(dense_bias_sum + c, load_up_to(dense_bias_sum + c, left) + value, left);
-      }
+      const uint32_t key = token_row_key(dropout, tokens, r);
+      const int64_t at = r * columns;
+      norm_backward_row(sums + at, out_gradient + at, {means[r], rstds[r]}, norm.weight, columns,
+                        weight_sums.of_thread(thread), bias_sums.of_thread(thread),
+                        [&](int64_t c, int64_t left, Floats gradient) {
+                          store_up_to(residual_gradient + at + c, gradient, left);
+                          gradient = drop(dropout, key, c, gradient);
+                          store_up_to(dense_gradient + at + c, gradient, left);
+                          store_up_to(dense_bias_sum + c, load_up_to(dense_bias_sum + c, left) + gradient, left);
+                        });
     }
   });
   weight_sums.add_to(gradients.weight);
@@ -151,17 +144,20 @@ void embed_norm_backward(int threads, int64_t rows, int64_t columns, const T* ou
                          const EmbeddingGradients& gradients) {
   ColumnSums weight_sums(threads, columns), bias_sums(threads, columns);
   parallel_parts(threads, rows, [&](int thread, int64_t begin, int64_t end) {
-    std::vector<float> row(columns);
+    std::vector<float> row(columns), dropped(columns);
     for (int64_t r = begin; r < end; ++r) {
-      uint32_t key = token_row_key(dropout, tokens, r);
-      float* gradient = scratch + r * columns;
+      const uint32_t key = token_row_key(dropout, tokens, r);
       for (int64_t c = 0; c < columns; c += kLanes) {
         int64_t left = columns - c;
-        store_up_to(gradient + c, drop(dropout, key, c, load_up_to(out_gradient + r * columns + c, left)), left);
+        Floats gradient = load_up_to(out_gradient + r * columns + c, left);
+        store_up_to(dropped.data() + c, drop(dropout, key, c, gradient), left);
       }
       embedding_row(tables, r, columns, row.data());
-      norm_backward_row(row.data(), {means[r], rstds[r]}, norm.weight, columns, gradient, weight_sums.of_thread(thread),
-                        bias_sums.of_thread(thread));
+      norm_backward_row(row.data(), dropped.data(), {means[r], rstds[r]}, norm.weight, columns,
+                        weight_sums.of_thread(thread), bias_sums.of_thread(thread),
+                        [&](int64_t c, int64_t left, Floats gradient) {
+                          store_up_to(scratch + r * columns + c, gradient, left);
+                        });
     }
   });
   weight_sums.add_to(gradients.norm.weight);

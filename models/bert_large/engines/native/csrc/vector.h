@@ -28,7 +28,14 @@ struct BFloat16 {
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-inline Floats broadcast(float value) { return Floats{} + value; }
+// Not `Floats{} + value`, which really adds, because of -0.
+inline Floats broadcast(float value) {
+#if defined(__AVX512F__)
+  return (Floats)_mm512_set1_ps(value);
+#else
+  return (Floats)_mm256_set1_ps(value);
+#endif
+}
 
 inline Floats load(const float* from) {
   Floats values;
@@ -84,6 +91,36 @@ template <typename T>
 inline void store_up_to(T* to, Floats values, int64_t count) {
   if (count >= kLanes) {
     store(to, values);
+  } else {
+    store_partial(to, values, count);
+  }
+}
+
+// Stores past the caches where the address allows it: for results that are next read after megabytes of other data, so
+// that their lines need not be fetched first.
+inline void stream(float* to, Floats values) {
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(to) % 64 == 0) return _mm512_stream_ps(to, (__m512)values);
+#else
+  if (reinterpret_cast<uintptr_t>(to) % 32 == 0) return _mm256_stream_ps(to, (__m256)values);
+#endif
+  store(to, values);
+}
+
+inline void stream(BFloat16* to, Floats values) {
+  Halves halves = round_to_bfloat16(values);
+#if defined(__AVX512F__)
+  if (reinterpret_cast<uintptr_t>(to) % 32 == 0) return _mm256_stream_si256((__m256i*)to, (__m256i)halves);
+#else
+  if (reinterpret_cast<uintptr_t>(to) % 16 == 0) return _mm_stream_si128((__m128i*)to, (__m128i)halves);
+#endif
+  std::memcpy(to, &halves, sizeof halves);
+}
+
+template <typename T>
+inline void stream_up_to(T* to, Floats values, int64_t count) {
+  if (count >= kLanes) {
+    stream(to, values);
   } else {
     store_partial(to, values, count);
   }
