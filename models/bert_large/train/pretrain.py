@@ -31,7 +31,13 @@ from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
 from bert_large.train.inputs import open_eval_data, open_training_data, resolve_model_config, resolve_vocab
 from bert_large.train.loop import TrainingLoop
-from bert_large.train.settings import BENCHMARK_WARMUP_STEPS, resolve
+from bert_large.train.settings import (
+    BENCHMARK_WARMUP_STEPS,
+    Resolved,
+    describe_settings,
+    resolve,
+    resolve_arguments,
+)
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
 
@@ -46,6 +52,8 @@ class Run:
     model: ModelConfig
     initial_weights: Path | None
     vocab_file: Path | None
+    settings: Mapping[str, Resolved]
+    """What `optim`, `train` and the sequence length were made of, and where each comes from."""
 
 
 def pretrain(arguments: argparse.Namespace) -> int:
@@ -90,6 +98,7 @@ def check_settings(arguments: argparse.Namespace) -> Run:
         model=model,
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
         vocab_file=resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model),
+        settings=resolve_arguments(arguments),
     )
 
 
@@ -210,8 +219,9 @@ def _load_weights(
 def _log_settings(run: Run, model: BertForPreTraining) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     LOGGER.info("model: %d parameters; %s", parameters, run.model)
-    for settings in (run.data, run.optim, run.train):
-        LOGGER.info("settings: %s", settings)
+    LOGGER.info("data: %s", run.data)
+    for line in describe_settings(run.settings):
+        LOGGER.info("settings %s", line)
 
 
 def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
