@@ -11,9 +11,12 @@ from typing import Any
 
 from bert_large.config import (
     ACTIVATIONS,
+    MLPERF_DIVISIONS,
+    MLPERF_STATUSES,
     PHASE_SEQ_LENGTHS,
     PRECISIONS,
     DataConfig,
+    MlperfConfig,
     OptimConfig,
     TrainConfig,
     reference_eval_every_samples,
@@ -89,6 +92,38 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
     parser.add_argument("--engine", default="auto", help="auto or eager (default auto)")
     parser.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
+
+
+def add_mlperf_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the MLPerf log goes and what it says of the submission."""
+    group = parser.add_argument_group("MLPerf")
+    group.add_argument("--mlperf-log", help="write the run's MLPerf log there, such as result_0.txt (default: none)")
+    group.add_argument("--mlperf-submitter", help="its submission_org (default unspecified)")
+    group.add_argument("--mlperf-platform", help="its submission_platform (default: the CPU's name)")
+    group.add_argument("--mlperf-division", help=f"one of {', '.join(MLPERF_DIVISIONS)} (default closed)")
+    group.add_argument("--mlperf-status", help=f"one of {', '.join(MLPERF_STATUSES)} (default research)")
+
+
+def resolve_mlperf(
+    arguments: argparse.Namespace, data: DataConfig, optim: OptimConfig, train: TrainConfig
+) -> MlperfConfig | None:
+    """Return what the MLPerf log needs, or None without one; refuses runs whose log could not be one."""
+    given = {
+        name: value
+        for name in ("submitter", "platform", "division", "status")
+        if (value := getattr(arguments, f"mlperf_{name}")) is not None
+    }
+    if arguments.mlperf_log is None:
+        if given:
+            raise InputError(f"--mlperf-{next(iter(given))} is given without --mlperf-log; name the log too")
+        return None
+    if optim.optimizer != "lamb":
+        raise InputError(f"--mlperf-log with --optimizer {optim.optimizer}: MLPerf's rules for BERT know LAMB alone")
+    if train.benchmark:
+        raise InputError("--mlperf-log with --benchmark: a benchmark run does not train to a target; leave one out")
+    if data.eval_dir is None:
+        raise InputError("--mlperf-log without evaluation data: give --eval-dir, or eval/ in the dataset folder")
+    return MlperfConfig(log=Path(arguments.mlperf_log), **given)
 
 
 def resolve_settings(

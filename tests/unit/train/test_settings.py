@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from bert_large.cli import build_parser
-from bert_large.config import DataConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, OptimConfig, TrainConfig
 from bert_large.errors import InputError
-from bert_large.train.settings import SETTINGS, Resolved, describe_settings, resolve, resolve_settings
+from bert_large.train.settings import SETTINGS, Resolved, describe_settings, resolve, resolve_mlperf, resolve_settings
 
 from tests.support.runs import options
 
@@ -90,6 +90,39 @@ def test_description_of_settings() -> None:
         "from option: seed 1, max_steps 7", "from recipe x: beta_1 0.5",
         "from default: eval_samples none, eval_at_start true",
     ]  # fmt: skip
+
+
+def mlperf(tmp_path: Path, *words: str, **given: Any) -> MlperfConfig | None:
+    values = {"dataset_dir": tmp_path, "output_dir": tmp_path / "out", "eval_dir": "held-out", **given}
+    arguments = build_parser("pretrain").parse_args(["pretrain", *options(**values), *words])
+    return resolve_mlperf(arguments, *resolve(arguments))
+
+
+def test_mlperf_options(tmp_path: Path) -> None:
+    assert mlperf(tmp_path) is None
+    assert mlperf(tmp_path, mlperf_log="log") == MlperfConfig(
+        log=Path("log"), submitter="unspecified", platform=None, division="closed", status="research"
+    )
+    given = {"mlperf_submitter": "a", "mlperf_platform": "b", "mlperf_division": "open", "mlperf_status": "onprem"}
+    assert mlperf(tmp_path, mlperf_log="log", **given) == MlperfConfig(
+        log=Path("log"), submitter="a", platform="b", division="open", status="onprem"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"optimizer": "adamw"}, "--optimizer adamw: MLPerf's rules for BERT know LAMB alone"),
+        ({"benchmark": True}, "--mlperf-log with --benchmark"),
+        ({"eval_dir": "none"}, "without evaluation data: give --eval-dir"),
+        ({"mlperf_division": "ajar"}, "--mlperf-division is 'ajar', expected one of closed, open"),
+        ({"mlperf_status": "x"}, "--mlperf-status is 'x', expected one of onprem, cloud, research"),
+        ({"mlperf_log": None, "mlperf_platform": "x"}, "--mlperf-platform is given without --mlperf-log"),
+    ],
+)
+def test_runs_that_cannot_have_an_mlperf_log(tmp_path: Path, given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        mlperf(tmp_path, **{"mlperf_log": "log", **given})
 
 
 def test_benchmark(tmp_path: Path) -> None:
