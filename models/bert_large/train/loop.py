@@ -64,7 +64,7 @@ class TrainingLoop:
                 evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done, reason)
                 if evaluation_due and not interrupted:
                     reason = self._evaluate(done, progress) or reason
-                if reason:
+                if reason and not interrupted:
                     self._tell_end(done)
                 if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
                     self._save(done, evaluation_due and interrupted, progress)

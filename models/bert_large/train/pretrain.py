@@ -162,7 +162,6 @@ def _build_loop(
         rank=ranks.rank,
         world_size=ranks.world_size,
     )
-    observers = _open_observers(run, ranks, start, step_batches, eval_dataset, times)
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
     batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers)
     precision = apply_precision(run.train.precision)
@@ -197,7 +196,7 @@ def _build_loop(
         ranks=ranks,
         batches=batches,
         evaluate=evaluation,
-        observers=observers,
+        observers=_open_observers(run, ranks, start, step_batches, eval_dataset, times),
         identity=identity,
         stop_request=stop_request,
         start_step=start.step,

@@ -130,7 +130,9 @@ def test_observers_are_told_in_order(tmp_path: Path) -> None:
 
 
 def test_an_interruption_is_no_end(tmp_path: Path) -> None:
-    assert listen(tmp_path, signal_at=1) == [("step starts", 0), ("step", 8), ("flush",)]
+    expected = [("step starts", 0), ("step", 8), ("flush",)]
+    assert listen(tmp_path, signal_at=1) == expected
+    assert listen(tmp_path, signal_at=1, max_steps=1) == expected
 
 
 def test_a_run_may_end_without_a_step(tmp_path: Path) -> None:
