@@ -30,6 +30,11 @@ PRETRAIN_OPTIONS=(
   SEED=--seed
   SAVE_EVERY=--save-every
   RESUME=--resume
+  MLPERF_LOG=--mlperf-log
+  MLPERF_SUBMITTER=--mlperf-submitter
+  MLPERF_PLATFORM=--mlperf-platform
+  MLPERF_DIVISION=--mlperf-division
+  MLPERF_STATUS=--mlperf-status
 )
 
 # A variable and the option of `bert-large prepare` that it becomes.

@@ -27,6 +27,8 @@
 #   SAVE_EVERY          steps between checkpoints
 #   RESUME              auto, never, or the checkpoint to go on from
 #   BENCHMARK           1: measure speed only
+#   MLPERF_LOG          write the MLPerf log there; inside OUTPUT_DIR in a container. Needs the package's extra [mlperf]
+#   MLPERF_SUBMITTER, MLPERF_PLATFORM, MLPERF_DIVISION, MLPERF_STATUS   what the log says of the submission
 #   TRAIN_SCRIPT        another Python program to run in place of `bert_large`; it gets the same arguments
 #   MODEL_DIR           project whose models/bert_large to run (default: this one)
 #   PYTHON              interpreter (default: .venv/bin/python of this project, else python3)

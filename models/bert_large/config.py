@@ -13,6 +13,8 @@ from bert_large.errors import InputError
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
 PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32")
 OPTIMIZERS = ("lamb", "adamw")
+MLPERF_DIVISIONS = ("closed", "open")
+MLPERF_STATUSES = ("onprem", "cloud", "research")
 ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
 """The two forms of GELU, by the names Hugging Face gives them in `hidden_act`."""
 
@@ -198,6 +200,25 @@ class TrainConfig:
         _require(problems, 0 <= self.seed < 1 << 63, f"--seed is {self.seed}, expected 0 to 2^63 - 1")
         _raise_all(problems, "training settings")
         check_precision(self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MlperfConfig:
+    """Where the MLPerf log goes, and what it says of the submission."""
+
+    log: Path
+    submitter: str = "unspecified"
+    platform: str | None = None
+    """None: the CPU's name."""
+    division: str = "closed"
+    status: str = "research"
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        for name, known in (("division", MLPERF_DIVISIONS), ("status", MLPERF_STATUSES)):
+            value = getattr(self, name)
+            _require(problems, value in known, f"--mlperf-{name} is {value!r}, expected one of {', '.join(known)}")
+        _raise_all(problems, "MLPerf settings")
 
 
 def check_precision(name: str) -> None:

@@ -34,6 +34,12 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def drop_from_page_cache(path: Path) -> None:
+    """Ask the system to forget what it keeps of a file in memory, so that reading it goes to the disk again."""
+    with path.open("rb") as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
 def default_file_mode() -> int:
     """Return the mode that new files get from the process's umask."""
     umask = os.umask(0o077)  # it can only be read by setting it

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
+from bert_large.train.step import StepRunner
 
 from tests.support.models import write_config
 from tests.support.records import PHASE_2_SHAPE, make_records, write_folder
@@ -50,3 +54,21 @@ def easy_task(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Task:
 def finished(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output folder of a run of the task as it is, from start to end: what others are compared with."""
     return task.run(tmp_path_factory.mktemp("finished") / "out")
+
+
+@pytest.fixture
+def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return a function that makes the next run get SIGTERM within a step."""
+
+    def arrange(step: int) -> None:
+        run = StepRunner.run
+
+        def run_and_signal(self: StepRunner, number: int, *arguments: Any) -> Any:
+            if number + 1 == step:
+                monkeypatch.setattr(StepRunner, "run", run)
+                os.kill(os.getpid(), signal.SIGTERM)
+            return run(self, number, *arguments)
+
+        monkeypatch.setattr(StepRunner, "run", run_and_signal)
+
+    return arrange

@@ -78,7 +78,8 @@ def test_log_tells_what_was_run(finished: Path) -> None:
     log = (finished / "train.log").read_text()
     for said in (
         "torch 2.", "1 rank, 1 threads", "engine eager: ", "precision fp32: ", "training data: 50 records in 3 shards",
-        "evaluation data: 12 records in 1 shards", "hidden_act='gelu_pytorch_tanh'", "learning_rate=0.02", "seed=42",
+        "evaluation data: 12 records in 1 shards", "hidden_act='gelu_pytorch_tanh'",
+        "settings from option: global_batch_size 8, ", "learning_rate 0.02", "settings from recipe intel: ", "seed 42",
         "starting from random weights, seed 42", "training ended: all 8 steps done", "model saved in",
     ):  # fmt: skip
         assert said in log, said

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.train.step import StepRunner
 
 from tests.support.runs import (
     Task,
@@ -30,24 +28,6 @@ def assert_same_run(found: Path, expected: Path) -> None:
     for name in ("model_save/model.safetensors", f"checkpoints/{last}/model.safetensors",
                  f"checkpoints/{last}/optimizer.safetensors"):  # fmt: skip
         assert (found / name).read_bytes() == (expected / name).read_bytes(), name
-
-
-@pytest.fixture
-def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Return a function that makes the next run get SIGTERM within a step."""
-
-    def arrange(step: int) -> None:
-        run = StepRunner.run
-
-        def run_and_signal(self: StepRunner, number: int, *arguments: Any) -> Any:
-            if number + 1 == step:
-                monkeypatch.setattr(StepRunner, "run", run)
-                os.kill(os.getpid(), signal.SIGTERM)
-            return run(self, number, *arguments)
-
-        monkeypatch.setattr(StepRunner, "run", run_and_signal)
-
-    return arrange
 
 
 def test_stop_and_resume(task: Task, finished: Path, tmp_path: Path) -> None:

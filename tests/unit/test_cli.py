@@ -89,10 +89,28 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_recipes_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    """A line for each of its phases: model, phase, batch, rate, steps, what it is for."""
     assert main(["recipes"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == recipe_names()
-    assert any(line.startswith("intel ") and "Intel's BERT-large package" in line for line in lines)
+    header, *lines = (line.split(maxsplit=7) for line in capsys.readouterr().out.splitlines())
+    assert header == ["recipe", "model", "phase", "batch", "rate", "steps", "for"]
+    assert list(dict.fromkeys(line[0] for line in lines)) == recipe_names()
+    assert [line[1:6] for line in lines if line[0] == "bert-base"] == [
+        ["BERT-base", "1", "256", "0.0001", "900000"], ["BERT-base", "2", "256", "1e-05", "100000"],
+    ]  # fmt: skip
+    assert main(["recipes", "--precision", "bf16"]) == 0
+    bf16 = [line.split()[:4] for line in capsys.readouterr().out.splitlines()]
+    assert ["intel", "BERT-large", "1", "448"] in bf16 and ["intel", "BERT-large", "2", "56"] in bf16
+
+
+def test_a_recipe_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """What it is, and every setting with where it comes from."""
+    assert main(["recipes", "nvidia-phase1"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].startswith("nvidia-phase1: NVIDIA's LAMB") and any("DeepLearningExamples" in line for line in lines)
+    for line in ("warmup_steps 2001 recipe nvidia-phase1", "total_steps 7038 max_steps", "seed 42 default"):
+        assert line in lines
+    assert main(["recipes", "intell"]) == 2
+    assert "expected one of" in capsys.readouterr().err
 
 
 def test_as_a_module() -> None:

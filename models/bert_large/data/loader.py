@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
 import numpy as np
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
@@ -32,14 +33,20 @@ class StepBatches:
     world_size: int
 
     def __getitem__(self, step: int) -> list[RaggedBatch]:
+        return [make_batch(self.dataset.read_all(numbers), samples.tolist()) for numbers, samples in self._plan(step)]
+
+    def count(self, step: int) -> int:
+        """Return the number of this rank's micro-batches of a step, without reading a record."""
+        return len(self._plan(step))
+
+    def _plan(self, step: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+        """Return the record numbers and sample numbers of each micro-batch."""
         first = step * self.global_batch_size
         numbers = self.order.record_numbers(first, first + self.global_batch_size)
         lengths = self.dataset.lengths(numbers)
         mine = deal_to_ranks(lengths, self.world_size)[self.rank]
-        return [
-            make_batch(self.dataset.read_all(numbers[mine[cut]]), (first + mine[cut]).tolist())
-            for cut in cut_by_tokens(lengths[mine], self.micro_batch_tokens)
-        ]
+        cuts = cut_by_tokens(lengths[mine], self.micro_batch_tokens)
+        return [(numbers[mine[cut]], first + mine[cut]) for cut in cuts]
 
 
 @dataclass(frozen=True)

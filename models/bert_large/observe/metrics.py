@@ -64,7 +64,10 @@ class EvalFigures:
 
 
 class MetricsWriter:
-    """Appends figures to `metrics.jsonl` and TensorBoard; rows after `first_step` left by a killed run are dropped."""
+    """An `Observer`: appends figures to `metrics.jsonl` and TensorBoard.
+
+    Rows after `first_step`, left by a run that was killed, are dropped.
+    """
 
     def __init__(self, output_dir: Path, first_step: int) -> None:
         self._path = output_dir / "metrics.jsonl"
@@ -72,15 +75,24 @@ class MetricsWriter:
         self._file = self._path.open("a", encoding="utf-8")
         self._tensorboard = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
 
+    def step_starts(self, samples: int) -> None:
+        """Write nothing: there are no figures yet."""
+
     def step(self, figures: StepFigures) -> None:
         """Write one step's figures."""
         self._write("step", "train", figures.step, dataclasses.asdict(figures))
+
+    def evaluation_starts(self, samples: int) -> None:
+        """Write nothing: there are no figures yet."""
 
     def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
         """Write an evaluation's figures, after `step` steps on `trained_samples` sequences."""
         values = dataclasses.asdict(figures)
         values["eval_samples"] = values.pop("samples")
         self._write("eval", "eval", step, {"step": step, "samples": trained_samples, **values})
+
+    def run_ends(self, samples: int, reached_target: bool) -> None:
+        """Write nothing: the last rows say it."""
 
     def close(self) -> None:
         """Flush both."""

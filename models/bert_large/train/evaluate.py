@@ -15,6 +15,11 @@ from bert_large.observe.console import Progress
 from bert_large.observe.metrics import EvalFigures, mean
 
 
+def count_eval_records(dataset: Dataset, samples: int | None) -> int:
+    """Return how many records an evaluation on the first `samples` (None: all) takes in."""
+    return min(samples or len(dataset), len(dataset))
+
+
 @torch.no_grad()
 def evaluate(
     model: BertForPreTraining,
@@ -27,7 +32,7 @@ def evaluate(
 ) -> EvalFigures:
     """Evaluate on the first `samples` records of `dataset` (None: all), every record once, over all ranks."""
     started = time.perf_counter()
-    records = min(samples or len(dataset), len(dataset))
+    records = count_eval_records(dataset, samples)
     batches = EvalBatches.cut(
         dataset, records=records, micro_batch_tokens=micro_batch_tokens, rank=ranks.rank, world_size=ranks.world_size
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,8 @@ from bert_large.config import TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.environment import Ranks
 from bert_large.observe.console import LOGGER, Progress, eval_line, step_line
-from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
+from bert_large.observe.metrics import EvalFigures, StepFigures
+from bert_large.observe.observer import Observer
 from bert_large.train import checkpoint
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
@@ -29,8 +30,8 @@ class TrainingLoop:
     ranks: Ranks
     batches: Iterator[list[RaggedBatch]]
     evaluate: Callable[[], EvalFigures] | None
-    metrics: MetricsWriter | None
-    """On the main rank only."""
+    observers: Sequence[Observer]
+    """Told of the run's course; on the main rank only."""
     identity: Mapping[str, Any]
     stop_request: StopRequest
     start_step: int
@@ -38,6 +39,7 @@ class TrainingLoop:
     """Evaluate before the first step: asked for, or left undone when the run was interrupted."""
     steps: list[StepFigures] = field(default_factory=list)
     last_evaluation: EvalFigures | None = None
+    reached_target: bool = False
     stop_signal: int = 0
     """The signal that ended the loop, 0 if none did."""
 
@@ -50,6 +52,7 @@ class TrainingLoop:
                 reason = self._evaluate(self.start_step, progress)
             reason = reason or self._reason_to_stop(self.start_step)
             if reason:  # the run ended here before, but was killed before it left its results
+                self._tell_end(self.start_step)
                 return reason
             for step in range(self.start_step, self.config.max_steps):
                 figures = self._train_step(step, progress)
@@ -61,6 +64,8 @@ class TrainingLoop:
                 evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done, reason)
                 if evaluation_due and not interrupted:
                     reason = self._evaluate(done, progress) or reason
+                if reason and not interrupted:
+                    self._tell_end(done)
                 if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
                     self._save(done, evaluation_due and interrupted, progress)
                 if reason or interrupted:
@@ -70,6 +75,8 @@ class TrainingLoop:
             progress.close()
 
     def _train_step(self, step: int, progress: Progress) -> StepFigures:
+        for observer in self.observers:
+            observer.step_starts(step * self.config.global_batch_size)
         started = time.perf_counter()
         progress.within(f"step {step + 1}: waiting for data")
         micro_batches = next(self.batches)
@@ -82,8 +89,8 @@ class TrainingLoop:
             lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
         )
         self.steps.append(figures)
-        if self.metrics is not None:
-            self.metrics.step(figures)
+        for observer in self.observers:
+            observer.step(figures)
         return figures
 
     def _reason_to_stop(self, done: int) -> str | None:
@@ -115,20 +122,29 @@ class TrainingLoop:
     def _evaluate(self, done: int, progress: Progress) -> str | None:
         """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
         assert self.evaluate is not None
+        samples = done * self.config.global_batch_size
+        for observer in self.observers:
+            observer.evaluation_starts(samples)
         self.last_evaluation = self.evaluate()
         progress.line(f"eval after step {done}: {eval_line(self.last_evaluation)}")
-        if self.metrics is not None:
-            self.metrics.evaluation(done, done * self.config.global_batch_size, self.last_evaluation)
+        for observer in self.observers:
+            observer.evaluation(done, samples, self.last_evaluation)
         target = self.config.target_accuracy
         if target is not None and self.last_evaluation.masked_lm_accuracy >= target:
+            self.reached_target = True
             return f"masked_lm_accuracy {self.last_evaluation.masked_lm_accuracy:.5f} reaches the target {target}"
         return None
 
+    def _tell_end(self, done: int) -> None:
+        for observer in self.observers:
+            observer.run_ends(done * self.config.global_batch_size, self.reached_target)
+
     def _save(self, done: int, evaluation_due: bool, progress: Progress) -> None:
-        """Write a checkpoint; metrics first, so that no row that the checkpoint presumes can be lost."""
+        """Write a checkpoint; what observers wrote first, so that no row that the checkpoint presumes can be lost."""
         progress.within(f"step {done}: saving a checkpoint")
-        if self.metrics is not None:
-            self.metrics.flush_to_disk()
+        for observer in self.observers:
+            observer.flush_to_disk()
+        if self.ranks.is_main:
             folder = self.checkpoints_folder(self.config.output_dir)
             state = checkpoint.Progress(done, done * self.config.global_batch_size, evaluation_due)
             saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)

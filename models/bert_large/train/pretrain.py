@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import bert_large
-from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, TrainConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
@@ -25,13 +25,23 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
 from bert_large.observe.metrics import MetricsWriter
+from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
+from bert_large.observe.observer import Observer
 from bert_large.observe.results import summarize, write_results
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
 from bert_large.train.inputs import open_eval_data, open_training_data, resolve_model_config, resolve_vocab
 from bert_large.train.loop import TrainingLoop
-from bert_large.train.settings import BENCHMARK_WARMUP_STEPS, resolve
+from bert_large.train.mlperf import forget_records, open_log
+from bert_large.train.settings import (
+    BENCHMARK_WARMUP_STEPS,
+    Resolved,
+    describe_settings,
+    resolve,
+    resolve_arguments,
+    resolve_mlperf,
+)
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
 
@@ -46,6 +56,9 @@ class Run:
     model: ModelConfig
     initial_weights: Path | None
     vocab_file: Path | None
+    mlperf: MlperfConfig | None
+    settings: Mapping[str, Resolved]
+    """What `optim`, `train` and the sequence length were made of, and where each comes from."""
 
 
 def pretrain(arguments: argparse.Namespace) -> int:
@@ -80,6 +93,9 @@ def _make_output_dir(folder: Path) -> None:
 def check_settings(arguments: argparse.Namespace) -> Run:
     """Check all that can be checked without reading the records."""
     data, optim, train = resolve(arguments)
+    mlperf = resolve_mlperf(arguments, data, optim, train)
+    if mlperf is not None:
+        check_log(mlperf.log, train.output_dir)
     check_engine(train.engine)
     model = resolve_model_config(arguments.config_file, arguments.checkpoint_dir, arguments.gelu)
     find_training_folder(data.dataset_dir, data.max_seq_length)
@@ -90,6 +106,8 @@ def check_settings(arguments: argparse.Namespace) -> Run:
         model=model,
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
         vocab_file=resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model),
+        mlperf=mlperf,
+        settings=resolve_arguments(arguments),
     )
 
 
@@ -98,6 +116,10 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     versions = (bert_large.__version__, torch.__version__, platform.python_version())
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
     LOGGER.info(engine_line)
+    init_start = milliseconds_now()
+    if run.mlperf is not None:
+        forget_records(run.data, ranks)
+    times = RunTimes(init_start=init_start, run_start=milliseconds_now())
     dataset = open_training_data(run.data, run.train, run.model, ranks)
     index_dir = run.train.output_dir / "data_index"
     eval_dataset = None
@@ -109,11 +131,12 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     if ended is not None:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
-    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request)
+    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request, times)
     reason = loop.run()
     LOGGER.info("training ended: %s", reason)
-    if loop.metrics is not None:
-        loop.metrics.close()
+    for observer in loop.observers:
+        observer.close()
+    if ranks.is_main:
         _leave_results(run, loop, reason)
     ranks.wait_for_all()
     return 128 + loop.stop_signal if loop.stop_signal else 0
@@ -128,6 +151,7 @@ def _build_loop(
     identity: Mapping[str, Any],
     resume_from: Path | None,
     stop_request: StopRequest,
+    times: RunTimes,
 ) -> TrainingLoop:
     start = checkpoint.read_state(resume_from)[0] if resume_from else checkpoint.Progress()
     step_batches = StepBatches(
@@ -172,12 +196,43 @@ def _build_loop(
         ranks=ranks,
         batches=batches,
         evaluate=evaluation,
-        metrics=MetricsWriter(run.train.output_dir, start.step) if ranks.is_main else None,
+        observers=_open_observers(run, ranks, start, step_batches, eval_dataset, times),
         identity=identity,
         stop_request=stop_request,
         start_step=start.step,
         evaluate_first=start.evaluation_due or (run.train.eval_at_start and start.step == 0),
     )
+
+
+def _open_observers(
+    run: Run,
+    ranks: Ranks,
+    start: checkpoint.Progress,
+    step_batches: StepBatches,
+    eval_dataset: Dataset | None,
+    times: RunTimes,
+) -> list[Observer]:
+    """Open what is told of the run: nothing but on the main rank."""
+    observers: list[Observer] = []
+    error = None
+    if ranks.is_main:
+        observers.append(MetricsWriter(run.train.output_dir, start.step))
+    if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
+        try:
+            log = open_log(
+                run.mlperf,
+                run.optim,
+                run.train,
+                step_batches=step_batches,
+                eval_dataset=eval_dataset,
+                first_samples=start.samples,
+                times=times,
+            )
+            observers.append(log)
+        except UserError as found:
+            error = found
+    ranks.raise_together(error)
+    return observers
 
 
 def _claim_folder(train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks) -> Path | None:
@@ -210,8 +265,9 @@ def _load_weights(
 def _log_settings(run: Run, model: BertForPreTraining) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     LOGGER.info("model: %d parameters; %s", parameters, run.model)
-    for settings in (run.data, run.optim, run.train):
-        LOGGER.info("settings: %s", settings)
+    LOGGER.info("data: %s", run.data)
+    for line in describe_settings(run.settings):
+        LOGGER.info("settings %s", line)
 
 
 def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bert_large.config import (
     ACTIVATIONS,
+    MLPERF_DIVISIONS,
+    MLPERF_STATUSES,
     PHASE_SEQ_LENGTHS,
     PRECISIONS,
     DataConfig,
+    MlperfConfig,
     OptimConfig,
     TrainConfig,
     reference_eval_every_samples,
@@ -30,6 +33,15 @@ class Setting:
     type: Callable[[str], Any]
     default: Any
     help: str
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The value that a run uses of a setting, and where it comes from."""
+
+    value: Any
+    origin: str
+    """"default", "recipe NAME", "option", or what it follows from."""
 
 
 def _boolean(text: str) -> bool:
@@ -82,25 +94,66 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
 
 
-def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, TrainConfig]:
-    """Return the run's settings; raises `InputError` before any work."""
-    if arguments.phase not in PHASE_SEQ_LENGTHS:
-        raise InputError(f"--phase is {arguments.phase}, expected 1 or 2")
-    recipe = resolve_recipe(
-        arguments.recipe, phase=arguments.phase, precision=arguments.precision, known={*SETTINGS, "max_seq_length"}
-    )
-    values = {name: setting.default for name, setting in SETTINGS.items()}
-    values |= {"max_seq_length": PHASE_SEQ_LENGTHS[arguments.phase]} | recipe
-    values |= {name: given for name in values if (given := getattr(arguments, name)) is not None}
-    missing = [f"--{name.replace('_', '-')}" for name in _REQUIRED if values[name] is None]
+def add_mlperf_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add where the MLPerf log goes and what it says of the submission."""
+    group = parser.add_argument_group("MLPerf")
+    group.add_argument("--mlperf-log", help="write the run's MLPerf log there, such as result_0.txt (default: none)")
+    group.add_argument("--mlperf-submitter", help="its submission_org (default unspecified)")
+    group.add_argument("--mlperf-platform", help="its submission_platform (default: the CPU's name)")
+    group.add_argument("--mlperf-division", help=f"one of {', '.join(MLPERF_DIVISIONS)} (default closed)")
+    group.add_argument("--mlperf-status", help=f"one of {', '.join(MLPERF_STATUSES)} (default research)")
+
+
+def resolve_mlperf(
+    arguments: argparse.Namespace, data: DataConfig, optim: OptimConfig, train: TrainConfig
+) -> MlperfConfig | None:
+    """Return what the MLPerf log needs, or None without one; refuses runs whose log could not be one."""
+    given = {
+        name: value
+        for name in ("submitter", "platform", "division", "status")
+        if (value := getattr(arguments, f"mlperf_{name}")) is not None
+    }
+    if arguments.mlperf_log is None:
+        if given:
+            raise InputError(f"--mlperf-{next(iter(given))} is given without --mlperf-log; name the log too")
+        return None
+    if optim.optimizer != "lamb":
+        raise InputError(f"--mlperf-log with --optimizer {optim.optimizer}: MLPerf's rules for BERT know LAMB alone")
+    if train.benchmark:
+        raise InputError("--mlperf-log with --benchmark: a benchmark run does not train to a target; leave one out")
+    if data.eval_dir is None:
+        raise InputError("--mlperf-log without evaluation data: give --eval-dir, or eval/ in the dataset folder")
+    return MlperfConfig(log=Path(arguments.mlperf_log), **given)
+
+
+def resolve_settings(
+    recipe: str, *, phase: int, precision: str, benchmark: bool = False, given: Mapping[str, Any] | None = None
+) -> dict[str, Resolved]:
+    """Return every setting of a run and `max_seq_length`: what is `given` by options, the recipe's, or the default."""
+    if phase not in PHASE_SEQ_LENGTHS:
+        raise InputError(f"--phase is {phase}, expected 1 or 2")
+    settings = {name: Resolved(setting.default, "default") for name, setting in SETTINGS.items()}
+    settings["max_seq_length"] = Resolved(PHASE_SEQ_LENGTHS[phase], f"phase {phase}")
+    values = resolve_recipe(recipe, phase=phase, precision=precision, known=set(settings))
+    settings |= {name: Resolved(value, f"recipe {recipe}") for name, value in values.items()}
+    given = given or {}
+    settings |= {name: Resolved(given[name], "option") for name in settings if given.get(name) is not None}
+    missing = [f"--{name.replace('_', '-')}" for name in _REQUIRED if settings[name].value is None]
     if missing:
-        raise InputError(f"recipe {arguments.recipe} does not set {', '.join(missing)}; give it")
-    if arguments.benchmark and arguments.max_steps is None:
-        values["max_steps"] = BENCHMARK_STEPS
-    if values["total_steps"] is None:
-        values["total_steps"] = values["max_steps"]
-    if values["eval_every_samples"] is None:
-        values["eval_every_samples"] = reference_eval_every_samples(values["global_batch_size"])
+        raise InputError(f"recipe {recipe} does not set {', '.join(missing)}; give it")
+    if benchmark and settings["max_steps"].origin != "option":
+        settings["max_steps"] = Resolved(BENCHMARK_STEPS, "--benchmark")
+    if settings["total_steps"].value is None:
+        settings["total_steps"] = Resolved(settings["max_steps"].value, "max_steps")
+    if settings["eval_every_samples"].value is None:
+        every = reference_eval_every_samples(settings["global_batch_size"].value)
+        settings["eval_every_samples"] = Resolved(every, "MLPerf's rule for the global batch size")
+    return settings
+
+
+def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, TrainConfig]:
+    """Return the run's checked settings; raises `InputError` before any work."""
+    values = {name: setting.value for name, setting in resolve_arguments(arguments).items()}
     train = TrainConfig(
         output_dir=Path(arguments.output_dir), phase=arguments.phase, precision=arguments.precision,
         engine=arguments.engine, benchmark=arguments.benchmark, resume=arguments.resume,
@@ -108,6 +161,30 @@ def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, Tra
     )  # fmt: skip
     optim = OptimConfig(**_pick(values, OptimConfig))
     return _data_config(arguments, values["max_seq_length"]), optim, train
+
+
+def resolve_arguments(arguments: argparse.Namespace) -> dict[str, Resolved]:
+    """Return every setting that the options of `bert-large pretrain` ask for."""
+    return resolve_settings(
+        arguments.recipe,
+        phase=arguments.phase,
+        precision=arguments.precision,
+        benchmark=arguments.benchmark,
+        given=vars(arguments),
+    )
+
+
+def describe_settings(settings: Mapping[str, Resolved]) -> list[str]:
+    """Return a line per origin that names its settings: `from recipe intel: learning_rate 0.00035, …`."""
+    by_origin: dict[str, list[str]] = {}
+    for name, setting in settings.items():
+        by_origin.setdefault(setting.origin, []).append(f"{name} {describe_value(setting.value)}")
+    return [f"from {origin}: {', '.join(by_origin[origin])}" for origin in by_origin]
+
+
+def describe_value(value: Any) -> str:
+    """Return a setting's value as a person reads it: `none` where there is none."""
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
 BENCHMARK_STEPS = 60

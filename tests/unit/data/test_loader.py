@@ -48,6 +48,17 @@ def tokens_by_sample(batches: list[RaggedBatch]) -> dict[int, list[int]]:
     return found
 
 
+@pytest.mark.parametrize(("rank", "world_size", "micro_batch_tokens"), [(0, 1, 60), (1, 2, 60), (0, 1, 10_000)])
+def test_micro_batches_are_counted_without_reading(
+    dataset: Dataset, rank: int, world_size: int, micro_batch_tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches = step_batches(dataset, rank=rank, world_size=world_size, micro_batch_tokens=micro_batch_tokens)
+    expected = [len(batches[step]) for step in range(3)]
+    assert micro_batch_tokens < 100 or expected == [1, 1, 1]
+    monkeypatch.setattr(Dataset, "read", None)
+    assert [batches.count(step) for step in range(3)] == expected
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3, 12])
 @pytest.mark.parametrize("micro_batch_tokens", [1, 60, 10_000])
 def test_a_step_is_the_same_samples_however_it_is_dealt(

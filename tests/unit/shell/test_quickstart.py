@@ -68,6 +68,11 @@ def test_phase_2_starts_from_the_checkpoint(phase_2: Sandbox) -> None:
         ("SAVE_EVERY", "--save-every", "500"),
         ("RESUME", "--resume", "never"),
         ("EVAL_DIR", "--eval-dir", "none"),
+        ("MLPERF_LOG", "--mlperf-log", "/runs/result 0.txt"),
+        ("MLPERF_SUBMITTER", "--mlperf-submitter", "An Organisation"),
+        ("MLPERF_PLATFORM", "--mlperf-platform", "two sockets"),
+        ("MLPERF_DIVISION", "--mlperf-division", "open"),
+        ("MLPERF_STATUS", "--mlperf-status", "onprem"),
     ],
 )
 def test_optional_variables_become_options(phase_1: Sandbox, variable: str, option: str, value: str) -> None:

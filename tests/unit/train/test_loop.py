@@ -50,7 +50,7 @@ def make_loop(
         ranks=Ranks(),
         batches=iter([[]] * 100),
         evaluate=None if accuracies is None else evaluate,
-        metrics=MetricsWriter(folder, start_step),
+        observers=[MetricsWriter(folder, start_step)],
         identity={},
         stop_request=stop_request,
         start_step=start_step,
@@ -80,6 +80,64 @@ def test_evaluates_at_each_multiple_of_the_interval_and_at_the_end(tmp_path: Pat
     assert [(row["step"], row["samples"]) for row in eval_rows(tmp_path)] == [(3, 24), (5, 40), (6, 48)]
     assert loop.last_evaluation is not None and loop.last_evaluation.masked_lm_accuracy == 0.3
     assert trained_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
+
+
+class Listener:
+    """An observer that notes what it is told, by name and samples."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Any, ...]] = []
+
+    def step_starts(self, samples: int) -> None:
+        self.told.append(("step starts", samples))
+
+    def step(self, figures: StepFigures) -> None:
+        self.told.append(("step", figures.samples))
+
+    def evaluation_starts(self, samples: int) -> None:
+        self.told.append(("evaluation starts", samples))
+
+    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
+        self.told.append(("evaluation", step, trained_samples, figures.masked_lm_accuracy))
+
+    def run_ends(self, samples: int, reached_target: bool) -> None:
+        self.told.append(("run ends", samples, reached_target))
+
+    def flush_to_disk(self) -> None:
+        self.told.append(("flush",))
+
+    def close(self) -> None:
+        self.told.append(("close",))
+
+
+def listen(folder: Path, **how: Any) -> list[tuple[Any, ...]]:
+    """Run a loop and return what an observer beside the metrics' was told."""
+    loop, listener = make_loop(folder, **how), Listener()
+    loop.observers = [*loop.observers, listener]
+    loop.run()
+    return listener.told
+
+
+def test_observers_are_told_in_order(tmp_path: Path) -> None:
+    """The end before the last checkpoint, whose writing is no part of the run."""
+    told = listen(tmp_path, accuracies=[0.4, 0.5], eval_every_samples=16, target_accuracy=0.5)
+    assert told == [
+        ("step starts", 0), ("step", 8), ("step starts", 8), ("step", 16),
+        ("evaluation starts", 16), ("evaluation", 2, 16, 0.4),
+        ("step starts", 16), ("step", 24), ("step starts", 24), ("step", 32),
+        ("evaluation starts", 32), ("evaluation", 4, 32, 0.5), ("run ends", 32, True), ("flush",),
+    ]  # fmt: skip
+
+
+def test_an_interruption_is_no_end(tmp_path: Path) -> None:
+    expected = [("step starts", 0), ("step", 8), ("flush",)]
+    assert listen(tmp_path, signal_at=1) == expected
+    assert listen(tmp_path, signal_at=1, max_steps=1) == expected
+
+
+def test_a_run_may_end_without_a_step(tmp_path: Path) -> None:
+    """Resumed at its end; and one that misses its target says so."""
+    assert listen(tmp_path, start_step=6, target_accuracy=0.5) == [("run ends", 48, False)]
 
 
 def test_a_batch_over_several_intervals_is_one_evaluation(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 from bert_large.cli import build_parser
-from bert_large.config import DataConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, OptimConfig, TrainConfig
 from bert_large.errors import InputError
-from bert_large.train.settings import SETTINGS, resolve
+from bert_large.train.settings import SETTINGS, Resolved, describe_settings, resolve, resolve_mlperf, resolve_settings
 
 from tests.support.runs import options
 
@@ -62,8 +62,67 @@ def test_schedule_is_as_long_as_the_run_unless_told(tmp_path: Path) -> None:
 )
 def test_evaluation_cadence_is_mlperfs_rule(tmp_path: Path, batch: int, expected: int) -> None:
     """floor(0.05 * (230.23 * GBS + 3,000,000) / 25,000) * 25,000 samples, where the recipe does not say."""
-    train = resolved(tmp_path, recipe="mlperf-256", global_batch_size=batch)[2]
+    train = resolved(tmp_path, recipe="mlperf-256", phase=2, global_batch_size=batch)[2]
     assert train.eval_every_samples == expected
+
+
+def test_every_setting_says_where_it_comes_from() -> None:
+    settings = resolve_settings("mlperf-8192", phase=2, precision="fp32", given={"beta_1": 0.5, "seed": None})
+    origins = {name: setting.origin for name, setting in settings.items()}
+    assert set(origins) == {*SETTINGS, "max_seq_length"}
+    assert (settings["beta_1"].value, origins["beta_1"]) == (0.5, "option")
+    assert (settings["beta_2"].value, origins["beta_2"]) == (0.88, "recipe mlperf-8192")
+    assert (settings["seed"].value, origins["seed"]) == (42, "default")
+    assert (settings["total_steps"].value, origins["total_steps"]) == (600, "max_steps")
+    assert (settings["max_seq_length"].value, origins["max_seq_length"]) == (512, "phase 2")
+    assert settings["eval_every_samples"] == Resolved(225_000, "MLPerf's rule for the global batch size")
+    measured = resolve_settings("mlperf-8192", phase=2, precision="fp32", benchmark=True)
+    assert measured["max_steps"] == Resolved(60, "--benchmark")
+
+
+def test_description_of_settings() -> None:
+    """A line per origin: what a run's log tells."""
+    settings = {
+        "seed": Resolved(1, "option"), "beta_1": Resolved(0.5, "recipe x"), "eval_samples": Resolved(None, "default"),
+        "max_steps": Resolved(7, "option"), "eval_at_start": Resolved(True, "default"),
+    }  # fmt: skip
+    assert describe_settings(settings) == [
+        "from option: seed 1, max_steps 7", "from recipe x: beta_1 0.5",
+        "from default: eval_samples none, eval_at_start true",
+    ]  # fmt: skip
+
+
+def mlperf(tmp_path: Path, *words: str, **given: Any) -> MlperfConfig | None:
+    values = {"dataset_dir": tmp_path, "output_dir": tmp_path / "out", "eval_dir": "held-out", **given}
+    arguments = build_parser("pretrain").parse_args(["pretrain", *options(**values), *words])
+    return resolve_mlperf(arguments, *resolve(arguments))
+
+
+def test_mlperf_options(tmp_path: Path) -> None:
+    assert mlperf(tmp_path) is None
+    assert mlperf(tmp_path, mlperf_log="log") == MlperfConfig(
+        log=Path("log"), submitter="unspecified", platform=None, division="closed", status="research"
+    )
+    given = {"mlperf_submitter": "a", "mlperf_platform": "b", "mlperf_division": "open", "mlperf_status": "onprem"}
+    assert mlperf(tmp_path, mlperf_log="log", **given) == MlperfConfig(
+        log=Path("log"), submitter="a", platform="b", division="open", status="onprem"
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"optimizer": "adamw"}, "--optimizer adamw: MLPerf's rules for BERT know LAMB alone"),
+        ({"benchmark": True}, "--mlperf-log with --benchmark"),
+        ({"eval_dir": "none"}, "without evaluation data: give --eval-dir"),
+        ({"mlperf_division": "ajar"}, "--mlperf-division is 'ajar', expected one of closed, open"),
+        ({"mlperf_status": "x"}, "--mlperf-status is 'x', expected one of onprem, cloud, research"),
+        ({"mlperf_log": None, "mlperf_platform": "x"}, "--mlperf-platform is given without --mlperf-log"),
+    ],
+)
+def test_runs_that_cannot_have_an_mlperf_log(tmp_path: Path, given: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        mlperf(tmp_path, **{"mlperf_log": "log", **given})
 
 
 def test_benchmark(tmp_path: Path) -> None:

@@ -1,0 +1,212 @@
+"""The MLPerf log of a run, in the format of MLCommons' `mlperf-logging` package, which checks it too.
+
+    python -m mlperf_logging.compliance_checker --usage training --ruleset 5.0.0 PATH
+
+The log is the run's, not the process's. `run_start` is before the first process looks at the records, and `run_stop`
+comes when a stop criterion is met: `success` at the target, else `aborted`. A run that is interrupted, killed or fails
+leaves its log without `run_stop`, which the checker refuses. When it is resumed, lines after its checkpoint are
+dropped, as those of `metrics.jsonl` are, a line `resumed` is added, and the log goes on: its clock did not stop in
+between. Epochs are counted in samples, as BERT's rules have it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_large.errors import InputError
+from bert_large.files import write_atomically
+from bert_large.observe.metrics import EvalFigures, StepFigures
+
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+_TOKEN = ":::MLLOG "
+_FIELDS = ("namespace", "time_ms", "event_type", "key", "value", "metadata")
+_OWNER = "output_dir"
+"""Key of the first line: the folder of the run that the log belongs to."""
+_SAMPLES = "samples_count"
+"""Metadata of every line after `run_start`: samples trained so far."""
+
+
+def milliseconds_now() -> int:
+    """Return the time that a log line of now has, in milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunTimes:
+    """When what precedes the log's first line happened, in milliseconds since 1970."""
+
+    init_start: int
+    run_start: int
+    """Before the records are first looked at; right after what the system keeps of them in memory is dropped."""
+
+
+def check_log(path: Path, output_dir: Path) -> None:
+    """Refuse to log without the package, or over a file that is no log of the run in `output_dir`."""
+    if importlib.util.find_spec("mlperf_logging") is None:
+        raise InputError(
+            "--mlperf-log needs the package mlperf-logging, which is not installed: pip install 'bert-large[mlperf]'"
+        )
+    if path.is_dir():
+        raise InputError(f"--mlperf-log {path} is a folder; name a file, such as result_0.txt in it")
+    if not path.exists() or path.stat().st_size == 0:
+        return
+    owner = next((event["value"] for event in _read_events(path) if event["key"] == _OWNER), None)
+    if owner != str(output_dir.resolve()):
+        belongs = "is no log of a run" if owner is None else f"is the log of the run in {owner}"
+        raise InputError(f"--mlperf-log {path} exists and {belongs}; name another file, or remove it")
+
+
+class MlperfLog:
+    """Writes one run's log; an `Observer`. For the main rank only."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        output_dir: Path,
+        first_samples: int,
+        times: RunTimes,
+        settings: Mapping[str, Any],
+        data: Mapping[str, int],
+        samples_of_block: Callable[[int], int],
+    ) -> None:
+        """Begin the log, or go on with it after `first_samples` samples.
+
+        `settings` are keys and values known before the records are, `data` those known after; `samples_of_block`
+        tells how many samples a block will have that begins after so many.
+        """
+        from mlperf_logging.mllog import mllog  # an extra: installed with [mlperf]
+
+        self._path = path
+        self._samples_of_block = samples_of_block
+        self._block_start: int | None = None
+        """Samples at which the open block began."""
+        if first_samples > 0:
+            self._block_start = _cut_back(path, first_samples)
+        # A logger of its own, that hands nothing on: the package's default one prints to standard output.
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handler = _StrictFileHandler(path, mode="a" if first_samples > 0 else "w", encoding="utf-8")
+        except OSError as error:
+            raise InputError(f"--mlperf-log {path} cannot be written: {error.strerror}; name another file") from None
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        self._logger = logging.Logger("mlperf", logging.INFO)
+        self._logger.addHandler(handler)
+        self._mllog = mllog.MLLogger(self._logger, default_stack_offset=2, root_dir=re.escape(str(_PACKAGE_ROOT)))
+        if first_samples > 0:
+            self._event("resumed", first_samples, first_samples)
+        else:
+            self._begin(output_dir, times, settings, data)
+
+    def step_starts(self, samples: int) -> None:
+        """Open a block, the samples between two evaluations, unless one is open."""
+        if self._block_start is None:
+            self._block_start = samples
+            self._start("block_start", samples, first_epoch_num=samples, epoch_count=self._samples_of_block(samples))
+
+    def step(self, figures: StepFigures) -> None:
+        """Write nothing: the log's smallest unit is a block."""
+
+    def evaluation_starts(self, samples: int) -> None:
+        """Close the block, and open the evaluation."""
+        self._close_block(samples)
+        self._start("eval_start", samples, epoch_num=samples)
+
+    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
+        """Write the accuracy, and close the evaluation."""
+        self._event("eval_accuracy", figures.masked_lm_accuracy, trained_samples, epoch_num=trained_samples)
+        self._end("eval_stop", trained_samples, epoch_num=trained_samples)
+
+    def run_ends(self, samples: int, reached_target: bool) -> None:
+        """Write whether the run reached its target."""
+        self._close_block(samples)
+        self._end("run_stop", samples, epoch_num=samples, status="success" if reached_target else "aborted")
+
+    def flush_to_disk(self) -> None:
+        """Put all lines on disk."""
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        for handler in self._logger.handlers:
+            handler.close()
+
+    def _begin(self, output_dir: Path, times: RunTimes, settings: Mapping[str, Any], data: Mapping[str, int]) -> None:
+        log = self._mllog
+        log.event(_OWNER, str(output_dir.resolve()), time_ms=times.init_start)
+        log.start("init_start", time_ms=times.init_start)
+        log.event("cache_clear", True, time_ms=times.run_start)
+        for key, value in settings.items():
+            log.event(key, value, time_ms=times.run_start)
+        log.end("init_stop", time_ms=times.run_start)
+        log.start("run_start", time_ms=times.run_start, metadata={_SAMPLES: 0})
+        for key, value in data.items():
+            log.event(key, value, metadata={_SAMPLES: 0})
+
+    def _close_block(self, samples: int) -> None:
+        first, self._block_start = self._block_start, None
+        if first is not None:
+            self._end("block_stop", samples, first_epoch_num=first, epoch_count=samples - first)
+
+    def _start(self, key: str, samples: int, **metadata: Any) -> None:
+        self._mllog.start(key, metadata={**metadata, _SAMPLES: samples})
+
+    def _end(self, key: str, samples: int, **metadata: Any) -> None:
+        self._mllog.end(key, metadata={**metadata, _SAMPLES: samples})
+
+    def _event(self, key: str, value: Any, samples: int, **metadata: Any) -> None:
+        self._mllog.event(key, value, metadata={**metadata, _SAMPLES: samples})
+
+
+class _StrictFileHandler(logging.FileHandler):
+    """Raises what befalls it, such as a full disk; Python's own prints it and goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        raise
+
+
+def _cut_back(path: Path, samples: int) -> int | None:
+    """Drop what was logged after `samples` samples, and the end of the run; return where an open block began."""
+    if not path.exists():
+        raise InputError(
+            f"--mlperf-log {path} does not exist, but the run goes on after {samples} samples; a log must cover its "
+            "run from the start: name the log it was started with, leave it out, or give an empty OUTPUT_DIR"
+        )
+    kept = []
+    for event in _read_events(path):
+        if event["metadata"].get(_SAMPLES, 0) > samples or event["key"] == "run_stop":
+            break
+        kept.append(event)
+    while kept and kept[-1]["key"] in ("eval_start", "eval_accuracy"):  # of an evaluation that was cut short
+        kept.pop()
+    with write_atomically(path) as file:
+        file.write("".join(f"{_TOKEN}{json.dumps(event)}\n" for event in kept).encode())
+    blocks = [event for event in kept if event["key"] in ("block_start", "block_stop")]
+    is_open = bool(blocks) and blocks[-1]["key"] == "block_start"
+    return blocks[-1]["metadata"]["first_epoch_num"] if is_open else None
+
+
+def _read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a log; a last line that a kill cut short is none."""
+    events = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(True), start=1):
+        if not line.endswith("\n"):
+            break
+        try:
+            event = json.loads(line.removeprefix(_TOKEN))
+            events.append({name: event[name] for name in _FIELDS})
+        except (ValueError, KeyError, TypeError):
+            raise InputError(
+                f"--mlperf-log {path}, line {number}, is no line of an MLPerf log; name another file"
+            ) from None
+    return events
