@@ -37,7 +37,7 @@ def test_picks_are_whole_records_across_files(tmp_path: Path) -> None:
         write_numbered(tmp_path / "c", range(3, 10)),
     ]
     everything = [payload for path in files for _, payload in iterate_payloads(path)]
-    assert pick_records(files, tmp_path / "out", 4) == 10
+    assert pick_records(files, tmp_path / "out", 4) == (4, 10)
     picked = [payload for _, payload in iterate_payloads(tmp_path / "out")]
     assert picked == [everything[index] for index in (0, 2, 5, 7)]
     pick_records(files, tmp_path / "out", 10)
