@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import os
 import sys
 import time
@@ -160,8 +159,9 @@ def _open_work(
             _check_finished(earlier, manifest, tasks)
             manifest.outputs = earlier.outputs
             _forget_damaged(manifest, folder, arguments.workers)
-    for task in tasks:  # of runs that were killed
-        for leftover in folder.glob(f".{glob.escape(task.output_file.name)}.*.partial"):
+    names = {task.output_file.name for task in tasks}
+    for leftover in folder.glob(".*.partial"):  # of runs that were killed: .NAME.PID.partial
+        if leftover.name[1:].rsplit(".", 2)[0] in names:
             leftover.unlink()
     manifest.write(folder)
     return _Work(folder, manifest, [task for task in tasks if task.output_file.name not in manifest.outputs])

@@ -42,7 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items())
         + " (default: told by the first file)",
     )
-    parser.add_argument("--language", default="en", help="whose rules end a sentence, ISO 639 (default %(default)s)")
+    parser.add_argument(
+        "--language",
+        default="en",
+        help="whose rules end a sentence, ISO 639; unknown ones are cut as English is (default %(default)s)",
+    )
     parser.add_argument(
         "--shards", type=int, help=f"files of text for both phases (default: one for each {SHARD_BYTES >> 20} MiB read)"
     )

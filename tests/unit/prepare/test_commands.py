@@ -355,3 +355,15 @@ def test_pick(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.C
     assert cli.main([*command, "--count", "5"]) == 2
     assert cli.main([*command, "--overwrite"]) == 2
     assert "--count is 10000, but the 3 input files have" in capsys.readouterr().err
+
+
+def test_pick_takes_all_of_few_if_told(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "out", "--dupe-factor", "1") == 0
+    capsys.readouterr()
+    command = ["pick", "--input-dir", str(tmp_path / "out"), "--output-file", str(tmp_path / "eval")]
+    assert cli.main(command) == 2
+    assert cli.main([*command, "--allow-fewer"]) == 0
+    count = len(list(iterate_payloads(tmp_path / "eval")))
+    assert f"wrote {count} of {count} records" in capsys.readouterr().out

@@ -53,6 +53,16 @@ def test_count_must_be_there(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+def test_fewer_are_all_of_them_if_allowed(tmp_path: Path) -> None:
+    files = [write_numbered(tmp_path / "a", range(3))]
+    assert pick_records(files, tmp_path / "out", 10, allow_fewer=True) == (3, 3)
+    assert (tmp_path / "out").read_bytes() == files[0].read_bytes()
+    assert pick_records(files, tmp_path / "out", 2, allow_fewer=True) == (2, 3)
+    (tmp_path / "none").touch()
+    with pytest.raises(InputError, match="have 0 records"):
+        pick_records([tmp_path / "none"], tmp_path / "out", 1, allow_fewer=True)
+
+
 def test_records_of_two_shapes_are_refused(tmp_path: Path) -> None:
     files = [write_numbered(tmp_path / "a", range(2)), write_numbered(tmp_path / "b", range(2), slots=9)]
     with pytest.raises(DataError, match=r"b: byte 0: found .*max_seq_length=9.*, expected .*=8.* as in .*a"):
