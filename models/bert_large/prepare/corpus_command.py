@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
@@ -75,18 +76,19 @@ def run(arguments: argparse.Namespace) -> int:
     if _is_made(manifest, arguments.output_dir, overwrite=arguments.overwrite):
         print(f"{arguments.output_dir} is complete: {len(manifest.outputs)} files of the same text, nothing to do")
         return 0
-    unfinished = arguments.output_dir.with_name(f".{arguments.output_dir.name}.partial")
+    target = arguments.output_dir.resolve()
+    unfinished = target.with_name(f".{target.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
     try:
-        sentence = _make(unfinished, files, manifest, arguments)
+        summary = _make(unfinished, files, manifest, arguments)
         if arguments.overwrite:
-            _remove(arguments.output_dir)
-        unfinished.replace(arguments.output_dir)
-        sync_folder(arguments.output_dir.parent)
+            _remove(target)
+        unfinished.replace(target)
+        sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
-    print(f"wrote {sentence} to {arguments.output_dir}, {time.perf_counter() - start:.1f} s")
+    print(f"wrote {summary} to {arguments.output_dir}, {time.perf_counter() - start:.1f} s")
     return 0
 
 
@@ -176,6 +178,8 @@ def _make(folder: Path, files: Sequence[Path], manifest: Manifest, arguments: ar
     evaluation = Dealer([held_out_shard])
     taken = hold_out.taken()
     too_few_to_evaluate = is_automatic and len(taken) < MIN_ARTICLES
+    if too_few_to_evaluate:
+        print("warning: the text is too small to hold articles out by default: no eval/", file=sys.stderr)
     for article in taken:
         (dealer if too_few_to_evaluate else evaluation).add(article)
     dealer.flush()

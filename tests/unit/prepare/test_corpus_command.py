@@ -79,13 +79,16 @@ def test_held_out_articles_do_not_depend_on_files(tmp_path: Path, raw: Path) -> 
     assert one != other
 
 
-def test_a_small_corpus_is_not_held_out_by_default(tmp_path: Path, raw: Path) -> None:
+def test_a_small_corpus_is_not_held_out_by_default(
+    tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     for folder in ("A1", "A2", "A3"):
         (raw / folder / "wiki_00").unlink()
     assert corpus(raw, tmp_path / "out") == 0
     found = read(tmp_path / "out")
     assert list(found) == ["phase1/part-00000-of-00002", "phase2/part-00001-of-00002"]
     assert sum(map(len, found.values())) == 25
+    assert "warning: the text is too small to hold articles out" in capsys.readouterr().err
 
 
 def test_a_made_corpus_is_checked_and_kept(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -153,6 +156,17 @@ def test_wrong_text_leaves_nothing(tmp_path: Path, raw: Path, capsys: pytest.Cap
     assert corpus(raw, tmp_path / "out") == 2
     assert "wiki_00: byte " in (err := capsys.readouterr().err) and "0xe9 is not UTF-8" in err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_the_folder_of_a_killed_run_is_cleared(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / ".out.partial" / "phase1").mkdir(parents=True)
+    (tmp_path / ".out.partial" / "phase1" / "part-00000-of-00002").write_text("half\n")
+    monkeypatch.chdir(tmp_path / "out")
+    assert corpus(raw, Path()) == 0
+    found = read(tmp_path / "out")
+    assert sum(map(len, found.values())) == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
 
 
 def test_one_document_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
