@@ -61,7 +61,8 @@ mount_paths() {
 pass_variables() {
   local name names=("${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
   VARIABLES=(--env HOME=/tmp)
-  for name in "${PRETRAIN_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}"; do
+  for name in "${PRETRAIN_OPTIONS[@]}" "${CORPUS_OPTIONS[@]}" "${VOCAB_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}" \
+    "${PICK_OPTIONS[@]}"; do
     names+=("${name%%=*}")
   done
   for name in "${names[@]}"; do

@@ -37,14 +37,26 @@ PRETRAIN_OPTIONS=(
   MLPERF_STATUS=--mlperf-status
 )
 
+# A variable and the option of `bert-large corpus` that it becomes.
+CORPUS_OPTIONS=(
+  INPUT_DIR=--input-dir
+  INPUT_FORMAT=--input-format
+  TEXT_LANGUAGE=--language
+  SHARDS=--shards
+  PHASE1_FRACTION=--phase1-fraction
+  EVAL_ARTICLES=--eval-articles
+)
+
 # A variable and the option of `bert-large prepare` that it becomes.
 PREPARE_OPTIONS=(
-  INPUT_DIR=--input-dir
-  VOCAB_FILE=--vocab-file
   DUPE_FACTOR=--dupe-factor
   RANDOM_SEED=--random-seed
   WORKERS=--workers
 )
+
+# The same of `bert-large vocab` and of `bert-large pick`.
+VOCAB_OPTIONS=(VOCAB_SIZE=--vocab-size)
+PICK_OPTIONS=(EVAL_RECORDS=--count)
 
 # Variables that are no option of a command but say how it runs.
 LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT
@@ -81,7 +93,7 @@ describe_script() {
     run_bert_pretrain_phase1.sh) REQUIRED_VARIABLES+=(CONFIG_FILE) ;;
     run_bert_pretrain_phase2.sh) REQUIRED_VARIABLES+=(CHECKPOINT_DIR) ;;
     prepare_dataset.sh)
-      REQUIRED_VARIABLES=(INPUT_DIR VOCAB_FILE DATASET_DIR)
+      REQUIRED_VARIABLES=(INPUT_DIR DATASET_DIR)
       INPUT_VARIABLES=(INPUT_DIR VOCAB_FILE MODEL_DIR)
       OUTPUT_VARIABLES=(DATASET_DIR)
       ;;

@@ -16,6 +16,7 @@ from bert_large.errors import UserError
 # Modules are imported only when chosen, so that `prepare` does not wait for torch.
 COMMANDS = {
     "prepare": ("bert_large.prepare.command", "make pretraining records from text"),
+    "corpus": ("bert_large.prepare.corpus_command", "raw text to shards of sentences, for both phases and evaluation"),
     "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
     "pick": ("bert_large.prepare.pick_command", "pick evenly spaced records, as for MLCommons' evaluation set"),
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),

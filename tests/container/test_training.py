@@ -196,6 +196,7 @@ def test_data_is_made_in_the_container(caller: Caller) -> None:
         "VOCAB_FILE": str(caller.home / "vo cab.txt"),
         "DATASET_DIR": str(dataset),
         "DUPE_FACTOR": "2",
+        "PHASE1_FRACTION": "1",  # two articles cannot be shared between phases
     }
     result = caller.run()
     assert result.returncode == 0, result.stdout + result.stderr

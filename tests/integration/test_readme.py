@@ -15,7 +15,7 @@ from tests.support.models import write_config
 from tests.support.records import PHASE_2_SHAPE, VOCAB_SIZE, make_records, write_folder
 
 PROJECT = Path(__file__).resolve().parents[2]
-TRAIN, FROM_TEXT, AFTERWARDS = "export PRECISION", "bert-large vocab", "bert-large evaluate"
+TRAIN, FROM_TEXT, AFTERWARDS = "export PRECISION", "prepare_dataset.sh", "bert-large evaluate"
 BENCH = "bert-large bench"
 # What other tests run: the demo by test_demo, this suite by whoever reads this, the images by tests/container.
 ELSEWHERE = ("make demo", "./build.sh")
@@ -40,9 +40,7 @@ def run_block(text: str, tmp_path: Path, **environment: str) -> subprocess.Compl
         ("/data/bert", f"{tmp_path}/data"),
         ("/runs", f"{tmp_path}/runs"),
         (".venv/bin/bert-large", f"{sys.executable} -m bert_large"),
-        ("--input-dir text --output-file vocab.txt", f"--input-dir {tmp_path}/text --output-file {tmp_path}/vocab.txt"),
-        ("INPUT_DIR=text VOCAB_FILE=vocab.txt DATASET_DIR=records",
-         f"INPUT_DIR={tmp_path}/text VOCAB_FILE={tmp_path}/vocab.txt DATASET_DIR={tmp_path}/records"),
+        ("INPUT_DIR=text DATASET_DIR=records", f"INPUT_DIR={tmp_path}/text DATASET_DIR={tmp_path}/records"),
         ("loss.png", f"{tmp_path}/loss.png"),
     ):  # fmt: skip
         text = text.replace(theirs, ours)
@@ -88,9 +86,11 @@ def test_from_text_to_records(tmp_path: Path) -> None:
     articles = [[f"the cat number {i} sat on the mat .", "then it ran away .", f"{i} dogs slept ."] for i in range(30)]
     text = "\n\n".join("\n".join(article) for article in articles)
     (tmp_path / "text" / "part-00000-of-00001").write_text(text, encoding="utf-8")
-    run_block(block(FROM_TEXT).replace("30522", "100"), tmp_path)
-    assert [path.name for path in (tmp_path / "records" / "seq_128").iterdir()] == ["part-00000-of-00001_128"]
-    assert [path.name for path in (tmp_path / "records" / "seq_512").iterdir()] == ["part-00000-of-00001"]
+    run_block(block(FROM_TEXT), tmp_path)
+    records = tmp_path / "records"
+    for folder, name in (("seq_128", "part-00000-of-00002_128"), ("seq_512", "part-00001-of-00002")):
+        assert sorted(path.name for path in (records / folder).iterdir()) == ["manifest.json", name]
+    assert (records / "vocab.txt").read_text().startswith("[PAD]\n")
 
 
 def test_benchmarks(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ from bert_large.errors import DataError
 TOKEN_DATASETS = ("input_ids", "input_mask", "segment_ids")
 PREDICTION_DATASETS = ("masked_lm_positions", "masked_lm_ids")
 LABELS = "next_sentence_labels"
+# Rows that are compressed together. A training run reads rows one by one, each at the cost of its whole chunk.
+_CHUNK_ROWS = 64
+# Rows that are written together: whole chunks, each compressed once, and few enough not to count in memory.
+_BLOCK_ROWS = 16 * _CHUNK_ROWS
 
 
 def open_shard(path: Path) -> h5py.File:
@@ -74,3 +80,42 @@ def _decode_row(rows: dict[str, np.ndarray], row: int, where: str) -> Record:
         return make_record(fields, length, predictions, label)
     except ValueError as error:
         raise DataError(f"{where}: {error}") from None
+
+
+def write_shard(path: Path, records: Iterable[Record], count: int, shape: RecordShape) -> None:
+    """Write `count` records as NVIDIA's script does: gzip datasets without attributes, rows zero-padded to `shape`.
+
+    Ids and positions are int32, the others int8. One block of rows is in memory at a time. The same records give the
+    same bytes.
+    """
+    iterator = iter(records)
+    with h5py.File(path, "w") as file:
+        for name, width in _widths(shape).items():
+            dtype = "i4" if name == "input_ids" or name in PREDICTION_DATASETS else "i1"
+            chunk = (min(count, _CHUNK_ROWS), width)
+            file.create_dataset(name, (count, width), dtype, chunks=chunk, compression="gzip")
+        file.create_dataset(LABELS, (count,), "i1", chunks=(min(count, _BLOCK_ROWS),), compression="gzip")
+        for start in range(0, count, _BLOCK_ROWS):
+            block = list(islice(iterator, _BLOCK_ROWS))
+            for name, values in _pad_rows(block, shape).items():
+                file[name][start : start + len(block)] = values
+
+
+def _widths(shape: RecordShape) -> dict[str, int]:
+    """Return the slots per row of every dataset that has rows."""
+    return dict.fromkeys(TOKEN_DATASETS, shape.max_seq_length) | dict.fromkeys(
+        PREDICTION_DATASETS, shape.max_predictions
+    )
+
+
+def _pad_rows(records: list[Record], shape: RecordShape) -> dict[str, np.ndarray]:
+    rows = {name: np.zeros((len(records), width), np.int32) for name, width in _widths(shape).items()}
+    for row, record in enumerate(records):
+        length, predictions = len(record.input_ids), len(record.masked_ids)
+        rows["input_ids"][row, :length] = record.input_ids
+        rows["input_mask"][row, :length] = 1
+        rows["segment_ids"][row, :length] = record.token_type_ids
+        rows["masked_lm_positions"][row, :predictions] = record.masked_positions
+        rows["masked_lm_ids"][row, :predictions] = record.masked_ids
+    rows[LABELS] = np.array([record.next_sentence_label for record in records])
+    return rows

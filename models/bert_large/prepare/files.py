@@ -7,18 +7,25 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 
+# What `prepare` and `corpus` leave beside the files they make.
+MANIFEST_NAME = "manifest.json"
+
 
 def list_input_files(folder: Path) -> list[Path]:
-    """Return the regular, non-hidden files of `folder`, sorted by name; raise `InputError` if there are none."""
+    """Return the regular, non-hidden files of `folder` but its manifest, by name; `InputError` if there are none."""
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"--input-dir {folder}: found {found}, expected a folder of input files")
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    files = sorted(path for path in folder.iterdir() if _is_input(path))
     if not files:
         raise InputError(
             f"--input-dir {folder}: found no files in it; folders inside are not searched, name the one with the files"
         )
     return files
+
+
+def _is_input(path: Path) -> bool:
+    return path.is_file() and not path.name.startswith(".") and path.name != MANIFEST_NAME
 
 
 def check_outputs(outputs: Sequence[Path], *, input_dir: Path, overwrite: bool) -> None:

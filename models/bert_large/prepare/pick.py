@@ -14,20 +14,25 @@ from bert_large.errors import DataError, InputError
 from bert_large.files import write_atomically
 
 
-def pick_records(input_files: Sequence[Path], output_file: Path, count: int) -> int:
-    """Write `count` of the files' records, in order, to `output_file` and return how many there are to pick from.
+def pick_records(
+    input_files: Sequence[Path], output_file: Path, count: int, *, allow_fewer: bool = False
+) -> tuple[int, int]:
+    """Write `count` of the files' records, in order, to `output_file`; return how many, and of how many.
 
-    Raises `InputError` if there are fewer than `count`, and `DataError` for damaged files or records of two shapes.
+    Raises `InputError` if there are none, or fewer than `count` unless `allow_fewer`, and `DataError` for damaged files
+    or records of two shapes.
     """
     if count < 1:
         raise InputError(f"--count is {count}, expected at least 1")
     offsets = [array("Q", (offset for offset, _ in iterate_payloads(path))) for path in input_files]
     total = sum(map(len, offsets))
-    if total < count:
+    if allow_fewer:
+        count = min(count, total)
+    if not total or total < count:
         raise InputError(f"--count is {count}, but the {len(input_files)} input files have {total} records")
     with write_atomically(output_file) as file:
         write_records(file, _read(input_files, offsets, picked_indices(total, count)))
-    return total
+    return count, total
 
 
 def picked_indices(total: int, count: int) -> list[int]:

@@ -7,19 +7,35 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from bert_large.data import hdf5
+from bert_large.data.record import Record, RecordShape
 from bert_large.data.tfrecord import encode_record, write_records
 from bert_large.errors import InputError, UserError
-from bert_large.files import write_atomically
+from bert_large.files import replace_atomically
 from bert_large.prepare.documents import read_documents
 from bert_large.prepare.instances import SEPARATORS, Instance, InstanceSettings, create_instances, make_record
+from bert_large.prepare.manifest import FileFacts
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
+
+
+def _write_tfrecord_shard(path: Path, records: Iterable[Record], count: int, shape: RecordShape) -> None:
+    with path.open("wb") as file:
+        write_records(file, (encode_record(record, shape) for record in records))
+
+
+# Each takes the path, the records, their number and their shape.
+WRITERS: dict[str, Callable[[Path, Iterable[Record], int, RecordShape], None]] = {
+    "tfrecord": _write_tfrecord_shard,
+    "hdf5": hdf5.write_shard,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +51,7 @@ class ShardReport:
     """What was made of one text file; `tokens` counts those of the records, without padding."""
 
     task: ShardTask
+    output: FileFacts
     documents: int
     records: int
     tokens: int
@@ -42,9 +59,14 @@ class ShardReport:
 
 
 def write_shard(
-    task: ShardTask, vocabulary: Vocabulary, settings: InstanceSettings, *, do_lower_case: bool
+    task: ShardTask,
+    vocabulary: Vocabulary,
+    settings: InstanceSettings,
+    *,
+    do_lower_case: bool,
+    output_format: str = "tfrecord",
 ) -> ShardReport:
-    """Make one shard; raise `InputError` if its text is not UTF-8 or yields no records.
+    """Make one shard in a format of `WRITERS`; raise `InputError` if its text is not UTF-8 or yields no records.
 
     The text's tokens and the instances' masks are in memory at once, the records are not.
     """
@@ -56,13 +78,13 @@ def write_shard(
             f"{task.input_file}: found no sentences in {task.input_file.stat().st_size} bytes, expected one a line; "
             "mend or remove the file"
         )
-    payloads = (
-        encode_record(make_record(instance, documents, vocabulary), settings.record_shape) for instance in instances
-    )
-    with write_atomically(task.output_file) as file:
-        records = write_records(file, payloads)
+    records = (make_record(instance, documents, vocabulary) for instance in instances)
+    with replace_atomically(task.output_file) as unfinished:
+        WRITERS[output_format](unfinished, records, len(instances), settings.record_shape)
+        output = FileFacts.of(unfinished)
     tokens = sum(map(_count_tokens, instances))
-    return ShardReport(task, len(documents.boundaries), records, tokens, time.perf_counter() - start)
+    seconds = time.perf_counter() - start
+    return ShardReport(task, output, len(documents.boundaries), len(instances), tokens, seconds)
 
 
 def write_shards(
@@ -72,16 +94,20 @@ def write_shards(
     *,
     do_lower_case: bool,
     workers: int,
+    output_format: str = "tfrecord",
 ) -> Iterator[ShardReport]:
     """Make shards in `workers` processes and yield a report of each when it is done.
 
     The records do not depend on `workers`. At the first error no further shard is begun, and the error is raised when
     those under way are done. Raises `UserError` if a process is killed.
     """
+    if not tasks:
+        return
     # Not forked: the caller may have threads (a progress bar's, PyTorch's), and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker) as pool:
-        futures = [pool.submit(write_shard, task, vocabulary, settings, do_lower_case=do_lower_case) for task in tasks]
+        make = partial(write_shard, do_lower_case=do_lower_case, output_format=output_format)
+        futures = [pool.submit(make, task, vocabulary, settings) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()

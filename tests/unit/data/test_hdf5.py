@@ -37,6 +37,28 @@ def test_full_prediction_slots(tmp_path: Path) -> None:
         assert_same_record(hdf5.read_rows(file, 0, 1)[0], records[0])
 
 
+@pytest.mark.parametrize("block_rows", [2, 5, 1024])
+def test_written_rows_read_as_they_were(tmp_path: Path, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that end with the records, and such that do not."""
+    monkeypatch.setattr(hdf5, "_BLOCK_ROWS", block_rows)
+    hdf5.write_shard(tmp_path / "ours.hdf5", iter(RECORDS), len(RECORDS), RecordShape(128, 20))
+    write_hdf5_shard(tmp_path / "plain.hdf5", RECORDS)
+    with h5py.File(tmp_path / "ours.hdf5") as ours, h5py.File(tmp_path / "plain.hdf5") as plain:
+        assert set(ours) == set(plain)
+        for name in plain:
+            assert (ours[name].dtype, ours[name].compression) == (plain[name].dtype, "gzip")
+            np.testing.assert_array_equal(ours[name][:], plain[name][:], name)
+    with hdf5.open_shard(tmp_path / "ours.hdf5") as file:
+        for found, expected in zip(hdf5.read_rows(file, 0, 5), RECORDS, strict=True):
+            assert_same_record(found, expected)
+
+
+def test_the_same_records_are_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("a.hdf5", "b.hdf5"):
+        hdf5.write_shard(tmp_path / name, iter(RECORDS), len(RECORDS), RecordShape(128, 20))
+    assert (tmp_path / "a.hdf5").read_bytes() == (tmp_path / "b.hdf5").read_bytes()
+
+
 def replace(file: h5py.File, name: str, values: np.ndarray) -> None:
     del file[name]
     file.create_dataset(name, data=values)

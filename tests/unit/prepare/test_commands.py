@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import hashlib
+import json
 import sys
 from pathlib import Path
 
+import h5py
 import pytest
-from bert_large import cli
+from bert_large import __version__, cli
 from bert_large.data.tfrecord import iterate_payloads
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
@@ -21,14 +24,20 @@ def prepare(text_dir: Path, vocab_file: Path, output_dir: Path, *options: str) -
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Return the names of the record files."""
+    return sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    """Return when each record file was made."""
+    return {name: (folder / name).stat().st_mtime_ns for name in names(folder)}
 
 
 def test_prepare(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare(text_dir, vocab_file, tmp_path / "new" / "out", "--output-suffix", "_32") == 0
     output_dir = tmp_path / "new" / "out"
     assert names(output_dir) == ["part-0_32", "part-1_32", "part-2_32"]
-    counts = [len(list(iterate_payloads(path))) for path in sorted(output_dir.iterdir())]
+    counts = [len(list(iterate_payloads(output_dir / name))) for name in names(output_dir)]
     out, err = capsys.readouterr()
     assert out.startswith(f"wrote {sum(counts)} records with ")
     assert " tokens to 3 files in " in out
@@ -140,6 +149,157 @@ def test_prepare_never_overwrites_its_input(text_dir: Path, vocab_file: Path) ->
     assert {path: path.read_bytes() for path in text_dir.iterdir()} == before
 
 
+def test_manifest_tells_what_was_made_of_what(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+    output_dir = tmp_path / "out"
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    manifest = json.loads((output_dir / "manifest.json").read_text())
+    assert manifest["tool"] == f"bert-large {__version__}"
+    settings = manifest["settings"]
+    assert (settings["max_seq_length"], settings["dupe_factor"], settings["do_lower_case"]) == (32, 10, True)
+    assert settings["vocabulary_sha256"] == hashlib.sha256(vocab_file.read_bytes()).hexdigest()
+    assert list(manifest["inputs"]) == list(manifest["outputs"]) == ["part-0", "part-1", "part-2"]
+    for name, facts in manifest["inputs"].items():
+        content = (text_dir / name).read_bytes()
+        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    for name, facts in manifest["outputs"].items():
+        content = (output_dir / name).read_bytes()
+        assert (facts["bytes"], facts["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        assert facts["records"] == len(list(iterate_payloads(output_dir / name)))
+        assert (facts["input"], facts["documents"]) == (name, 7)
+
+
+def test_finished_shards_are_kept_and_others_made(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_dir = tmp_path / "out"
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    before, content = stamps(output_dir), {name: (output_dir / name).read_bytes() for name in names(output_dir)}
+    (output_dir / "part-0").unlink()
+    (output_dir / "part-2").write_bytes(content["part-2"][:-1] + b"?")
+    (output_dir / ".part-1.77.partial").touch()  # of a run that was killed
+    capsys.readouterr()
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    out, err = capsys.readouterr()
+    assert "to 2 files" in out and "(1 were finished before)" in out
+    assert "part-2: not as it was when it was finished, made again" in err
+    assert stamps(output_dir)["part-1"] == before["part-1"]
+    assert {name: (output_dir / name).read_bytes() for name in names(output_dir)} == content
+    now = stamps(output_dir)
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    assert "wrote 0 records" in capsys.readouterr().out
+    assert stamps(output_dir) == now
+
+
+def test_a_failure_keeps_what_is_finished(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+    output_dir, good = tmp_path / "out", (text_dir / "part-2").read_bytes()
+    (text_dir / "part-2").write_bytes(b"\n")
+    assert prepare(text_dir, vocab_file, output_dir) == 2
+    assert names(output_dir) == ["part-0", "part-1"]
+    assert list(json.loads((output_dir / "manifest.json").read_text())["outputs"]) == ["part-0", "part-1"]
+    before = stamps(output_dir)
+    (text_dir / "part-2").write_bytes(good)  # mended
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    assert names(output_dir) == ["part-0", "part-1", "part-2"]
+    assert before.items() <= stamps(output_dir).items()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--max-seq-length", "24"), "max_seq_length was 32, now 24"),
+        (("--random-seed", "1"), "random_seed was 12345, now 1"),
+        (("--no-do-lower-case",), "do_lower_case was True, now False"),
+        (("--output-suffix", "_32"), "the text part-0 of part-0 was "),
+        (("--format", "hdf5"), "format was tfrecord, now hdf5"),
+    ],
+)
+def test_another_task_is_refused_unless_it_may_overwrite(
+    tmp_path: Path,
+    text_dir: Path,
+    vocab_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    message: str,
+) -> None:
+    output_dir = tmp_path / "out"
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    before = stamps(output_dir)
+    assert prepare(text_dir, vocab_file, output_dir, *options) == 2
+    err = capsys.readouterr().err
+    assert f"{output_dir} holds files that were made otherwise" in err and message in err and "--overwrite" in err
+    assert stamps(output_dir) == before
+    assert prepare(text_dir, vocab_file, output_dir, *options, "--overwrite") == 0
+    assert len(names(output_dir)) == 3  # none of the earlier task's stay
+    assert not set(stamps(output_dir).items()) & set(before.items())
+
+
+def test_changed_inputs_are_refused(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output_dir = tmp_path / "out"
+    assert prepare(text_dir, vocab_file, output_dir) == 0
+    with (text_dir / "part-1").open("a") as file:
+        file.write("more\n")
+    assert prepare(text_dir, vocab_file, output_dir) == 2
+    assert "the text part-1 of part-1 was " in capsys.readouterr().err
+    (text_dir / "part-1").unlink()
+    assert prepare(text_dir, vocab_file, output_dir) == 2
+    assert " SHA-256 " in (err := capsys.readouterr().err) and "now absent" in err
+    assert prepare(text_dir, vocab_file, output_dir, "--overwrite") == 0
+    with vocab_file.open("a") as file:
+        file.write("another\n")
+    assert prepare(text_dir, vocab_file, output_dir) == 2
+    assert "vocabulary_sha256 was" in capsys.readouterr().err
+
+
+def test_a_text_more_is_a_shard_more(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    before = stamps(tmp_path / "out")
+    (text_dir / "part-3").write_text("alpha\n\nbeta\n")
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    assert {name: stamp for name, stamp in stamps(tmp_path / "out").items() if name != "part-3"} == before
+
+
+def test_another_order_of_texts_is_another_task(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """HDF5 files are numbered: a text put first would shift them all."""
+    assert prepare(text_dir, vocab_file, tmp_path / "out", "--format", "hdf5") == 0
+    (text_dir / "a").write_text("alpha\n\nbeta\n")
+    assert prepare(text_dir, vocab_file, tmp_path / "out", "--format", "hdf5") == 2
+    assert "the text a of corpus_training_0.hdf5 was absent" in capsys.readouterr().err
+
+
+def test_a_manifest_that_is_none_is_refused(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "out").mkdir()
+    for content in ("{", "[]", '{"format": 99}'):
+        (tmp_path / "out" / "manifest.json").write_text(content)
+        assert prepare(text_dir, vocab_file, tmp_path / "out") == 2
+        assert "manifest.json: not a manifest that this version wrote" in capsys.readouterr().err
+
+
+def test_hdf5_files_are_named_as_nvidias(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "out", "--format", "hdf5") == 0
+    assert names(tmp_path / "out") == [f"corpus_training_{number}.hdf5" for number in range(3)]
+    options = ("--format", "hdf5", "--output-name", "wikicorpus_en_test")
+    assert prepare(text_dir, vocab_file, tmp_path / "named", *options) == 0
+    assert names(tmp_path / "named") == [f"wikicorpus_en_test_{number}.hdf5" for number in range(3)]
+    with h5py.File(tmp_path / "named" / "wikicorpus_en_test_0.hdf5") as file:
+        assert file["input_ids"].shape[1] == 32
+    capsys.readouterr()
+    for wrong, message in (
+        (("--format", "hdf5", "--output-suffix", "_1"), "--output-suffix is for TFRecords"),
+        (("--output-name", "a"), "--output-name is for --format hdf5"),
+        (("--format", "hdf5", "--output-name", "a/b"), "--output-name is 'a/b'"),
+    ):
+        assert prepare(text_dir, vocab_file, tmp_path / "wrong", *wrong) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_prepare_names_the_file_that_is_wrong(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -184,7 +344,7 @@ def test_vocab_keeps_case_if_told(tmp_path: Path, text_dir: Path) -> None:
 
 def test_pick(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
-    records = [payload for path in sorted((tmp_path / "out").iterdir()) for _, payload in iterate_payloads(path)]
+    records = [p for name in names(tmp_path / "out") for _, p in iterate_payloads(tmp_path / "out" / name)]
     output = tmp_path / "eval" / "eval_5"
     command = ["pick", "--input-dir", str(tmp_path / "out"), "--output-file", str(output)]
     assert cli.main([*command, "--count", "5"]) == 0
@@ -195,3 +355,15 @@ def test_pick(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.C
     assert cli.main([*command, "--count", "5"]) == 2
     assert cli.main([*command, "--overwrite"]) == 2
     assert "--count is 10000, but the 3 input files have" in capsys.readouterr().err
+
+
+def test_pick_takes_all_of_few_if_told(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "out", "--dupe-factor", "1") == 0
+    capsys.readouterr()
+    command = ["pick", "--input-dir", str(tmp_path / "out"), "--output-file", str(tmp_path / "eval")]
+    assert cli.main(command) == 2
+    assert cli.main([*command, "--allow-fewer"]) == 0
+    count = len(list(iterate_payloads(tmp_path / "eval")))
+    assert f"wrote {count} of {count} records" in capsys.readouterr().out

@@ -37,7 +37,7 @@ def test_picks_are_whole_records_across_files(tmp_path: Path) -> None:
         write_numbered(tmp_path / "c", range(3, 10)),
     ]
     everything = [payload for path in files for _, payload in iterate_payloads(path)]
-    assert pick_records(files, tmp_path / "out", 4) == 10
+    assert pick_records(files, tmp_path / "out", 4) == (4, 10)
     picked = [payload for _, payload in iterate_payloads(tmp_path / "out")]
     assert picked == [everything[index] for index in (0, 2, 5, 7)]
     pick_records(files, tmp_path / "out", 10)
@@ -51,6 +51,16 @@ def test_count_must_be_there(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--count is 0"):
         pick_records(files, tmp_path / "out", 0)
     assert not (tmp_path / "out").exists()
+
+
+def test_fewer_are_all_of_them_if_allowed(tmp_path: Path) -> None:
+    files = [write_numbered(tmp_path / "a", range(3))]
+    assert pick_records(files, tmp_path / "out", 10, allow_fewer=True) == (3, 3)
+    assert (tmp_path / "out").read_bytes() == files[0].read_bytes()
+    assert pick_records(files, tmp_path / "out", 2, allow_fewer=True) == (2, 3)
+    (tmp_path / "none").touch()
+    with pytest.raises(InputError, match="have 0 records"):
+        pick_records([tmp_path / "none"], tmp_path / "out", 1, allow_fewer=True)
 
 
 def test_records_of_two_shapes_are_refused(tmp_path: Path) -> None:

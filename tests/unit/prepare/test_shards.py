@@ -145,6 +145,28 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path, vocab_file: Path) -> N
             os.kill(int(pid), signal.SIGKILL)
 
 
+def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+    (text_dir / "part-2").write_text("alpha beta\ngamma\n\ndelta\n\n" * 400)  # time enough to be killed in it
+    environment = {**os.environ, "PYTHONPATH": str(Path(bert_large.__file__).parents[1])}
+
+    def command(output: str) -> list[str]:
+        options = ["--input-dir", text_dir, "--vocab-file", vocab_file, "--output-dir", tmp_path / output]
+        return [sys.executable, "-m", "bert_large", "prepare", *map(str, options), "--workers", "1"]
+
+    with subprocess.Popen(command("out"), env=environment, stderr=subprocess.DEVNULL) as killed:
+        wait_until(lambda: (tmp_path / "out" / "part-1").exists())
+        killed.kill()
+    assert not (tmp_path / "out" / "part-2").exists()
+    for output in ("out", "whole"):
+        subprocess.run(command(output), env=environment, check=True, capture_output=True)
+    names = {path.name for path in (tmp_path / "whole").iterdir()}
+    assert (
+        {path.name for path in (tmp_path / "out").iterdir()} == names == {"part-0", "part-1", "part-2", "manifest.json"}
+    )
+    for name in names:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
 def _is_worker(pid: str) -> bool:
     """Tell whether a process is a living worker of a pool, not the helper that keeps track of their resources."""
     try:

@@ -155,7 +155,7 @@ def test_phase_2_names_what_is_missing(phase_2: Sandbox) -> None:
 
 def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
     assert "needs PRECISION OUTPUT_DIR DATASET_DIR CONFIG_FILE:" in refused(sandbox, PHASE_1)
-    assert "needs INPUT_DIR VOCAB_FILE DATASET_DIR:" in refused(sandbox, PREPARE)
+    assert "needs INPUT_DIR DATASET_DIR:" in refused(sandbox, PREPARE)
 
 
 @pytest.mark.parametrize(
@@ -290,32 +290,69 @@ def test_several_nodes_need_to_know_each_other(phase_1: Sandbox, variable: str) 
     assert f"needs {variable}:" in refused(phase_1, PHASE_1)
 
 
-def test_prepare_makes_both_lengths(sandbox: Sandbox) -> None:
+def test_prepare_goes_from_text_to_records(sandbox: Sandbox) -> None:
     sandbox.variables |= {
         "INPUT_DIR": sandbox.folder("some text"),
         "VOCAB_FILE": sandbox.file("vo cab.txt"),
         "DATASET_DIR": str(sandbox.directory / "data set"),
+        "INPUT_FORMAT": "articles",
+        "TEXT_LANGUAGE": "de",
+        "SHARDS": "7",
+        "PHASE1_FRACTION": "0.8",
+        "EVAL_ARTICLES": "50",
+        "EVAL_RECORDS": "99",
         "DUPE_FACTOR": "3",
         "RANDOM_SEED": "5",
         "WORKERS": "2",
     }
-    assert sandbox.run(PREPARE, "--more").returncode == 0
-    _, phase_1, phase_2 = sandbox.calls("python3")
+    dataset = sandbox.variables["DATASET_DIR"]
+    sandbox.folder("data set/corpus/eval")  # as the command leaves it
+    result = sandbox.run(PREPARE, "--more")
+    assert result.returncode == 0, result.stderr
+    _, *calls = sandbox.calls("python3")
     common = [
-        "-m", "bert_large", "prepare",
-        "--input-dir", sandbox.variables["INPUT_DIR"],
         "--vocab-file", sandbox.variables["VOCAB_FILE"],
         "--dupe-factor", "3", "--random-seed", "5", "--workers", "2",
     ]  # fmt: skip
-    dataset = sandbox.variables["DATASET_DIR"]
-    assert phase_1.arguments == [
-        *common, "--output-dir", f"{dataset}/seq_128", "--max-seq-length", "128", "--max-predictions-per-seq", "20",
-        "--output-suffix", "_128", "--more",
+    long = ["--max-seq-length", "512", "--max-predictions-per-seq", "76", "--more"]
+    assert [call.arguments[2:] for call in calls] == [
+        ["corpus", "--input-dir", sandbox.variables["INPUT_DIR"], "--input-format", "articles", "--language", "de",
+         "--shards", "7", "--phase1-fraction", "0.8", "--eval-articles", "50", "--output-dir", f"{dataset}/corpus"],
+        ["prepare", "--input-dir", f"{dataset}/corpus/phase1", "--output-dir", f"{dataset}/seq_128", *common,
+         "--max-seq-length", "128", "--max-predictions-per-seq", "20", "--output-suffix", "_128", "--more"],
+        ["prepare", "--input-dir", f"{dataset}/corpus/phase2", "--output-dir", f"{dataset}/seq_512", *common, *long],
+        ["prepare", "--input-dir", f"{dataset}/corpus/eval", "--output-dir", f"{dataset}/eval_all", *common, *long],
+        ["pick", "--input-dir", f"{dataset}/eval_all", "--output-file", f"{dataset}/eval/eval_records",
+         "--allow-fewer", "--overwrite", "--count", "99"],
     ]  # fmt: skip
-    assert phase_2.arguments == [
-        *common, "--output-dir", f"{dataset}/seq_512", "--max-seq-length", "512", "--max-predictions-per-seq", "76",
-        "--more",
-    ]  # fmt: skip
+    assert (Path(dataset) / "vocab.txt").is_file()
+
+
+def test_prepare_trains_a_vocabulary_if_none_is_given(preparing: Sandbox) -> None:
+    del preparing.variables["VOCAB_FILE"]
+    preparing.variables["VOCAB_SIZE"] = "1000"
+    dataset = preparing.variables["DATASET_DIR"]
+    preparing.folder("out put/corpus/both")
+    vocab = ["vocab", "--input-dir", f"{dataset}/corpus/both", "--output-file", f"{dataset}/vocab.txt",
+             "--vocab-size", "1000", "--no-do-lower-case"]  # fmt: skip
+    preparing.run(PREPARE, "--no-do-lower-case")
+    _, corpus, *others = preparing.calls("python3")
+    assert corpus.arguments[2] == "corpus" and "--no-do-lower-case" not in corpus.arguments
+    assert [call.arguments[2] for call in others] == ["vocab", "prepare", "prepare"]
+    assert others[0].arguments[2:] == vocab
+    for call in others[1:]:
+        assert call.value("--vocab-file") == f"{dataset}/vocab.txt"
+        assert call.value("--input-dir") == f"{dataset}/corpus/both"
+        assert "--no-do-lower-case" in call.arguments
+    preparing.file("out put/vocab.txt")
+    started = len(preparing.calls("python3"))
+    assert preparing.run(PREPARE).returncode == 0
+    assert [call.arguments[2] for call in preparing.calls("python3")[started + 1 :]] == ["corpus", "prepare", "prepare"]
+    started = len(preparing.calls("python3"))
+    assert preparing.run(PREPARE, "--overwrite").returncode == 0
+    calls = preparing.calls("python3")[started + 1 :]
+    assert [call.arguments[2] for call in calls] == ["corpus", "vocab", "prepare", "prepare"]
+    assert all("--overwrite" in call.arguments for call in calls)
 
 
 @pytest.fixture

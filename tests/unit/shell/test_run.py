@@ -200,6 +200,9 @@ def test_preparing_data_writes_to_the_dataset(sandbox: Sandbox) -> None:
         "VOCAB_FILE": sandbox.file("vocab.txt"),
         "DATASET_DIR": str(sandbox.directory / "shards"),
         "DUPE_FACTOR": "2",
+        "PHASE1_FRACTION": "0.8",
+        "VOCAB_SIZE": "100",
+        "EVAL_RECORDS": "10",
     }
     call = ran(sandbox)
     assert sorted(call.values("--mount")) == sorted(
@@ -209,7 +212,8 @@ def test_preparing_data_writes_to_the_dataset(sandbox: Sandbox) -> None:
             mount(sandbox.variables["VOCAB_FILE"], ",readonly"),
         ]
     )
-    assert {"INPUT_DIR", "DATASET_DIR", "VOCAB_FILE", "DUPE_FACTOR"} <= set(call.values("--env"))
+    passed = {"INPUT_DIR", "DATASET_DIR", "VOCAB_FILE", "DUPE_FACTOR", "PHASE1_FRACTION", "VOCAB_SIZE", "EVAL_RECORDS"}
+    assert passed <= set(call.values("--env"))
 
 
 @pytest.mark.parametrize(

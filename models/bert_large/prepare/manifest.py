@@ -1,0 +1,121 @@
+"""`manifest.json` of a folder: what its files were made of and with, so that a run can be taken up or refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bert_large import __version__
+from bert_large.errors import InputError
+from bert_large.files import sha256_of, write_atomically
+from bert_large.prepare.files import MANIFEST_NAME
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """The size of a file and the SHA-256 of its bytes."""
+
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, path: Path) -> FileFacts:
+        """Read a file."""
+        return cls(path.stat().st_size, sha256_of(path))
+
+
+@dataclass
+class Manifest:
+    """What the files of a folder were made of and with.
+
+    `settings` are those that the files' bytes follow from, `inputs` the files read and `outputs` the files that are
+    finished, by their names; an output also has counts (records, tokens and so on).
+    """
+
+    settings: dict[str, Any]
+    inputs: dict[str, FileFacts]
+    outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add(self, name: str, facts: FileFacts, **counts: object) -> None:
+        """Note that an output is finished."""
+        self.outputs[name] = {**counts, **asdict(facts)}
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json`, whole or not at all."""
+        content = {
+            "format": _FORMAT,
+            "tool": f"bert-large {__version__}",
+            "settings": self.settings,
+            "inputs": {name: asdict(facts) for name, facts in self.inputs.items()},
+            "outputs": dict(sorted(self.outputs.items())),
+        }
+        with write_atomically(folder / MANIFEST_NAME) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
+
+    def damaged_or_missing(self, folder: Path, workers: int) -> list[str]:
+        """Return the outputs that are not what the manifest says; every file is read."""
+        names = list(self.outputs)
+
+        def is_intact(name: str) -> bool:
+            path, noted = folder / name, self.outputs[name]
+            return path.is_file() and path.stat().st_size == noted["bytes"] and sha256_of(path) == noted["sha256"]
+
+        with ThreadPoolExecutor(workers) as pool:
+            return [name for name, intact in zip(names, pool.map(is_intact, names), strict=True) if not intact]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Return the manifest of a folder, if it has one; raise `InputError` if it cannot be understood."""
+    path = folder / MANIFEST_NAME
+    try:
+        content = json.loads(path.read_bytes())
+        if content["format"] != _FORMAT:
+            raise ValueError(f"format is {content['format']}, expected {_FORMAT}")
+        inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()}
+        return Manifest(content["settings"], inputs, content["outputs"])
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{path}: not a manifest that this version wrote ({error}); "
+            "delete it to make the folder's files again with --overwrite"
+        ) from error
+
+
+def describe_files(
+    files: Mapping[str, Path], workers: int, on_file: Callable[[int], object] = lambda size: None
+) -> dict[str, FileFacts]:
+    """Return the facts of files, read in `workers` threads; `on_file` gets the bytes of each one that is done."""
+    found: dict[str, FileFacts] = {}
+    with ThreadPoolExecutor(workers) as pool:  # hashing lets other threads run
+        for name, facts in zip(files, pool.map(FileFacts.of, files.values()), strict=True):
+            found[name] = facts
+            on_file(facts.bytes)
+    return found
+
+
+def check_same_task(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `InputError` naming what differs between what the files of `folder` were made of, and what is asked for."""
+    differences = [
+        f"{name} was {_tell(before.get(name))}, now {_tell(now.get(name))}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if differences:
+        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
+        raise InputError(
+            f"{folder} holds files that were made otherwise: {'; '.join(differences[:3])}{more}; "
+            "give --overwrite to make them anew, or choose another folder"
+        )
+
+
+def _tell(value: object) -> str:
+    if isinstance(value, FileFacts):
+        return f"{value.bytes} bytes with SHA-256 {value.sha256[:12]}…"
+    return "absent" if value is None else str(value)

@@ -1,0 +1,73 @@
+"""HDF5 shards against one that NVIDIA's own script made of MLCommons' sample text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bert_large.data import hdf5
+from bert_large.data.record import RecordShape
+from bert_large.data.tfrecord import decode_record, iterate_payloads
+from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.shards import ShardTask, write_shard
+from bert_large.prepare.vocab import read_vocab
+
+from tests.support.records import assert_same_record
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+TEXT = DATA / "mlcommons_sample" / "text" / "part-00000-of-00002"
+SHARD = DATA / "mlcommons_sample" / "hdf5_seq_128" / "wikicorpus_en_training_0.hdf5"
+pytestmark = pytest.mark.skipif(not SHARD.is_file(), reason=f"needs NVIDIA's sample shard {SHARD}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the first 3,000 lines of the text, which is what NVIDIA's shard was made of, and our shards."""
+    folder = tmp_path_factory.mktemp("nvidia")
+    with TEXT.open(encoding="utf-8") as file:
+        (folder / "text").write_text("".join(line for _, line in zip(range(3000), file, strict=False)))
+    settings = InstanceSettings(dupe_factor=1)
+    for output_format in ("hdf5", "tfrecord"):
+        task = ShardTask(folder / "text", folder / output_format)
+        write_shard(task, read_vocab(DATA / "vocab.txt"), settings, do_lower_case=True, output_format=output_format)
+    return folder
+
+
+def test_our_shard_is_nvidias(folder: Path) -> None:
+    """The same data sets, types, compression and values: this also shows that both reference scripts agree."""
+    with h5py.File(folder / "hdf5") as ours, h5py.File(SHARD) as theirs:
+        assert set(ours) == set(theirs)
+        assert dict(ours.attrs) == dict(theirs.attrs) == {}
+        for name in theirs:
+            assert (ours[name].dtype, ours[name].compression) == (theirs[name].dtype, theirs[name].compression)
+            assert dict(ours[name].attrs) == dict(theirs[name].attrs) == {}
+            np.testing.assert_array_equal(ours[name][:], theirs[name][:], name)
+
+
+def test_our_shard_reads_as_the_tfrecord_of_the_same_text(folder: Path) -> None:
+    decoded = [decode_record(payload) for _, payload in iterate_payloads(folder / "tfrecord")]
+    with hdf5.open_shard(folder / "hdf5") as file:
+        shape, rows = hdf5.shard_shape(file), hdf5.read_rows(file, 0, len(file[hdf5.LABELS]))
+    assert len(rows) == len(decoded) == 812
+    assert {shape} == {shape for _, shape in decoded}
+    for row, (record, _) in zip(rows, decoded, strict=True):
+        assert_same_record(row, record)
+
+
+def test_nvidias_shard_reads_as_its_own_fields_say() -> None:
+    with hdf5.open_shard(SHARD) as file:
+        assert hdf5.shard_shape(file) == RecordShape(128, 20)
+        fields = {name: values[:] for name, values in file.items()}
+        records = hdf5.read_rows(file, 0, len(fields["next_sentence_labels"]))
+    assert len(records) == 812
+    for row, record in enumerate(records):
+        length = fields["input_mask"][row].sum()
+        predictions = (fields["masked_lm_positions"][row] > 0).sum()
+        assert record.input_ids.tolist() == fields["input_ids"][row, :length].tolist()
+        assert not fields["input_ids"][row, length:].any()
+        assert record.token_type_ids.tolist() == fields["segment_ids"][row, :length].tolist()
+        assert record.masked_positions.tolist() == fields["masked_lm_positions"][row, :predictions].tolist()
+        assert record.masked_ids.tolist() == fields["masked_lm_ids"][row, :predictions].tolist()
+        assert record.next_sentence_label == fields["next_sentence_labels"][row]

@@ -1,0 +1,186 @@
+"""`bert-large corpus`: raw text in any format to shards for both phases and evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bert_large import cli
+
+from .test_articles import LONG
+
+
+def article(number: int) -> str:
+    return f"Article {number} begins. {LONG} It ends with {number}, i.e. here."
+
+
+@pytest.fixture
+def raw(tmp_path: Path) -> Path:
+    """A hundred articles in the folders of a WikiExtractor."""
+    for folder in range(4):
+        (tmp_path / "raw" / f"A{folder}").mkdir(parents=True)
+        docs = [
+            f'<doc id="{n}" url="u" title="T{n}">\nT{n}\n\n{article(n)}\n</doc>\n'
+            for n in range(25 * folder, 25 * (folder + 1))
+        ]
+        (tmp_path / "raw" / f"A{folder}" / "wiki_00").write_text("".join(docs), encoding="utf-8")
+    return tmp_path / "raw"
+
+
+def corpus(input_dir: Path, output_dir: Path, *options: str) -> int:
+    return cli.main(["corpus", "--input-dir", str(input_dir), "--output-dir", str(output_dir), *options])
+
+
+def read(folder: Path) -> dict[str, list[str]]:
+    """Return the articles of each file."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_text(encoding="utf-8").removesuffix("\n").split("\n\n")
+        for path in sorted(folder.rglob("part-*"))
+    }
+
+
+def test_wikiextractor_to_both_phases(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert corpus(raw, tmp_path / "new" / "out", "--shards", "10", "--eval-articles", "10") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("wrote 100 articles with 500 sentences (10 articles held out) to ")
+    assert "input format: wikiextractor" in err and err.splitlines()[-1].startswith("read ")
+    found = read(tmp_path / "new" / "out")
+    phase1 = [f"phase1/part-0000{i}-of-00010" for i in range(9)]
+    assert list(found) == ["eval/part-00000-of-00001", *phase1, "phase2/part-00009-of-00010"]
+    assert [len(articles) for articles in found.values()] == [10] + [9] * 10
+    articles = sorted(article for articles in found.values() for article in articles)
+    assert articles == sorted(
+        f"Article {n} begins.\nThe cat sat down.\nIt was tired.\nThen it slept.\nIt ends with {n}, i.e. here."
+        for n in range(100)
+    )
+
+
+def test_formats_give_the_same_corpus(tmp_path: Path, raw: Path) -> None:
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "a").write_text("".join(f"{article(n)}\n" for n in range(100)))
+    (tmp_path / "sentences").mkdir()
+    assert corpus(raw, tmp_path / "out", "--phase1-fraction", "1", "--shards", "1", "--eval-articles", "0") == 0
+    sentences = tmp_path / "out" / "both" / "part-00000-of-00001"
+    (tmp_path / "sentences" / "a").write_bytes(sentences.read_bytes())
+    for name in ("lines", "sentences"):
+        options = ("--phase1-fraction", "1", "--shards", "1", "--eval-articles", "0")
+        assert corpus(tmp_path / name, tmp_path / f"out {name}", *options) == 0
+        assert (tmp_path / f"out {name}" / "both" / sentences.name).read_bytes() == sentences.read_bytes()
+
+
+def test_held_out_articles_do_not_depend_on_files(tmp_path: Path, raw: Path) -> None:
+    options = ("--shards", "2", "--eval-articles", "7")
+    assert corpus(raw, tmp_path / "one", *options) == 0
+    (raw / "A0" / "wiki_00").rename(raw / "A3" / "wiki_99")
+    assert corpus(raw, tmp_path / "other", *options) == 0
+    one, other = read(tmp_path / "one"), read(tmp_path / "other")
+    assert one["eval/part-00000-of-00001"] == other["eval/part-00000-of-00001"]
+    assert one != other
+
+
+def test_a_small_corpus_is_not_held_out_by_default(
+    tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in ("A1", "A2", "A3"):
+        (raw / folder / "wiki_00").unlink()
+    assert corpus(raw, tmp_path / "out") == 0
+    found = read(tmp_path / "out")
+    assert list(found) == ["phase1/part-00000-of-00002", "phase2/part-00001-of-00002"]
+    assert sum(map(len, found.values())) == 25
+    assert "warning: the text is too small to hold articles out" in capsys.readouterr().err
+
+
+def test_a_made_corpus_is_checked_and_kept(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert corpus(raw, out, "--shards", "4") == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["settings"]["input_format"] == "wikiextractor"
+    assert list(manifest["inputs"]) == [f"A{i}/wiki_00" for i in range(4)]
+    assert sum(output["articles"] for output in manifest["outputs"].values()) == 100
+    made = {path: path.stat().st_mtime_ns for path in out.rglob("part-*")}
+    assert corpus(raw, out, "--shards", "4") == 0
+    assert "nothing to do" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("part-*")} == made
+    assert corpus(raw, out, "--shards", "5") == 2
+    assert "shards was 4, now 5" in capsys.readouterr().err
+    shard = out / "phase1" / "part-00001-of-00004"
+    shard.write_text("changed")
+    assert corpus(raw, out, "--shards", "4") == 2
+    assert "part-00001-of-00004: not as it was when it was made" in capsys.readouterr().err
+    assert corpus(raw, out, "--shards", "3", "--overwrite") == 0
+    assert sorted(path.name for path in out.rglob("part-*-of-00003")) == [f"part-0000{i}-of-00003" for i in range(3)]
+    assert not list(out.rglob("part-*-of-00004"))
+    with (raw / "A0" / "wiki_00").open("a") as file:
+        file.write("\n")
+    assert corpus(raw, out, "--shards", "3") == 2
+    assert "the text A0/wiki_00 was " in capsys.readouterr().err
+
+
+def test_files_of_others_are_never_removed(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "mine").touch()
+    assert corpus(raw, out, "--overwrite") == 2
+    assert "has files in it that `corpus` did not make" in capsys.readouterr().err
+    (out / "mine").unlink()
+    assert corpus(raw, out) == 0  # an empty folder may be there
+    (out / "phase1" / "mine").touch()
+    assert corpus(raw, out, "--overwrite") == 2
+    assert "holds phase1/mine, which" in capsys.readouterr().err
+    assert (out / "phase1" / "mine").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--phase1-fraction", "0"), "--phase1-fraction is 0.0, expected above 0, at most 1"),
+        (("--shards", "1"), "--shards is 1, expected at least 2"),
+        (("--eval-articles", "1"), "--eval-articles is 1, expected 0, or 2 and more"),
+        (("--input-format", "wikiextractor", "--eval-articles", "99"), "100 articles are too few for 2 shards"),
+        (("--shards", "80"), "too few for 80 shards"),
+        (("--input-dir", "/nowhere"), "--input-dir /nowhere: found nothing"),
+    ],
+)
+def test_what_cannot_be_is_refused(
+    tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], message: str
+) -> None:
+    assert corpus(raw, tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_wrong_text_leaves_nothing(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with (raw / "A3" / "wiki_00").open("ab") as file:
+        file.write(b"<doc id='9'>\ncaf\xe9\n</doc>\n")
+    assert corpus(raw, tmp_path / "out") == 2
+    assert "wiki_00: byte " in (err := capsys.readouterr().err) and "0xe9 is not UTF-8" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
+
+
+def test_the_folder_of_a_killed_run_is_cleared(tmp_path: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / ".out.partial" / "phase1").mkdir(parents=True)
+    (tmp_path / ".out.partial" / "phase1" / "part-00000-of-00002").write_text("half\n")
+    monkeypatch.chdir(tmp_path / "out")
+    assert corpus(raw, Path()) == 0
+    found = read(tmp_path / "out")
+    assert sum(map(len, found.values())) == 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_one_document_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").write_text(f"{LONG}\n")
+    for options in ((), ("--phase1-fraction", "1")):
+        assert corpus(tmp_path / "raw", tmp_path / "out", *options) == 2
+        assert "1 articles are too few" in capsys.readouterr().err
+    (tmp_path / "raw" / "a").write_text("\n \n\u200b\n")
+    assert corpus(tmp_path / "raw", tmp_path / "out", "--input-format", "articles") == 2
+    assert "found no sentences" in capsys.readouterr().err
+
+
+def test_folders_must_lie_apart(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for output in (raw, raw / "inside", tmp_path):
+        assert corpus(raw, output) == 2
+        assert "hold one another" in capsys.readouterr().err
