@@ -61,7 +61,7 @@ def our_logits(model: BertForPreTraining, batch: RaggedBatch) -> tuple[torch.Ten
     hidden = model.bert(batch, model.engine, None)
     head, words = model.cls.predictions, model.bert.embeddings.word_embeddings.weight
     masked = hidden[batch.masked_positions]
-    transformed = model.engine.dense_gelu(masked, head.transform.dense, model.config.hidden_act)
+    transformed = EagerEngine().dense_gelu(masked, head.transform.dense, model.config.hidden_act)
     norm = head.transform.LayerNorm
     normed = functional.layer_norm(transformed, norm.weight.shape, norm.weight, norm.bias, norm.eps)
     return functional.linear(normed, words, head.bias), model.next_sentence_logits(batch, hidden)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from bert_large.bench.timing import Variant, alternate
+from bert_large.model.bert import BertForPreTraining
 from bert_large.optim.build import clip_gradients
 
 BYTES_PER_PARAMETER = 40
@@ -36,7 +36,7 @@ class _Copy:
 
 
 def measure_optimizer(
-    model: nn.Module,
+    model: BertForPreTraining,
     optimizer: torch.optim.Optimizer,
     *,
     max_norm: float,
@@ -45,20 +45,18 @@ def measure_optimizer(
 ) -> dict[str, Any]:
     """Return figures of clipping, of `optimizer.step()` and of a copy, turn by turn, on gradients that are there.
 
-    Clipping always scales here: gradients are brought to twice `max_norm` before it, untimed.
+    Clipping is the global norm's pass over the gradients; LAMB scales them as it reads them.
     """
     parameters = list(model.parameters())
     count = sum(parameter.numel() for parameter in parameters)
     copy = _Copy(COPY_BYTES)
 
-    def enlarge(round_: int) -> None:
-        norm = clip_gradients(parameters, max_norm=float("inf"))
-        for parameter in parameters:
-            if parameter.grad is not None:
-                parameter.grad.mul_(2 * max_norm / norm)
+    def measure_and_clip(round_: int) -> None:
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        clip_gradients(optimizer, model.engine.global_norm(gradients), max_norm)
 
     variants = {
-        "clip": Variant(lambda round_: clip_gradients(parameters, max_norm), enlarge),
+        "clip": Variant(measure_and_clip),
         "optimizer": Variant(lambda round_: optimizer.step()),
         "copy": Variant(copy.run),
     }

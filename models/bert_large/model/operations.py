@@ -40,8 +40,6 @@ class Operations(Protocol):
     """
 
     name: str
-
-    name: str
     """What `--engine` calls it."""
 
     def embed_norm_dropout(

@@ -71,7 +71,9 @@ class StepRunner:
             done += batch.sequences
         sums = self.ranks.sum(sums)
 
-        gradient_norm = self.model.engine.global_norm([parameter.grad for parameter in self._parameters])
+        gradient_norm = self.model.engine.global_norm(
+            [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        )
         masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
         loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
         _require_finite(step, loss_1 + loss_2, gradient_norm)

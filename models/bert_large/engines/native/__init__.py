@@ -1,8 +1,8 @@
 """The native engine: C++ kernels around PyTorch's matrix products, forward and backward written out by hand.
 
-What it saves over the eager engine: attention keeps no score matrix in memory and pads nothing; bias, dropout, residual,
-LayerNorm and GELU are single passes; dropout's masks are made anew in the backward pass; weight gradients are added to
-`parameter.grad` by the matrix product itself. Gradients of parameters therefore appear in `.grad` only: ask
+What it saves over the eager engine: attention keeps no score matrix in memory and pads nothing; bias, dropout,
+residual, LayerNorm and GELU are single passes; dropout's masks are made anew in the backward pass; weight gradients are
+added to `parameter.grad` by the matrix product itself. Gradients of parameters therefore appear in `.grad` only: ask
 `loss.backward()` for them, not `torch.autograd.grad`. Memory of large tensors is kept from one micro-batch to the next.
 
 In bf16 (inside `torch.autocast`) activations and matrix products are bf16, statistics, sums and gradients of parameters
@@ -362,8 +362,8 @@ class _FeedForwardBlock(torch.autograd.Function):
 class _MaskedCrossEntropy(torch.autograd.Function):
     """Cross-entropy over the vocabulary, a block of rows at a time.
 
-    Gradients are made in the forward pass, while a block's logits are there, for a loss gradient of 1; the backward pass
-    scales them.
+    Gradients are made in the forward pass, while a block's logits are there, for a loss gradient of 1; the backward
+    pass scales them.
     """
 
     @staticmethod

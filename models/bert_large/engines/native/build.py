@@ -40,6 +40,17 @@ _COMPILER_OPTIONS = [
     "-Wno-psabi",
 ]
 
+_LOAD = """
+import sys
+from torch.utils import cpp_extension
+
+name, folder, sources, options = sys.argv[1:]
+cpp_extension.load(
+    name, sources.split("\\n"), extra_cflags=options.split("\\n"), build_directory=folder, is_python_module=False,
+    verbose=True,
+)
+"""
+
 
 class KernelBuildError(UserError):
     """The kernels are not there and cannot be built."""
@@ -51,7 +62,8 @@ def best_instruction_set(cpu_flags: Collection[str]) -> str:
         if set(needed) <= set(cpu_flags):
             return name
     raise KernelBuildError(
-        f"engine native needs a CPU with {' and '.join(_AVX2)}, which /proc/cpuinfo does not list here; use --engine eager"
+        f"engine native needs a CPU with {' and '.join(_AVX2)}, which /proc/cpuinfo does not list here; use --engine "
+        "eager"
     )
 
 
@@ -75,7 +87,10 @@ def kernel_folders() -> list[Path]:
 
 @functools.cache
 def load_kernels() -> str:
-    """Register the kernels for this CPU as `torch.ops.bert_large`, building them if need be; return the instruction set."""
+    """Register the kernels for this CPU as `torch.ops.bert_large` and return their instruction set.
+
+    They are built if they are not there yet.
+    """
     instruction_set = best_instruction_set(read_cpu_flags())
     torch.ops.load_library(build_kernels(instruction_set))
     return instruction_set
@@ -126,18 +141,12 @@ def _compile(instruction_set: str, library: Path) -> None:
     LOGGER.info("building the native kernels (%s), once: about a minute", instruction_set)
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as folder:
         # In a process of its own: what the tools print goes into the message only if they fail.
-        code = (
-            "import sys\nfrom torch.utils import cpp_extension\n"
-            "name, folder, sources, options = sys.argv[1], sys.argv[2], sys.argv[3].split('\\n'), sys.argv[4].split('\\n')\n"
-            "cpp_extension.load(name, sources, extra_cflags=options, build_directory=folder, is_python_module=False,"
-            " verbose=True)\n"
-        )
         sources = "\n".join(str(source) for source in sorted(SOURCES.glob("*.cpp")))
         arguments = ["bert_large_kernels", folder, sources, "\n".join(_options(instruction_set))]
         # ninja lies beside the interpreter of a virtual environment, which need not be on the path.
         path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", os.defpath)])
         result = subprocess.run(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-c", _LOAD, *arguments],
             env=os.environ | {"PATH": path}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
         )  # fmt: skip
         built = Path(folder) / "bert_large_kernels.so"
@@ -146,7 +155,7 @@ def _compile(instruction_set: str, library: Path) -> None:
             log.write_text(result.stdout)
             errors = [line for line in result.stdout.splitlines() if "error" in line.lower()]
             raise KernelBuildError(
-                f"building the native kernels with {compiler} failed: {(errors or ['no message'])[0].strip()} (all of it "
-                f"in {log}). Mend that, or use --engine eager, which needs no build"
+                f"building the native kernels with {compiler} failed: {(errors or ['no message'])[0].strip()} (the "
+                f"whole of it is in {log}). Mend that, or use --engine eager, which needs no build"
             )
         built.replace(library)
