@@ -41,7 +41,8 @@ class Progress:
     """How far a run is; its data cursor is `samples`, as sample order is a pure function."""
 
     step: int = 0
-    samples: int = 0
+    samples: int | None = 0
+    """None: not known, as the checkpoint was imported; a run counts step times its global batch."""
     evaluation_due: bool = False
     """An evaluation belongs after this step, and was left undone because the run was interrupted."""
 
@@ -50,13 +51,24 @@ def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, identity: Mapping[str, Any]
 ) -> Path:
     """Write `folder/step-…` and return it."""
+    return write_checkpoint(folder, weights_of(model), get_moments(model, optimizer), progress, identity)
+
+
+def write_checkpoint(
+    folder: Path,
+    weights: dict[str, torch.Tensor],
+    moments: dict[str, torch.Tensor],
+    progress: Progress,
+    identity: Mapping[str, Any],
+) -> Path:
+    """Write `folder/step-…` from weights by name and moments named as `get_moments` does, and return it."""
     target = folder / f"{_PREFIX}{progress.step:08d}"
     partial = folder / f"{_PARTIAL}{target.name}"
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_tensors(partial / WEIGHTS_FILE, weights_of(model))
-    save_tensors(partial / MOMENTS_FILE, get_moments(model, optimizer))
+    save_tensors(partial / WEIGHTS_FILE, weights)
+    save_tensors(partial / MOMENTS_FILE, moments)
     state = {**dataclasses.asdict(progress), "identity": dict(identity)}
     with write_atomically(partial / STATE_FILE) as file:
         file.write(json.dumps(state, indent=1).encode())

@@ -15,6 +15,7 @@ from bert_large.train import checkpoint
 
 _RUN_FILE = "run.json"
 _ENDED_FILE = "ended.json"
+_IMPORTED_FROM = "imported_from"
 _STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
 
 
@@ -33,6 +34,11 @@ def run_identity(
         "optimizer": dataclasses.asdict(optim),
     }
     return json.loads(json.dumps(identity))
+
+
+def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
+    """Return what identifies a checkpoint that another system made: any run of that model may go on from it."""
+    return {_IMPORTED_FROM: source, "model": dataclasses.asdict(model)}
 
 
 def claim(train: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
@@ -56,12 +62,19 @@ def claim(train: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
         _require_same(folder, json.loads((folder / _RUN_FILE).read_text(encoding="utf-8")), identity)
     if chosen is not None:
         progress, its_identity = checkpoint.read_state(chosen)
-        _require_same(chosen, its_identity, identity)
+        _require_same(chosen, its_identity, _comparable(identity, its_identity))
         checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
     if not belongs and not train.benchmark:
         with write_atomically(folder / _RUN_FILE) as file:
             file.write(json.dumps(identity, indent=1).encode())
     return chosen
+
+
+def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a run's identity that a checkpoint's must equal: all of it, unless that was imported."""
+    if _IMPORTED_FROM not in checkpoints:
+        return identity
+    return {_IMPORTED_FROM: checkpoints[_IMPORTED_FROM], "model": identity["model"]}
 
 
 def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from bert_large.config import DataConfig, OptimConfig, TrainConfig
 from bert_large.errors import InputError
 from bert_large.train.checkpoint import Progress, save_checkpoint
-from bert_large.train.run_folder import claim, mark_ended, reason_ended, run_identity
+from bert_large.train.run_folder import claim, imported_identity, mark_ended, reason_ended, run_identity
 
 from tests.support.models import tiny_config
 from tests.unit.train.test_checkpoint import trained
@@ -73,6 +73,31 @@ def test_another_run_is_refused_by_what_differs(tmp_path: Path, changes: dict[st
     with pytest.raises(InputError) as caught:
         claim(train_config(tmp_path), identity(tmp_path, **changes))
     assert str(caught.value).startswith(f"{tmp_path} is of another run: {named}. Give an empty OUTPUT_DIR")
+
+
+def imported(folder: Path, **changes: Any) -> Path:
+    """Write a checkpoint as a conversion leaves it."""
+    origin = imported_identity("model.ckpt-7", tiny_config(**changes))
+    return save_checkpoint(folder, *trained(), Progress(7, samples=None), origin)
+
+
+def test_an_imported_checkpoint_starts_any_run_of_its_model(tmp_path: Path) -> None:
+    """Its settings are not known; the run's own are, from then on."""
+    chosen, out = imported(tmp_path), tmp_path / "out"
+    out.mkdir()
+    train = train_config(out, resume=str(chosen), global_batch_size=16)
+    assert claim(train, identity(out, global_batch_size=16)) == chosen
+    assert claim(train, identity(out, global_batch_size=16)) == chosen
+    with pytest.raises(InputError, match="global_batch_size was 16, is 8"):
+        claim(train_config(out, resume=str(chosen)), identity(out))
+
+
+def test_an_imported_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
+    chosen, out = imported(tmp_path, hidden_act="gelu"), tmp_path / "out"
+    out.mkdir()
+    with pytest.raises(InputError, match=r"another run: model.hidden_act was gelu, is gelu_pytorch_tanh\."):
+        claim(train_config(out, resume=str(chosen)), identity(out))
+    assert list(out.iterdir()) == []
 
 
 def test_a_longer_run_is_told_how_to_go_on(tmp_path: Path) -> None:

@@ -1,0 +1,79 @@
+"""`bert-large convert`: TensorFlow checkpoints of MLCommons and Google into model folders, and back."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bert_large.config import ACTIVATIONS, ModelConfig
+from bert_large.errors import InputError
+
+# The options of each way: (needed, allowed); those of the other way are refused.
+_FROM_TF = ("config_file", "output_dir"), ("moments", "gelu")
+_TO_TF = ("checkpoint_dir",), ("global_step",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of both ways."""
+    way = parser.add_mutually_exclusive_group(required=True)
+    way.add_argument("--tf-checkpoint", type=Path, metavar="PREFIX", help="checkpoint to read, without .index")
+    way.add_argument("--to-tf", type=Path, metavar="PREFIX", help="checkpoint to write, without .index")
+    read = parser.add_argument_group("with --tf-checkpoint")
+    read.add_argument("--config-file", type=Path, help="bert_config.json of the checkpoint")
+    read.add_argument("--output-dir", type=Path, help="model folder to write: config.json and model.safetensors")
+    read.add_argument(
+        "--moments",
+        action="store_true",
+        default=None,
+        help="also write checkpoints/step-… with the optimizer's moments, for `pretrain --resume`",
+    )
+    read.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
+    write = parser.add_argument_group("with --to-tf")
+    write.add_argument("--checkpoint-dir", type=Path, help="model folder to read")
+    write.add_argument("--global-step", type=int, help="step to note in the checkpoint (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="replace what an earlier conversion wrote")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, and say what was written."""
+    from bert_large.convert.model_folder import from_tensorflow, to_tensorflow  # imports torch
+
+    if arguments.tf_checkpoint is not None:
+        _check_options(arguments, "--tf-checkpoint", _FROM_TF, _TO_TF)
+        parameters, resumable = from_tensorflow(
+            arguments.tf_checkpoint,
+            ModelConfig.from_json(arguments.config_file, arguments.gelu),
+            arguments.output_dir,
+            moments=bool(arguments.moments),
+            overwrite=arguments.overwrite,
+        )
+        print(f"wrote {parameters} parameters to {arguments.output_dir}")
+        if resumable is not None:
+            print(f"continue with: bert-large pretrain --resume {resumable}")
+        return 0
+    _check_options(arguments, "--to-tf", _TO_TF, _FROM_TF)
+    step = arguments.global_step or 0
+    if step < 0:
+        raise InputError(f"--global-step is {step}, expected 0 or more")
+    variables = to_tensorflow(arguments.checkpoint_dir, arguments.to_tf, step=step, overwrite=arguments.overwrite)
+    print(f"wrote {variables} variables to {arguments.to_tf}")
+    return 0
+
+
+def _check_options(
+    arguments: argparse.Namespace,
+    way: str,
+    own: tuple[tuple[str, ...], tuple[str, ...]],
+    others: tuple[tuple[str, ...], tuple[str, ...]],
+) -> None:
+    """Raise `InputError` when an option is missing, or belongs to the other way and would be ignored."""
+    missing = [_option(name) for name in own[0] if getattr(arguments, name) is None]
+    if missing:
+        raise InputError(f"{way} needs {' and '.join(missing)}")
+    foreign = [_option(name) for names in others for name in names if getattr(arguments, name) is not None]
+    if foreign:
+        raise InputError(f"{', '.join(foreign)} cannot be given with {way}")
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"

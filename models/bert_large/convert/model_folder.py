@@ -1,0 +1,108 @@
+"""The two ways of `bert-large convert`: a TensorFlow checkpoint to a model folder, and back."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from bert_large.config import ModelConfig
+from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint, checkpoint_files, import_tensorflow, write_checkpoint
+from bert_large.convert.weights import (
+    check_variables,
+    choose_slots,
+    parameter_shapes,
+    read_moments,
+    read_parameters,
+    read_step,
+    skeleton,
+    to_variables,
+)
+from bert_large.errors import InputError
+from bert_large.files import sync_folder
+from bert_large.train import checkpoint
+from bert_large.train.run_folder import imported_identity
+
+CHECKPOINTS = "checkpoints"
+_PARTIAL = ".partial-convert"
+
+
+def from_tensorflow(
+    prefix: Path, config: ModelConfig, folder: Path, *, moments: bool, overwrite: bool
+) -> tuple[int, Path | None]:
+    """Write a checkpoint as a Hugging Face folder; return its parameters and, with `moments`, what a run resumes from.
+
+    All names, types and shapes are checked before anything is written; `config.json` comes last, so a folder that has
+    it is whole. Memory: the weights once, and then the moments once.
+    """
+    _require_free(folder, overwrite)
+    source, shapes = TensorFlowCheckpoint(prefix), parameter_shapes(config)
+    check_variables(source, shapes)
+    slots, step = (choose_slots(source, shapes), read_step(source)) if moments else (None, 0)
+    partial = folder / _PARTIAL
+    shutil.rmtree(partial, ignore_errors=True)
+    _make_folder(partial)
+    try:
+        model = skeleton(config)
+        model.load_state_dict(read_parameters(source, shapes), assign=True)
+        checkpoint.save_model(partial, model, config, None)
+        if slots is not None:
+            checkpoint.write_checkpoint(
+                partial / CHECKPOINTS,
+                checkpoint.weights_of(model),
+                read_moments(source, shapes, slots),
+                checkpoint.Progress(step, samples=None),
+                imported_identity(str(prefix), config),
+            )
+        _publish(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    resumable = checkpoint.list_checkpoints(folder / CHECKPOINTS)[-1] if slots is not None else None
+    return sum(parameter.numel() for parameter in model.parameters()), resumable
+
+
+def to_tensorflow(folder: Path, prefix: Path, *, step: int, overwrite: bool) -> int:
+    """Write a Hugging Face folder's weights as a TensorFlow checkpoint of `step`; return the number of variables."""
+    import_tensorflow()  # when it is missing, say so before gigabytes are read
+    weights_file = checkpoint.check_model_folder(folder)
+    config = ModelConfig.from_json(folder / checkpoint.CONFIG_FILE)
+    existing = [path for path in checkpoint_files(prefix) if path.exists()]
+    if existing and not overwrite:
+        raise InputError(f"--to-tf {prefix}: {existing[0]} exists already; give --overwrite to replace it")
+    model = skeleton(config).to_empty(device="cpu")
+    checkpoint.load_weights(weights_file, model)
+    _make_folder(prefix.parent)
+    variables = to_variables(checkpoint.weights_of(model), step)
+    write_checkpoint(prefix, variables)
+    return len(variables)
+
+
+def _require_free(folder: Path, overwrite: bool) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"--output-dir {folder} is a file; name a folder")
+    found = sorted(path.name for path in folder.glob("*") if path.name != _PARTIAL)
+    if found and not overwrite:
+        raise InputError(
+            f"--output-dir {folder} is not empty: it holds {found[0]}; name an empty folder, or give --overwrite to "
+            "replace the files that convert writes"
+        )
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the output folder {folder} cannot be made: {error.strerror}; choose another") from None
+
+
+def _publish(partial: Path, folder: Path) -> None:
+    """Move what was written to its place, `config.json` last: without it no command takes a folder for a model."""
+    (folder / checkpoint.CONFIG_FILE).unlink(missing_ok=True)
+    for written in checkpoint.list_checkpoints(partial / CHECKPOINTS):
+        place = folder / CHECKPOINTS / written.name
+        place.parent.mkdir(exist_ok=True)
+        shutil.rmtree(place, ignore_errors=True)
+        written.replace(place)
+        sync_folder(place.parent)
+    for name in (checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE):
+        (partial / name).replace(folder / name)
+    sync_folder(folder)
