@@ -225,7 +225,7 @@ def _open_observers(
                 run.train,
                 step_batches=step_batches,
                 eval_dataset=eval_dataset,
-                first_samples=start.samples,
+                first_samples=start.step * run.train.global_batch_size,
                 times=times,
             )
             observers.append(log)

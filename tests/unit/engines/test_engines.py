@@ -5,17 +5,21 @@ from __future__ import annotations
 import pytest
 from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
+from bert_large.engines.native import NativeEngine
 from bert_large.errors import InputError
 
 
-@pytest.mark.parametrize(("name", "reason"), [("eager", "as asked"), ("auto", "auto")])
-def test_known_engines(name: str, reason: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [("eager", EagerEngine, "as asked"), ("native", NativeEngine, "as asked"), ("auto", NativeEngine, "auto")],
+)
+def test_known_engines(name: str, kind: type, reason: str) -> None:
     engine, line = resolve_engine(name)
-    assert isinstance(engine, EagerEngine)
-    assert line.startswith("engine eager: ") and reason in line
+    assert isinstance(engine, kind)
+    assert line.startswith(f"engine {engine.name}: ") and reason in line
 
 
 def test_unknown_engine_is_refused() -> None:
     """Never a silent fallback: the message lists what there is."""
-    with pytest.raises(InputError, match=r"--engine is 'turbo', expected one of auto, eager"):
+    with pytest.raises(InputError, match=r"--engine is 'turbo', expected one of auto, eager, native"):
         resolve_engine("turbo")

@@ -9,6 +9,7 @@
 #include "attention_tasks.h"
 #include "matmul.h"
 #include "parallel.h"
+#include "transpose.h"
 
 namespace bert_large {
 namespace {
@@ -32,37 +33,13 @@ void pack_rows(const T* from, int64_t stride, int64_t rows, int64_t padded_rows,
   std::memset(to + rows * padded, 0, (padded_rows - rows) * padded * sizeof(float));
 }
 
-// Lanes of two vectors exchanged so that the blocks of kStep x kStep of a matrix in registers change places.
-template <int kStep>
-inline void exchange_blocks(Floats* rows) {
-  Ints upper, lower;
-  for (int lane = 0; lane < kLanes; ++lane) {
-    upper[lane] = lane & kStep ? kLanes + lane - kStep : lane;
-    lower[lane] = lane & kStep ? kLanes + lane : lane + kStep;
-  }
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & kStep) continue;
-    Floats a = rows[i], b = rows[i | kStep];
-    rows[i] = __builtin_shuffle(a, b, upper);
-    rows[i | kStep] = __builtin_shuffle(a, b, lower);
-  }
-}
-
 // Panels of the transpose [columns, rows] of a row-major matrix [rows, columns]; both are multiples of kLanes.
 Panels pack_transpose(const float* from, int64_t rows, int64_t columns, float* to) {
   const int64_t panel_stride = columns * kPanel;
   for (int64_t r = 0; r < rows; r += kLanes) {
     float* panel = to + r / kPanel * panel_stride + r % kPanel;
     for (int64_t c = 0; c < columns; c += kLanes) {
-      Floats block[kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) block[i] = load(from + (r + i) * columns + c);
-      exchange_blocks<1>(block);
-      exchange_blocks<2>(block);
-      exchange_blocks<4>(block);
-      if (kLanes == 16) exchange_blocks<8 % kLanes>(block);
-#pragma GCC unroll 16
-      for (int i = 0; i < kLanes; ++i) store(panel + (c + i) * kPanel, block[i]);
+      transpose_block(from + r * columns + c, columns, panel + c * kPanel, kPanel);
     }
   }
   return {to, kPanel, panel_stride};

@@ -25,4 +25,12 @@ void attention_backward(int threads, const AttentionShape& shape, const T* qkv, 
                         const Dropout& dropout, const T* context, const float* log_sums, const T* context_gradient,
                         T* qkv_gradient, float* bias_gradient);
 
+// The same by bfloat16 matrix products on AMX, where `amx_is_there`; kernels are made for the CPU at run time.
+bool amx_is_there();
+void attention_forward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
+                           const Dropout& dropout, BFloat16* context, float* log_sums);
+void attention_backward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
+                            const Dropout& dropout, const BFloat16* context, const float* log_sums,
+                            const BFloat16* context_gradient, BFloat16* qkv_gradient, float* bias_gradient);
+
 }  // namespace bert_large

@@ -74,6 +74,23 @@ AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, 
           POINTER(int64_t, samples, {sequences})};
 }
 
+// The attention kernels for a type of activations: on AMX those for it.
+template <typename T>
+auto forward_kernel() {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (amx_is_there()) return &attention_forward_amx;
+  }
+  return &attention_forward<T>;
+}
+
+template <typename T>
+auto backward_kernel() {
+  if constexpr (std::is_same_v<T, BFloat16>) {
+    if (amx_is_there()) return &attention_backward_amx;
+  }
+  return &attention_backward<T>;
+}
+
 GeluForm gelu_form(string_view name) {
   TORCH_CHECK(name == "none" || name == "tanh", "GELU's form is ", name, ", expected none or tanh");
   return name == "tanh" ? GeluForm::kTanh : GeluForm::kErf;
@@ -85,9 +102,9 @@ void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, 
   const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
-    attention_forward<T>(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
-                         make_dropout(probability, key), POINTER(T, context, {rows, width}),
-                         POINTER(float, log_sums, {heads, rows}));
+    forward_kernel<T>()(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
+                        make_dropout(probability, key), POINTER(T, context, {rows, width}),
+                        POINTER(float, log_sums, {heads, rows}));
   });
 }
 
@@ -98,7 +115,7 @@ void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_
   const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
-    attention_backward<T>(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
+    backward_kernel<T>()(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
                           make_dropout(probability, key), POINTER(T, context, {rows, width}),
                           POINTER(float, log_sums, {heads, rows}), POINTER(T, context_gradient, {rows, width}),
                           POINTER(T, qkv_gradient, {rows, 3 * width}), POINTER(float, bias_gradient, {3 * width}));

@@ -1,0 +1,48 @@
+// Transposes in registers.
+#pragma once
+
+#include "vector.h"
+
+namespace bert_large {
+
+// Exchanges lanes of `rows` [kLanes] so that the blocks of kStep x kStep beside the diagonal change places.
+template <int kStep>
+inline __attribute__((always_inline)) void exchange_blocks(Floats* rows) {
+  Ints upper, lower;
+  for (int lane = 0; lane < kLanes; ++lane) {
+    upper[lane] = lane & kStep ? kLanes + lane - kStep : lane;
+    lower[lane] = lane & kStep ? kLanes + lane : lane + kStep;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kStep) continue;
+    Floats a = rows[i], b = rows[i | kStep];
+    rows[i] = __builtin_shuffle(a, b, upper);
+    rows[i | kStep] = __builtin_shuffle(a, b, lower);
+  }
+}
+
+// to [kLanes, kLanes] = the transpose of from [kLanes, kLanes], rows `from_stride` and `to_stride` floats apart.
+inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
+  Floats block[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) block[i] = load(from + i * from_stride);
+  exchange_blocks<1>(block);
+  exchange_blocks<2>(block);
+  exchange_blocks<4>(block);
+  if constexpr (kLanes == 16) exchange_blocks<8>(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, block[i]);
+}
+
+// to [columns, rows] = the transpose of from [rows, columns], in 32-bit words; both are multiples of kLanes.
+inline void transpose_words(const float* from, int64_t rows, int64_t columns, int64_t from_stride, float* to,
+                            int64_t to_stride) {
+  for (int64_t r = 0; r < rows; r += kLanes) {
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      transpose_block(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
+    }
+  }
+}
+
+}  // namespace bert_large
