@@ -178,6 +178,7 @@ void backward_task(const AttentionShape& shape, const Task& task, const T* qkv, 
       const T* out = context + (first + begin + r) * width + column;
       Floats products{};
       for (int64_t c = 0; c < size; c += kLanes) {
+        __builtin_prefetch(out + kPrefetchRows * width + c);
         products += load_up_to(out + c, size - c) * load(block_gradient + r * padded + c);
       }
       softmax_backward_row(scores + r * score_stride, gradients + r * score_stride, length,

@@ -82,7 +82,7 @@ void residual_norm_forward(int threads, int64_t rows, int64_t columns, T* dense,
       for (int64_t c = 0; c < columns; c += kLanes) {
         int64_t left = columns - c;
         Floats value = normalized(load_up_to(row.data() + c, left), moments);
-        store_up_to(out + r * columns + c, value * load_up_to(norm.weight + c, left) + load_up_to(norm.bias + c, left),
+        stream_up_to(out + r * columns + c, value * load_up_to(norm.weight + c, left) + load_up_to(norm.bias + c, left),
                     left);
       }
     }
@@ -103,9 +103,9 @@ void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T*
       norm_backward_row(sums + at, out_gradient + at, {means[r], rstds[r]}, norm.weight, columns,
                         weight_sums.of_thread(thread), bias_sums.of_thread(thread),
                         [&](int64_t c, int64_t left, Floats gradient) {
-                          store_up_to(residual_gradient + at + c, gradient, left);
+                          stream_up_to(residual_gradient + at + c, gradient, left);
                           gradient = drop(dropout, key, c, gradient);
-                          store_up_to(dense_gradient + at + c, gradient, left);
+                          stream_up_to(dense_gradient + at + c, gradient, left);
                           store_up_to(dense_bias_sum + c, load_up_to(dense_bias_sum + c, left) + gradient, left);
                         });
     }
