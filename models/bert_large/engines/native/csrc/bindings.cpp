@@ -10,7 +10,8 @@
 #include "attention.h"
 #include "cross_entropy.h"
 #include "gelu.h"
-#include "lamb.h"
+#include "parameters.h"
+#include "transpose.h"
 #include "memory.h"
 #include "norm.h"
 
@@ -273,6 +274,18 @@ void lamb(at::TensorList weights, at::TensorList gradients, at::TensorList means
              (float)(1 - beta_1), (float)(1 - beta_2), adapt});
 }
 
+void add_bfloat16(const Tensor& target, const Tensor& source) {
+  add_to(threads(), target.numel(), POINTER(BFloat16, source, target.sizes()), POINTER(float, target, target.sizes()));
+}
+
+Tensor transposed(const Tensor& matrix) {
+  const int64_t rows = matrix.size(0), columns = matrix.size(1);
+  const Tensor result = at::empty({columns, rows}, matrix.options());
+  transpose_halves(threads(), rows, columns, POINTER(BFloat16, matrix, {rows, columns}),
+                   static_cast<BFloat16*>(result.data_ptr()));
+  return result;
+}
+
 double global_norm(at::TensorList tensors) {
   std::vector<const float*> arrays;
   std::vector<int64_t> counts;
@@ -336,6 +349,8 @@ TORCH_LIBRARY(bert_large, library) {
       "float beta_1, float beta_2, float epsilon, float weight_decay, float gradient_scale, int step, bool adapt) "
       "-> ()",
       &lamb);
+  library.def("add_bfloat16(Tensor(a!) target, Tensor source) -> ()", &add_bfloat16);
+  library.def("transposed(Tensor matrix) -> Tensor", &transposed);
   library.def("global_norm(Tensor[] tensors) -> float", &global_norm);
 }
 

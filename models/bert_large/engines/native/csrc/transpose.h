@@ -1,4 +1,4 @@
-// Transposes in registers.
+// Transposes.
 #pragma once
 
 #include "vector.h"
@@ -22,15 +22,20 @@ inline __attribute__((always_inline)) void exchange_blocks(Floats* rows) {
   }
 }
 
+// Transposes a matrix of kLanes x kLanes 32-bit words.
+inline __attribute__((always_inline)) void transpose_registers(Floats* rows) {
+  exchange_blocks<1>(rows);
+  exchange_blocks<2>(rows);
+  exchange_blocks<4>(rows);
+  if constexpr (kLanes == 16) exchange_blocks<8>(rows);
+}
+
 // to [kLanes, kLanes] = the transpose of from [kLanes, kLanes], rows `from_stride` and `to_stride` floats apart.
 inline void transpose_block(const float* from, int64_t from_stride, float* to, int64_t to_stride) {
   Floats block[kLanes];
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) block[i] = load(from + i * from_stride);
-  exchange_blocks<1>(block);
-  exchange_blocks<2>(block);
-  exchange_blocks<4>(block);
-  if constexpr (kLanes == 16) exchange_blocks<8>(block);
+  transpose_registers(block);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) store(to + i * to_stride, block[i]);
 }
@@ -44,5 +49,8 @@ inline void transpose_words(const float* from, int64_t rows, int64_t columns, in
     }
   }
 }
+
+// to [columns, rows] = the transpose of from [rows, columns], both contiguous.
+void transpose_halves(int threads, int64_t rows, int64_t columns, const BFloat16* from, BFloat16* to);
 
 }  // namespace bert_large

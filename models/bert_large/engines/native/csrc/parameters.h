@@ -1,4 +1,4 @@
-// LAMB in two passes over memory.
+// What is done to parameters and their gradients: LAMB in two passes over memory, norms, sums.
 #pragma once
 
 #include <vector>
@@ -30,5 +30,8 @@ void lamb_step(int threads, const std::vector<LambArrays>& parameters, const Lam
 
 // The square of the norm of all arrays together, summed in double.
 double squared_norm(int threads, const std::vector<const float*>& arrays, const std::vector<int64_t>& counts);
+
+// target [count] += source, for weight gradients that a product gave in a type of lower precision.
+void add_to(int threads, int64_t count, const BFloat16* source, float* target);
 
 }  // namespace bert_large
