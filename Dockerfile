@@ -1,9 +1,11 @@
 # The training image: the package in the Python environment of a base that has PyTorch. build.sh builds it and run.sh
 # runs it.
 ARG BASE_IMAGE=model-zoo:pytorch-ipex-spr
-FROM ${BASE_IMAGE}
 
-# pip's settings while the image is built; none of them stays in its environment.
+# What the package needs, before its code, so that a change of code builds fast. The constraint keeps the base's torch.
+FROM ${BASE_IMAGE} AS dependencies
+
+# pip's settings while the image is built; none of them stays in its environment. A stage has only those it names.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
@@ -12,9 +14,6 @@ ARG PIP_NO_CACHE_DIR=1
 
 USER root
 WORKDIR /workspace/bert-large
-
-# What the package needs, before its code, so that a change of code builds in seconds. The constraint keeps the base's
-# torch.
 COPY pyproject.toml ./
 COPY licenses licenses
 RUN python3 -c 'import torch; print(f"torch=={torch.__version__}")' > /tmp/constraints.txt \
@@ -22,14 +21,29 @@ RUN python3 -c 'import torch; print(f"torch=={torch.__version__}")' > /tmp/const
     && python3 -m pip install --constraint /tmp/constraints.txt . \
     && rm -rf models build /tmp/constraints.txt
 
+# The native engine's kernels for all CPUs, built with the base's torch. The compiler stays in this stage.
+FROM dependencies AS kernels
+RUN command -v g++ \
+    || { apt-get update && apt-get install --yes --no-install-recommends g++; } \
+    || { echo "error: g++ is missing from the base image and apt-get did not install it: use a base with g++" >&2; exit 1; }
+COPY models models
+RUN PYTHONPATH=models BERT_LARGE_KERNELS_DIR=/kernels python3 -m bert_large kernels --all \
+    && rm /kernels/build.lock
+
+FROM dependencies
+ARG PIP_INDEX_URL
+ARG PIP_EXTRA_INDEX_URL
+ARG PIP_FIND_LINKS
+ARG PIP_TRUSTED_HOST
+ARG PIP_NO_CACHE_DIR=1
 COPY models models
 RUN python3 -m pip install --no-deps --force-reinstall . \
     && rm -rf models build pyproject.toml
-
+COPY --from=kernels /kernels kernels
 COPY quickstart quickstart
 
 # Any user may run it: a home that everybody can write to, and a name for users that /etc/passwd does not know.
-ENV HOME=/tmp LOGNAME=bert
+ENV HOME=/tmp LOGNAME=bert BERT_LARGE_KERNELS_DIR=/workspace/bert-large/kernels
 USER 1000:1000
 ENTRYPOINT []
 CMD ["bert-large", "--help"]

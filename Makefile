@@ -1,13 +1,15 @@
-# Set-up, tests, benchmarks and the demo. Needs Linux, Python 3.10 or newer with venv, and g++; everything else is
-# installed into $(VENV). `make help` lists the targets.
+# Set-up, tests, benchmarks and the demo. Needs Linux, Python 3.10 or newer with venv, and g++ (CXX= names another
+# compiler) for the native engine's kernels, which set-up builds once; everything else is installed into $(VENV).
+# `make help` lists the targets.
 
 # The Python that the environment is made with, and where the environment lies.
 PYTHON ?= python3
 VENV ?= .venv
 
 bin := $(VENV)/bin
+export CXX
 # What an installed environment follows from: a change here installs again.
-install_inputs := pyproject.toml docker/install_torch.sh
+install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_large/engines/native/csrc/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -40,7 +42,7 @@ format: $(VENV)/.installed-test ## format the Python code
 	$(bin)/ruff check --fix
 
 clean: ## remove the environment and everything that tools left
-	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build models/bert_large/engines/native/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
 
@@ -55,6 +57,10 @@ $(bin)/pip:
 	@"$(PYTHON)" -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "make: error: PYTHON=$(PYTHON) has no venv: install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
 	  exit 2; }
+	@command -v $(CXX) >/dev/null || { \
+	  echo "make: error: CXX=$(CXX) is not there: set-up builds C++ kernels, so install it (Debian, Ubuntu: apt-get" \
+	    "install g++), or name another compiler with CXX=" >&2; \
+	  exit 2; }
 	"$(PYTHON)" -m venv $(VENV)
 
 $(VENV)/.torch: docker/install_torch.sh | $(bin)/pip
@@ -63,8 +69,10 @@ $(VENV)/.torch: docker/install_torch.sh | $(bin)/pip
 
 $(VENV)/.installed: $(install_inputs) $(VENV)/.torch
 	$(bin)/pip install --editable .
+	$(bin)/bert-large kernels
 	@touch $@
 
 $(VENV)/.installed-%: $(install_inputs) $(VENV)/.torch
 	$(bin)/pip install --editable '.[$*]'
+	$(bin)/bert-large kernels
 	@touch $@

@@ -60,7 +60,7 @@ PICK_OPTIONS=(EVAL_RECORDS=--count)
 
 # Variables that are no option of a command but say how it runs.
 LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT
-  OMP_NUM_THREADS)
+  OMP_NUM_THREADS ALLOCATOR)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
@@ -134,6 +134,10 @@ check_launch() {
   case "${PRECISION:-fp32}" in
     fp32 | avx-fp32 | bf16 | bf32) ;;
     *) die "PRECISION=$PRECISION is unknown: choose fp32, avx-fp32, bf16 or bf32" ;;
+  esac
+  case "${ALLOCATOR:-auto}" in
+    auto | system | tcmalloc | jemalloc) ;;
+    *) die "ALLOCATOR=$ALLOCATOR is unknown: choose auto, system, tcmalloc or jemalloc" ;;
   esac
   for name in BENCHMARK:0:1 DDP:false:true; do
     IFS=: read -r name off on <<<"$name"
@@ -250,6 +254,53 @@ set_instruction_set() {
   esac
 }
 
+# find_allocator NAME: print where the system has the library of tcmalloc or jemalloc, fail where it has none.
+find_allocator() {
+  local file libraries
+  local -A files=([tcmalloc]="libtcmalloc_minimal.so.4 libtcmalloc.so.4" [jemalloc]="libjemalloc.so.2")
+  libraries="$(PATH="$PATH:/usr/sbin:/sbin" ldconfig -p 2>/dev/null)" || return 1 # not on every user's path
+  for file in ${files[$1]}; do
+    if [[ "$libraries" =~ [[:space:]]"$file "[^$'\n']*" => "([^$'\n']+) ]]; then
+      printf '%s\n' "${BASH_REMATCH[1]}"
+      return
+    fi
+  done
+  return 1
+}
+
+# Preload the memory allocator that ALLOCATOR names. Settings of the user's own are kept.
+choose_allocator() {
+  local name choice="${ALLOCATOR:-auto}" library=""
+  if [[ "$choice" == auto ]]; then
+    [[ "${LD_PRELOAD:-}" != *malloc* ]] || return 0 # the user has chosen
+    choice=system
+    for name in tcmalloc jemalloc; do
+      if library="$(find_allocator "$name")"; then
+        choice="$name"
+        break
+      fi
+    done
+  elif [[ "$choice" != system ]]; then
+    library="$(find_allocator "$choice")" ||
+      die "ALLOCATOR=$choice is not installed here (Debian, Ubuntu: libtcmalloc-minimal4, libjemalloc2): install it," \
+        "or choose auto or system"
+  fi
+  case "$choice" in
+    tcmalloc) # without its report of every block over 1 GB
+      export TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD="${TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD:-0}"
+      ;;
+    jemalloc) # freed memory is kept: as in Intel's package
+      local keep=dirty_decay_ms:9000000000,muzzy_decay_ms:9000000000
+      export MALLOC_CONF="${MALLOC_CONF:-oversize_threshold:1,background_thread:true,metadata_thp:auto,$keep}"
+      ;;
+    system) # huge pages; versions of the C library before 2.35 do not know the word and pass over it
+      [[ "${GLIBC_TUNABLES:-}" == *glibc.malloc.hugetlb=* ]] ||
+        export GLIBC_TUNABLES="${GLIBC_TUNABLES:+$GLIBC_TUNABLES:}glibc.malloc.hugetlb=1"
+      ;;
+  esac
+  [[ -z "$library" ]] || export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
+}
+
 # Set LAUNCHER to the start of the command: python for one process, torchrun's module for several.
 choose_launcher() {
   local name ranks="${RANKS_PER_NODE:-1}"
@@ -287,6 +338,7 @@ run_pretrain() {
   local phase="$1" entry=(-m bert_large)
   shift
   check_variables "run_bert_pretrain_phase$phase.sh"
+  choose_allocator
   choose_python
   choose_launcher
   set_instruction_set

@@ -19,7 +19,9 @@
 #   LEARNING_RATE       peak learning rate
 #   WARMUP_STEPS        steps of warmup
 #   RECIPE              name of a set of hyperparameters
-#   ENGINE              auto, native, eager or ipex
+#   ENGINE              auto (native), native, or eager, which needs no C++ compiler
+#   ALLOCATOR           what replaces the C library's memory allocator: tcmalloc or jemalloc, which must be installed;
+#                       system: nothing; auto (default): the first of these that is there
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
 #   VOCAB_FILE          vocabulary to save with the model

@@ -43,7 +43,7 @@ def test_the_default_user_is_not_root(engine: Engine, inspected: dict[str, Any])
 
 def test_no_setting_of_the_build_stays(inspected: dict[str, Any]) -> None:
     names = {entry.split("=", 1)[0] for entry in inspected["Config"]["Env"]}
-    assert names == {"PATH", "HOME", "LOGNAME"}
+    assert names == {"PATH", "HOME", "LOGNAME", "BERT_LARGE_KERNELS_DIR"}
 
 
 @pytest.mark.parametrize("user", ["1000:1000", "54321:54321", "0:0"])
@@ -79,10 +79,26 @@ def test_there_is_no_compiler(engine: Engine, tool: str) -> None:
     assert inside(engine, "sh", "-c", f"command -v {tool} || echo none") == "none"
 
 
+def test_the_kernels_are_those_of_every_instruction_set(engine: Engine) -> None:
+    code = (
+        "from bert_large.engines.native.build import INSTRUCTION_SETS, library_name; "
+        "print(*sorted(map(library_name, INSTRUCTION_SETS)))"
+    )
+    assert inside(engine, "ls", "/workspace/bert-large/kernels").split() == python(engine, code).split()
+
+
+def test_any_user_has_the_native_engine_on_a_read_only_root(engine: Engine) -> None:
+    code = "from bert_large.engines import resolve_engine; print(resolve_engine('auto')[1])"
+    options = ("--rm", "--read-only", "--user", "54321:54321")
+    assert engine.docker("run", *options, IMAGE, "python3", "-c", code).stdout.startswith("engine native: C++ kernels")
+
+
 def test_nothing_is_left_of_the_build(engine: Engine) -> None:
     found = inside(engine, "find", "/tmp", "/root", "/workspace/bert-large", "-mindepth", "1", "-maxdepth", "1",
                    "-not", "-name", ".bashrc", "-not", "-name", ".profile", user="0:0")  # fmt: skip
-    assert sorted(found.split()) == ["/workspace/bert-large/licenses", "/workspace/bert-large/quickstart"]
+    assert sorted(found.split()) == [
+        f"/workspace/bert-large/{name}" for name in ("kernels", "licenses", "quickstart")
+    ]
 
 
 def test_licenses_are_in_the_image(engine: Engine) -> None:

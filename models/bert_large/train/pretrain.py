@@ -23,6 +23,7 @@ from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
+from bert_large.observe.allocator import describe_allocator
 from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
 from bert_large.observe.metrics import MetricsWriter
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
@@ -116,6 +117,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     versions = (bert_large.__version__, torch.__version__, platform.python_version())
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
     LOGGER.info(engine_line)
+    LOGGER.info(describe_allocator())
     init_start = milliseconds_now()
     if run.mlperf is not None:
         forget_records(run.data, ranks)

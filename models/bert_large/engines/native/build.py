@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import hashlib
@@ -42,8 +43,11 @@ _COMPILER_OPTIONS = [
 
 _LOAD = """
 import sys
+import torch
 from torch.utils import cpp_extension
 
+# Build only: the instructions may be those of another CPU, and the first of them would end this process.
+torch.ops.load_library = lambda path: None
 name, folder, sources, options = sys.argv[1:]
 cpp_extension.load(
     name, sources.split("\\n"), extra_cflags=options.split("\\n"), build_directory=folder, is_python_module=False,
@@ -108,7 +112,9 @@ def build_kernels(instruction_set: str) -> Path:
             with _lock(folder / "build.lock"):  # of several ranks one builds, the others wait for it
                 if not (folder / name).is_file():
                     _compile(instruction_set, folder / name)
-        except PermissionError:
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
             continue
         return folder / name
     raise KernelBuildError(

@@ -1,0 +1,40 @@
+"""`bert-large kernels`: build the native engine's kernels at set-up, so that no training run waits for a compiler."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+
+from bert_large.errors import InputError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--all", action="store_true", help="every instruction set, for machines other than this one")
+    which.add_argument("--instruction-set", help="this one (default: the best that this CPU has)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Build what is not there yet, and print an instruction set and the path of its library a line."""
+    # torch is imported only here, after the options are parsed
+    from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, build_kernels
+    from bert_large.engines.precision import read_cpu_flags
+
+    if arguments.all:
+        chosen = list(INSTRUCTION_SETS)
+    elif arguments.instruction_set is None:
+        chosen = [best_instruction_set(read_cpu_flags())]
+    elif arguments.instruction_set in INSTRUCTION_SETS:
+        chosen = [arguments.instruction_set]
+    else:
+        raise InputError(
+            f"--instruction-set is {arguments.instruction_set!r}, expected one of {', '.join(INSTRUCTION_SETS)}"
+        )
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # on standard error, apart from the paths
+    for name in chosen:
+        path = build_kernels(name)
+        sys.stdout.write(f"{name}  {path}\n")
+        sys.stdout.flush()
+    return 0
