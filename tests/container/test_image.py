@@ -96,9 +96,7 @@ def test_any_user_has_the_native_engine_on_a_read_only_root(engine: Engine) -> N
 def test_nothing_is_left_of_the_build(engine: Engine) -> None:
     found = inside(engine, "find", "/tmp", "/root", "/workspace/bert-large", "-mindepth", "1", "-maxdepth", "1",
                    "-not", "-name", ".bashrc", "-not", "-name", ".profile", user="0:0")  # fmt: skip
-    assert sorted(found.split()) == [
-        f"/workspace/bert-large/{name}" for name in ("kernels", "licenses", "quickstart")
-    ]
+    assert sorted(found.split()) == [f"/workspace/bert-large/{name}" for name in ("kernels", "licenses", "quickstart")]
 
 
 def test_licenses_are_in_the_image(engine: Engine) -> None:

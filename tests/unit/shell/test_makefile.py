@@ -29,6 +29,7 @@ INSTALLED = ("python", "pip", "pytest", "ruff", "mypy", "shellcheck", "bert-larg
 @pytest.fixture
 def project(sandbox: Sandbox) -> Sandbox:
     """A project whose python3 makes environments of fakes."""
+    sandbox.fake("g++")
     for tool in ("make", "sh", "touch", "find", "expand"):
         (sandbox.bin / tool).symlink_to(str(shutil.which(tool)))
     shutil.copy2(PROJECT / "Makefile", sandbox.project)
@@ -78,7 +79,52 @@ def test_demo_installs_the_extra_and_runs_the_demo_with_it(project: Sandbox) -> 
 def test_bench_installs_the_extra_and_writes_a_record(project: Sandbox) -> None:
     assert make(project, "bench", "BENCH_ARGS=--engine eager").returncode == 0
     assert installs(project) == [["install", "--editable", ".[bench]"]]
-    assert [call.arguments for call in project.calls("bert-large")] == [["bench", "record", "--engine", "eager"]]
+    called = [call.arguments for call in project.calls("bert-large")]
+    assert called == [["kernels"], ["bench", "record", "--engine", "eager"]]
+
+
+@pytest.mark.parametrize("target", ["setup", "test", "demo", "bench"])
+def test_kernels_are_built_when_the_package_is_installed(project: Sandbox, target: str) -> None:
+    (project.project / "quickstart/demo.sh").write_text("#!/usr/bin/env bash\n")
+    for _ in range(2):
+        assert make(project, target, "CXX=g++").returncode == 0
+    (call,) = [call for call in project.calls("bert-large") if call.arguments == ["kernels"]]
+    assert call.environment["CXX"] == "g++"
+
+
+def test_kernels_that_cannot_be_built_end_setup(project: Sandbox) -> None:
+    project.fake("bert-large", "sys.exit('bert-large kernels: error: why')", directory=project.directory / "tools")
+    result = make(project, "setup")
+    assert result.returncode == 2
+    assert "bert-large kernels: error: why" in result.stderr
+    assert not (project.project / ".venv/.installed").exists()
+
+
+def test_new_kernel_sources_are_built(project: Sandbox) -> None:
+    source = project.project / "models/bert_large/engines/native/csrc/a.cpp"
+    source.parent.mkdir(parents=True)
+    source.touch()
+    assert make(project, "setup").returncode == 0
+    later = (project.project / ".venv/.installed").stat().st_mtime + 10
+    os.utime(source, (later, later))
+    assert make(project, "setup").returncode == 0
+    assert len(project.calls("bert-large")) == 2
+
+
+def test_a_compiler_that_is_not_there_is_named_first(project: Sandbox) -> None:
+    (project.bin / "g++").unlink()
+    result = make(project, "setup")
+    assert result.returncode == 2
+    assert "CXX=g++ is not there" in result.stderr.splitlines()[0] and "apt-get install g++" in result.stderr
+    assert not (project.project / ".venv").exists()
+    project.fake("clang++")
+    assert make(project, "setup", "CXX=clang++").returncode == 0
+
+
+def test_clean_removes_the_kernels(project: Sandbox) -> None:
+    built = Path(project.folder("the project/models/bert_large/engines/native/built"))
+    assert make(project, "clean").returncode == 0
+    assert not built.exists() and built.parent.is_dir()
 
 
 def test_lint_checks_every_script(project: Sandbox) -> None:

@@ -175,6 +175,7 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
         ("RESUME", "/not/there"),
         ("OUTPUT_DIR", "/dev/null/output"),
         ("BENCHMARK", "yes"),
+        ("ALLOCATOR", "hoard"),
         ("DDP", "maybe"),
         ("RANKS_PER_NODE", "two"),
         ("NNODES", "0"),
@@ -239,6 +240,67 @@ def test_train_script_replaces_the_package(phase_1: Sandbox) -> None:
     phase_1.variables["TRAIN_SCRIPT"] = phase_1.file("my trainer.py")
     call = started(phase_1, PHASE_1)
     assert call.arguments[:4] == [phase_1.variables["TRAIN_SCRIPT"], "pretrain", "--phase", "1"]
+
+
+def install(sandbox: Sandbox, *libraries: str) -> None:
+    """Let the linker know of these libraries, and of no other."""
+    names = ("libc.so.6", "libjemalloc.so.1", *libraries)
+    listed = "\n".join(["99 libs found", *(f"\t{name} (libc6,x86-64) => /lib/{name}" for name in names)])
+    sandbox.fake("ldconfig", f"print({listed!r})")
+
+
+@pytest.mark.parametrize(
+    ("choice", "installed", "preloaded"),
+    [
+        ("auto", ("libjemalloc.so.2", "libtcmalloc.so.4", "libtcmalloc_minimal.so.4"), "/lib/libtcmalloc_minimal.so.4"),
+        ("auto", ("libtcmalloc.so.4",), "/lib/libtcmalloc.so.4"),
+        ("auto", ("libjemalloc.so.2",), "/lib/libjemalloc.so.2"),
+        ("auto", (), None),
+        ("jemalloc", ("libjemalloc.so.2", "libtcmalloc.so.4"), "/lib/libjemalloc.so.2"),
+        ("tcmalloc", ("libjemalloc.so.2", "libtcmalloc.so.4"), "/lib/libtcmalloc.so.4"),
+        ("system", ("libjemalloc.so.2", "libtcmalloc.so.4"), None),
+    ],
+)
+def test_the_allocator(phase_1: Sandbox, choice: str, installed: tuple[str, ...], preloaded: str | None) -> None:
+    install(phase_1, *installed)
+    phase_1.variables["ALLOCATOR"] = choice
+    environment = started(phase_1, PHASE_1).environment
+    assert environment.get("LD_PRELOAD") == preloaded
+    assert environment.get("TCMALLOC_LARGE_ALLOC_REPORT_THRESHOLD") == ("0" if "tcm" in str(preloaded) else None)
+    assert ("dirty_decay_ms:9000000000" in environment.get("MALLOC_CONF", "")) == ("jemalloc" in str(preloaded))
+    assert environment.get("GLIBC_TUNABLES") == ("glibc.malloc.hugetlb=1" if preloaded is None else None)
+
+
+def test_settings_of_allocators_are_kept(phase_1: Sandbox) -> None:
+    install(phase_1, "libjemalloc.so.2")
+    own = {"MALLOC_CONF": "narenas:1", "LD_PRELOAD": "/no/libiomp5.so"}
+    phase_1.variables |= own
+    environment = started(phase_1, PHASE_1).environment
+    assert environment["MALLOC_CONF"] == own["MALLOC_CONF"]
+    assert environment["LD_PRELOAD"] == f"/lib/libjemalloc.so.2:{own['LD_PRELOAD']}"
+    phase_1.variables |= {"ALLOCATOR": "system", "GLIBC_TUNABLES": "glibc.malloc.arena_max=1"}
+    tunables = started(phase_1, PHASE_1).environment["GLIBC_TUNABLES"]
+    assert tunables == "glibc.malloc.arena_max=1:glibc.malloc.hugetlb=1"
+    phase_1.variables["GLIBC_TUNABLES"] = "glibc.malloc.hugetlb=0"
+    assert started(phase_1, PHASE_1).environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=0"
+
+
+def test_an_allocator_that_is_preloaded_already_stays(phase_1: Sandbox) -> None:
+    install(phase_1, "libjemalloc.so.2")
+    phase_1.variables["LD_PRELOAD"] = "/no/libtcmalloc.so"
+    environment = started(phase_1, PHASE_1).environment
+    assert environment["LD_PRELOAD"] == "/no/libtcmalloc.so"
+    assert not {"MALLOC_CONF", "GLIBC_TUNABLES"} & set(environment)
+
+
+@pytest.mark.parametrize("choice", ["tcmalloc", "jemalloc"])
+def test_an_allocator_that_is_not_installed_is_named(phase_1: Sandbox, choice: str) -> None:
+    install(phase_1)
+    phase_1.variables["ALLOCATOR"] = choice
+    result = phase_1.run(PHASE_1)
+    assert (result.returncode, phase_1.calls("python3")) == (2, [])
+    assert f"error: ALLOCATOR={choice} is not installed here" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node"]
