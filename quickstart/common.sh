@@ -270,16 +270,11 @@ find_allocator() {
 
 # Preload the memory allocator that ALLOCATOR names. Settings of the user's own are kept.
 choose_allocator() {
-  local name choice="${ALLOCATOR:-auto}" library=""
+  local choice="${ALLOCATOR:-auto}" library=""
   if [[ "$choice" == auto ]]; then
     [[ "${LD_PRELOAD:-}" != *malloc* ]] || return 0 # the user has chosen
-    choice=system
-    for name in tcmalloc jemalloc; do
-      if library="$(find_allocator "$name")"; then
-        choice="$name"
-        break
-      fi
-    done
+    choice=tcmalloc # not jemalloc: with these settings the eager engine had 17 times the C library's page faults
+    library="$(find_allocator tcmalloc)" || choice=system
   elif [[ "$choice" != system ]]; then
     library="$(find_allocator "$choice")" ||
       die "ALLOCATOR=$choice is not installed here (Debian, Ubuntu: libtcmalloc-minimal4, libjemalloc2): install it," \

@@ -20,8 +20,8 @@
 #   WARMUP_STEPS        steps of warmup
 #   RECIPE              name of a set of hyperparameters
 #   ENGINE              auto (native), native, or eager, which needs no C++ compiler
-#   ALLOCATOR           what replaces the C library's memory allocator: tcmalloc or jemalloc, which must be installed;
-#                       system: nothing; auto (default): the first of these that is there
+#   ALLOCATOR           memory allocator: tcmalloc or jemalloc, which must be installed, or system, the C library's
+#                       with huge pages. auto (default): tcmalloc where it is installed, else system
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
 #   VOCAB_FILE          vocabulary to save with the model

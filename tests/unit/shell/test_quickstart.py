@@ -254,7 +254,7 @@ def install(sandbox: Sandbox, *libraries: str) -> None:
     [
         ("auto", ("libjemalloc.so.2", "libtcmalloc.so.4", "libtcmalloc_minimal.so.4"), "/lib/libtcmalloc_minimal.so.4"),
         ("auto", ("libtcmalloc.so.4",), "/lib/libtcmalloc.so.4"),
-        ("auto", ("libjemalloc.so.2",), "/lib/libjemalloc.so.2"),
+        ("auto", ("libjemalloc.so.2",), None),
         ("auto", (), None),
         ("jemalloc", ("libjemalloc.so.2", "libtcmalloc.so.4"), "/lib/libjemalloc.so.2"),
         ("tcmalloc", ("libjemalloc.so.2", "libtcmalloc.so.4"), "/lib/libtcmalloc.so.4"),
@@ -274,7 +274,7 @@ def test_the_allocator(phase_1: Sandbox, choice: str, installed: tuple[str, ...]
 def test_settings_of_allocators_are_kept(phase_1: Sandbox) -> None:
     install(phase_1, "libjemalloc.so.2")
     own = {"MALLOC_CONF": "narenas:1", "LD_PRELOAD": "/no/libiomp5.so"}
-    phase_1.variables |= own
+    phase_1.variables |= own | {"ALLOCATOR": "jemalloc"}
     environment = started(phase_1, PHASE_1).environment
     assert environment["MALLOC_CONF"] == own["MALLOC_CONF"]
     assert environment["LD_PRELOAD"] == f"/lib/libjemalloc.so.2:{own['LD_PRELOAD']}"
@@ -286,10 +286,10 @@ def test_settings_of_allocators_are_kept(phase_1: Sandbox) -> None:
 
 
 def test_an_allocator_that_is_preloaded_already_stays(phase_1: Sandbox) -> None:
-    install(phase_1, "libjemalloc.so.2")
-    phase_1.variables["LD_PRELOAD"] = "/no/libtcmalloc.so"
+    install(phase_1, "libtcmalloc.so.4")
+    phase_1.variables["LD_PRELOAD"] = "/no/libjemalloc.so"
     environment = started(phase_1, PHASE_1).environment
-    assert environment["LD_PRELOAD"] == "/no/libtcmalloc.so"
+    assert environment["LD_PRELOAD"] == "/no/libjemalloc.so"
     assert not {"MALLOC_CONF", "GLIBC_TUNABLES"} & set(environment)
 
 
