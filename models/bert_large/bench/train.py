@@ -67,7 +67,7 @@ def _build_runner(
     optim = OptimConfig(learning_rate=_LEARNING_RATE, total_steps=2 * steps)  # the rate never reaches 0
     return StepRunner(
         model=ours,
-        optimizer=build_optimizer(ours, optim),
+        optimizer=build_optimizer(ours, optim, ours.engine.lamb),
         schedule=build_schedule(optim),
         ranks=Ranks(),
         precision=precision,
