@@ -74,6 +74,25 @@ def make_batch(records: Sequence[Record], samples: Sequence[int]) -> RaggedBatch
     )
 
 
+def select_tokens(batch: RaggedBatch, rows: torch.Tensor) -> RaggedBatch:
+    """Return the batch of some of the tokens, which keep the positions that they have in their sequences.
+
+    `rows` are their indices, int64 and rising; each sequence's first token and all masked tokens are among them.
+    """
+    sequence_ids = batch.sequence_ids[rows]
+    lengths = torch.bincount(sequence_ids, minlength=batch.sequences)
+    return dataclasses.replace(
+        batch,
+        input_ids=batch.input_ids[rows],
+        token_type_ids=batch.token_type_ids[rows],
+        position_ids=batch.position_ids[rows],
+        sequence_ids=sequence_ids,
+        cu_seqlens=torch.cat([lengths.new_zeros(1), lengths.cumsum(0)]).int(),
+        masked_positions=torch.searchsorted(rows, batch.masked_positions),
+        max_length=int(lengths.max()),
+    )
+
+
 def to_numpy(batch: RaggedBatch) -> dict[str, Any]:
     """Return the fields as plain arrays: what goes through a pipe without shared-memory files."""
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bert_large.config import ModelConfig
-from bert_large.data.batch import RaggedBatch
+from bert_large.data.batch import RaggedBatch, select_tokens
 from bert_large.model.dropout import Site, StepDropout, site_dropout
 from bert_large.model.operations import Operations, at_least_float32
 
@@ -122,18 +122,27 @@ class Layer(nn.Module):
     def forward(
         self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
     ) -> torch.Tensor:
-        projections, output = self.attention.self, self.attention.output
-        attention_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
-        output_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.ATTENTION_OUTPUT)
-        feed_forward_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.FEED_FORWARD_OUTPUT)
+        return self.feed_forward(batch, self.attend(batch, hidden, engine, dropout), engine, dropout)
 
-        hidden = engine.attention_block(
-            batch, hidden, projections.query, projections.key, projections.value, self.heads, attention_site,
+    def attend(
+        self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
+    ) -> torch.Tensor:
+        """Return the first half of the layer, where tokens see each other."""
+        projections, output = self.attention.self, self.attention.output
+        probabilities_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
+        output_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.ATTENTION_OUTPUT)
+        return engine.attention_block(
+            batch, hidden, projections.query, projections.key, projections.value, self.heads, probabilities_site,
             output.dense, output.LayerNorm, output_site,
         )  # fmt: skip
+
+    def feed_forward(
+        self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
+    ) -> torch.Tensor:
+        """Return the second half of the layer, where each token is on its own."""
         return engine.feed_forward_block(
-            batch, hidden, self.intermediate.dense, self.activation,
-            self.output.dense, self.output.LayerNorm, feed_forward_site,
+            batch, hidden, self.intermediate.dense, self.activation, self.output.dense, self.output.LayerNorm,
+            site_dropout(dropout, self.hidden_dropout, self.number, Site.FEED_FORWARD_OUTPUT),
         )  # fmt: skip
 
 
@@ -163,10 +172,28 @@ class Bert(nn.Module):
         self.pooler = Pooler(config.hidden_size)
 
     def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
+        """Return the encoder's output [T, hidden]."""
         hidden = self.embeddings(batch, engine, dropout)
         for layer in self.encoder.layer:
             hidden = layer(batch, hidden, engine, dropout)
         return hidden
+
+    def encode_for_heads(
+        self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None
+    ) -> tuple[RaggedBatch, torch.Tensor]:
+        """Return the tokens that the pretraining heads read, as a batch, and the encoder's output for them.
+
+        They are the first and the masked tokens of each sequence, a sixth of all: the second half of the last layer is
+        computed for them alone.
+        """
+        *layers, last = self.encoder.layer
+        hidden = self.embeddings(batch, engine, dropout)
+        for layer in layers:
+            hidden = layer(batch, hidden, engine, dropout)
+        hidden = last.attend(batch, hidden, engine, dropout)
+        rows = torch.unique(torch.cat([batch.cu_seqlens[:-1].long(), batch.masked_positions]))
+        read = select_tokens(batch, rows)
+        return read, last.feed_forward(read, hidden.index_select(0, rows), engine, dropout)
 
 
 class Transform(nn.Module):
@@ -241,10 +268,10 @@ class BertForPreTraining(nn.Module):
 
     def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
         """Return loss sums and right predictions; `dropout` None computes as in evaluation."""
-        hidden = self.bert(batch, self.engine, dropout)
+        read, hidden = self.bert.encode_for_heads(batch, self.engine, dropout)
         head = self.cls.predictions
         masked_lm_loss, masked_lm_correct = self.engine.masked_head(
-            batch,
+            read,
             hidden,
             head.transform.dense,
             self.config.hidden_act,
@@ -252,7 +279,7 @@ class BertForPreTraining(nn.Module):
             self.bert.embeddings.word_embeddings.weight,
             head.bias,
         )
-        next_sentence_logits = self.next_sentence_logits(batch, hidden)
+        next_sentence_logits = self.next_sentence_logits(read, hidden)
         labels = batch.next_sentence_labels
         return PretrainingSums(
             masked_lm_loss,
