@@ -50,7 +50,10 @@ def dense_values(name: str, inputs: int, outputs: int, seed: int) -> Values:
 
 def norm_values(name: str, hidden: int, seed: int) -> Values:
     """Return a LayerNorm's values."""
-    return {f"{name}.weight": draw(hidden, seed=seed, spread=0.3, around=1.0), f"{name}.bias": draw(hidden, seed=seed + 1)}
+    return {
+        f"{name}.weight": draw(hidden, seed=seed, spread=0.3, around=1.0),
+        f"{name}.bias": draw(hidden, seed=seed + 1),
+    }
 
 
 def layer(values: Mapping[str, torch.Tensor], name: str) -> Any:

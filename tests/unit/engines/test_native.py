@@ -94,9 +94,7 @@ def feed_forward_case(
     return Case(values, apply)
 
 
-def head_case(
-    masked: int, vocab_size: int = 100, hidden: int = 40, activation: str = "gelu", tokens: int = 64
-) -> Case:
+def head_case(masked: int, vocab_size: int = 100, hidden: int = 40, activation: str = "gelu", tokens: int = 64) -> Case:
     """Masked positions at random, so some more than once."""
     generator = torch.Generator().manual_seed(5)
     batch = dataclasses.replace(

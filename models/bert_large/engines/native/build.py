@@ -11,8 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -81,8 +80,17 @@ def kernel_folders() -> list[Path]:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return [Path(named)]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [Path(__file__).parent / "built", cache / "bert-large"]
+    return [Path(__file__).parent / "built", *_user_folders()]
+
+
+def _user_folders() -> list[Path]:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return [Path(named) / "bert-large"]
+    try:
+        return [Path.home() / ".cache" / "bert-large"]
+    except RuntimeError:  # in a container, an id without an entry among the users and without HOME
+        return []
 
 
 @functools.cache
@@ -105,11 +113,13 @@ def build_kernels(instruction_set: str) -> Path:
     for folder in kernel_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder / "build.lock"):  # of several ranks one builds, the others wait for it
-                if not (folder / name).is_file():
-                    _compile(instruction_set, folder / name)
-        except PermissionError:
+            lock = (folder / "build.lock").open("w")
+        except OSError:  # of another owner, or on a file system that is mounted read-only
             continue
+        with lock:  # of several ranks one builds, the others wait for it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / name).is_file():
+                _compile(instruction_set, folder / name)
         return folder / name
     raise KernelBuildError(
         f"the kernels are not built and none of {', '.join(map(str, kernel_folders()))} can be written: name a folder "
@@ -121,13 +131,6 @@ def _options(instruction_set: str) -> list[str]:
     flags = [f"-m{flag.replace('_', '')}" for flag in INSTRUCTION_SETS[instruction_set]]
     wide = ["-mprefer-vector-width=512"] if instruction_set.startswith("avx512") else []
     return [*_COMPILER_OPTIONS, *flags, *wide]
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _compile(instruction_set: str, library: Path) -> None:
