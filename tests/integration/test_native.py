@@ -35,6 +35,18 @@ def test_native_is_eager_step_by_step(finished: Path, eager: Path) -> None:
         assert row["masked_lm_accuracy"] == its["masked_lm_accuracy"]
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_adamw(task: Task, tmp_path: Path, precision: str) -> None:
+    """PyTorch's own optimizer on both engines: the copies of weights that native keeps follow it."""
+    rows = []
+    for engine in ("native", "eager"):
+        settings = {"optimizer": "adamw", "learning_rate": 0.003, "precision": precision, "eval_dir": "none"}
+        rows.append(step_rows(task.run(tmp_path / engine, engine=engine, **settings)))
+    for row, its in zip(*rows, strict=True):
+        tolerance = TOLERANCE if precision == "fp32" else 2e-3
+        assert row["masked_lm_loss"] == pytest.approx(its["masked_lm_loss"], rel=tolerance), row["step"]
+
+
 def test_bf16(task: Task, finished: Path, tmp_path: Path) -> None:
     """Native in bf16, losses near those in fp32 while the weights go the same way."""
     task.run(tmp_path, precision="bf16")

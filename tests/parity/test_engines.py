@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from bert_large.engines import ENGINES, resolve_engine
@@ -50,6 +52,7 @@ def test_the_comparison_can_fail(name: str) -> None:
     """Another dropout, or the other form of GELU, is far beyond the tolerances."""
     engine = resolve_engine(name)[0]
     expected = losses_and_gradients(EagerEngine(), torch.float64)
-    for change in ({"dropout": False}, {"hidden_act": "gelu"}):
-        found = losses_and_gradients(engine, torch.float32, **change)  # type: ignore[arg-type]
+    changes: list[dict[str, Any]] = [{"dropout": False}, {"hidden_act": "gelu"}]
+    for change in changes:
+        found = losses_and_gradients(engine, torch.float32, **change)
         assert worst_error(found, expected) > (10 * TOLERANCE,)

@@ -1,6 +1,7 @@
 """One rank of a run that counts what gradient reduction communicates; run by tests/integration/test_ranks.py.
 
-Its argument is the engine. Prints as JSON: parameters of the model, elements reduced in each step, and a digest of the weights after the last.
+Its argument is the engine. Prints as JSON: parameters of the model, elements reduced in each step, and a digest of the
+weights after the last.
 """
 
 import hashlib
@@ -45,8 +46,8 @@ def main(engine: str) -> None:
     model = tiny_model()
     model.engine = resolve_engine(engine)[0]
     runner = StepRunner(
-        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM), ranks=ranks,
-        precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
+        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
+        ranks=ranks, precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
     )  # fmt: skip
     per_step = []
     for step in range(STEPS):

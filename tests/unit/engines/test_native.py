@@ -17,6 +17,7 @@ from bert_large.model.operations import Operations
 from bert_large.optim.lamb import LambArrays, LambSettings, update_parameter
 
 from tests.support.operations import (
+    PROJECTIONS,
     Case,
     Values,
     assert_close,
@@ -67,9 +68,9 @@ def attention_case(
     probabilities, output = (SITE, OTHER_SITE) if dropout else (None, None)
 
     def apply(engine: Operations, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        projections = (layer(given, name) for name in ("query", "key", "value"))
+        query, key, value = (layer(given, name) for name in PROJECTIONS)
         return engine.attention_block(
-            batch, given["hidden"], *projections, heads, probabilities,
+            batch, given["hidden"], query, key, value, heads, probabilities,
             layer(given, "output"), layer(given, "norm"), output,
         )  # fmt: skip
 
@@ -420,7 +421,7 @@ SIZES = [1, 15, 16, 17, 1000, 65536, 65537]
 def test_lamb(native: NativeEngine, adapt: bool) -> None:
     """Twenty steps over parameters of all sizes, and one that starts at 0, with clipping in some steps."""
     weights = [draw(size, seed=size, spread=0.02) for size in SIZES] + [torch.zeros(40, dtype=torch.float64)]
-    single, double = ([LambArrays(weight.to(dtype, copy=True), *(torch.zeros(len(weight), dtype=dtype) for _ in range(3)))
+    single, double = ([LambArrays(weight.to(dtype, copy=True), *torch.zeros(3, len(weight), dtype=dtype))
                        for weight in weights] for dtype in (torch.float32, torch.float64))  # fmt: skip
     for step in range(1, 21):
         step_settings = settings(step, rate=0.01 / step, scale=1.0 if step % 3 else 0.3, adapt=adapt)
@@ -547,11 +548,11 @@ def test_labels_outside_of_the_vocabulary_are_refused(native: NativeEngine) -> N
     ],
     ids=str,
 )
-def test_batches_that_do_not_fit_are_refused(native: NativeEngine, changes: dict[str, torch.Tensor]) -> None:
+def test_batches_that_do_not_fit_are_refused(native: NativeEngine, changes: dict[str, Any]) -> None:
     """Rather than read beyond memory's end."""
     batch = dataclasses.replace(batch_of([4, 5]), **changes)
     case = attention_case([4, 5], batch=batch)
-    with pytest.raises((RuntimeError, IndexError), match="cu_seqlens|samples|sequence"):
+    with pytest.raises((RuntimeError, IndexError), match=r"cu_seqlens|samples|sequence"):
         case.forward(native, case.leaves(torch.float32), torch.float32)
 
 

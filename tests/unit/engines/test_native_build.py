@@ -88,6 +88,10 @@ def test_the_name_changes_with_the_build(monkeypatch: pytest.MonkeyPatch) -> Non
     assert library_name("avx2").startswith("bert_large-avx2-torch9.8.7-cu99-")
 
 
+def unknown_user(user_id: int) -> None:
+    raise KeyError(f"getpwuid(): uid not found: {user_id}")
+
+
 def test_where_builds_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the folder named, or in the package's or the user's; also for a user without a home."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
@@ -100,7 +104,7 @@ def test_where_builds_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setenv("HOME", str(tmp_path))
     assert kernel_folders() == [own, tmp_path / ".cache" / "bert-large"]
     monkeypatch.delenv("HOME")
-    monkeypatch.setattr("pwd.getpwuid", lambda _: {}["nobody"])  # KeyError, as it raises for an unknown id
+    monkeypatch.setattr("pwd.getpwuid", unknown_user)
     assert kernel_folders() == [own]
 
 

@@ -100,7 +100,7 @@ def test_memory_of_others_is_left_alone() -> None:
 
 @pytest.mark.parametrize("rows", [3, 3000])
 def test_memory_that_libraries_take(rows: int) -> None:
-    """oneDNN takes scratch memory by bare pointer, small and large: matrix products, GELU and convolutions of PyTorch."""
+    """oneDNN takes scratch memory by bare pointer, small and large: in matrix products, GELU and convolutions."""
     inputs, weights = torch.randn(rows, 300), torch.randn(700, 300)
     for dtype, tolerance in ((torch.float32, 1e-3), (torch.bfloat16, 1.0)):
         given = (values.to(dtype, copy=True).requires_grad_() for values in (inputs, weights))
@@ -117,7 +117,7 @@ def test_tensors_resized_and_moved() -> None:
     small, large = torch.arange(10), torch.arange(1 << 19)
     small.resize_(1 << 19)
     assert small[:10].tolist() == list(range(10))
-    small.set_(large)
+    small.set_(large.untyped_storage(), 0, large.shape, large.stride())
     del large
     assert int(small[-1]) == (1 << 19) - 1
     del small

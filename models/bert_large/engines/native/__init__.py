@@ -227,7 +227,7 @@ def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
 
 
 def _take_saved(ctx: Any) -> Any:
-    """Return what a forward pass saved, and let go of it: it is worked on in place, and freed while the loss lives on."""
+    """Return what a forward pass saved and let go of it: it is worked on in place, and freed while the loss lives."""
     saved, ctx.saved = ctx.saved, None
     if saved is None:
         raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
