@@ -152,7 +152,7 @@ def test_a_source_that_does_not_compile(sources: Path, tmp_path: Path, monkeypat
     for path in sources.iterdir():
         path.unlink()
     (sources / "broken.cpp").write_text("#error this cannot be\n")
-    with pytest.raises(KernelBuildError, match=r"failed: .*error.*--engine eager") as caught:
+    with pytest.raises(KernelBuildError, match=r"failed: .*broken.cpp:1:2: error: .*--engine eager") as caught:
         build_kernels("avx2")
     assert left_of_a_failed_build(tmp_path / "built") == {".lock", ".log"}
     (log,) = (tmp_path / "built").glob("*.log")
@@ -163,7 +163,9 @@ def test_a_source_that_does_not_compile(sources: Path, tmp_path: Path, monkeypat
 def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "/bin/false")
-    with pytest.raises(KernelBuildError, match=r"building the native kernels with /bin/false failed: .*--engine eager"):
+    with pytest.raises(
+        KernelBuildError, match=r"with /bin/false failed: .*Error: Command .*/bin/false.*--engine eager"
+    ):
         build_kernels("avx2")
     assert left_of_a_failed_build(tmp_path) == {".lock", ".log"}
 

@@ -156,7 +156,7 @@ def _compile(instruction_set: str, library: Path) -> None:
         if result.returncode != 0 or not built.is_file():
             log = library.with_suffix(".log")
             log.write_text(result.stdout)
-            errors = [line for line in result.stdout.splitlines() if "error" in line.lower()]
+            errors = [line for line in result.stdout.splitlines() if "error:" in line.lower()]
             raise KernelBuildError(
                 f"building the native kernels with {compiler} failed: {(errors or ['no message'])[0].strip()} (the "
                 f"whole of it is in {log}). Mend that, or use --engine eager, which needs no build"
