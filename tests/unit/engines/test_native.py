@@ -360,6 +360,37 @@ def test_bf16(native: NativeEngine, case: Case) -> None:
             assert not ours[name].any(), name
 
 
+@every_case
+def test_bf16_gradients_add_up(native: NativeEngine, case: Case) -> None:
+    """In float32 over eight passes: what a single pass rounds is not rounded again."""
+    leaves = case.leaves(torch.bfloat16)
+    once = case.results(native, torch.bfloat16)
+    for _ in range(8):
+        case.backward(case.forward(native, leaves, torch.bfloat16))
+    for name in set(once) - {"out", "hidden"}:
+        gradient = leaves[name].grad
+        assert gradient is not None and relative_error(gradient, 8 * once[name].double()) < 1e-6, name
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (15, 17), (31, 33), (64, 32), (100, 257)], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_transposed(native: NativeEngine, shape: tuple[int, int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    matrix = draw(*shape, seed=1).to(torch.bfloat16)
+    found = torch.ops.bert_large.transposed(matrix)
+    assert found.is_contiguous() and torch.equal(found, matrix.t())
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1000, 65537])
+def test_add_bfloat16(native: NativeEngine, size: int) -> None:
+    target, source = draw(size, seed=1).float(), draw(size, seed=2).to(torch.bfloat16)
+    expected = target + source.float()
+    torch.ops.bert_large.add_bfloat16(target, source)
+    assert torch.equal(target, expected)
+    with pytest.raises(RuntimeError, match="source has shape"):
+        torch.ops.bert_large.add_bfloat16(target, source.view(1, -1))
+
+
 @pytest.mark.parametrize("changed", ["query.weight", "key.weight", "value.weight", "output.weight"])
 def test_copies_of_weights_are_renewed(native: NativeEngine, changed: str) -> None:
     """In both precisions, after a change in place, of any of the weights that are copied as one."""

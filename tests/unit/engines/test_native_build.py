@@ -62,7 +62,7 @@ def edit(path: Path) -> None:
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {
-    "a source": lambda folder: edit(folder / "lamb.cpp"),
+    "a source": lambda folder: edit(folder / "gelu.cpp"),
     "a header": lambda folder: edit(folder / "vector.h"),
     "a name": lambda folder: (folder / "gelu.h").rename(folder / "gelu2.h"),
     "one more": lambda folder: (folder / "more.cpp").touch(),
