@@ -77,7 +77,7 @@ def test_log_tells_what_was_run(finished: Path) -> None:
     """Versions, engine and why, precision, data, model and all settings, every step, and why it ended."""
     log = (finished / "train.log").read_text()
     for said in (
-        "torch 2.", "1 rank, 1 threads", "engine eager: ", "precision fp32: ", "training data: 50 records in 3 shards",
+        "torch 2.", "1 rank, 1 threads", "engine native: ", "precision fp32: ", "training data: 50 records in 3 shards",
         "evaluation data: 12 records in 1 shards", "hidden_act='gelu_pytorch_tanh'",
         "settings from option: global_batch_size 8, ", "learning_rate 0.02", "settings from recipe intel: ", "seed 42",
         "starting from random weights, seed 42", "training ended: all 8 steps done", "model saved in",

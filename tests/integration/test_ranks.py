@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from bert_large.engines import ENGINES
 from bert_large.train.checkpoint import list_checkpoints, read_state
 from safetensors.torch import load_file
 
@@ -128,9 +129,19 @@ def test_a_signal_to_one_rank_stops_all(task: Task, tmp_path: Path) -> None:
     assert [read_state(path)[0].step for path in list_checkpoints(tmp_path / "checkpoints")] == [steps]
 
 
-def test_gradients_are_reduced_once_a_step() -> None:
+def test_eager_on_two_ranks(task: Task, one_rank: Path, tmp_path: Path) -> None:
+    """The reference's ranks against one of the engine that `auto` chose: the same losses."""
+    done = run_torchrun(2, *task.arguments(tmp_path, **RUN, micro_batch_tokens=256, engine="eager"))
+    assert done.returncode == 0, done.stderr
+    assert "engine native" in (one_rank / "train.log").read_text()
+    assert "engine eager" in (tmp_path / "train.log").read_text()
+    assert_same_losses(tmp_path, one_rank)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_gradients_are_reduced_once_a_step(engine: str) -> None:
     """With four micro-batches a step each gradient is communicated once, and all ranks end with the same weights."""
-    results = finish(start_ranks(2, str(PROJECT / "tests" / "support" / "count_reductions.py")))
+    results = finish(start_ranks(2, str(PROJECT / "tests" / "support" / "count_reductions.py"), engine))
     assert [done.returncode for done in results] == [0, 0], results[0].stderr
     one, other = (json.loads(done.stdout) for done in results)
     assert one["reduced"] == other["reduced"] == [one["parameters"]] * 3

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bert_large.config import ModelConfig
+from bert_large.engines import ENGINES
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 from bert_large.train.checkpoint import save_model
@@ -65,11 +66,11 @@ def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tf_checkpoint("model.ckpt-0", tmp_path_factory.mktemp("golden") / "initial")
 
 
-@pytest.fixture(scope="module")
-def output_dir(initial: Path, trajectory: dict[str, Any]) -> Path:
-    """Where the run went that the trajectory records, by the real command."""
-    output_dir = initial.parent / "out"
-    evaluation = {"eval_dir": EVALUATION, "eval_every_samples": 480}
+@pytest.fixture(scope="module", params=ENGINES)
+def output_dir(request: pytest.FixtureRequest, initial: Path, trajectory: dict[str, Any]) -> Path:
+    """Where the run went that the trajectory records, by the real command, on each engine."""
+    output_dir = initial.parent / request.param
+    evaluation = {"eval_dir": EVALUATION, "eval_every_samples": 480, "engine": request.param}
     assert run_here("pretrain", *training_options(trajectory, initial, output_dir, **evaluation)) == 0
     return output_dir
 
@@ -138,9 +139,7 @@ def test_training_moved_the_weights(initial: Path, output_dir: Path) -> None:
             assert float((after[name] - before[name]).abs().max()) > 100 * WEIGHT_TOLERANCE, name
 
 
-def test_the_reference_is_the_tanh_form(
-    initial: Path, output_dir: Path, trajectory: dict[str, Any], tmp_path: Path
-) -> None:
+def test_the_reference_is_the_tanh_form(initial: Path, trajectory: dict[str, Any], tmp_path: Path) -> None:
     """`gelu` of Google's configuration: the erf form is told apart, and so the tolerance is tight enough to matter.
 
     On weights this small the two hardly differ: 5.8e-6 in a gradient's norm over the 30 steps. Another epsilon (1e-5)

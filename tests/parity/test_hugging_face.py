@@ -11,6 +11,7 @@ import torch
 from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
+from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 from bert_large.train.checkpoint import load_weights, save_model
@@ -81,12 +82,17 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str) -> None
     assert difference <= TOLERANCES[found.dtype], f"{name}: {difference:.1e}"
 
 
-@pytest.mark.parametrize("dtype", TOLERANCES, ids=["double", "single"])
+@pytest.mark.parametrize(
+    ("engine", "dtype"),
+    [("eager", torch.float64), ("eager", torch.float32), ("native", torch.float32)],
+    ids=["eager double", "eager single", "native single"],
+)
 @pytest.mark.parametrize("activation", ["gelu_pytorch_tanh", "gelu"])
 @pytest.mark.parametrize("heads", [1, 4])
-def test_logits_losses_and_gradients(dtype: torch.dtype, activation: str, heads: int) -> None:
+def test_logits_losses_and_gradients(engine: str, dtype: torch.dtype, activation: str, heads: int) -> None:
     """On random weights, biases and norms, and ragged inputs; every parameter's gradient of the summed loss."""
     model = tiny_model(num_attention_heads=heads, hidden_act=activation).to(dtype)
+    model.engine = resolve_engine(engine)[0]
     randomize(model, spread=0.2)
     theirs, batch = hugging_face(model), make_batch(RECORDS, range(11))
 

@@ -1,16 +1,19 @@
 """One rank of a run that counts what gradient reduction communicates; run by tests/integration/test_ranks.py.
 
-Prints as JSON: parameters of the model, elements reduced in each step, and a digest of the weights after the last.
+Its argument is the engine. Prints as JSON: parameters of the model, elements reduced in each step, and a digest of the
+weights after the last.
 """
 
 import hashlib
 import json
+import sys
 from typing import Any
 
 import torch
 from bert_large.config import OptimConfig
 from bert_large.data.batch import make_batch
 from bert_large.distributed.environment import join_ranks, leave_ranks
+from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import step as step_module
@@ -26,7 +29,7 @@ STEPS, MICRO_BATCHES = 3, 4
 OPTIM = OptimConfig(learning_rate=0.01, total_steps=10)
 
 
-def main() -> None:
+def main(engine: str) -> None:
     reduced: list[int] = []
 
     def counting_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
@@ -41,9 +44,10 @@ def main() -> None:
     step_module.DistributedDataParallel = Counting  # type: ignore[misc]
     ranks = join_ranks()
     model = tiny_model()
+    model.engine = resolve_engine(engine)[0]
     runner = StepRunner(
-        model=model, optimizer=build_optimizer(model, OPTIM), schedule=build_schedule(OPTIM), ranks=ranks,
-        precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
+        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
+        ranks=ranks, precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
     )  # fmt: skip
     per_step = []
     for step in range(STEPS):
@@ -58,4 +62,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

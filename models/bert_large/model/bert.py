@@ -7,6 +7,7 @@ into the other. What is computed is here; how, is the engine's matter (`operatio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -186,7 +187,7 @@ class Bert(nn.Module):
         They are the first and the masked tokens of each sequence, a sixth of all: the second half of the last layer is
         computed for them alone.
         """
-        *layers, last = self.encoder.layer
+        *layers, last = cast(list[Layer], list(self.encoder.layer))
         hidden = self.embeddings(batch, engine, dropout)
         for layer in layers:
             hidden = layer(batch, hidden, engine, dropout)

@@ -34,7 +34,10 @@ def build_optimizer(
         groups: list[dict[str, Any]] = [{"params": adapted}, {"params": exempt, "adapt": False}]
         return Lamb(groups, config.learning_rate, betas, config.epsilon, config.weight_decay, lamb)
     groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
+    # PyTorch's fused update does not count as a change of the weights; an engine that keeps copies must see it.
+    optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version([*adapted, *exempt]))
+    return optimizer
 
 
 def build_schedule(config: OptimConfig) -> Schedule:

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.data.batch import RaggedBatch
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.dropout import DropoutSite, attention_keep_mask, token_keep_mask
 from torch.nn import functional
 
-from tests.support.records import make_records
+from tests.support.operations import batch_of
 
 HIDDEN, WIDE, VOCAB = 12, 20, 100
 ENGINE = EagerEngine()
@@ -27,23 +27,6 @@ SHAPES = {
     "equal": [4, 4],
 }
 pytestmark = pytest.mark.parametrize("lengths", list(SHAPES.values()), ids=list(SHAPES))
-
-
-def batch_of(lengths: list[int]) -> RaggedBatch:
-    """Return a batch of these lengths; sequences of one token have no prediction."""
-    records = []
-    for index, length in enumerate(lengths):
-        (record,) = make_records(1, seed=index, lengths=(max(length, 6), max(length, 6)))
-        fitting = record.masked_positions < length
-        for name, values in (
-            ("input_ids", record.input_ids[:length]),
-            ("token_type_ids", record.token_type_ids[:length]),
-            ("masked_ids", record.masked_ids[fitting]),
-            ("masked_positions", record.masked_positions[fitting]),
-        ):
-            object.__setattr__(record, name, values)
-        records.append(record)
-    return make_batch(records, [3 + 1000 * index for index in range(len(lengths))])
 
 
 def parameter(*shape: int, seed: int) -> torch.Tensor:

@@ -135,3 +135,14 @@ def test_moments_round_trip(name: str) -> None:
             its.step()
     for (parameter_name, ours), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs), parameter_name
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
+def test_updates_count_as_changes(optimizer: str) -> None:
+    """By autograd's version counters, which engines renew their copies of weights by."""
+    model = tiny_model()
+    updates = build_optimizer(model, config(optimizer))
+    give_gradients(model, 1)
+    before = [parameter._version for parameter in model.parameters()]
+    updates.step()
+    assert all(parameter._version > version for parameter, version in zip(model.parameters(), before, strict=True))

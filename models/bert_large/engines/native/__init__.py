@@ -176,21 +176,21 @@ def _add_weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor, *weig
 
     Fresh gradients of several weights are made as parts of one tensor, so that one product serves all of them.
     """
-    if not all(weight.requires_grad for weight in weights):
-        return
     gradients = [weight.grad for weight in weights]
-    if all(gradient is None for gradient in gradients):
+    all_wanted = all(weight.requires_grad for weight in weights)
+    if all_wanted and all(gradient is None for gradient in gradients):
         joint = _weight_gradient(out_gradient, inputs).float()
         for weight, part in zip(weights, joint.split([len(weight) for weight in weights]), strict=True):
             weight.grad = part
         return
-    joint_gradient = _as_one(gradients)
+    joint_gradient = _as_one(gradients) if all_wanted else None
     if joint_gradient is not None:
         _add_product(joint_gradient, out_gradient, inputs)
         return
     parts = out_gradient.split([len(weight) for weight in weights], dim=1)
     for weight, part in zip(weights, parts, strict=True):
-        _add_product(_gradient(weight), part, inputs)
+        if weight.requires_grad:
+            _add_product(_gradient(weight), part, inputs)
 
 
 def _add_product(target: torch.Tensor, out_gradient: torch.Tensor, inputs: torch.Tensor) -> None:
@@ -226,6 +226,14 @@ def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
     return first.as_strided((sum(len(part) for part in parts if part is not None), first.shape[1]), first.stride())
 
 
+def _take_saved(ctx: Any) -> Any:
+    """Return what a forward pass saved and let go of it: it is worked on in place, and freed while the loss lives."""
+    saved, ctx.saved = ctx.saved, None
+    if saved is None:
+        raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
+    return saved
+
+
 def _token_places(batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return batch.samples, batch.sequence_ids, batch.position_ids
 
@@ -258,7 +266,7 @@ class _EmbedNormDropout(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, ...]:
-        batch, norm, dropout, tables, means, rstds = ctx.saved
+        batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
         _kernels.embed_norm_gradient(
             gradients[0].contiguous(), *tables, batch.input_ids, batch.position_ids, batch.token_type_ids,
             means, rstds, norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout,
@@ -301,7 +309,7 @@ class _AttentionBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         batch, projections, heads, output, norm, dropouts, weights = ctx.parts
-        hidden, qkv, bias, context, log_sums, sums, means, rstds = ctx.saved
+        hidden, qkv, bias, context, log_sums, sums, means, rstds = _take_saved(ctx)
         hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
         _kernels.residual_norm_gradient(
             gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
@@ -354,7 +362,7 @@ class _FeedForwardBlock(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         batch, intermediate, output, norm, dropout, weights = ctx.parts
-        hidden, derivative, activated, sums, means, rstds = ctx.saved
+        hidden, derivative, activated, sums, means, rstds = _take_saved(ctx)
         hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
         _kernels.residual_norm_gradient(
             gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
@@ -388,19 +396,19 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         wants_gradients = any(ctx.needs_input_grad)
         loss, correct = 0.0, 0
         if wants_gradients:
+            words_gradient, bias_gradient = torch.zeros_like(words), torch.zeros_like(bias)
+            transformed_gradient = torch.empty_like(transformed)
             ctx.parameters = words, bias
-            ctx.words_gradient, ctx.bias_gradient = torch.zeros_like(words), torch.zeros_like(bias)
-            ctx.transformed_gradient = torch.empty_like(transformed)
+            ctx.saved = words_gradient, bias_gradient, transformed_gradient
         with torch.autocast("cpu", enabled=False):
             for start in range(0, len(labels), _HEAD_ROWS):
                 rows = slice(start, start + _HEAD_ROWS)
                 logits = torch.mm(transformed[rows], weight.t())
-                bias_gradient = ctx.bias_gradient if wants_gradients else None
-                sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
+                sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient if wants_gradients else None)
                 loss, correct = loss + sums[0], correct + sums[1]
                 if wants_gradients:
-                    torch.mm(logits, weight, out=ctx.transformed_gradient[rows])
-                    _add_product(ctx.words_gradient, logits, transformed[rows])
+                    torch.mm(logits, weight, out=transformed_gradient[rows])
+                    _add_product(words_gradient, logits, transformed[rows])
         right = torch.tensor(correct)
         ctx.mark_non_differentiable(right)
         return torch.tensor(loss, dtype=torch.float32), right
@@ -408,10 +416,11 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         words, bias = ctx.parameters
+        words_gradient, bias_gradient, transformed_gradient = _take_saved(ctx)
         scale = float(gradients[0])
-        for parameter, gradient in ((words, ctx.words_gradient), (bias, ctx.bias_gradient)):
+        for parameter, gradient in ((words, words_gradient), (bias, bias_gradient)):
             if parameter.requires_grad and parameter.grad is None:
                 parameter.grad = gradient.mul_(scale)
             else:
                 _gradient(parameter).add_(gradient, alpha=scale)
-        return None, None, ctx.transformed_gradient * scale, None, None
+        return None, None, transformed_gradient * scale, None, None

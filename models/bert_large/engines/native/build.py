@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import functools
 import hashlib
@@ -12,8 +11,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from pathlib import Path
 
 import torch
@@ -85,8 +83,17 @@ def kernel_folders() -> list[Path]:
     named = os.environ.get(FOLDER_VARIABLE)
     if named:
         return [Path(named)]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [Path(__file__).parent / "built", cache / "bert-large"]
+    return [Path(__file__).parent / "built", *_user_folders()]
+
+
+def _user_folders() -> list[Path]:
+    named = os.environ.get("XDG_CACHE_HOME")
+    if named:
+        return [Path(named) / "bert-large"]
+    try:
+        return [Path.home() / ".cache" / "bert-large"]
+    except RuntimeError:  # in a container, an id without an entry among the users and without HOME
+        return []
 
 
 @functools.cache
@@ -109,13 +116,13 @@ def build_kernels(instruction_set: str) -> Path:
     for folder in kernel_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _lock(folder / "build.lock"):  # of several ranks one builds, the others wait for it
-                if not (folder / name).is_file():
-                    _compile(instruction_set, folder / name)
-        except OSError as error:
-            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
-                raise
+            lock = (folder / "build.lock").open("w")
+        except OSError:  # of another owner, or on a file system that is mounted read-only
             continue
+        with lock:  # of several ranks one builds, the others wait for it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / name).is_file():
+                _compile(instruction_set, folder / name)
         return folder / name
     raise KernelBuildError(
         f"the kernels are not built and none of {', '.join(map(str, kernel_folders()))} can be written: name a folder "
@@ -127,13 +134,6 @@ def _options(instruction_set: str) -> list[str]:
     flags = [f"-m{flag.replace('_', '')}" for flag in INSTRUCTION_SETS[instruction_set]]
     wide = ["-mprefer-vector-width=512"] if instruction_set.startswith("avx512") else []
     return [*_COMPILER_OPTIONS, *flags, *wide]
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _compile(instruction_set: str, library: Path) -> None:
@@ -159,7 +159,7 @@ def _compile(instruction_set: str, library: Path) -> None:
         if result.returncode != 0 or not built.is_file():
             log = library.with_suffix(".log")
             log.write_text(result.stdout)
-            errors = [line for line in result.stdout.splitlines() if "error" in line.lower()]
+            errors = [line for line in result.stdout.splitlines() if "error:" in line.lower()]
             raise KernelBuildError(
                 f"building the native kernels with {compiler} failed: {(errors or ['no message'])[0].strip()} (the "
                 f"whole of it is in {log}). Mend that, or use --engine eager, which needs no build"

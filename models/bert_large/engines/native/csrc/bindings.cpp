@@ -5,6 +5,7 @@
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "attention.h"
@@ -60,19 +61,29 @@ Dropout make_dropout(double probability, int64_t key) {
 }
 
 TokenRows token_rows(const Tensor& samples, const Tensor& sequence_ids, const Tensor& position_ids, int64_t rows) {
-  return {POINTER(int64_t, samples, {samples.numel()}), POINTER(int64_t, sequence_ids, {rows}),
-          POINTER(int64_t, position_ids, {rows})};
+  const TokenRows tokens{POINTER(int64_t, samples, {samples.numel()}), POINTER(int64_t, sequence_ids, {rows}),
+                         POINTER(int64_t, position_ids, {rows})};
+  for (int64_t r = 0; r < rows; ++r) {
+    TORCH_CHECK_INDEX(tokens.sequence_ids[r] >= 0 && tokens.sequence_ids[r] < samples.numel(), "sequence id ",
+                      tokens.sequence_ids[r], " at ", r, " is outside of the ", samples.numel(), " samples");
+  }
+  return tokens;
 }
 
 NormParameters norm_parameters(const Tensor& weight, const Tensor& bias, double eps, int64_t columns) {
   return {POINTER(float, weight, {columns}), POINTER(float, bias, {columns}), (float)eps};
 }
 
-AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, int64_t heads, int64_t width) {
+AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, int64_t heads, int64_t rows,
+                               int64_t width) {
   const int64_t sequences = samples.numel();
-  TORCH_CHECK(width % heads == 0, "hidden size ", width, " is not a multiple of ", heads, " heads");
-  return {sequences, heads, width / heads, POINTER(int32_t, cu_seqlens, {sequences + 1}),
-          POINTER(int64_t, samples, {sequences})};
+  TORCH_CHECK(heads > 0 && width % heads == 0, "hidden size ", width, " is not a multiple of ", heads, " heads");
+  const AttentionShape shape{sequences, heads, width / heads, POINTER(int32_t, cu_seqlens, {sequences + 1}),
+                             POINTER(int64_t, samples, {sequences})};
+  const int32_t* ends = shape.cu_seqlens;
+  TORCH_CHECK(ends[0] == 0 && ends[sequences] == rows && std::is_sorted(ends, ends + sequences + 1),
+              "cu_seqlens does not go up from 0 to the ", rows, " tokens");
+  return shape;
 }
 
 // The attention kernels for a type of activations: on AMX those for it.
@@ -100,7 +111,7 @@ GeluForm gelu_form(string_view name) {
 void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples, int64_t heads,
                double probability, int64_t key, const Tensor& context, const Tensor& log_sums) {
   const int64_t rows = context.size(0), width = context.size(1);
-  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, width);
+  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, rows, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
     forward_kernel<T>()(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
@@ -113,7 +124,7 @@ void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_
                         int64_t heads, double probability, int64_t key, const Tensor& context, const Tensor& log_sums,
                         const Tensor& context_gradient, const Tensor& qkv_gradient, const Tensor& bias_gradient) {
   const int64_t rows = context.size(0), width = context.size(1);
-  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, width);
+  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, rows, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
     backward_kernel<T>()(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),

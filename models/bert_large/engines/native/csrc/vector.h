@@ -143,6 +143,7 @@ inline float sum(Floats values) {
   return total;
 }
 
+// The second where either is not a number.
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 
@@ -160,10 +161,11 @@ inline Floats square_root(Floats values) {
 #endif
 }
 
-// e^x within 2 units in the last place for x in [-87, 88]; beyond, the value at that end.
+// e^x within 2 units in the last place for x in [-87, 88]; beyond, the value at that end. Not-a-number stays so: by
+// the order of operands below.
 // Cody and Waite's reduction to |r| <= ln(2)/2, then the Taylor polynomial to r^7.
 inline Floats exponential(Floats x) {
-  x = minimum(maximum(x, broadcast(-87.0f)), broadcast(88.0f));
+  x = minimum(broadcast(88.0f), maximum(broadcast(-87.0f), x));
   const Floats magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
   Floats shifted = x * 1.44269504f + magic;
   Floats n = shifted - magic;
