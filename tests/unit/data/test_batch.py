@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from bert_large.data.batch import from_numpy, make_batch, to_numpy
+from bert_large.data.batch import from_numpy, make_batch, select_tokens, to_numpy
 from bert_large.data.record import Record
 
 
@@ -59,3 +59,16 @@ def test_arrays_make_the_same_batch() -> None:
             assert ours.dtype == theirs.dtype and torch.equal(ours, theirs), field.name
         else:
             assert ours == theirs
+
+
+def test_some_of_the_tokens() -> None:
+    """They are laid end to end as in any batch, with their old positions, and masked tokens are found again."""
+    read = select_tokens(BATCH, torch.tensor([0, 1, 3, 4, 5, 6]))
+    assert read.input_ids.tolist() == [2, 11, 2, 2, 12, 13]
+    assert read.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1]
+    assert read.position_ids.tolist() == [0, 1, 0, 0, 1, 2]
+    assert read.sequence_ids.tolist() == [0, 0, 1, 2, 2, 2]
+    assert read.cu_seqlens.tolist() == [0, 2, 3, 6] and read.cu_seqlens.dtype == torch.int32
+    assert read.masked_positions.tolist() == [1, 4, 5]
+    assert (read.max_length, read.sequences, read.tokens, read.masked_tokens) == (3, 3, 6, 3)
+    assert read.samples is BATCH.samples and read.masked_labels is BATCH.masked_labels

@@ -171,3 +171,15 @@ def test_a_batch_without_masked_tokens() -> None:
     (result.masked_lm_loss + result.next_sentence_loss).backward()
     assert float(result.masked_lm_loss.detach()) == 0.0 and int(result.masked_lm_correct) == 0
     assert all(bool(gradient.isfinite().all()) for gradient in gradients_of(model).values())
+
+
+@pytest.mark.parametrize("dropout", [None, StepDropout(3, 5)], ids=["evaluation", "dropout"])
+def test_the_tokens_that_heads_read_are_encoded_as_all_are(dropout: StepDropout | None) -> None:
+    model = tiny_model().double()
+    batch = make_batch(make_records(6), range(6))
+    all_tokens = model.bert(batch, model.engine, dropout)
+    read, hidden = model.bert.encode_for_heads(batch, model.engine, dropout)
+    rows = torch.unique(torch.cat([batch.cu_seqlens[:-1].long(), batch.masked_positions]))
+    assert len(rows) < batch.tokens / 2
+    torch.testing.assert_close(hidden, all_tokens[rows], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(hidden[read.masked_positions], all_tokens[batch.masked_positions])
