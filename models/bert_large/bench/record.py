@@ -24,7 +24,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "step_512": ("step", "--seq-len=512", "--batch-size=4", "--layers=2"),
     "train_1": ("train", "--phase=1", "--layers=12", "--micro-batch-tokens=4096"),
     "train_2": ("train", "--phase=2", "--layers=12", "--micro-batch-tokens=4096"),
-    "tokens": ("tokens", "--layers=1"),
+    "tokens": ("tokens", "--layers=2"),
     "memory": (
         "train", "--phase=2", "--layers=24", "--global-batch-size=24", "--micro-batch-tokens=4096", "--rounds=1",
         "--without-hugging-face",

@@ -396,10 +396,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
         wants_gradients = any(ctx.needs_input_grad)
         loss, correct = 0.0, 0
         if wants_gradients:
-            words_gradient, bias_gradient = torch.zeros_like(words), torch.zeros_like(bias)
-            transformed_gradient = torch.empty_like(transformed)
-            ctx.parameters = words, bias
-            ctx.saved = words_gradient, bias_gradient, transformed_gradient
+            words_gradient = None
+            bias_gradient, transformed_gradient = torch.zeros_like(bias), torch.empty_like(transformed)
         with torch.autocast("cpu", enabled=False):
             for start in range(0, len(labels), _HEAD_ROWS):
                 rows = slice(start, start + _HEAD_ROWS)
@@ -408,7 +406,14 @@ class _MaskedCrossEntropy(torch.autograd.Function):
                 loss, correct = loss + sums[0], correct + sums[1]
                 if wants_gradients:
                     torch.mm(logits, weight, out=transformed_gradient[rows])
-                    _add_product(words_gradient, logits, transformed[rows])
+                    if words_gradient is None:
+                        words_gradient = _weight_gradient(logits, transformed[rows]).float()
+                    else:
+                        _add_product(words_gradient, logits, transformed[rows])
+        if wants_gradients:
+            words_gradient = torch.zeros_like(words) if words_gradient is None else words_gradient
+            ctx.parameters = words, bias
+            ctx.saved = words_gradient, bias_gradient, transformed_gradient
         right = torch.tensor(correct)
         ctx.mark_non_differentiable(right)
         return torch.tensor(loss, dtype=torch.float32), right
