@@ -132,8 +132,8 @@ check_variables() {
 check_launch() {
   local name
   case "${PRECISION:-fp32}" in
-    fp32 | avx-fp32 | bf16 | bf32) ;;
-    *) die "PRECISION=$PRECISION is unknown: choose fp32, avx-fp32, bf16 or bf32" ;;
+    fp32 | avx-fp32 | bf16 | bf32 | fp16) ;;
+    *) die "PRECISION=$PRECISION is unknown: choose fp32, avx-fp32, bf16, bf32 or fp16" ;;
   esac
   for name in BENCHMARK:0:1 DDP:false:true; do
     IFS=: read -r name off on <<<"$name"
@@ -246,6 +246,7 @@ run_to_end() {
 set_instruction_set() {
   case "$PRECISION" in
     avx-fp32) unset DNNL_MAX_CPU_ISA ;;
+    fp16) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX_FP16 ;;
     *) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX ;;
   esac
 }
