@@ -13,7 +13,7 @@ GROWTH_INTERVAL = 2000
 
 @dataclass(frozen=True)
 class LossScale:
-    """What the loss is multiplied by, and what decides the next one. Powers of 2 only: scaling rounds nothing."""
+    """What the loss is multiplied by, and what decides the next one. Powers of 2, so that scaling rounds nothing."""
 
     scale: float = INITIAL_SCALE
     good_steps: int = 0

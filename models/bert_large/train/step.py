@@ -83,7 +83,7 @@ class StepRunner:
         gradient_norm = self.model.engine.global_norm(
             [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         )
-        gradient_norm /= self._scale()
+        gradient_norm /= self._gradient_factor()
         masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
         loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
         rate = self.schedule.rate(step)
@@ -114,17 +114,24 @@ class StepRunner:
             result = self._replica(batch, dropout)
         loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
         loss = loss + result.next_sentence_loss / self.global_batch_size
-        # DistributedDataParallel averages gradients over ranks; the normalisation above is for their sum.
-        (loss * (self.ranks.world_size * self._scale())).backward()
+        (loss * self._loss_factor()).backward()
         return result
 
-    def _scale(self) -> float:
-        """Return what this step's gradients are multiples of."""
-        return 1.0 if self.loss_scale is None else self.loss_scale.scale
+    def _loss_factor(self) -> float:
+        """Return what this step's loss is multiplied by.
+
+        `DistributedDataParallel` averages gradients over ranks, and the losses are normalised for their sum: hence the
+        number of ranks. A loss scale takes its place, so that what overflows does not depend on that number.
+        """
+        return self.ranks.world_size if self.loss_scale is None else self.loss_scale.scale
+
+    def _gradient_factor(self) -> float:
+        """Return what this step's gradients, averaged over ranks, are multiplied by."""
+        return self._loss_factor() / self.ranks.world_size
 
     def _update(self, rate: float, gradient_norm: float) -> None:
         set_rate(self.optimizer, rate)
-        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm, self._scale())
+        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm, self._gradient_factor())
         self.optimizer.step()
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after_update()
