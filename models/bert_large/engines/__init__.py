@@ -22,7 +22,7 @@ def check_engine(name: str, precision: str) -> None:
         )
 
 
-def resolve_engine(name: str, precision: str) -> tuple[Operations, str]:
+def resolve_engine(name: str, precision: str = "fp32") -> tuple[Operations, str]:
     """Return the engine of a name and one line that says which it is and why.
 
     `auto` picks the fastest there is for a precision that `config.PRECISIONS` names.
