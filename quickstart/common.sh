@@ -132,8 +132,8 @@ check_variables() {
 check_launch() {
   local name
   case "${PRECISION:-fp32}" in
-    fp32 | avx-fp32 | bf16 | bf32) ;;
-    *) die "PRECISION=$PRECISION is unknown: choose fp32, avx-fp32, bf16 or bf32" ;;
+    fp32 | avx-fp32 | bf16 | bf32 | fp16) ;;
+    *) die "PRECISION=$PRECISION is unknown: choose fp32, avx-fp32, bf16, bf32 or fp16" ;;
   esac
   case "${ALLOCATOR:-auto}" in
     auto | system | tcmalloc | jemalloc) ;;
@@ -250,6 +250,7 @@ run_to_end() {
 set_instruction_set() {
   case "$PRECISION" in
     avx-fp32) unset DNNL_MAX_CPU_ISA ;;
+    fp16) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX_FP16 ;;
     *) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX ;;
   esac
 }

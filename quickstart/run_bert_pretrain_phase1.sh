@@ -4,7 +4,7 @@
 # Usage: VARIABLE=value ... quickstart/run_bert_pretrain_phase1.sh [OPTION OF bert-large pretrain ...]
 #
 # Required variables:
-#   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16 or bf32
+#   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16, bf32 or fp16
 #   OUTPUT_DIR          where logs, checkpoints and model_save/ go; made if missing. Use an empty one for a new run
 #   DATASET_DIR         folder that holds seq_128/ with the shards, or the folder of shards itself
 #   CONFIG_FILE         bert_config.json (also: BERT_MODEL_CONFIG)

@@ -5,7 +5,7 @@
 # Usage: VARIABLE=value ... quickstart/run_bert_pretrain_phase2.sh [OPTION OF bert-large pretrain ...]
 #
 # Required variables:
-#   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16 or bf32
+#   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16, bf32 or fp16
 #   OUTPUT_DIR          where logs, checkpoints and model_save/ go; made if missing. Not the one of phase 1
 #   DATASET_DIR         folder that holds seq_512/ with the shards, or the folder of shards itself
 #   CHECKPOINT_DIR      model_save of phase 1 (also: PRETRAINED_MODEL)

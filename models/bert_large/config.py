@@ -11,7 +11,7 @@ from typing import Any
 from bert_large.errors import InputError
 
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
-PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32")
+PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32", "fp16")
 OPTIMIZERS = ("lamb", "adamw")
 MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("onprem", "cloud", "research")

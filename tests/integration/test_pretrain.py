@@ -181,14 +181,19 @@ def test_adamw_trains(task: Task, finished: Path, tmp_path: Path) -> None:
     assert without_timings(step_rows(parts)) == without_timings(step_rows(whole))
 
 
-@pytest.mark.parametrize("precision", ["bf16", "bf32"])
-def test_low_precision_tracks_fp32(task: Task, finished: Path, tmp_path: Path, precision: str) -> None:
-    """Losses within 0.2% of fp32's over eight steps, dropout on (the worst seen is 0.03%); saved weights are fp32."""
+@pytest.mark.parametrize(("precision", "tolerance"), [("bf16", 2e-3), ("bf32", 2e-3), ("fp16", 2.5e-4)])
+def test_low_precision_tracks_fp32(
+    task: Task, finished: Path, tmp_path: Path, precision: str, tolerance: float
+) -> None:
+    """Losses over eight steps, dropout on: bf16's are within 0.03% of fp32's at worst; saved weights are fp32.
+
+    fp16 has three bits more, so an eighth of bf16's tolerance is its own; 0.003% is the worst seen.
+    """
     output = task.run(tmp_path, precision=precision)
     for name in ("masked_lm_loss", "next_sentence_loss"):
         low, full = ([row[name] for row in step_rows(run)] for run in (output, finished))
-        assert low == pytest.approx(full, rel=2e-3), name
-        assert precision != "bf16" or low != full
+        assert low == pytest.approx(full, rel=tolerance), name
+        assert precision == "bf32" or low != full
     saved = load_file(output / "model_save" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in saved.values()} == {"torch.float32"}
 

@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.train import loss_scale
+from bert_large.train import step as step_module
+from bert_large.train.loss_scale import LossScale
 
 from tests.support.runs import (
     Task,
@@ -53,6 +56,31 @@ def test_sigterm(task: Task, finished: Path, tmp_path: Path, signal_at: Any, ste
     assert not (tmp_path / "model_save").exists() and not (tmp_path / "ended.json").exists()
     task.run(tmp_path)
     assert_same_run(tmp_path, finished)
+
+
+def test_fp16_with_its_loss_scale(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Overflows at the start, and growth every third step: stopped amid them and resumed, bit for bit.
+
+    The first update comes after several steps that made none, so the optimizer's count is not that of the steps.
+    """
+    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
+    initial = LossScale(2.0**21)
+    monkeypatch.setattr(step_module, "LossScale", lambda: initial)
+    settings = {"precision": "fp16", "engine": "auto", "max_steps": 14, "total_steps": 14}
+    whole = task.run(tmp_path / "whole", **settings)
+    skipped = [row["step"] for row in step_rows(whole) if row["gradient_norm"] is None]
+    assert skipped[:2] == [1, 2] and len(skipped) < 10
+    for stops in ([1], [skipped[-1] - 1, skipped[-1] + 2]):
+        parts = tmp_path / str(stops)
+        for stop in stops:
+            task.run(parts, **settings | {"max_steps": stop, "eval_dir": "none"})
+        task.run(parts, **settings | {"eval_dir": "none"})
+        assert without_timings(step_rows(parts)) == without_timings(step_rows(whole))
+        last = "checkpoints/step-00000014"
+        for name in ("model_save/model.safetensors", f"{last}/optimizer.safetensors", f"{last}/state.json"):
+            assert (parts / name).read_bytes() == (whole / name).read_bytes(), name
+    assert f"update skipped, loss scale halved to {2.0**20:g}" in (whole / "train.log").read_text()
+    assert "engine eager: plain PyTorch (auto: the native" in (whole / "train.log").read_text()
 
 
 def test_an_ended_run_has_nothing_to_do(task: Task, finished: Path, tmp_path: Path, capsys: Any) -> None:

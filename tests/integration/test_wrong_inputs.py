@@ -139,9 +139,12 @@ WRONG: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
     "resumed from nothing": (
         lambda place: {"resume": place.folder / "step-1"}, r"step-1 is no checkpoint to resume from"),
     "unknown precision": (
-        lambda place: {"precision": "fp16"}, r"PRECISION \(--precision\) is 'fp16', expected one of fp32, "),
+        lambda place: {"precision": "fp8"}, r"PRECISION \(--precision\) is 'fp8', expected one of fp32, "),
     "unknown engine": (
         lambda place: {"engine": "turbo"}, r"--engine is 'turbo', expected one of auto, "),
+    "fp16 on the native engine": (
+        lambda place: {"engine": "native", "precision": "fp16"},
+        r"--engine is 'native', which has no kernels for --precision fp16; use --engine auto or eager, or"),
     "unknown recipe": (
         lambda place: {"recipe": "nvidia"}, r"--recipe is 'nvidia', expected one of .*intel"),
     "unknown phase": (lambda place: {"phase": 3}, r"--phase is 3, expected 1 or 2"),

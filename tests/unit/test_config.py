@@ -162,13 +162,13 @@ def test_data_settings() -> None:
 
 
 def test_precisions() -> None:
-    """fp16 is none of them: it must not be taken for another."""
-    for name in ("fp32", "avx-fp32", "bf16", "bf32"):
+    """A name that is none of them must not be taken for another."""
+    for name in ("fp32", "avx-fp32", "bf16", "bf32", "fp16"):
         check_precision(name)
     with pytest.raises(
-        InputError, match=r"PRECISION \(--precision\) is 'fp16', expected one of fp32, avx-fp32, bf16, bf32"
+        InputError, match=r"PRECISION \(--precision\) is 'fp8', expected one of fp32, avx-fp32, bf16, bf32, fp16"
     ):
-        check_precision("fp16")
+        check_precision("fp8")
     assert "PRECISION" in message(TrainConfig, **TRAIN, precision="BF16")
 
 

@@ -99,7 +99,7 @@ def measure(
     """
     if with_hugging_face:
         require_transformers()
-    resolved = [resolve_engine(name)[0] for name in engines]
+    resolved = [resolve_engine(name, precision)[0] for name in engines]
     chosen = apply_precision(precision)
     torch.manual_seed(_SEED)
     tokens, width = sequence_length * batch_size, model.hidden_size
@@ -111,7 +111,7 @@ def measure(
         hidden=width,
         intermediate=model.intermediate_size,
         layers=model.num_hidden_layers,
-        dtype=chosen.autocast_dtype or torch.float32,
+        dtype=chosen.activation_dtype,
     )
     variants = {
         "gemm_fused": Variant(lambda round_: products.run(products.fused)),

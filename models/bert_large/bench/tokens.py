@@ -63,7 +63,7 @@ def measure(
     for count in tokens:
         if count % sequence_length:
             raise InputError(f"--tokens is {count}, expected a multiple of --seq-len {sequence_length}")
-    operations, _ = resolve_engine(engine)
+    operations, _ = resolve_engine(engine, precision)
     chosen = apply_precision(precision)
     ours = BertForPreTraining(model, operations)
     ours.initialize(_SEED)

@@ -139,7 +139,7 @@ def measure(
     """Return the figures of `rounds` rounds of `steps` steps each; `InputError` if something is missing."""
     if with_hugging_face:
         require_transformers()
-    operations, _ = resolve_engine(engine)
+    operations, _ = resolve_engine(engine, precision)
     total_steps = (warmups + rounds) * steps
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
         step_batches = _open_batches(

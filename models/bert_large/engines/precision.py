@@ -10,7 +10,8 @@ import torch
 
 from bert_large.observe.console import LOGGER
 
-BF16_FLAGS = ("amx_bf16", "avx512_bf16")
+PRODUCT_FLAGS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
+"""CPU flags of the instructions for matrix products of a type."""
 
 
 def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
@@ -29,6 +30,18 @@ class Precision:
     name: str
     autocast_dtype: torch.dtype | None = None
     matmul_precision: str = "highest"
+    products: str = "fp32"
+    """Type that the factors of matrix products are rounded to."""
+
+    @property
+    def activation_dtype(self) -> torch.dtype:
+        """Type that matrix products return."""
+        return self.autocast_dtype or torch.float32
+
+    @property
+    def scales_loss(self) -> bool:
+        """Whether gradients can leave the range of the type they are computed in."""
+        return self.autocast_dtype == torch.float16
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Return the context that forward passes run in."""
@@ -38,15 +51,17 @@ class Precision:
 
     def describe(self, cpu_flags: frozenset[str]) -> tuple[str, str | None]:
         """Return one line on how this precision computes on a CPU with these flags, and a warning if it is slow."""
-        if self.name in ("fp32", "avx-fp32"):
+        if self.products == "fp32":
             return f"precision {self.name}: fp32 throughout", None
-        found = [flag for flag in BF16_FLAGS if flag in cpu_flags]
-        if found:
-            return f"precision {self.name}: bf16 matrix products with {', '.join(found)}, fp32 master weights", None
-        return f"precision {self.name}: bf16 matrix products, emulated, fp32 master weights", (
-            f"this CPU has none of the bf16 instructions ({', '.join(BF16_FLAGS)}): {self.name} is emulated and "
+        flags = PRODUCT_FLAGS[self.products]
+        found = [flag for flag in flags if flag in cpu_flags]
+        how = f"with {', '.join(found)}" if found else "(emulated)"
+        weights = "fp32 master weights" + (", dynamic loss scaling" if self.scales_loss else "")
+        warning = None if found else (
+            f"this CPU has none of the {self.products} instructions ({', '.join(flags)}): {self.name} is emulated and "
             "can be many times slower than fp32; use PRECISION=fp32 here"
-        )
+        )  # fmt: skip
+        return f"precision {self.name}: {self.products} matrix products {how}, {weights}", warning
 
 
 # bf32 keeps fp32 tensors and lets oneDNN round the operands of matrix products to bf16.
@@ -54,14 +69,20 @@ class Precision:
 _PRECISIONS = {
     "fp32": Precision("fp32"),
     "avx-fp32": Precision("avx-fp32"),
-    "bf16": Precision("bf16", autocast_dtype=torch.bfloat16),
-    "bf32": Precision("bf32", matmul_precision="medium"),
+    "bf16": Precision("bf16", autocast_dtype=torch.bfloat16, products="bf16"),
+    "bf32": Precision("bf32", matmul_precision="medium", products="bf16"),
+    "fp16": Precision("fp16", autocast_dtype=torch.float16, products="fp16"),
 }
+
+
+def get_precision(name: str) -> Precision:
+    """Return what a precision that `config.PRECISIONS` names means."""
+    return _PRECISIONS[name]
 
 
 def apply_precision(name: str) -> Precision:
     """Set PyTorch up for a precision that `config.PRECISIONS` names, say what it means on this CPU, and return it."""
-    precision = _PRECISIONS[name]
+    precision = get_precision(name)
     description, warning = precision.describe(read_cpu_flags())
     LOGGER.info(description)
     if warning is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,10 @@ def mean(total: float, count: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
-    """What one optimizer step gave, over all ranks."""
+    """What one optimizer step gave, over all ranks.
+
+    Where fp16 overflowed, the update was skipped: the gradient's norm is not finite, nor the losses if they are why.
+    """
 
     step: int
     """Steps done, this one included."""
@@ -66,7 +70,8 @@ class EvalFigures:
 class MetricsWriter:
     """An `Observer`: appends figures to `metrics.jsonl` and TensorBoard.
 
-    Rows after `first_step`, left by a run that was killed, are dropped.
+    Rows after `first_step`, left by a run that was killed, are dropped. Figures that are not finite are null, which
+    JSON has a word for, and left out of TensorBoard.
     """
 
     def __init__(self, output_dir: Path, first_step: int) -> None:
@@ -106,9 +111,10 @@ class MetricsWriter:
         self._tensorboard.flush()
 
     def _write(self, event: str, group: str, step: int, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"event": event, **values}) + "\n")
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"event": event, **dict.fromkeys(values), **finite}, allow_nan=False) + "\n")
         self._file.flush()
-        for name, value in values.items():
+        for name, value in finite.items():
             if name != "step":
                 self._tensorboard.add_scalar(f"{group}/{name}", value, step)
 

@@ -58,9 +58,12 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 @torch.no_grad()
-def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: float) -> None:
-    """Have the next update scale gradients of global norm `norm` by max_norm / max(max_norm, norm)."""
-    scale = max_norm / norm if norm > max_norm else 1.0
+def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: float, loss_scale: float = 1.0) -> None:
+    """Have the next update scale gradients of global norm `norm` by max_norm / max(max_norm, norm).
+
+    The gradients there are `loss_scale` times those of norm `norm`; the same multiplication undoes that.
+    """
+    scale = (max_norm / norm if norm > max_norm else 1.0) / loss_scale
     if isinstance(optimizer, Lamb):
         optimizer.gradient_scale = scale
     elif scale != 1.0:
@@ -70,19 +73,22 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: floa
 
 
 def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return both moments of every parameter as `exp_avg.NAME` and `exp_avg_sq.NAME` (views, not copies)."""
+    """Return both moments of every parameter as `exp_avg.NAME` and `exp_avg_sq.NAME` (views, not copies).
+
+    They are 0 before the first update.
+    """
     return {
-        f"{moment}.{name}": optimizer.state[parameter][moment]
+        f"{moment}.{name}": optimizer.state[parameter][moment] if optimizer.state else torch.zeros_like(parameter.data)
         for name, parameter in model.named_parameters()
         for moment in MOMENTS
     }
 
 
 def set_moments(
-    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], step: int
+    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], updates: int
 ) -> None:
-    """Restore what `get_moments` gave after `step` updates."""
+    """Restore what `get_moments` gave after `updates` updates."""
     for name, parameter in model.named_parameters():
         state: dict[str, Any] = {moment: moments[f"{moment}.{name}"].clone() for moment in MOMENTS}
-        state["step"] = torch.tensor(float(step)) if isinstance(optimizer, torch.optim.AdamW) else step
+        state["step"] = torch.tensor(float(updates)) if isinstance(optimizer, torch.optim.AdamW) else updates
         optimizer.state[parameter] = state

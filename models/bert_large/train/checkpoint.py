@@ -26,6 +26,7 @@ from bert_large.errors import InputError
 from bert_large.files import default_file_mode, sync_folder, write_atomically
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
 from bert_large.prepare.vocab import read_vocab
+from bert_large.train.loss_scale import LossScale
 
 _PREFIX = "step-"
 _PARTIAL = ".partial-"
@@ -45,6 +46,13 @@ class Progress:
     """None: not known, as the checkpoint was imported; a run counts step times its global batch."""
     evaluation_due: bool = False
     """An evaluation belongs after this step, and was left undone because the run was interrupted."""
+    loss_scale: LossScale | None = None
+    """None: the run's precision needs none."""
+
+    @property
+    def updates(self) -> int:
+        """Optimizer updates made: steps but for those that an overflow skipped."""
+        return self.step - (self.loss_scale.skipped_steps if self.loss_scale else 0)
 
 
 def save_checkpoint(
@@ -101,7 +109,9 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     """Return progress and run identity of a checkpoint."""
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        return Progress(state["step"], state["samples"], state["evaluation_due"]), state["identity"]
+        scale = state.get("loss_scale")
+        loss_scale = LossScale(**scale) if scale is not None else None
+        return Progress(state["step"], state["samples"], state["evaluation_due"], loss_scale), state["identity"]
     except FileNotFoundError:
         raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -113,7 +123,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     progress, _ = read_state(checkpoint)
     load_weights(checkpoint / WEIGHTS_FILE, model)
     names = [f"{moment}.{name}" for name, _ in model.named_parameters() for moment in MOMENTS]
-    set_moments(model, optimizer, read_tensors(checkpoint / MOMENTS_FILE, names), progress.step)
+    set_moments(model, optimizer, read_tensors(checkpoint / MOMENTS_FILE, names), progress.updates)
     return progress
 
 

@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
-    engine, _ = resolve_engine(arguments.engine)
+    engine, _ = resolve_engine(arguments.engine, arguments.precision)
     config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
     ranks = join_ranks()
     try:

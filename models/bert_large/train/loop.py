@@ -146,7 +146,8 @@ class TrainingLoop:
             observer.flush_to_disk()
         if self.ranks.is_main:
             folder = self.checkpoints_folder(self.config.output_dir)
-            state = checkpoint.Progress(done, done * self.config.global_batch_size, evaluation_due)
+            samples = done * self.config.global_batch_size
+            state = checkpoint.Progress(done, samples, evaluation_due, self.runner.loss_scale)
             saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
             checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
             LOGGER.info("checkpoint %s", saved)

@@ -97,7 +97,7 @@ def check_settings(arguments: argparse.Namespace) -> Run:
     mlperf = resolve_mlperf(arguments, data, optim, train)
     if mlperf is not None:
         check_log(mlperf.log, train.output_dir)
-    check_engine(train.engine)
+    check_engine(train.engine, train.precision)
     model = resolve_model_config(arguments.config_file, arguments.checkpoint_dir, arguments.gelu)
     find_training_folder(data.dataset_dir, data.max_seq_length)
     return Run(
@@ -113,7 +113,7 @@ def check_settings(arguments: argparse.Namespace) -> Run:
 
 
 def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
-    engine, engine_line = resolve_engine(run.train.engine)
+    engine, engine_line = resolve_engine(run.train.engine, run.train.precision)
     versions = (bert_large.__version__, torch.__version__, platform.python_version())
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
     LOGGER.info(engine_line)
@@ -191,6 +191,7 @@ def _build_loop(
         global_batch_size=run.train.global_batch_size,
         max_gradient_norm=run.optim.max_gradient_norm,
         seed=run.train.seed,
+        loss_scale=start.loss_scale,
     )
     return TrainingLoop(
         config=run.train,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,13 +18,15 @@ from bert_large.engines.precision import Precision
 from bert_large.errors import UserError
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import StepDropout
+from bert_large.observe.console import LOGGER
 from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
+from bert_large.train.loss_scale import LossScale
 
 
 class NonFiniteLossError(UserError):
-    """The loss or the gradient is infinite or not a number."""
+    """The loss or the gradient is infinite or not a number, in fp16 at the smallest loss scale as well."""
 
 
 @dataclass
@@ -38,8 +41,12 @@ class StepRunner:
     global_batch_size: int
     max_gradient_norm: float
     seed: int
+    loss_scale: LossScale | None = None
+    """The next step's, where the precision scales the loss; None: as a run begins."""
 
     def __post_init__(self) -> None:
+        if self.precision.scales_loss and self.loss_scale is None:
+            self.loss_scale = LossScale()
         self._parameters = list(self.model.parameters())
         self._replica: nn.Module = self.model
         if self.ranks.world_size > 1:
@@ -52,6 +59,8 @@ class StepRunner:
 
         Losses are normalised over the global batch, so they depend neither on the cut into micro-batches nor on the
         number of ranks. `on_sequences(done)` is called before each micro-batch with this rank's sequences done.
+        In fp16 a step whose loss or gradient is not finite makes no update, and says so in the log; its figures are
+        told as they are. Raises `NonFiniteLossError` where that cannot help.
         """
         started = time.perf_counter()
         counts = torch.tensor(
@@ -74,13 +83,14 @@ class StepRunner:
         gradient_norm = self.model.engine.global_norm(
             [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         )
+        gradient_norm /= self._gradient_factor()
         masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
         loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
-        _require_finite(step, loss_1 + loss_2, gradient_norm)
         rate = self.schedule.rate(step)
-        set_rate(self.optimizer, rate)
-        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm)
-        self.optimizer.step()
+        if math.isfinite(loss_1 + loss_2) and math.isfinite(gradient_norm):
+            self._update(rate, gradient_norm)
+        else:
+            self._skip_update(step, loss_1 + loss_2, gradient_norm)
 
         seconds = time.perf_counter() - started + data_seconds
         return StepFigures(
@@ -104,9 +114,45 @@ class StepRunner:
             result = self._replica(batch, dropout)
         loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
         loss = loss + result.next_sentence_loss / self.global_batch_size
-        # DistributedDataParallel averages gradients over ranks; the normalisation above is for their sum.
-        (loss * self.ranks.world_size).backward()
+        (loss * self._loss_factor()).backward()
         return result
+
+    def _loss_factor(self) -> float:
+        """Return what this step's loss is multiplied by.
+
+        `DistributedDataParallel` averages gradients over ranks, and the losses are normalised for their sum: hence the
+        number of ranks. A loss scale takes its place, so that what overflows does not depend on that number.
+        """
+        return self.ranks.world_size if self.loss_scale is None else self.loss_scale.scale
+
+    def _gradient_factor(self) -> float:
+        """Return what this step's gradients, averaged over ranks, are multiplied by."""
+        return self._loss_factor() / self.ranks.world_size
+
+    def _update(self, rate: float, gradient_norm: float) -> None:
+        set_rate(self.optimizer, rate)
+        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm, self._gradient_factor())
+        self.optimizer.step()
+        if self.loss_scale is not None:
+            self.loss_scale = self.loss_scale.after_update()
+
+    def _skip_update(self, step: int, loss: float, gradient_norm: float) -> None:
+        """Halve the loss scale, so that the next step can do better; all ranks decide alike, from the same figures."""
+        found = f"step {step + 1}: loss {loss}, gradient norm {gradient_norm}"
+        if self.loss_scale is None:
+            raise NonFiniteLossError(
+                f"{found}; the update was not made. Start again from the last checkpoint with a lower --learning-rate "
+                "or in fp32"
+            )
+        lowered = self.loss_scale.after_overflow()
+        if lowered is None:
+            raise NonFiniteLossError(
+                f"{found}, though the loss scale is down to {self.loss_scale.scale:g} and may not fall below 1; the "
+                "update was not made. Start again from an earlier checkpoint with a lower --learning-rate, or in bf16 "
+                "or fp32"
+            )
+        self.loss_scale = lowered
+        LOGGER.info("%s: update skipped, loss scale halved to %g", found, lowered.scale)
 
     def _zero_gradients(self) -> None:
         """Drop gradients, or clear them where `DistributedDataParallel` gathers them in buckets of its own."""
@@ -122,11 +168,3 @@ class StepRunner:
 def _as_row(result: PretrainingSums) -> torch.Tensor:
     values = (result.masked_lm_loss, result.masked_lm_correct, result.next_sentence_loss, result.next_sentence_correct)
     return torch.tensor([float(value.detach()) for value in values], dtype=torch.float64)
-
-
-def _require_finite(step: int, loss: float, gradient_norm: float) -> None:
-    if not torch.isfinite(torch.tensor([loss, gradient_norm])).all():
-        raise NonFiniteLossError(
-            f"step {step + 1}: loss {loss}, gradient norm {gradient_norm}; the update was not made. Start again from "
-            "the last checkpoint with a lower --learning-rate or in fp32"
-        )

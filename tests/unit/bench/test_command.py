@@ -54,7 +54,7 @@ def test_step_compares_engines(capsys: pytest.CaptureFixture[str]) -> None:
     assert figures["engines_over_gemm"]["eager"]["minimum"] == figures["step_over_gemm"]
 
 
-@pytest.mark.parametrize("precision", ["bf16", "bf32"])
+@pytest.mark.parametrize("precision", ["bf16", "bf32", "fp16"])
 def test_step_in_other_precisions(capsys: pytest.CaptureFixture[str], precision: str) -> None:
     figures = bench(capsys, "step", *TINY, *ALONE, "--rounds", "1", "--seq-len", "8", "--precision", precision)
     assert figures["precision"] == precision and math.isfinite(figures["step_over_gemm"])

@@ -116,3 +116,18 @@ def test_tensorboard_has_the_same_values(tmp_path: Path) -> None:
     expected[("eval/eval_samples", 2)], expected[("eval/samples", 2)] = 50, 16
     expected = {(name, step): value for (name, step), value in expected.items() if name != "train/step"}
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_figures_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    """Of a skipped update: the row is JSON as other programs read it, and TensorBoard gets the others only."""
+    writer = MetricsWriter(tmp_path, 0)
+    writer.step(step_figures(1, loss=float("nan"), gradient_norm=float("inf")))
+    writer.close()
+
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert list(row) == ["event", *vars(step_figures(1))]
+    assert [name for name, value in row.items() if value is None] == ["loss", "gradient_norm"]
+    assert row["masked_lm_loss"] == 3.0

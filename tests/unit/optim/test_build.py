@@ -128,7 +128,7 @@ def test_moments_round_trip(name: str) -> None:
     )
     other.load_state_dict(one.state_dict())
     resumed = build_optimizer(other, config(name))
-    set_moments(other, resumed, {name: tensor.clone() for name, tensor in moments.items()}, step=3)
+    set_moments(other, resumed, {name: tensor.clone() for name, tensor in moments.items()}, updates=3)
     for step in range(3, 5):
         for model, its in ((one, optimizer), (other, resumed)):
             give_gradients(model, step)

@@ -125,12 +125,16 @@ def test_the_name_used_here_wins_over_its_alias(phase_1: Sandbox) -> None:
     assert started(phase_1, PHASE_1).value("--global-batch-size") == "448"
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf32"])
-def test_precision_lets_onednn_use_amx(phase_1: Sandbox, precision: str) -> None:
+@pytest.mark.parametrize(
+    ("precision", "instructions"),
+    [("fp32", "AVX512_CORE_AMX"), ("bf16", "AVX512_CORE_AMX"), ("bf32", "AVX512_CORE_AMX"),
+     ("fp16", "AVX512_CORE_AMX_FP16")],
+)  # fmt: skip
+def test_precision_lets_onednn_use_amx(phase_1: Sandbox, precision: str, instructions: str) -> None:
     phase_1.variables |= {"PRECISION": precision, "DNNL_MAX_CPU_ISA": "SSE41"}
     call = started(phase_1, PHASE_1)
     assert call.value("--precision") == precision
-    assert call.environment["DNNL_MAX_CPU_ISA"] == "AVX512_CORE_AMX"
+    assert call.environment["DNNL_MAX_CPU_ISA"] == instructions
 
 
 def test_avx_fp32_unsets_the_instruction_set(phase_1: Sandbox) -> None:
@@ -161,7 +165,7 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
-        ("PRECISION", "fp16"),
+        ("PRECISION", "fp8"),
         ("DATASET_DIR", "/not/there"),
         ("DATASET_DIR", "/dev/null"),
         ("CONFIG_FILE", "/not/there.json"),

@@ -27,6 +27,7 @@ from bert_large.train.checkpoint import (
     save_checkpoint,
     save_model,
 )
+from bert_large.train.loss_scale import LossScale
 from safetensors.torch import load_file, save_file
 
 from tests.support.models import tiny_config, tiny_model
@@ -68,6 +69,37 @@ def test_round_trip(tmp_path: Path) -> None:
         its.step()
     for (name, ours), theirs in zip(model.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs), name
+
+
+def test_loss_scale(tmp_path: Path) -> None:
+    """It is kept with the progress, and the optimizer's count of updates goes without the steps that made none."""
+    model, optimizer = trained(steps=2)
+    progress = Progress(5, 40, loss_scale=LossScale(8192.0, 1, 3))
+    saved = save_checkpoint(tmp_path, model, optimizer, progress, IDENTITY)
+    other, its_optimizer = trained(seed=5, steps=0)
+    assert load_checkpoint(saved, other, its_optimizer) == progress
+    assert {state["step"] for state in its_optimizer.state.values()} == {2}
+
+
+def test_before_the_first_update(tmp_path: Path) -> None:
+    """Nothing but skipped steps so far: moments of 0, and the next update is the first."""
+    saved = save_checkpoint(tmp_path, *trained(steps=0), Progress(1, 8, loss_scale=LossScale(32768.0, 0, 1)), IDENTITY)
+    restored, untouched = trained(seed=5, steps=0), trained(steps=0)
+    load_checkpoint(saved, *restored)
+    for model, optimizer in (restored, untouched):
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    for ours, theirs in zip(restored[0].parameters(), untouched[0].parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_checkpoint_from_before_loss_scales(tmp_path: Path) -> None:
+    saved = save(tmp_path, 2)
+    state = json.loads((saved / "state.json").read_text())
+    del state["loss_scale"]
+    (saved / "state.json").write_text(json.dumps(state))
+    assert read_state(saved) == (Progress(2, 16), IDENTITY)
 
 
 @pytest.mark.parametrize("failing_write", [1, 2, 3])

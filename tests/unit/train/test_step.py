@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import math
+
 import pytest
 import torch
 from bert_large.config import OptimConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.distributed.environment import Ranks
-from bert_large.engines.precision import Precision
+from bert_large.engines.precision import get_precision
 from bert_large.observe.metrics import StepFigures
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.optim.lamb import Lamb
+from bert_large.train.loss_scale import LossScale
 from bert_large.train.step import NonFiniteLossError, StepRunner
 
 from tests.support.models import randomize, tiny_model
@@ -20,12 +25,21 @@ RECORDS = make_records(12)
 OPTIM = OptimConfig(learning_rate=0.05, total_steps=10, warmup_steps=2)
 
 
-def make_runner(*, dropout: float = 0.1, max_gradient_norm: float = 1.0) -> StepRunner:
+def make_runner(
+    *,
+    dropout: float = 0.1,
+    max_gradient_norm: float = 1.0,
+    precision: str = "fp32",
+    loss_scale: LossScale | None = None,
+    optimizer: str = "lamb",
+) -> StepRunner:
+    optim = dataclasses.replace(OPTIM, optimizer=optimizer)
     model = tiny_model(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     randomize(model)
     return StepRunner(
-        model=model, optimizer=build_optimizer(model, OPTIM), schedule=build_schedule(OPTIM), ranks=Ranks(),
-        precision=Precision("fp32"), global_batch_size=12, max_gradient_norm=max_gradient_norm, seed=42,
+        model=model, optimizer=build_optimizer(model, optim), schedule=build_schedule(OPTIM), ranks=Ranks(),
+        precision=get_precision(precision), global_batch_size=12, max_gradient_norm=max_gradient_norm, seed=42,
+        loss_scale=loss_scale,
     )  # fmt: skip
 
 
@@ -39,6 +53,11 @@ def cut(*sizes: int) -> list[RaggedBatch]:
 
 def run(runner: StepRunner, step: int, batches: list[RaggedBatch]) -> StepFigures:
     return runner.run(step, batches, 0.5, lambda done: None)
+
+
+def seen_by_the_first_update(runner: StepRunner) -> list[torch.Tensor]:
+    """Return the gradients that an optimizer with beta_1 = 0.9 has taken into its first moments."""
+    return [runner.optimizer.state[parameter]["exp_avg"] / (1 - 0.9) for parameter in runner.model.parameters()]
 
 
 def test_losses_and_gradients_do_not_depend_on_the_cut() -> None:
@@ -133,3 +152,62 @@ def test_progress_within_a_step() -> None:
     told: list[int] = []
     make_runner().run(0, cut(3, 4, 5), 0.0, told.append)
     assert told == [0, 3, 7]
+
+
+@pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
+@pytest.mark.parametrize("max_gradient_norm", [0.01, 1e6])
+def test_the_loss_scale_does_not_show(optimizer: str, max_gradient_norm: float) -> None:
+    """Scales of 1 and 1024, clipped or not: the same norm and update; neither comes near the ends of fp16's range."""
+    runners = [
+        make_runner(
+            dropout=0.0,
+            max_gradient_norm=max_gradient_norm,
+            precision="fp16",
+            loss_scale=LossScale(scale),
+            optimizer=optimizer,
+        )
+        for scale in (1.0, 1024.0)
+    ]
+    plain, scaled = (run(runner, 2, cut(5, 7)) for runner in runners)
+    assert scaled.loss == plain.loss
+    # fp16 rounds what is below 2^-14 more coarsely: at scale 1 some elements are.
+    assert scaled.gradient_norm == pytest.approx(plain.gradient_norm, rel=1e-4)
+    full = run(make_runner(dropout=0.0), 2, cut(5, 7))
+    assert scaled.gradient_norm == pytest.approx(full.gradient_norm, rel=5e-3)
+    ours, theirs = (torch.cat([seen.flatten() for seen in seen_by_the_first_update(runner)]) for runner in runners)
+    assert float(ours.norm()) == pytest.approx(min(plain.gradient_norm, max_gradient_norm), rel=1e-4)
+    assert float((ours - theirs).norm()) < 1e-3 * float(ours.norm())
+
+
+def test_an_overflow_skips_the_update_and_halves_the_scale(caplog: pytest.LogCaptureFixture) -> None:
+    """Until it fits: the weights and moments are untouched before, updated then; the losses are told all along."""
+    runner = make_runner(precision="fp16", loss_scale=LossScale(2.0**24))
+    before = [parameter.detach().clone() for parameter in runner.model.parameters()]
+    skipped = 0
+    with caplog.at_level(logging.INFO, "bert_large"):
+        while not math.isfinite((figures := run(runner, 2, cut(12))).gradient_norm):
+            skipped += 1
+            assert math.isfinite(figures.loss)
+            assert not runner.optimizer.state
+            assert all(map(torch.equal, before, runner.model.parameters()))
+    assert 0 < skipped < 20
+    assert runner.loss_scale == LossScale(2.0 ** (24 - skipped), 1, skipped)
+    assert len(caplog.records) == skipped
+    line = caplog.records[0].getMessage()
+    assert line.startswith("step 3: loss ") and line.endswith("update skipped, loss scale halved to 8.38861e+06")
+    assert next(iter(runner.optimizer.state.values()))["step"] == 1
+    assert not all(map(torch.equal, before, runner.model.parameters()))
+
+
+def test_a_scale_that_cannot_help_ends_the_run() -> None:
+    """Not a number in the weights: halved from 4 to 2 to 1, then refused, with the weights as they were."""
+    runner = make_runner(precision="fp16", loss_scale=LossScale(4.0))
+    with torch.no_grad():
+        runner.model.cls.predictions.bias[0] = float("nan")
+    for step in range(2):
+        run(runner, step, cut(12))
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 3: loss nan.*loss scale is down to 1 and may not fall below 1.*not made.*bf16"
+    ):
+        run(runner, 2, cut(12))
+    assert not runner.optimizer.state

@@ -31,6 +31,8 @@ class NativeEngine:
     """`operations.Operations` in C++ kernels, for float32 and bfloat16."""
 
     name = "native"
+    dtypes = (torch.float32, torch.bfloat16)
+    """Of activations."""
 
     def __init__(self) -> None:
         self.instructions = load_kernels()

@@ -1,0 +1,45 @@
+"""The loss scale's course, against PyTorch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bert_large.train import loss_scale
+from bert_large.train.loss_scale import LossScale
+
+
+def test_constants_are_pytorchs() -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    assert loss_scale.INITIAL_SCALE == LossScale().scale == scaler.get_scale()
+    assert scaler.get_growth_interval() == loss_scale.GROWTH_INTERVAL
+    assert (scaler.get_growth_factor(), scaler.get_backoff_factor()) == (2.0, 0.5)
+
+
+def test_the_course_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates and overflows mixed, doubling after 3 updates in a row: the same scale after each step."""
+    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
+    weight = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    theirs, ours = torch.amp.GradScaler("cpu", growth_interval=3), LossScale()
+    course = [True, True, True, True, False, True, True, False, False, True, True, True, True, True, True, True]
+    for is_finite in course:
+        theirs.scale(torch.zeros(()))  # it makes its state at the first use
+        weight.grad = torch.full((1,), 1.0 if is_finite else float("inf"))
+        theirs.step(optimizer)
+        theirs.update()
+        following = ours.after_update() if is_finite else ours.after_overflow()
+        assert following is not None
+        ours = following
+        assert ours.scale == theirs.get_scale()
+    assert ours.skipped_steps == course.count(False)
+
+
+def test_it_ends_at_1() -> None:
+    """Sixteen halvings lead there; a seventeenth is refused."""
+    ours = LossScale()
+    for _ in range(16):
+        following = ours.after_overflow()
+        assert following is not None
+        ours = following
+    assert ours == LossScale(1.0, 0, 16)
+    assert ours.after_overflow() is None
