@@ -48,10 +48,9 @@ Panels pack_transpose(const float* from, int64_t rows, int64_t columns, float* t
 // exp(score - largest) for the row's `length` scores, dropout applied but neither its scale nor the softmax's
 // denominator; returns the logarithm of the denominator, and 1 / denominator in `inverse`.
 float softmax_row(float* scores, int64_t length, const Dropout& dropout, uint32_t key, float* inverse) {
-  Floats largest_lanes = broadcast(-INFINITY);
-  for (int64_t c = 0; c < length; c += kLanes) {
-    largest_lanes = maximum(largest_lanes, first_lanes(load(scores + c), length - c, -INFINITY));
-  }
+  const int64_t last = (length - 1) / kLanes * kLanes;  // where the last vector begins; it may be a part of one
+  Floats largest_lanes = first_lanes(load(scores + last), length - last, -INFINITY);
+  for (int64_t c = 0; c < last; c += kLanes) largest_lanes = maximum(largest_lanes, load(scores + c));
   const float largest = maximum(largest_lanes);
   Floats total{};
   for (int64_t c = 0; c < length; c += kLanes) {
