@@ -383,7 +383,8 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     """Cross-entropy over the vocabulary, a block of rows at a time.
 
     Gradients are made in the forward pass, while a block's logits are there, for a loss gradient of 1; the backward
-    pass scales them.
+    pass scales them. The last block's part of the vocabulary's gradient, mostly all of it, is left to the backward
+    pass, which scales the few rows instead of the large result.
     """
 
     @staticmethod
@@ -397,25 +398,27 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         wants_gradients = any(ctx.needs_input_grad)
         loss, correct = 0.0, 0
-        if wants_gradients:
-            words_gradient = None
-            bias_gradient, transformed_gradient = torch.zeros_like(bias), torch.empty_like(transformed)
+        words_gradient, last_block = None, None
+        bias_gradient = torch.zeros_like(bias) if wants_gradients else None
+        transformed_gradient = torch.empty_like(transformed)
         with torch.autocast("cpu", enabled=False):
             for start in range(0, len(labels), _HEAD_ROWS):
                 rows = slice(start, start + _HEAD_ROWS)
                 logits = torch.mm(transformed[rows], weight.t())
-                sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient if wants_gradients else None)
+                sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
                 loss, correct = loss + sums[0], correct + sums[1]
-                if wants_gradients:
-                    torch.mm(logits, weight, out=transformed_gradient[rows])
-                    if words_gradient is None:
-                        words_gradient = _weight_gradient(logits, transformed[rows]).float()
-                    else:
-                        _add_product(words_gradient, logits, transformed[rows])
+                if not wants_gradients:
+                    continue
+                torch.mm(logits, weight, out=transformed_gradient[rows])
+                if rows.stop >= len(labels):
+                    last_block = logits, transformed[rows]
+                elif words_gradient is None:
+                    words_gradient = _weight_gradient(logits, transformed[rows]).float()
+                else:
+                    _add_product(words_gradient, logits, transformed[rows])
         if wants_gradients:
-            words_gradient = torch.zeros_like(words) if words_gradient is None else words_gradient
             ctx.parameters = words, bias
-            ctx.saved = words_gradient, bias_gradient, transformed_gradient
+            ctx.saved = words_gradient, last_block, bias_gradient, transformed_gradient
         right = torch.tensor(correct)
         ctx.mark_non_differentiable(right)
         return torch.tensor(loss, dtype=torch.float32), right
@@ -423,11 +426,13 @@ class _MaskedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         words, bias = ctx.parameters
-        words_gradient, bias_gradient, transformed_gradient = _take_saved(ctx)
+        words_gradient, last_block, bias_gradient, transformed_gradient = _take_saved(ctx)
         scale = float(gradients[0])
-        for parameter, gradient in ((words, words_gradient), (bias, bias_gradient)):
-            if parameter.requires_grad and parameter.grad is None:
-                parameter.grad = gradient.mul_(scale)
-            else:
-                _gradient(parameter).add_(gradient, alpha=scale)
+        _gradient(bias).add_(bias_gradient, alpha=scale)
+        if words_gradient is not None:
+            _gradient(words).add_(words_gradient, alpha=scale)
+        if last_block is None:  # no masked tokens: a gradient of zeros
+            _gradient(words)
+        else:
+            _add_weight_gradient(last_block[0], last_block[1] * scale, words)
         return None, None, transformed_gradient * scale, None, None

@@ -5,14 +5,17 @@
 #include <sys/mman.h>
 
 #include <cstdlib>
+#include <map>
 #include <mutex>
 #include <unordered_map>
-#include <vector>
 
 namespace bert_large {
 namespace {
 
 constexpr size_t kLarge = size_t{1} << 20, kHugePage = size_t{1} << 21;
+// How many times too large a block may be. Micro-batches of a step differ in size: the smaller ones take the larger ones'
+// blocks, or memory would have to hold blocks of every size at once.
+constexpr size_t kLoosest = 4;
 
 // Sizes are rounded up to one of four steps between powers of two, so that micro-batches of nearly the same number of
 // tokens share blocks.
@@ -24,34 +27,35 @@ size_t block_size(size_t bytes) {
 }
 
 class KeptBlocks {
+  using Waiting = std::multimap<size_t, void*>;  // by size
+  struct Used {
+    size_t size, wanted;
+  };
+
  public:
+  // A block of `bytes` at least: the smallest that waits and is not much too large, else a new one.
   void* take(size_t bytes) {
     const size_t size = block_size(bytes);
     std::lock_guard<std::mutex> guard(mutex_);
-    std::vector<void*>& waiting = waiting_[size];
-    void* block = nullptr;
-    if (!waiting.empty()) {
-      block = waiting.back();
-      waiting.pop_back();
-      kept_ -= size;
-    } else {
-      block = map(size);
-    }
-    sizes_[block] = size;
-    in_use_ += size;
-    return block;
+    auto fitting = waiting_.lower_bound(size);
+    if (fitting == waiting_.end() || fitting->first > kLoosest * size) return use(map(size), size, size);
+    void* block = fitting->second;
+    kept_ -= fitting->first;
+    const size_t found = fitting->first;
+    waiting_.erase(fitting);
+    return use(block, found, size);
   }
 
   // Returns whether the block is one of these.
   bool give_back(void* block) {
     std::lock_guard<std::mutex> guard(mutex_);
-    auto found = sizes_.find(block);
-    if (found == sizes_.end()) return false;
-    const size_t size = found->second;
-    sizes_.erase(found);
-    waiting_[size].push_back(block);
-    in_use_ -= size;
-    kept_ += size;
+    auto found = used_.find(block);
+    if (found == used_.end()) return false;
+    const Used used = found->second;
+    used_.erase(found);
+    waiting_.emplace(used.size, block);
+    in_use_ -= used.wanted;
+    kept_ += used.size;
     return true;
   }
 
@@ -61,25 +65,45 @@ class KeptBlocks {
   }
 
  private:
+  void* use(void* block, size_t size, size_t wanted) {
+    used_[block] = {size, wanted};
+    in_use_ += wanted;
+    return block;
+  }
+
   void* map(size_t size) {
-    void* block = std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
+    // Batches have grown: what waits and is too small makes room.
+    release(waiting_.begin(), waiting_.lower_bound(size), size);
+    void* block = allocate(size);
     if (block == nullptr) {
-      // What waits in other sizes may be all that is missing.
-      for (auto& [_, waiting] : waiting_) {
-        for (void* kept : waiting) std::free(kept);
-        waiting.clear();
-      }
-      kept_ = 0;
-      block = std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
+      release(waiting_.begin(), waiting_.end(), SIZE_MAX);
+      block = allocate(size);
       TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "cannot allocate ", size, " bytes of memory");
     }
     madvise(block, size, MADV_HUGEPAGE);  // a wish: where it is not granted, small pages serve
     return block;
   }
 
+  static void* allocate(size_t size) {
+    return std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
+  }
+
+  // Gives blocks from the largest of a range down back to the system until `wanted` bytes are.
+  void release(Waiting::iterator first, Waiting::iterator last, size_t wanted) {
+    for (size_t released = 0; released < wanted && first != last;) {
+      --last;
+      released += last->first;
+      kept_ -= last->first;
+      std::free(last->second);
+      const bool was_first = last == first;
+      last = waiting_.erase(last);
+      if (was_first) break;
+    }
+  }
+
   std::mutex mutex_;
-  std::unordered_map<size_t, std::vector<void*>> waiting_;
-  std::unordered_map<void*, size_t> sizes_;
+  Waiting waiting_;
+  std::unordered_map<void*, Used> used_;
   int64_t in_use_ = 0, kept_ = 0;
 };
 
