@@ -1,6 +1,7 @@
 // Loops over PyTorch's threads. Results never depend on which thread did what.
 #pragma once
 
+#include <immintrin.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -17,6 +18,7 @@ void parallel_parts(int threads, int64_t rows, const Work& work) {
   {
     int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
     work((int)thread, rows * thread / count, rows * (thread + 1) / count);
+    _mm_sfence();  // what `stream` stored is there before other threads go on
   }
 }
 
@@ -25,7 +27,10 @@ template <typename Work>
 void parallel_tasks(int threads, int64_t tasks, const Work& work) {
   threads = (int)std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
-  for (int64_t task = 0; task < tasks; ++task) work(omp_get_thread_num(), task);
+  for (int64_t task = 0; task < tasks; ++task) {
+    work(omp_get_thread_num(), task);
+    _mm_sfence();
+  }
 }
 
 // Sums of columns that each thread gathers on its own.
