@@ -91,6 +91,8 @@ CAVEATS = (
     "`step` runs full sequences: no padding for anyone. Its matrix products are `torch.mm` into existing memory, with "
     "query, key and value as one product or as three, whichever was faster. Hugging Face's encoder gets no attention "
     "mask, which favours it.",
+    "The native engine keeps large tensors' memory for the whole process, so Hugging Face's model has that gain here "
+    "too: on its own it would be slower by its page faults.",
     "`train` has the layers that its command says, with the embeddings and both heads of the full vocabulary. Hugging "
     "Face's masked-LM head works on all positions, ours on the masked ones: with fewer layers than 24 the heads weigh "
     "more, so the ratio is a few percent larger than that of the full model.",
