@@ -104,7 +104,9 @@ def test_the_form_of_gelu(model_folder: Path, variables: Variables, config_file:
 @pytest.mark.parametrize("slots", [("/LAMB", "/LAMB_1"), ("/adam_m", "/adam_v")])
 def test_moments(variables: Variables, config_file: Path, tmp_path: Path, slots: tuple[str, str], capsys: Any) -> None:
     """Of both ways to name them; and what is printed names the folder to resume from."""
-    prefix = save_tf(tmp_path / "m", variables | moments_of(variables, *slots) | {"beta1_power": np.array(0.5, np.float32)})
+    prefix = save_tf(
+        tmp_path / "m", variables | moments_of(variables, *slots) | {"beta1_power": np.array(0.5, np.float32)}
+    )
     assert convert(prefix, config_file, tmp_path / "out", moments=True) == 0
     resumable = tmp_path / "out" / "checkpoints" / "step-00000012"
     assert f"--resume {resumable}\n" in capsys.readouterr().out
