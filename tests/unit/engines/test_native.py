@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -598,8 +599,21 @@ def test_lamb_refuses_wrong_arrays(native: NativeEngine) -> None:
             native.lamb([LambArrays(weight, wrong, torch.zeros(4), torch.zeros(4))], settings(1))
 
 
-def test_activations_are_freed_by_the_backward_pass(native: NativeEngine) -> None:
+def test_smaller_batches_take_the_same_blocks() -> None:
+    """Activations are made for as many rows as the largest batch had, so memory does not grow with every new size."""
+    native = NativeEngine()
+    kept = []
+    for length in (512, 300, 411, 77):
+        case = feed_forward_case([length], hidden=64, wide=8192)
+        case.forward(native, case.leaves(torch.float32), torch.float32)
+        gc.collect()
+        kept.append(sum(torch.ops.bert_large.memory()))
+    assert max(kept) - kept[0] < 6 << 20  # two matrices of 300 rows alone are 19 MB
+
+
+def test_activations_are_freed_by_the_backward_pass() -> None:
     """While the loss still lives: the next micro-batch's forward pass must find the memory."""
+    native = NativeEngine()
     case = feed_forward_case([512], hidden=64, wide=2048)
     leaves = case.leaves(torch.float32)
     before = torch.ops.bert_large.memory()[0]

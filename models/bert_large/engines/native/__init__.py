@@ -38,6 +38,7 @@ class NativeEngine:
         self.instructions = load_kernels()
         _kernels.keep_large_blocks()
         self._copies = _WeightCopies()
+        self._rows = _Rows()
         self._eager = EagerEngine()
 
     def embed_norm_dropout(
@@ -76,7 +77,7 @@ class NativeEngine:
         ]
         dropouts = (_dropout_arguments(probabilities_dropout), _dropout_arguments(output_dropout))
         return _AttentionBlock.apply(
-            batch, projections, heads, output, norm, dropouts, weights, hidden,
+            self._rows, batch, projections, heads, output, norm, dropouts, weights, hidden,
             *_parameters(*projections, output, norm),
         )  # fmt: skip
 
@@ -93,7 +94,7 @@ class NativeEngine:
         """See `Operations`."""
         weights = [self._copies.of(hidden.dtype, dense.weight) for dense in (intermediate, output)]
         return _FeedForwardBlock.apply(
-            batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights, hidden,
+            self._rows, batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights, hidden,
             *_parameters(intermediate, output, norm),
         )  # fmt: skip
 
@@ -128,6 +129,29 @@ class NativeEngine:
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
         """See `Operations`."""
         return _kernels.global_norm(list(tensors))
+
+
+class _Rows:
+    """Memory for activations and their gradients: always for as many rows as the largest batch had.
+
+    So micro-batches of different sizes use the same blocks; in sizes of their own they would add up.
+    """
+
+    def __init__(self) -> None:
+        self._capacity = 0
+
+    def empty(self, rows: int, columns: int, *, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialised matrix [rows, columns]."""
+        self._capacity = max(self._capacity, rows)
+        return torch.empty(self._capacity, columns, dtype=dtype)[:rows]
+
+    def like(self, other: torch.Tensor) -> torch.Tensor:
+        """Return an uninitialised matrix of another's shape and type."""
+        return self.empty(*other.shape, dtype=other.dtype)
+
+    def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Return left @ right."""
+        return torch.mm(left, right, out=self.empty(len(left), right.shape[1], dtype=left.dtype))
 
 
 class _WeightCopies:
@@ -281,6 +305,7 @@ class _AttentionBlock(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        memory: _Rows,
         batch: RaggedBatch,
         projections: tuple[Dense, Dense, Dense],
         heads: int,
@@ -293,34 +318,34 @@ class _AttentionBlock(torch.autograd.Function):
     ) -> torch.Tensor:
         rows = len(hidden)
         with torch.autocast("cpu", enabled=False):
-            qkv = torch.mm(hidden, weights[0].t())
+            qkv = memory.product(hidden, weights[0].t())
             bias = torch.cat([dense.bias for dense in projections])
-            context, log_sums = torch.empty_like(hidden), torch.empty(heads, rows, dtype=torch.float32)
+            context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
-            sums = torch.mm(context, weights[1].t())
-        out = torch.empty_like(hidden)
+            sums = memory.product(context, weights[1].t())
+        out = memory.like(hidden)
         means, rstds = _norm_statistics(rows)
         _kernels.residual_norm(
             sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropouts[1],
             out, means, rstds,
         )  # fmt: skip
-        ctx.parts = batch, projections, heads, output, norm, dropouts, weights
+        ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
         ctx.saved = hidden, qkv, bias, context, log_sums, sums, means, rstds
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        batch, projections, heads, output, norm, dropouts, weights = ctx.parts
+        memory, batch, projections, heads, output, norm, dropouts, weights = ctx.parts
         hidden, qkv, bias, context, log_sums, sums, means, rstds = _take_saved(ctx)
-        hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
+        hidden_gradient, dense_gradient = (memory.like(hidden) for _ in range(2))
         _kernels.residual_norm_gradient(
             gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
             *dropouts[1], hidden_gradient, dense_gradient, _gradient(norm.weight), _gradient(norm.bias),
             _gradient(output.bias),
         )  # fmt: skip
         _add_weight_gradient(dense_gradient, context, output.weight)
-        context_gradient = torch.mm(dense_gradient, weights[1])
-        qkv_gradient, bias_gradient = torch.empty_like(qkv), torch.zeros_like(bias)
+        context_gradient = memory.product(dense_gradient, weights[1])
+        qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
         _kernels.attention_gradient(
             qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
             qkv_gradient, bias_gradient,
@@ -329,13 +354,14 @@ class _AttentionBlock(torch.autograd.Function):
             _gradient(dense.bias).add_(part)
         _add_weight_gradient(qkv_gradient, hidden, *(dense.weight for dense in projections))
         hidden_gradient.addmm_(qkv_gradient, weights[0])
-        return (*(None,) * 7, hidden_gradient, *(None,) * 10)
+        return (*(None,) * 8, hidden_gradient, *(None,) * 10)
 
 
 class _FeedForwardBlock(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
+        memory: _Rows,
         batch: RaggedBatch,
         intermediate: Dense,
         gelu_form: str,
@@ -347,25 +373,25 @@ class _FeedForwardBlock(torch.autograd.Function):
         *_: torch.Tensor,
     ) -> torch.Tensor:
         with torch.autocast("cpu", enabled=False):
-            derivative = torch.mm(hidden, weights[0].t())
-            activated = torch.empty_like(derivative)
+            derivative = memory.product(hidden, weights[0].t())
+            activated = memory.like(derivative)
             _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
-            sums = torch.mm(activated, weights[1].t())
-        out = torch.empty_like(hidden)
+            sums = memory.product(activated, weights[1].t())
+        out = memory.like(hidden)
         means, rstds = _norm_statistics(hidden.shape[0])
         _kernels.residual_norm(
             sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout,
             out, means, rstds,
         )  # fmt: skip
-        ctx.parts = batch, intermediate, output, norm, dropout, weights
+        ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
         ctx.saved = hidden, derivative, activated, sums, means, rstds
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        batch, intermediate, output, norm, dropout, weights = ctx.parts
+        memory, batch, intermediate, output, norm, dropout, weights = ctx.parts
         hidden, derivative, activated, sums, means, rstds = _take_saved(ctx)
-        hidden_gradient, dense_gradient = torch.empty_like(hidden), torch.empty_like(hidden)
+        hidden_gradient, dense_gradient = (memory.like(hidden) for _ in range(2))
         _kernels.residual_norm_gradient(
             gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
             *dropout, hidden_gradient, dense_gradient, _gradient(norm.weight), _gradient(norm.bias),
@@ -376,7 +402,7 @@ class _FeedForwardBlock(torch.autograd.Function):
         _kernels.gelu_gradient(derivative, activated_gradient, _gradient(intermediate.bias))
         _add_weight_gradient(activated_gradient, hidden, intermediate.weight)
         hidden_gradient.addmm_(activated_gradient, weights[0])
-        return (*(None,) * 7, hidden_gradient, *(None,) * 6)
+        return (*(None,) * 8, hidden_gradient, *(None,) * 6)
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):

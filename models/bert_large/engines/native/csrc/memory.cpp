@@ -13,10 +13,6 @@ namespace bert_large {
 namespace {
 
 constexpr size_t kLarge = size_t{1} << 20, kHugePage = size_t{1} << 21;
-// How many times too large a block may be. Micro-batches of a step differ in size: the smaller ones take the larger ones'
-// blocks, or memory would have to hold blocks of every size at once.
-constexpr size_t kLoosest = 4;
-
 // Sizes are rounded up to one of four steps between powers of two, so that micro-batches of nearly the same number of
 // tokens share blocks.
 size_t block_size(size_t bytes) {
@@ -28,34 +24,35 @@ size_t block_size(size_t bytes) {
 
 class KeptBlocks {
   using Waiting = std::multimap<size_t, void*>;  // by size
-  struct Used {
-    size_t size, wanted;
-  };
 
  public:
-  // A block of `bytes` at least: the smallest that waits and is not much too large, else a new one.
   void* take(size_t bytes) {
     const size_t size = block_size(bytes);
     std::lock_guard<std::mutex> guard(mutex_);
-    auto fitting = waiting_.lower_bound(size);
-    if (fitting == waiting_.end() || fitting->first > kLoosest * size) return use(map(size), size, size);
-    void* block = fitting->second;
-    kept_ -= fitting->first;
-    const size_t found = fitting->first;
-    waiting_.erase(fitting);
-    return use(block, found, size);
+    auto found = waiting_.find(size);
+    void* block = nullptr;
+    if (found != waiting_.end()) {
+      block = found->second;
+      waiting_.erase(found);
+      kept_ -= size;
+    } else {
+      block = map(size);
+    }
+    sizes_[block] = size;
+    in_use_ += size;
+    return block;
   }
 
   // Returns whether the block is one of these.
   bool give_back(void* block) {
     std::lock_guard<std::mutex> guard(mutex_);
-    auto found = used_.find(block);
-    if (found == used_.end()) return false;
-    const Used used = found->second;
-    used_.erase(found);
-    waiting_.emplace(used.size, block);
-    in_use_ -= used.wanted;
-    kept_ += used.size;
+    auto found = sizes_.find(block);
+    if (found == sizes_.end()) return false;
+    const size_t size = found->second;
+    sizes_.erase(found);
+    waiting_.emplace(size, block);
+    in_use_ -= size;
+    kept_ += size;
     return true;
   }
 
@@ -65,12 +62,6 @@ class KeptBlocks {
   }
 
  private:
-  void* use(void* block, size_t size, size_t wanted) {
-    used_[block] = {size, wanted};
-    in_use_ += wanted;
-    return block;
-  }
-
   void* map(size_t size) {
     // Batches have grown: what waits and is too small makes room.
     release(waiting_.begin(), waiting_.lower_bound(size), size);
@@ -103,7 +94,7 @@ class KeptBlocks {
 
   std::mutex mutex_;
   Waiting waiting_;
-  std::unordered_map<void*, Used> used_;
+  std::unordered_map<void*, size_t> sizes_;
   int64_t in_use_ = 0, kept_ = 0;
 };
 

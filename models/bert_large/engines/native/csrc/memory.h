@@ -11,7 +11,7 @@ namespace bert_large {
 void keep_large_blocks();
 
 struct MemoryFigures {
-  int64_t in_use, kept;  // bytes that tensors asked for, rounded up to sizes of blocks; bytes waiting for the next one
+  int64_t in_use, kept;  // bytes in tensors, bytes waiting for the next one
 };
 MemoryFigures memory_figures();
 
