@@ -608,7 +608,7 @@ def test_smaller_batches_take_the_same_blocks() -> None:
         case.forward(native, case.leaves(torch.float32), torch.float32)
         gc.collect()
         kept.append(sum(torch.ops.bert_large.memory()))
-    assert max(kept) - kept[0] < 6 << 20  # two matrices of 300 rows alone are 19 MB
+    assert max(kept) - kept[0] < 12 << 20  # matrices of each size would add 30 MB
 
 
 def test_activations_are_freed_by_the_backward_pass() -> None:

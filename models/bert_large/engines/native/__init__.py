@@ -94,8 +94,8 @@ class NativeEngine:
         """See `Operations`."""
         weights = [self._copies.of(hidden.dtype, dense.weight) for dense in (intermediate, output)]
         return _FeedForwardBlock.apply(
-            self._rows, batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights, hidden,
-            *_parameters(intermediate, output, norm),
+            self._rows, batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights,
+            hidden, *_parameters(intermediate, output, norm),
         )  # fmt: skip
 
     def masked_head(
