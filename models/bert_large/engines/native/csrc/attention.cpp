@@ -67,11 +67,8 @@ float softmax_row(float* scores, int64_t length, const Dropout& dropout, uint32_
 template <typename T>
 void forward_task(const AttentionShape& shape, const Task& task, const T* qkv, const float* bias,
                   const Dropout& dropout, T* context, float* log_sums, Scratch& scratch) {
-  const int64_t first = shape.cu_seqlens[task.sequence], length = shape.cu_seqlens[task.sequence + 1] - first;
-  const int64_t size = shape.head_size, width = shape.width(), column = task.head * size;
-  const int64_t padded = round_up(size, kLanes), padded_length = round_up(length, kLanes);
-  const int64_t score_stride = padded_length + kLanes;  // not a power of two, which would collide in the cache
-  const uint32_t key = dropout.active ? sample_key(dropout, shape.samples[task.sequence]) : 0;
+  const TaskSizes sizes(shape, task, dropout, kLanes);
+  const auto& [first, length, size, width, column, padded_length, padded, score_stride, key, scale] = sizes;
 
   scratch.start();
   float* query = scratch.take(padded_length * padded);
@@ -82,7 +79,7 @@ void forward_task(const AttentionShape& shape, const Task& task, const T* qkv, c
   float* out = scratch.take(kQueryBlock * padded);
 
   const T* from = qkv + first * 3 * width + column;
-  pack_rows(from, 3 * width, length, padded_length, size, bias + column, 1 / std::sqrt((float)size), query, padded);
+  pack_rows(from, 3 * width, length, padded_length, size, bias + column, scale, query, padded);
   pack_rows(from + width, 3 * width, length, padded_length, size, bias + width + column, 1.0f, keys, padded);
   pack_rows(from + 2 * width, 3 * width, length, padded_length, size, bias + 2 * width + column, 1.0f, values, padded);
   const Panels key_panels = pack_transpose(keys, padded_length, padded, keys_transposed);
@@ -138,12 +135,8 @@ template <typename T>
 void backward_task(const AttentionShape& shape, const Task& task, const T* qkv, const float* bias,
                    const Dropout& dropout, const T* context, const float* log_sums, const T* context_gradient,
                    T* qkv_gradient, float* bias_sums, Scratch& scratch) {
-  const int64_t first = shape.cu_seqlens[task.sequence], length = shape.cu_seqlens[task.sequence + 1] - first;
-  const int64_t size = shape.head_size, width = shape.width(), column = task.head * size;
-  const int64_t padded = round_up(size, kLanes), padded_length = round_up(length, kLanes);
-  const int64_t score_stride = padded_length + kLanes;
-  const uint32_t key = dropout.active ? sample_key(dropout, shape.samples[task.sequence]) : 0;
-  const float scale = 1 / std::sqrt((float)size);
+  const TaskSizes sizes(shape, task, dropout, kLanes);
+  const auto& [first, length, size, width, column, padded_length, padded, score_stride, key, scale] = sizes;
 
   scratch.start();
   float* query = scratch.take(padded_length * padded);
@@ -202,7 +195,7 @@ template <typename T>
 void attention_forward(int threads, const AttentionShape& shape, const T* qkv, const float* bias,
                        const Dropout& dropout, T* context, float* log_sums) {
   const std::vector<Task> tasks = order_tasks(shape);
-  parallel_tasks(threads, tasks.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, tasks.size(), [&](int64_t i) {
     forward_task(shape, tasks[i], qkv, bias, dropout, context, log_sums, thread_scratch());
   });
 }
@@ -213,7 +206,7 @@ void attention_backward(int threads, const AttentionShape& shape, const T* qkv, 
                         T* qkv_gradient, float* bias_gradient) {
   const std::vector<Task> tasks = order_tasks(shape);
   BiasSums bias_sums(shape, tasks);
-  parallel_tasks(threads, tasks.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, tasks.size(), [&](int64_t i) {
     backward_task(shape, tasks[i], qkv, bias, dropout, context, log_sums, context_gradient, qkv_gradient,
                   bias_sums.of_task(i), thread_scratch());
   });

@@ -149,13 +149,9 @@ struct Row {
 
 void forward_task(const AttentionShape& shape, const Task& task, const BFloat16* qkv, const float* bias,
                   const Dropout& dropout, BFloat16* context, float* log_sums, Scratch& scratch) {
-  const int64_t first = shape.cu_seqlens[task.sequence], length = shape.cu_seqlens[task.sequence + 1] - first;
-  const int64_t size = shape.head_size, width = shape.width(), column = task.head * size;
-  const Operand operand{length, round_up(length, kTile), size, round_up(size, kTile)};
-  const int64_t padded = operand.padded, padded_length = operand.padded_length;
-  const int64_t score_stride = padded_length + kLanes;
-  const uint32_t key = dropout.active ? sample_key(dropout, shape.samples[task.sequence]) : 0;
-  const float scale = 1 / std::sqrt((float)size);
+  const TaskSizes sizes(shape, task, dropout, kTile);
+  const auto& [first, length, size, width, column, padded_length, padded, score_stride, key, scale] = sizes;
+  const Operand operand{length, padded_length, size, padded};
 
   scratch.start();
   const BFloat16* from = qkv + first * 3 * width + column;
@@ -207,13 +203,9 @@ void write_transposed(const Operand& operand, const float* from, Scratch& scratc
 void backward_task(const AttentionShape& shape, const Task& task, const BFloat16* qkv, const float* bias,
                    const Dropout& dropout, const BFloat16* context, const float* log_sums,
                    const BFloat16* context_gradient, BFloat16* qkv_gradient, float* bias_sums, Scratch& scratch) {
-  const int64_t first = shape.cu_seqlens[task.sequence], length = shape.cu_seqlens[task.sequence + 1] - first;
-  const int64_t size = shape.head_size, width = shape.width(), column = task.head * size;
-  const Operand operand{length, round_up(length, kTile), size, round_up(size, kTile)};
-  const int64_t padded = operand.padded, padded_length = operand.padded_length;
-  const int64_t score_stride = padded_length + kLanes;
-  const uint32_t key = dropout.active ? sample_key(dropout, shape.samples[task.sequence]) : 0;
-  const float scale = 1 / std::sqrt((float)size);
+  const TaskSizes sizes(shape, task, dropout, kTile);
+  const auto& [first, length, size, width, column, padded_length, padded, score_stride, key, scale] = sizes;
+  const Operand operand{length, padded_length, size, padded};
 
   scratch.start();
   const BFloat16* from = qkv + first * 3 * width + column;
@@ -293,7 +285,7 @@ bool amx_is_there() { return at::native::cpublas::could_pack(at::kBFloat16); }
 void attention_forward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
                            const Dropout& dropout, BFloat16* context, float* log_sums) {
   const std::vector<Task> tasks = order_tasks(shape);
-  parallel_tasks(threads, tasks.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, tasks.size(), [&](int64_t i) {
     forward_task(shape, tasks[i], qkv, bias, dropout, context, log_sums, thread_scratch());
     at::native::cpublas::brgemm_release();
   });
@@ -304,7 +296,7 @@ void attention_backward_amx(int threads, const AttentionShape& shape, const BFlo
                             const BFloat16* context_gradient, BFloat16* qkv_gradient, float* bias_gradient) {
   const std::vector<Task> tasks = order_tasks(shape);
   BiasSums bias_sums(shape, tasks);
-  parallel_tasks(threads, tasks.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, tasks.size(), [&](int64_t i) {
     backward_task(shape, tasks[i], qkv, bias, dropout, context, log_sums, context_gradient, qkv_gradient,
                   bias_sums.of_task(i), thread_scratch());
     at::native::cpublas::brgemm_release();

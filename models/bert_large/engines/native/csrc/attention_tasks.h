@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -29,6 +30,28 @@ inline std::vector<Task> order_tasks(const AttentionShape& shape) {
   }
   return tasks;
 }
+
+// The sizes that a task works with; `multiple` is what its matrices are padded to.
+struct TaskSizes {
+  TaskSizes(const AttentionShape& shape, const Task& task, const Dropout& dropout, int64_t multiple)
+      : first(shape.cu_seqlens[task.sequence]),
+        length(shape.cu_seqlens[task.sequence + 1] - first),
+        size(shape.head_size),
+        width(shape.width()),
+        column(task.head * size),
+        padded_length(round_up(length, multiple)),
+        padded(round_up(size, multiple)),
+        score_stride(padded_length + kLanes),
+        key(dropout.active ? sample_key(dropout, shape.samples[task.sequence]) : 0),
+        scale(1 / std::sqrt((float)size)) {}
+
+  const int64_t first, length;           // the sequence's tokens
+  const int64_t size, width, column;     // of a head, of all heads, where this head begins
+  const int64_t padded_length, padded;   // `length` and `size`
+  const int64_t score_stride;            // not a power of two, which would collide in the cache
+  const uint32_t key;                    // of the sequence's dropout
+  const float scale;                     // of scores
+};
 
 // Memory of one thread, taken piece by piece and all given back by `start`. Kept from task to task: fresh pages are
 // slow.

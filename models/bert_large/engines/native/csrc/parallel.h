@@ -22,13 +22,13 @@ void parallel_parts(int threads, int64_t rows, const Work& work) {
   }
 }
 
-// Calls work(thread, task) for every task, the next free thread taking the next one.
+// Calls work(task) for every task, the next free thread taking the next one.
 template <typename Work>
 void parallel_tasks(int threads, int64_t tasks, const Work& work) {
   threads = (int)std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads) if (threads > 1)
   for (int64_t task = 0; task < tasks; ++task) {
-    work(omp_get_thread_num(), task);
+    work(task);
     _mm_sfence();
   }
 }

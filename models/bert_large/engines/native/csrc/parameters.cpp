@@ -93,7 +93,7 @@ void lamb_step(int threads, const std::vector<LambArrays>& parameters, const Lam
   const float decay = settings.adapt ? settings.weight_decay : 0.0f;
 
   std::vector<Norms> piece_norms(pieces.size());
-  parallel_tasks(threads, pieces.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, pieces.size(), [&](int64_t i) {
     piece_norms[i] = update_moments(settings, decay, parameters[pieces[i].array], pieces[i]);
   });
   std::vector<Norms> norms(parameters.size());
@@ -103,7 +103,7 @@ void lamb_step(int threads, const std::vector<LambArrays>& parameters, const Lam
   }
   std::vector<float> rates;
   for (const Norms& squares : norms) rates.push_back(settings.rate * (settings.adapt ? trust_ratio(squares) : 1.0));
-  parallel_tasks(threads, pieces.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, pieces.size(), [&](int64_t i) {
     update_weights(settings, decay, rates[pieces[i].array], parameters[pieces[i].array], pieces[i]);
   });
 }
@@ -111,7 +111,7 @@ void lamb_step(int threads, const std::vector<LambArrays>& parameters, const Lam
 double squared_norm(int threads, const std::vector<const float*>& arrays, const std::vector<int64_t>& counts) {
   std::vector<Piece> pieces = cut_into_pieces(counts);
   std::vector<double> sums(pieces.size());
-  parallel_tasks(threads, pieces.size(), [&](int, int64_t i) {
+  parallel_tasks(threads, pieces.size(), [&](int64_t i) {
     SquareSum squares;
     for (int64_t at = pieces[i].begin; at < pieces[i].end; at += kLanes) {
       squares.add(load_up_to(arrays[pieces[i].array] + at, pieces[i].end - at));

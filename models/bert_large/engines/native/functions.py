@@ -1,0 +1,232 @@
+"""The native engine's steps forward and backward, as PyTorch's autograd calls them.
+
+What a backward pass needs is kept on its context, worked on in place, and let go of there: going backward twice is an
+error. Gradients of parameters go to `.grad` (`gradients`); autograd is handed None for them, and is given the
+parameters only so that it knows whose gradients a step makes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from bert_large.data.batch import RaggedBatch
+from bert_large.engines.native.gradients import add_product, add_weight_gradient, gradient_of, weight_gradient
+from bert_large.engines.native.memory import Rows
+from bert_large.model.operations import Dense, Norm
+
+_HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
+_kernels = torch.ops.bert_large
+
+
+def _take_saved(ctx: Any) -> Any:
+    """Return what a forward pass saved and let go of it: it is worked on in place, and freed while the loss lives."""
+    saved, ctx.saved = ctx.saved, None
+    if saved is None:
+        raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
+    return saved
+
+
+def _token_places(batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return batch.samples, batch.sequence_ids, batch.position_ids
+
+
+def _norm_statistics(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.float32)
+
+
+class EmbedNormDropout(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        batch: RaggedBatch,
+        norm: Norm,
+        dropout: tuple[float, int],
+        dtype: torch.dtype,
+        words: torch.Tensor,
+        positions: torch.Tensor,
+        token_types: torch.Tensor,
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        out = torch.empty(batch.tokens, words.shape[1], dtype=dtype)
+        means, rstds = _norm_statistics(batch.tokens)
+        _kernels.embed_norm(
+            words, positions, token_types, batch.input_ids, batch.position_ids, batch.token_type_ids,
+            norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout, out, means, rstds,
+        )  # fmt: skip
+        ctx.saved = batch, norm, dropout, (words, positions, token_types), means, rstds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, ...]:
+        batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
+        _kernels.embed_norm_gradient(
+            gradients[0].contiguous(), *tables, batch.input_ids, batch.position_ids, batch.token_type_ids,
+            means, rstds, norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout,
+            *map(gradient_of, tables), gradient_of(norm.weight), gradient_of(norm.bias),
+        )  # fmt: skip
+        return (None,) * 9
+
+
+class AttentionBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        memory: Rows,
+        batch: RaggedBatch,
+        projections: tuple[Dense, Dense, Dense],
+        heads: int,
+        output: Dense,
+        norm: Norm,
+        dropouts: tuple[tuple[float, int], tuple[float, int]],
+        weights: list[torch.Tensor],
+        hidden: torch.Tensor,
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        rows = len(hidden)
+        with torch.autocast("cpu", enabled=False):
+            qkv = memory.product(hidden, weights[0].t())
+            bias = torch.cat([dense.bias for dense in projections])
+            context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
+            _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
+            sums = memory.product(context, weights[1].t())
+        out = memory.like(hidden)
+        means, rstds = _norm_statistics(rows)
+        _kernels.residual_norm(
+            sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropouts[1],
+            out, means, rstds,
+        )  # fmt: skip
+        ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
+        ctx.saved = hidden, qkv, bias, context, log_sums, sums, means, rstds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        memory, batch, projections, heads, output, norm, dropouts, weights = ctx.parts
+        hidden, qkv, bias, context, log_sums, sums, means, rstds = _take_saved(ctx)
+        hidden_gradient, dense_gradient = (memory.like(hidden) for _ in range(2))
+        _kernels.residual_norm_gradient(
+            gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
+            *dropouts[1], hidden_gradient, dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias),
+            gradient_of(output.bias),
+        )  # fmt: skip
+        add_weight_gradient(dense_gradient, context, output.weight)
+        context_gradient = memory.product(dense_gradient, weights[1])
+        qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
+        _kernels.attention_gradient(
+            qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
+            qkv_gradient, bias_gradient,
+        )  # fmt: skip
+        for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
+            gradient_of(dense.bias).add_(part)
+        add_weight_gradient(qkv_gradient, hidden, *(dense.weight for dense in projections))
+        hidden_gradient.addmm_(qkv_gradient, weights[0])
+        return (*(None,) * 8, hidden_gradient, *(None,) * 10)
+
+
+class FeedForwardBlock(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        memory: Rows,
+        batch: RaggedBatch,
+        intermediate: Dense,
+        gelu_form: str,
+        output: Dense,
+        norm: Norm,
+        dropout: tuple[float, int],
+        weights: list[torch.Tensor],
+        hidden: torch.Tensor,
+        *_: torch.Tensor,
+    ) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):
+            derivative = memory.product(hidden, weights[0].t())
+            activated = memory.like(derivative)
+            _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
+            sums = memory.product(activated, weights[1].t())
+        out = memory.like(hidden)
+        means, rstds = _norm_statistics(hidden.shape[0])
+        _kernels.residual_norm(
+            sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout,
+            out, means, rstds,
+        )  # fmt: skip
+        ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
+        ctx.saved = hidden, derivative, activated, sums, means, rstds
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        memory, batch, intermediate, output, norm, dropout, weights = ctx.parts
+        hidden, derivative, activated, sums, means, rstds = _take_saved(ctx)
+        hidden_gradient, dense_gradient = (memory.like(hidden) for _ in range(2))
+        _kernels.residual_norm_gradient(
+            gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
+            *dropout, hidden_gradient, dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias),
+            gradient_of(output.bias),
+        )  # fmt: skip
+        add_weight_gradient(dense_gradient, activated, output.weight)
+        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # its values are used up
+        _kernels.gelu_gradient(derivative, activated_gradient, gradient_of(intermediate.bias))
+        add_weight_gradient(activated_gradient, hidden, intermediate.weight)
+        hidden_gradient.addmm_(activated_gradient, weights[0])
+        return (*(None,) * 8, hidden_gradient, *(None,) * 6)
+
+
+class MaskedCrossEntropy(torch.autograd.Function):
+    """Cross-entropy over the vocabulary, a block of rows at a time.
+
+    Gradients are made in the forward pass, while a block's logits are there, for a loss gradient of 1; the backward
+    pass scales them. The last block's part of the vocabulary's gradient, mostly all of it, is left to the backward
+    pass, which scales the few rows instead of the large result.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        labels: torch.Tensor,
+        weight: torch.Tensor,
+        transformed: torch.Tensor,
+        words: torch.Tensor,
+        bias: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wants_gradients = any(ctx.needs_input_grad)
+        loss, correct = 0.0, 0
+        words_gradient, last_block = None, None
+        bias_gradient = torch.zeros_like(bias) if wants_gradients else None
+        transformed_gradient = torch.empty_like(transformed)
+        with torch.autocast("cpu", enabled=False):
+            for start in range(0, len(labels), _HEAD_ROWS):
+                rows = slice(start, start + _HEAD_ROWS)
+                logits = torch.mm(transformed[rows], weight.t())
+                sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
+                loss, correct = loss + sums[0], correct + sums[1]
+                if not wants_gradients:
+                    continue
+                torch.mm(logits, weight, out=transformed_gradient[rows])
+                if rows.stop >= len(labels):
+                    last_block = logits, transformed[rows]
+                elif words_gradient is None:
+                    words_gradient = weight_gradient(logits, transformed[rows]).float()
+                else:
+                    add_product(words_gradient, logits, transformed[rows])
+        if wants_gradients:
+            ctx.parameters = words, bias
+            ctx.saved = words_gradient, last_block, bias_gradient, transformed_gradient
+        right = torch.tensor(correct)
+        ctx.mark_non_differentiable(right)
+        return torch.tensor(loss, dtype=torch.float32), right
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        words, bias = ctx.parameters
+        words_gradient, last_block, bias_gradient, transformed_gradient = _take_saved(ctx)
+        scale = float(gradients[0])
+        gradient_of(bias).add_(bias_gradient, alpha=scale)
+        if words_gradient is not None:
+            gradient_of(words).add_(words_gradient, alpha=scale)
+        if last_block is None:  # no masked tokens: a gradient of zeros
+            gradient_of(words)
+        else:
+            add_weight_gradient(last_block[0], last_block[1] * scale, words)
+        return None, None, transformed_gradient * scale, None, None

@@ -1,0 +1,73 @@
+"""Where the native engine gathers gradients of parameters: in `.grad`, added up by the matrix products themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+_kernels = torch.ops.bert_large
+
+
+def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
+    """Return where the gradient of a parameter is gathered; nowhere in particular if none is wanted."""
+    if not parameter.requires_grad:
+        return torch.zeros_like(parameter)
+    if parameter.grad is None:
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad
+
+
+def add_weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor, *weights: torch.Tensor) -> None:
+    """Gather out_gradient.T @ inputs as the gradient of weights that lie one below the other, in float32.
+
+    Fresh gradients of several weights are made as parts of one tensor, so that one product serves all of them.
+    """
+    gradients = [weight.grad for weight in weights]
+    all_wanted = all(weight.requires_grad for weight in weights)
+    if all_wanted and all(gradient is None for gradient in gradients):
+        joint = weight_gradient(out_gradient, inputs).float()
+        for weight, part in zip(weights, joint.split([len(weight) for weight in weights]), strict=True):
+            weight.grad = part
+        return
+    joint_gradient = _as_one(gradients) if all_wanted else None
+    if joint_gradient is not None:
+        add_product(joint_gradient, out_gradient, inputs)
+        return
+    parts = out_gradient.split([len(weight) for weight in weights], dim=1)
+    for weight, part in zip(weights, parts, strict=True):
+        if weight.requires_grad:
+            add_product(gradient_of(weight), part, inputs)
+
+
+def add_product(target: torch.Tensor, out_gradient: torch.Tensor, inputs: torch.Tensor) -> None:
+    """target += out_gradient.T @ inputs; the sum is in float32 whatever the type of the factors."""
+    if inputs.dtype == target.dtype:
+        target.addmm_(out_gradient.t(), inputs)
+    else:
+        _kernels.add_bfloat16(target, weight_gradient(out_gradient, inputs))
+
+
+def weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    """Return out_gradient.T @ inputs in their type.
+
+    oneDNN's bfloat16 product of a transposed view takes twice as long as one of a transposed copy.
+    """
+    if inputs.dtype == torch.bfloat16:
+        return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)
+    return torch.mm(out_gradient.t(), inputs)
+
+
+def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Return matrices that follow one another in memory as one matrix, None if they don't."""
+    first = parts[0]
+    if first is None:
+        return None
+    end = first.data_ptr()
+    for part in parts:
+        if part is None or not part.is_contiguous() or part.data_ptr() != end:
+            return None
+        end += part.nbytes
+    if end - first.data_ptr() > first.untyped_storage().nbytes() - first.storage_offset() * first.element_size():
+        return None  # neighbours by chance, of different tensors
+    return first.as_strided((sum(len(part) for part in parts if part is not None), first.shape[1]), first.stride())

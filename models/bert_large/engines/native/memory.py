@@ -1,0 +1,49 @@
+"""What the native engine keeps from one micro-batch to the next: memory for activations, weights ready for products."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Rows:
+    """Memory for activations and their gradients: always for as many rows as the largest batch had.
+
+    So micro-batches of different sizes use the same blocks; in sizes of their own they would add up.
+    """
+
+    def __init__(self) -> None:
+        self._capacity = 0
+
+    def empty(self, rows: int, columns: int, *, dtype: torch.dtype) -> torch.Tensor:
+        """Return an uninitialised matrix [rows, columns]."""
+        self._capacity = max(self._capacity, rows)
+        return torch.empty(self._capacity, columns, dtype=dtype)[:rows]
+
+    def like(self, other: torch.Tensor) -> torch.Tensor:
+        """Return an uninitialised matrix of another's shape and type."""
+        return self.empty(*other.shape, dtype=other.dtype)
+
+    def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        """Return left @ right."""
+        return torch.mm(left, right, out=self.empty(len(left), right.shape[1], dtype=left.dtype))
+
+
+class WeightCopies:
+    """Weights as matrix products want them, in the activations' type and several as one; renewed when they change."""
+
+    def __init__(self) -> None:
+        self._copies: dict[int, tuple[tuple[torch.Tensor, ...], list[int], torch.Tensor]] = {}
+
+    def of(self, dtype: torch.dtype, *weights: torch.Tensor) -> torch.Tensor:
+        """Return weights [rows, columns] one below the other in `dtype`, a single one of that type itself."""
+        first = weights[0]
+        if len(weights) == 1 and first.dtype == dtype:
+            return first.detach()
+        # The entry holds the weights, so that their ids are not given to others.
+        held, versions, copy = self._copies.get(id(first), (weights, [], None))
+        if copy is None or copy.dtype != dtype:
+            copy, versions = torch.empty(sum(map(len, weights)), *first.shape[1:], dtype=dtype), []
+        if versions != [weight._version for weight in weights]:
+            torch.cat([weight.detach() for weight in weights], out=copy)
+            self._copies[id(first)] = held, [weight._version for weight in weights], copy
+        return copy
