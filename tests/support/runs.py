@@ -84,7 +84,7 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command under torchrun."""
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(_free_port()))
+    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port()))
     return subprocess.run(
         [sys.executable, *launcher, "-m", "bert_large", *arguments],
         env=process_environment(), capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False,
@@ -93,7 +93,7 @@ def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """Start `python ARGUMENTS` once per rank, with the variables that torchrun sets."""
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
@@ -117,7 +117,8 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.Comple
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -17,7 +17,7 @@ import platform
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from bert_large.distributed.placement import RankPlacement
 from bert_large.distributed.topology import format_list
@@ -42,10 +42,13 @@ def encode_placements(placements: Iterable[RankPlacement]) -> str:
 
 def decode_placements(text: str) -> list[RankPlacement]:
     """Return the placements of a value that `encode_placements` made."""
-    return [
-        RankPlacement(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
-        for fields in json.loads(text)
-    ]
+    placements = []
+    for fields in json.loads(text):
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        placements.append(RankPlacement(**values))
+    return placements
 
 
 def rank_variables(
@@ -53,8 +56,9 @@ def rank_variables(
 ) -> dict[str, str]:
     """Return the variables that a rank's libraries need, without those that the user has set.
 
-    The number of threads is the plan's, which knows the user's. Names that begin with KMP are read by Intel's OpenMP alone; the values are those of Intel's package. oneCCL is given
-    the workers' cores of all ranks of the machine at once, and is told that no MPI launcher started the ranks.
+    The number of threads is the plan's, which knows the user's. Names that begin with KMP are read by Intel's OpenMP
+    alone; the values are those of Intel's package. oneCCL is given the workers' cores of all ranks of the machine at
+    once, and is told that no MPI launcher started the ranks.
     """
     placement = placements[local_rank]
     variables = {"KMP_BLOCKTIME": "1"}

@@ -66,8 +66,11 @@ class Ranks:
         return f"{self.world_size} ranks over {self.backend}, {threads} each"
 
     def describe_bindings(self) -> list[str]:
-        """Return a line on the backend, one a rank on what it is bound to, and each remark once. All ranks must call it."""
-        own = os.environ.get(BINDING_VARIABLE, "not bound: not started by quickstart's scripts")
+        """Return a line on the backend, one a rank on what it is bound to, and each remark once.
+
+        All ranks must call it.
+        """
+        own = os.environ.get(BINDING_VARIABLE, "not bound")
         line, _, remark = own.partition("\n")
         place = f"{count_threads(torch.get_num_threads())} {line}"
         places = [(place, remark)]

@@ -43,7 +43,8 @@ def find_machines(variables: Mapping[str, str]) -> Machines:
     count = whole_number(variables, "NNODES", least=1)
     position = whole_number(variables, "NODE_RANK", least=0)
     master = variables.get("MASTER_ADDR") or None
-    own_ranks, others = None, ()
+    own_ranks: int | None = None
+    others: tuple[str, ...] = ()
     if variables.get("HOSTFILE"):
         path = Path(variables["HOSTFILE"])
         hosts = read_hostfile(path)

@@ -1,8 +1,8 @@
 """Start the ranks of this machine: one per NUMA node, or `RANKS_PER_NODE`, through torchrun, each bound to its cores.
 
-`python -m bert_large.distributed.launch PROGRAM_ARGUMENT ...` runs `python PROGRAM_ARGUMENT ...` once per rank. Settings
-are environment variables: RANKS_PER_NODE, BIND, BACKEND, DDP, and for several machines NNODES, NODE_RANK, MASTER_ADDR,
-MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would be started.
+`python -m bert_large.distributed.launch ARGUMENT ...` runs `python ARGUMENT ...` once per rank. Settings are
+environment variables: RANKS_PER_NODE, BIND, BACKEND, OMP_NUM_THREADS, DDP, and for several machines NNODES, NODE_RANK,
+MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would be started.
 """
 
 from __future__ import annotations
