@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from bert_large.distributed.bind import PLACEMENTS_VARIABLE
 from bert_large.distributed.topology import read_topology
+from bert_large.train.checkpoint import list_checkpoints, read_state
 
-from tests.support.runs import PROJECT, Task, finish, free_port, process_environment
+from tests.support.runs import PROJECT, Task, finish, free_port, process_environment, step_rows, wait_for_steps
 
 PROGRAM = str(PROJECT / "tests" / "support" / "show_rank.py")
 CORES = read_topology().cores
@@ -120,3 +121,15 @@ def test_training_says_what_its_ranks_are_bound_to(task: Task, tmp_path: Path) -
     placed = re.findall(r"rank (\d): (\d+) threads? on CPUs? (\S+) of NUMA node", log)
     assert [rank for rank, *_ in placed] == ["0", "1"]
     assert placed[0][2] != placed[1][2]
+
+
+def test_training_stops_on_a_signal_to_the_launcher(task: Task, tmp_path: Path) -> None:
+    """After the step in hand, with a checkpoint to go on from: torchrun signals helper processes too."""
+    arguments = task.arguments(tmp_path, max_steps=2000, save_every=1000, eval_dir="none", data_workers=1)
+    process = start("-m", "bert_large", *arguments, RANKS_PER_NODE="2")
+    wait_for_steps(tmp_path, 3)
+    process.send_signal(signal.SIGINT)
+    (done,) = finish([process])
+    assert done.returncode == 130, done.stderr
+    steps = len(step_rows(tmp_path))
+    assert [read_state(path)[0].step for path in list_checkpoints(tmp_path / "checkpoints")] == [steps]

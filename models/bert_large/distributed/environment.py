@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import distributed
 
-from bert_large.distributed.backend import choose_backend, expected_backend
+from bert_large.distributed.backend import check_backend, choose_backend
 from bert_large.distributed.bind import BINDING_VARIABLE, count_threads
 from bert_large.errors import UserError
 
@@ -88,7 +88,7 @@ def join_ranks(backend: str | None = None) -> Ranks:
 
     The only one otherwise. Raises `InputError` where the backend asked for is not there.
     """
-    expected_backend(backend)
+    check_backend(backend, by_torchrun=distributed.is_torchelastic_launched())
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
     backend, reason = choose_backend(backend)

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bert_large.distributed import bind
-from bert_large.distributed.backend import expected_backend
+from bert_large.distributed.backend import check_backend, will_use_ccl
 from bert_large.distributed.hosts import Machines, find_interface, find_machines, whole_number
 from bert_large.distributed.placement import RankPlacement, default_ranks, leave_unbound, place_ranks
 from bert_large.distributed.topology import Topology, format_list, read_topology
@@ -33,7 +33,6 @@ class Plan:
     placements: tuple[RankPlacement, ...]
     """Of each rank of this machine."""
     machines: Machines
-    backend: str
     port: int | None
     interface: str | None
     """Network interface for gloo; None: gloo's own choice, or the user's."""
@@ -60,12 +59,12 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
     bound = variables.get("BIND") or "auto"
     if bound not in ("auto", "none"):
         raise InputError(f"BIND is {bound!r}, expected auto or none")
-    backend = expected_backend(variables.get("BACKEND"))
     several = machines.count > 1 or ranks > 1
+    check_backend(variables.get("BACKEND"), by_torchrun=several)
     if bound == "none":
         placements = leave_unbound(topology, ranks)
     else:
-        placements = place_ranks(topology, ranks, ccl=several and backend == "ccl")
+        placements = place_ranks(topology, ranks, ccl=several and will_use_ccl(variables.get("BACKEND")))
     threads = whole_number(variables, "OMP_NUM_THREADS", least=1)
     if threads is not None:
         placements = tuple(replace(placement, threads=threads) for placement in placements)
@@ -76,7 +75,6 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
         topology=topology,
         placements=placements,
         machines=machines,
-        backend=backend,
         port=whole_number(variables, "MASTER_PORT", least=1),
         interface=interface,
         uses_torchrun=several or variables.get("DDP") == "true",

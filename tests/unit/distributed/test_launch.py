@@ -126,7 +126,7 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], monkeyp
         (None, True, True, True, ("ccl", "oneCCL's bindings are installed")),
         (None, False, True, False, ("gloo", "oneCCL's bindings are not installed")),
         (None, False, True, True,
-         ("mpi", "oneCCL's bindings are not installed, PyTorch has MPI and an MPI launcher started the ranks")),
+         ("mpi", "oneCCL's bindings are not installed, PyTorch has MPI and mpirun started the ranks")),
         ("gloo", True, True, True, ("gloo", "asked for")),
         ("ccl", True, False, False, ("ccl", "asked for")),
         ("mpi", True, True, False, ("mpi", "asked for")),
@@ -143,7 +143,7 @@ def test_the_backend(
         monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     assert backend.choose_backend(asked) == expected
     assert loaded == (["oneccl_bindings_for_pytorch"] if expected[0] == "ccl" else [])
-    assert backend.expected_backend(asked) == ("gloo" if expected[0] == "mpi" and not asked else expected[0])
+    assert backend.will_use_ccl(asked) == (expected[0] == "ccl")
 
 
 @pytest.mark.parametrize(
@@ -157,6 +157,18 @@ def test_the_backend(
 def test_a_backend_that_is_not_there(asked: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         backend.choose_backend(asked)
+
+
+def test_mpi_is_not_for_torchruns_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each of them would take itself for the only one, and train alone."""
+    monkeypatch.setattr("torch.distributed.is_mpi_available", lambda: True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert backend.choose_backend()[0] == "gloo"
+    with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
+        backend.choose_backend("mpi")
+    with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
+        make_plan({"BACKEND": "mpi"}, read_machine("two_nodes", tmp_path))
 
 
 def test_bindings_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
