@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,17 +87,44 @@ def test_the_exit_code_is_the_failed_ranks(tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_a_signal_reaches_all_ranks_and_is_waited_for(tmp_path: Path) -> None:
-    """The exit code is the signal's, as with one rank."""
-    process = start(PROGRAM, SHOW_DIR=str(tmp_path), RANKS_PER_NODE="2", WAIT="1")
+def start_waiting(folder: Path) -> tuple[subprocess.Popen[str], list[int]]:
+    """Start two ranks that wait for a signal; return the launcher and the ranks' process numbers."""
+    process = start(PROGRAM, SHOW_DIR=str(folder), RANKS_PER_NODE="2", WAIT="1")
+    wait_until(lambda: len(told(folder)) == 2)
+    return process, [rank["process"] for rank in told(folder).values()]
+
+
+def is_running(process: int) -> bool:
+    """Tell whether a process is there and has not ended."""
+    try:
+        return bool(Path(f"/proc/{process}/cmdline").read_bytes())
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Wait until something is so."""
     deadline = time.monotonic() + 60
-    while len(told(tmp_path)) < 2:
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_signal_reaches_all_ranks_and_is_waited_for(tmp_path: Path) -> None:
+    """The exit code is the signal's, as with one rank."""
+    process, _ = start_waiting(tmp_path)
     process.send_signal(signal.SIGTERM)
     (done,) = finish([process])
     assert done.returncode == 143, done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_ranks_do_not_outlive_the_launcher(tmp_path: Path) -> None:
+    """They would go on training into the folder of the run that takes their place."""
+    process, ranks = start_waiting(tmp_path)
+    process.kill()
+    wait_until(lambda: not any(map(is_running, ranks)))
+    finish([process])
 
 
 def test_machines_with_different_numbers_of_ranks(tmp_path: Path) -> None:

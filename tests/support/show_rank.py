@@ -24,6 +24,7 @@ if waits:
     signal.signal(signal.SIGTERM, end_slowly)
 rank = os.environ.get("RANK", "alone")
 told = {
+    "process": os.getpid(),
     "cpus": sorted(os.sched_getaffinity(0)),
     "environment": dict(os.environ),
     "arguments": sys.argv[1:],

@@ -14,6 +14,7 @@ import ctypes
 import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -30,6 +31,7 @@ BINDING_VARIABLE = "BERT_LARGE_BINDING"
 # Of the kernel's interface: <linux/mempolicy.h>, and the number of the call on the architectures that PyTorch has.
 _MPOL_BIND, _MPOL_INTERLEAVE = 2, 3
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
+_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 # Variables that name CPUs by number, and what shows that they do.
 _NAMES_CPUS = {"GOMP_CPU_AFFINITY": "", "OMP_PLACES": "{", "KMP_AFFINITY": "proclist"}
@@ -156,8 +158,18 @@ def become(placements: Sequence[RankPlacement], local_rank: int, program: Sequen
     os.execvpe(program[0], list(program), environment)
 
 
+def end_with_parent() -> None:
+    """Have this process, and the program that it becomes, killed when the one that started it is gone.
+
+    torchrun ends its ranks when it ends in order. Were it killed, they would go on, and write into the same folder as
+    the run that is started in their place.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> NoReturn:
     """Become a rank that torchrun started, placed as the launcher planned."""
+    end_with_parent()
     become(decode_placements(os.environ[PLACEMENTS_VARIABLE]), int(os.environ["LOCAL_RANK"]), sys.argv[1:])
 
 
