@@ -64,7 +64,8 @@ def rank_variables(
     """
     placement = placements[local_rank]
     variables = {"KMP_BLOCKTIME": "1"}
-    if placement.binds_cores and placement.threads == len(placement.cpus):
+    owns_its_cores = placement.binds_cores and placement.threads == len(placement.cpus)
+    if owns_its_cores and names_cpus(environment) is None:
         variables["KMP_AFFINITY"] = "granularity=fine,compact,1,0"
     workers = [cpu for each in placements for cpu in each.ccl_worker_cpus]
     if workers:
@@ -81,7 +82,10 @@ def rank_variables(
 
 def names_cpus(environment: Mapping[str, str]) -> str | None:
     """Return the user's variable that names the CPUs of threads itself, if there is one."""
-    return next((name for name, mark in _NAMES_CPUS.items() if mark in environment.get(name, "") != ""), None)
+    for name, mark in _NAMES_CPUS.items():
+        if environment.get(name) and mark in environment[name]:
+            return name
+    return None
 
 
 def describe(placement: RankPlacement, environment: Mapping[str, str]) -> str:
@@ -97,13 +101,13 @@ def describe(placement: RankPlacement, environment: Mapping[str, str]) -> str:
     return cores + (f", memory {memory} {_name('node', placement.memory_nodes)}" if placement.memory_nodes else "")
 
 
-def count_threads(threads: int) -> str:
-    """Return a number of threads in words."""
-    return f"{threads} thread{'s' if threads > 1 else ''}"
+def count(number: int, what: str) -> str:
+    """Return a number of things in words: `1 thread`, `2 threads`."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _name(what: str, numbers: Sequence[int]) -> str:
-    return f"{what}{'s' if len(numbers) > 1 else ''} {format_list(numbers)}"
+    return f"{what}{'' if len(numbers) == 1 else 's'} {format_list(numbers)}"
 
 
 def bind(placement: RankPlacement, environment: Mapping[str, str]) -> str:
@@ -158,8 +162,8 @@ def become(placements: Sequence[RankPlacement], local_rank: int, program: Sequen
     os.execvpe(program[0], list(program), environment)
 
 
-def end_with_parent() -> None:
-    """Have this process, and the program that it becomes, killed when the one that started it is gone.
+def _end_with_launcher() -> None:
+    """Have this process, and the program that it becomes, killed when the launcher is gone.
 
     torchrun ends its ranks when it ends in order. Were it killed, they would go on, and write into the same folder as
     the run that is started in their place.
@@ -169,7 +173,7 @@ def end_with_parent() -> None:
 
 def main() -> NoReturn:
     """Become a rank that torchrun started, placed as the launcher planned."""
-    end_with_parent()
+    _end_with_launcher()
     become(decode_placements(os.environ[PLACEMENTS_VARIABLE]), int(os.environ["LOCAL_RANK"]), sys.argv[1:])
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import distributed
 
 from bert_large.distributed.backend import check_backend, choose_backend
-from bert_large.distributed.bind import BINDING_VARIABLE, count_threads
+from bert_large.distributed.bind import BINDING_VARIABLE, count
 from bert_large.errors import UserError
 
 
@@ -72,7 +72,7 @@ class Ranks:
         """
         own = os.environ.get(BINDING_VARIABLE, "not bound")
         line, _, remark = own.partition("\n")
-        place = f"{count_threads(torch.get_num_threads())} {line}"
+        place = f"{count(torch.get_num_threads(), 'thread')} {line}"
         places = [(place, remark)]
         if self.world_size > 1:
             places *= self.world_size

@@ -84,7 +84,7 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
 def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
     """Return what is started on this machine, a line each for a person to read."""
     lines = [
-        f"NUMA node {node.number}: {len(node.cores)} cores"
+        f"NUMA node {node.number}: {bind.count(len(node.cores), 'core')}"
         + (f", {node.memory_bytes / 2**30:.0f} GiB" if node.memory_bytes else "")
         for node in plan.topology.nodes
     ]
@@ -100,7 +100,7 @@ def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
     for rank, placement in enumerate(plan.placements):
         set_aside = placement.ccl_worker_cpus
         lines.append(
-            f"rank {rank} here: {bind.count_threads(placement.threads)} "
+            f"rank {rank} here: {bind.count(placement.threads, 'thread')} "
             + bind.describe(placement, variables)
             + (f", CPUs {format_list(set_aside)} for oneCCL" if set_aside else "")
         )

@@ -51,8 +51,8 @@ def place_ranks(topology: Topology, ranks: int, *, ccl: bool = False) -> tuple[R
     """
     if ranks > topology.cores:
         raise InputError(
-            f"RANKS_PER_NODE is {ranks}, but this process may use {topology.cores} cores; "
-            f"give at most {topology.cores}, or BIND=none to let ranks share cores"
+            f"{ranks} ranks are asked for (RANKS_PER_NODE or HOSTFILE), but this process has {topology.cores} cores; "
+            f"ask for at most {topology.cores}, or set BIND=none to let ranks share cores"
         )
     parts = _deal(topology.nodes, ranks)
     workers = _ccl_workers(min(map(len, parts))) if ccl else 0

@@ -125,6 +125,7 @@ def test_variables_of_a_rank(tmp_path: Path) -> None:
     assert bind.rank_variables(placements, 1, {}) == {
         "OMP_NUM_THREADS": "28", "KMP_AFFINITY": "granularity=fine,compact,1,0", "KMP_BLOCKTIME": "1",
     }  # fmt: skip
+    assert "KMP_AFFINITY" not in bind.rank_variables(placements, 1, {"GOMP_CPU_AFFINITY": "0-3"})
     own = {"KMP_AFFINITY": "none", "KMP_BLOCKTIME": "200"}
     assert bind.rank_variables(placements, 1, own) == {"OMP_NUM_THREADS": "28"}
 

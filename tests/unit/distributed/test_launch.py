@@ -84,7 +84,10 @@ def test_ranks_of_the_host_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"RANKS_PER_NODE": "3"}, "RANKS_PER_NODE is 3, but this process may use 2 cores"),
+        (
+            {"RANKS_PER_NODE": "3"},
+            r"3 ranks are asked for \(RANKS_PER_NODE or HOSTFILE\), but this process has 2 cores",
+        ),
         ({"RANKS_PER_NODE": "0"}, "RANKS_PER_NODE is '0', expected a whole number from 1 on"),
         ({"OMP_NUM_THREADS": "all"}, "OMP_NUM_THREADS is 'all', expected"),
         ({"BIND": "yes"}, "BIND is 'yes', expected auto or none"),

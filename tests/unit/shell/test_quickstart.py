@@ -334,7 +334,10 @@ def test_the_launcher_is_told_of_ranks_and_machines(phase_1: Sandbox) -> None:
     ("variables", "message"),
     [
         ({"NNODES": "2", "NODE_RANK": "0"}, "NNODES is 2, which needs MASTER_ADDR: not set"),
-        ({"RANKS_PER_NODE": "100000"}, "RANKS_PER_NODE is 100000, but this process may use"),
+        (
+            {"RANKS_PER_NODE": "100000"},
+            "100000 ranks are asked for (RANKS_PER_NODE or HOSTFILE), but this process has",
+        ),
         ({"BIND": "yes"}, "BIND is 'yes', expected auto or none"),
     ],
 )
