@@ -20,7 +20,7 @@ NODES = ("node1", "node2")
 START_SECONDS = 60
 JOB_SECONDS = 180
 
-# Jobs of partition `high` pre-empt those of `low`, which get GraceTime; a requeued job waits for cred_expire.
+# Jobs of partition `high` pre-empt those of `low`, which get GraceTime; a requeued job waits for cred_expire, 5 s at least.
 SETTINGS = """\
 ClusterName=tests
 SlurmctldHost=localhost
@@ -28,7 +28,7 @@ SlurmctldPort={controller_port}
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=3
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool-%n
