@@ -26,6 +26,7 @@ from tests.support.slurm import Cluster, missing_requirements, running_cluster
 pytestmark = pytest.mark.slow
 
 JOB = "jobs/slurm/pretrain.sh"
+README = PROJECT / "jobs" / "slurm" / "README.md"
 SLOW = {"TRAIN_SCRIPT": str(PROJECT / "tests" / "support" / "slow_steps.py"), "MAX_STEPS": "60"}
 
 
@@ -67,7 +68,7 @@ def variables(task: Task, output: Path, **changes: str) -> dict[str, str]:
 def submit(cluster: Cluster, settings: dict[str, str], *options: str, check: bool = True) -> tuple[str, int]:
     """Submit the job from the project's folder; return its number and, after `--wait`, its exit code."""
     log = f"--output={settings['OUTPUT_DIR']}.log"
-    command = ["sbatch", "--parsable", f"--chdir={PROJECT}", log, *options, JOB, "--data-workers", "0"]
+    command = ["sbatch", "--parsable", log, *options, JOB, "--data-workers", "0"]
     done = cluster.run(*command, variables=settings, check=check)
     return done.stdout.strip(), done.returncode
 
@@ -126,7 +127,34 @@ def test_cancelled(cluster: Cluster, task: Task, tmp_path: Path) -> None:
 
 
 def test_a_wrong_variable_fails_at_once(cluster: Cluster, task: Task, tmp_path: Path) -> None:
-    job, code = submit(cluster, variables(task, tmp_path / "out", DATASET_DIR="/nowhere"), "--wait", check=False)
+    """And what waits for the job leaves the queue."""
+    settings = variables(task, tmp_path / "out", DATASET_DIR="/nowhere")
+    job, code = submit(cluster, settings, "--wait", check=False)
     assert code == 2
     assert "error: DATASET_DIR=/nowhere is not a directory" in Path(f"{tmp_path}/out.log").read_text()
     assert cluster.job(job)["Restarts"] == "0"
+    waiting, _ = submit(cluster, settings, f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes")
+    assert cluster.wait_for(waiting, "CANCELLED", "FAILED")["JobState"] == "CANCELLED"
+
+
+def test_commands_of_the_readme(cluster: Cluster, task: Task, tmp_path: Path) -> None:
+    """Both phases, the second after the first."""
+    (block,) = re.findall(r"^```bash\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "data").symlink_to(task.dataset_dir)
+    (tmp_path / "config.json").symlink_to(task.config_file)
+    for theirs, ours in (
+        ("/data/bert/bert_config.json", f"{tmp_path}/config.json"),
+        ("/data/bert", f"{tmp_path}/data"),
+        ("/runs", f"{tmp_path}/runs"),
+        ("--nodes=4", "--nodes=2"),
+    ):
+        assert theirs in block
+        block = block.replace(theirs, ours)
+    settings = variables(task, tmp_path) | {"SBATCH_OUTPUT": f"{tmp_path}/job-%j.log"}
+    done = cluster.run("bash", "-euc", block, variables=settings)
+    phase2 = done.stdout.removeprefix("Submitted batch job ").strip()
+    ended = cluster.wait_for(phase2, "COMPLETED", "FAILED", "CANCELLED")
+    assert ended["JobState"] == "COMPLETED", ended
+    for phase in ("phase1", "phase2"):
+        assert (tmp_path / "runs" / phase / "model_save" / "model.safetensors").exists()
+        assert len(step_rows(tmp_path / "runs" / phase)) == task.settings["max_steps"]

@@ -13,14 +13,15 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.runs import free_port
+from tests.support.runs import PROJECT, free_port
 
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "unshare", "setpriv")
 NODES = ("node1", "node2")
 START_SECONDS = 60
 JOB_SECONDS = 180
 
-# Jobs of partition `high` pre-empt those of `low`, which get GraceTime; a requeued job waits for cred_expire, 5 s at least.
+# Jobs of partition `high` pre-empt those of `low`, which get GraceTime. A requeued job waits for cred_expire: for two
+# minutes where that is less than 5 s.
 SETTINGS = """\
 ClusterName=tests
 SlurmctldHost=localhost
@@ -65,10 +66,10 @@ class Cluster:
     def run(
         self, *command: str, variables: Mapping[str, str] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of Slurm's commands, or a script that calls them."""
+        """Run one of Slurm's commands, or a script of them, in the project's folder."""
         done = subprocess.run(
             command, env={**os.environ, **(variables or {}), "SLURM_CONF": str(self.settings)},
-            capture_output=True, text=True, timeout=JOB_SECONDS, check=False,
+            cwd=PROJECT, capture_output=True, text=True, timeout=JOB_SECONDS, check=False,
         )  # fmt: skip
         assert done.returncode == 0 or not check, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done
@@ -111,11 +112,12 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
     key = folder / "munge.key"
     key.touch(mode=0o600)
     key.write_bytes(secrets.token_bytes(128))
-    munge = [f"--{name}={folder}/munge.{name.split('-')[0]}" for name in ("socket", "pid-file", "log-file", "seed-file")]
+    files = {"key": key, **{name: folder / f"munge-{name}" for name in ("pid", "log", "seed")}}
+    munge = [f"--socket={folder}/munge.socket", *(f"--{name}-file={path}" for name, path in files.items())]
     (folder / "state").mkdir()
     with_own_hosts = ("unshare", "--mount", "sh", "-c", 'mount --bind "$0" /etc/hosts && exec "$@"', str(hosts))
     with ExitStack() as stack:
-        stack.enter_context(daemon(folder, "munged", ["munged", "--foreground", f"--key-file={key}", *munge]))
+        stack.enter_context(daemon(folder, "munged", ["munged", "--foreground", *munge]))
         stack.enter_context(daemon(folder, "slurmctld", ["slurmctld", "-D", "-f", str(settings)]))
         for node in NODES:
             command = [*with_own_hosts, "slurmd", "-D", "-N", node, "-f", str(settings)]
