@@ -18,5 +18,5 @@ def _run_slowly(self: StepRunner, *arguments: Any) -> Any:
 
 
 if __name__ == "__main__":
-    StepRunner.run = _run_slowly  # type: ignore[method-assign]
+    StepRunner.run = _run_slowly  # type: ignore[assignment, method-assign]
     sys.exit(main())
