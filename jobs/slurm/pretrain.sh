@@ -15,7 +15,7 @@
 #SBATCH --mem=0
 #SBATCH --time=1-00:00:00
 #SBATCH --requeue
-# Long enough before the end for a step and a checkpoint. To the steps, not to the shell: see below.
+# Long enough before the end for a step and a checkpoint. It goes to the trainers, not to this shell.
 #SBATCH --signal=TERM@600
 set -euo pipefail
 
@@ -26,8 +26,8 @@ cd "$SLURM_SUBMIT_DIR" # Slurm runs a copy of this script from elsewhere
 }
 
 export NNODES="$SLURM_JOB_NUM_NODES"
-MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head --lines 1)"
-export MASTER_ADDR
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MASTER_ADDR="${hosts[0]}"
 export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the ports that the kernel gives to clients
 
 # Whoever ends the job (scancel, scontrol requeue) signals this shell too and has decided what becomes of the job.
@@ -44,7 +44,7 @@ wait "$!" || code=$?
 [[ -z "$ending" ]] || wait "$!" || code=$? # the signal ended the wait before srun
 
 if ((code == 143)) && [[ -z "$ending" ]]; then
-  echo "pretrain.sh: stopped by SIGTERM with a checkpoint: back into the queue"
+  echo "pretrain.sh: stopped by SIGTERM: back into the queue, to go on from the last checkpoint"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -18,7 +18,7 @@ from tests.support.runs import PROJECT, free_port
 TOOLS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "unshare", "setpriv")
 NODES = ("node1", "node2")
 START_SECONDS = 60
-JOB_SECONDS = 180
+JOB_SECONDS = 300
 
 # Jobs of partition `high` pre-empt those of `low`, which get GraceTime. A requeued job waits for cred_expire: for two
 # minutes where that is less than 5 s.
@@ -46,6 +46,7 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 ReturnToService=2
+KillWait=5
 PartitionName=low Nodes=ALL Default=YES PriorityTier=1 GraceTime=60 MaxTime=INFINITE
 PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE
 """
