@@ -121,7 +121,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.Comple
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens at."""
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
