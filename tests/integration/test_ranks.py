@@ -16,9 +16,8 @@ from safetensors.torch import load_file
 from tests.support.records import make_records, write_folder
 from tests.support.runs import (
     PROJECT,
-    TIMINGS,
     Task,
-    eval_rows,
+    assert_same_losses,
     finish,
     options,
     run_here,
@@ -33,8 +32,6 @@ pytestmark = pytest.mark.slow
 # Dropout on; ten steps, of 16 sequences of about 850 tokens together, over more than an epoch.
 RUN = {"global_batch_size": 16, "max_steps": 12, "max_samples": 160, "eval_every_samples": 64, "save_every": 5,
        "keep_checkpoints": 9}  # fmt: skip
-# Relative, of losses and gradient norms. The worst seen is 1.7e-7.
-TOLERANCE = 2e-6
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +47,6 @@ def two_ranks(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run_torchrun(2, *task.arguments(output, **RUN, micro_batch_tokens=256, data_workers=1))
     assert done.returncode == 0, done.stderr
     return output
-
-
-def assert_same_losses(found: Path, expected: Path) -> None:
-    """Compare every step's figures but for timings, within the tolerance; and every evaluation's."""
-    for ours, theirs in ((step_rows(found), step_rows(expected)), (eval_rows(found), eval_rows(expected))):
-        assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-        for row, its in zip(ours, theirs, strict=True):
-            for name in set(its) - {*TIMINGS, "event"}:
-                assert row[name] == pytest.approx(its[name], rel=TOLERANCE), (row["step"], name)
 
 
 def test_two_ranks_are_one_run(one_rank: Path, two_ranks: Path) -> None:

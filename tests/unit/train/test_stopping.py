@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from bert_large.train.stopping import StopRequest
+
+from tests.support.runs import process_environment
 
 
 @pytest.fixture(autouse=True)
@@ -19,11 +23,28 @@ def handlers() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_remembered_once(number: signal.Signals) -> None:
-    """The first asks; after it both have their usual effect, so that a second one ends the process."""
+def test_signals_that_come_together_are_one_request(number: signal.Signals) -> None:
+    """As from a scheduler that signals every process of a job, and a launcher among them that passes it on."""
     request = StopRequest()
     request.install()
     assert request.signal_number == 0
-    os.kill(os.getpid(), number)
-    assert request.signal_number == number
-    assert signal.getsignal(signal.SIGTERM) == signal.getsignal(signal.SIGINT) == signal.SIG_DFL
+    for sent in (number, number, signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), sent)
+        assert request.signal_number == number
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_later_signal_ends_the_process(number: signal.Signals) -> None:
+    program = f"""
+import os
+from bert_large.train import stopping
+stopping.ONE_REQUEST_SECONDS = 0.0
+stopping.StopRequest().install()
+for _ in range(3):
+    os.kill(os.getpid(), {number.value})
+    print("goes on", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=process_environment(), capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (-number.value, "goes on\n"), done.stderr

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# A Slurm job that pretrains one phase on one or more nodes. Stopped before its time or pre-empted, it goes back into
+# the queue and goes on from its last checkpoint.
+#
+# Usage, in the project's folder: VARIABLE=value ... sbatch [OPTION OF sbatch ...] jobs/slurm/pretrain.sh \
+#   [OPTION OF bert-large pretrain ...]
+#
+# The variables are those of run.sh, which each node runs. Set here: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
+#SBATCH --job-name=bert-pretrain
+#SBATCH --output=bert-pretrain-%j.log
+#SBATCH --open-mode=append
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --exclusive
+#SBATCH --mem=0
+#SBATCH --time=1-00:00:00
+#SBATCH --requeue
+# Long enough before the end for a step and a checkpoint. It goes to the trainers, not to this shell.
+#SBATCH --signal=TERM@600
+set -euo pipefail
+
+cd "$SLURM_SUBMIT_DIR" # Slurm runs a copy of this script from elsewhere
+[[ -x run.sh ]] || {
+  echo "pretrain.sh: error: $PWD has no run.sh: submit this job from the project's folder" >&2
+  exit 2
+}
+
+export NNODES="$SLURM_JOB_NUM_NODES"
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MASTER_ADDR="${hosts[0]}"
+export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the ports that the kernel gives to clients
+
+# Whoever ends the job (scancel, scontrol requeue) signals this shell too and has decided what becomes of the job.
+ending=""
+trap 'ending=yes' TERM
+
+# All CPUs of the job, which a step does not get by itself; which rank runs on which is not Slurm's to say. When a node
+# has ended, the others have ten minutes to find out by themselves and to write what they have.
+# shellcheck disable=SC2016  # each node expands it
+srun --cpus-per-task "$SLURM_CPUS_ON_NODE" --cpu-bind none --wait 600 \
+  bash -c 'NODE_RANK=$SLURM_NODEID exec ./run.sh "$@"' bash "$@" &
+code=0
+wait "$!" || code=$?
+[[ -z "$ending" ]] || wait "$!" || code=$? # the signal ended the wait before srun
+
+if ((code == 143)) && [[ -z "$ending" ]]; then
+  echo "pretrain.sh: stopped by SIGTERM: back into the queue, to go on from the last checkpoint"
+  scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
