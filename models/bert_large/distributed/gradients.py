@@ -36,9 +36,7 @@ class GradientSum:
 
     def replicate(self, model: nn.Module) -> DistributedDataParallel:
         """Return the model as one of the ranks' equal copies, whose backward pass sums gradients in place."""
-        replica = DistributedDataParallel(
-            model, bucket_cap_mb=self.bucket_mb, gradient_as_bucket_view=True, broadcast_buffers=False
-        )
+        replica = DistributedDataParallel(model, bucket_cap_mb=self.bucket_mb, gradient_as_bucket_view=True)
         replica.register_comm_hook(self, _sum_bucket)
         return replica
 

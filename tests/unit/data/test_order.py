@@ -96,7 +96,7 @@ def test_deal_balances_tokens() -> None:
 
 @given(st.lists(st.integers(1, 512), max_size=80), st.integers(1, 1200))
 def test_cut_covers_all_within_the_limit(lengths: list[int], max_tokens: int) -> None:
-    """Cuts follow one another without gap; each fits, or is a single long sequence; none could take one more before it."""
+    """Cuts follow one another without gap; each fits, or is a single long sequence; none could take one more."""
     cuts = cut_by_tokens(np.array(lengths, dtype=np.int64), max_tokens)
     assert [position for cut in cuts for position in range(cut.start, cut.stop)] == list(range(len(lengths)))
     for cut in cuts:
