@@ -12,7 +12,7 @@ from typing import Any
 from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, ModelConfig, check_precision
 from bert_large.errors import InputError
 
-_LAYERS = {"step": 2, "train": 12, "tokens": 2}
+_LAYERS = {"step": 2, "train": 12, "tokens": 2, "ranks": 4}
 _GLOBAL_BATCH_SIZES = {1: 32, 2: 8}
 _HUGGING_FACE_BATCH_SIZES = {1: 16, 2: 4}
 """The sizes at which its padded micro-batches hold 2048 tokens: larger ones were not faster."""
@@ -21,11 +21,14 @@ _MIN_TOKENS = 5
 _MIN_VOCAB_SIZE = 2
 _VOCAB_SIZE_UNUSED = 8
 """Of the model whose encoder alone is run."""
+_BUCKETS_MB = (1.0, 5.0, 100.0)
+RANKS_COMPARISONS = ("one", "silent", "buckets", "bf16", "zero1", "plain")
 _TOKENS = (1024, 2048, 4096, 8192, 16384)
 _SUMMARIES = {
     "step": "forward and backward of the encoder over its linear layers' matrix products",
     "train": "whole optimizer steps on sequences of real lengths, against Hugging Face's padded steps",
     "tokens": "the cost of a token in steps of different sizes",
+    "ranks": "steps on several ranks against one rank on the same cores, and what communication costs",
     "record": "run the set and write a dated record of it",
 }
 
@@ -49,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "step": _add_step_arguments,
         "train": _add_train_arguments,
         "tokens": _add_tokens_arguments,
+        "ranks": _add_ranks_arguments,
         "record": _add_record_arguments,
     }
     for name, summary in _SUMMARIES.items():
@@ -98,7 +102,7 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_arguments(parser, 7)
 
 
-def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     from bert_large.train.settings import SETTINGS
 
     micro_batch_tokens = SETTINGS["micro_batch_tokens"].default
@@ -110,6 +114,10 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         default=micro_batch_tokens,
         help=f"most tokens of a forward and backward pass (default {micro_batch_tokens})",
     )
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_batch_arguments(parser)
     parser.add_argument("--steps", type=_positive, default=1, help="optimizer steps a round (default 1)")
     parser.add_argument("--data-workers", type=_not_negative, default=1, help="processes that read ahead (default 1)")
     _add_engine_argument(parser)
@@ -132,6 +140,22 @@ def _add_tokens_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_arguments(parser, 7)
 
 
+def _add_ranks_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_batch_arguments(parser)
+    parser.add_argument("--ranks", type=_positive, default=2, help="ranks, which share the cores (default 2)")
+    parser.add_argument(
+        "--compare", nargs="+", choices=RANKS_COMPARISONS, default=list(RANKS_COMPARISONS),
+        help="with one rank on all cores, no communication, other bucket sizes, bf16 gradients, divided optimizer "
+        "state, a plain sum of as many bytes (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bucket-mb", type=float, nargs="+", default=list(_BUCKETS_MB),
+        help=f"the other bucket sizes in MiB (default {' '.join(f'{size:g}' for size in _BUCKETS_MB)})",
+    )  # fmt: skip
+    _add_engine_argument(parser)
+    _add_run_arguments(parser, 5)
+
+
 def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="benchmarks", help="folder for the record (default benchmarks)")
     parser.add_argument("--rounds", type=_positive, help="timed rounds of every benchmark (default: the set's)")
@@ -150,7 +174,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         sys.stdout.write(f"{path}\n")
         return 0
-    options = {"step": _step_options, "train": _train_options, "tokens": _tokens_options}[arguments.benchmark]
+    options = {
+        "step": _step_options, "train": _train_options, "tokens": _tokens_options, "ranks": _ranks_options,
+    }[arguments.benchmark]  # fmt: skip
     figures = benchmark.measure(
         model=_model(arguments),
         precision=arguments.precision,
@@ -211,6 +237,18 @@ def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "sequence_length": arguments.seq_len,
         "tokens": arguments.tokens,
         "micro_batch_tokens": arguments.micro_batch_tokens,
+    }
+
+
+def _ranks_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "phase": arguments.phase,
+        "engine": arguments.engine,
+        "ranks": arguments.ranks,
+        "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[arguments.phase],
+        "micro_batch_tokens": arguments.micro_batch_tokens,
+        "comparisons": arguments.compare,
+        "buckets_mb": arguments.bucket_mb,
     }
 
 

@@ -34,7 +34,7 @@ class GradientSum:
     The end of a sum is told by the thread that communicates.
     """
 
-    def replicate(self, model: nn.Module) -> DistributedDataParallel:
+    def replicate(self, model: nn.Module) -> nn.Module:
         """Return the model as one of the ranks' equal copies, whose backward pass sums gradients in place."""
         replica = DistributedDataParallel(model, bucket_cap_mb=self.bucket_mb, gradient_as_bucket_view=True)
         replica.register_comm_hook(self, _sum_bucket)
