@@ -66,11 +66,11 @@ def test_bucket_sizes_change_nothing(task: Task, plain: Path, tmp_path: Path) ->
 
 
 def test_compressed_gradients(task: Task, plain: Path, tmp_path: Path) -> None:
-    """Eight steps stay within 0.1% of float32's losses, and differ: 0.03% was seen."""
+    """Eight steps stay within 0.05% of float32's losses and 0.1% of its norms; 0.015% and 0.019% were seen."""
     found = run_two(task, tmp_path, gradient_compression="bf16")
     for name in FIGURES:
         ours, theirs = ([row[name] for row in step_rows(run)] for run in (found, plain))
-        tolerance = 1e-2 if name == "gradient_norm" else 1e-3
+        tolerance = 1e-3 if name == "gradient_norm" else 5e-4
         assert ours == pytest.approx(theirs, rel=tolerance), name
     assert step_rows(found)[0]["gradient_norm"] != step_rows(plain)[0]["gradient_norm"]
 

@@ -29,6 +29,7 @@ _SUMMARIES = {
     "train": "whole optimizer steps on sequences of real lengths, against Hugging Face's padded steps",
     "tokens": "the cost of a token in steps of different sizes",
     "ranks": "steps on several ranks against one rank on the same cores, and what communication costs",
+    "scaling": "a model of many sockets, from measured inputs",
     "record": "run the set and write a dated record of it",
 }
 
@@ -53,11 +54,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train": _add_train_arguments,
         "tokens": _add_tokens_arguments,
         "ranks": _add_ranks_arguments,
+        "scaling": _add_scaling_arguments,
         "record": _add_record_arguments,
     }
     for name, summary in _SUMMARIES.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         add[name](subparser)
+        if name == "scaling":
+            continue
         subparser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
         if name in _LAYERS:
             _add_model_arguments(subparser, name)
@@ -156,6 +160,11 @@ def _add_ranks_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_arguments(parser, 5)
 
 
+def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--update", metavar="FILE", help="put the tables into a document, between their marks")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
 def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="benchmarks", help="folder for the record (default benchmarks)")
     parser.add_argument("--rounds", type=_positive, help="timed rounds of every benchmark (default: the set's)")
@@ -165,6 +174,8 @@ def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and print the figures."""
+    if arguments.benchmark == "scaling":
+        return _run_scaling(arguments)
     check_precision(arguments.precision)
     # Imported only here, after the options are parsed: torch takes seconds.
     benchmark = importlib.import_module(f"bert_large.bench.{arguments.benchmark}")
@@ -185,6 +196,17 @@ def run(arguments: argparse.Namespace) -> int:
         **options(arguments),
     )
     sys.stdout.write(f"{json.dumps(figures) if arguments.json else benchmark.render(figures)}\n")
+    return 0
+
+
+def _run_scaling(arguments: argparse.Namespace) -> int:
+    from bert_large.bench import scaling
+
+    figures = scaling.measure()
+    if arguments.update is not None:
+        scaling.update(Path(arguments.update), scaling.render(figures))
+    else:
+        sys.stdout.write(f"{json.dumps(figures) if arguments.json else scaling.render(figures)}\n")
     return 0
 
 

@@ -155,10 +155,8 @@ class _Rank:
             self._buffers[1].copy_(self._buffers[0])
             return {}
         if task.kind == "plain":
-            pending = [distributed.all_reduce(buffer, async_op=True) for buffer in self._buffers]
-            for work in pending:
-                work.wait()
-            return {"sent_bytes": sum(buffer.nbytes for buffer in self._buffers)}
+            self._sum_buffers(rounded=task.settings.gradient_compression == "bf16")
+            return {"gradient_bytes": sum(buffer.nbytes for buffer in self._buffers)}
         assert self._runner is not None
         self._runner.run(_SETTLING_STEPS, self._micro_batches, 0.0, lambda done: None)
         state = self._runner.optimizer.state.values()
@@ -172,6 +170,15 @@ class _Rank:
             ),
             "peak_memory_bytes": peak_memory_bytes(),
         }
+
+    def _sum_buffers(self, *, rounded: bool) -> None:
+        """Sum the buffers over ranks, rounded to bfloat16 on their way if asked, as `GradientSum` does."""
+        sent = [buffer.bfloat16() if rounded else buffer for buffer in self._buffers]
+        for work in [distributed.all_reduce(buffer, async_op=True) for buffer in sent]:
+            work.wait()
+        if rounded:
+            for buffer, its in zip(self._buffers, sent, strict=True):
+                buffer.copy_(its)
 
 
 def _serve(connection: Connection, job: Job, cores: Sequence[int], rank: int, world_size: int, port: int) -> None:
@@ -270,7 +277,11 @@ def _make_tasks(comparisons: Sequence[str], buckets_mb: Sequence[float]) -> dict
     if "zero1" in comparisons:
         tasks["zero1"] = Task(settings=RanksConfig(zero1=True))
     if "plain" in comparisons:
-        tasks |= {"plain": Task(kind="plain"), "copy": Task(kind="copy")}
+        tasks |= {
+            "plain": Task(kind="plain"),
+            "plain bf16": Task(kind="plain", settings=RanksConfig(gradient_compression="bf16")),
+            "copy": Task(kind="copy"),
+        }
     return tasks
 
 
@@ -343,7 +354,7 @@ def measure(
         "warmups": warmups,
         **_ratios(timings),
         **_bounds(timings, told, ranks),
-        "variants": {name: _summarize(told[name]) for name in timings if name not in ("plain", "copy")},
+        "variants": {name: _summarize(told[name]) for name in told if "sum_seconds" in told[name][0][0]},
         "seconds": {name: timing.as_figures() for name, timing in timings.items()},
         **describe_software(),
         "threads": sum(map(len, cores)),
@@ -372,12 +383,14 @@ def _bounds(
     """
     if "plain" not in timings:
         return {}
-    sent = told["plain"][0][0]["sent_bytes"]
+    sent = told["plain"][0][0]["gradient_bytes"]
     copied = 2 * _COPY_BYTES / timings["copy"].minimum
     return {
         "gradient_bytes": sent,
         "plain_sum_seconds": timings["plain"].minimum,
         "plain_sum_bytes_per_second": sent / timings["plain"].minimum,
+        "plain_bf16_sum_seconds": timings["plain bf16"].minimum,
+        "plain_bf16_sum_bytes_per_second": sent / timings["plain bf16"].minimum,
         "copy_bytes_per_second_and_rank": copied,
         "copy_bound_seconds": 2 * sent * 2 * (ranks - 1) / ranks / copied,
     }
@@ -426,9 +439,10 @@ def render(figures: dict[str, Any]) -> str:
             f"{figures['communication_seconds_median']:.4f} s"
         )
     if "plain_sum_seconds" in figures:
+        rates = [f"{figures[f'plain{kind}_sum_bytes_per_second'] / 1e9:.2f} GB/s" for kind in ("", "_bf16")]
         lines.append(
-            f"plain sum of {figures['gradient_bytes'] / 1e6:.1f} MB: {figures['plain_sum_seconds']:.4f} s, "
-            f"{figures['plain_sum_bytes_per_second'] / 1e9:.2f} GB/s; by memory, at "
+            f"plain sum of {figures['gradient_bytes'] / 1e6:.1f} MB: {figures['plain_sum_seconds']:.4f} s, {rates[0]}; "
+            f"in bf16 {figures['plain_bf16_sum_seconds']:.4f} s, {rates[1]} of float32; by memory, at "
             f"{figures['copy_bytes_per_second_and_rank'] / 1e9:.1f} GB/s a rank, {figures['copy_bound_seconds']:.4f} s"
         )
     peaks = ", ".join(f"{name} {its['peak_memory_bytes'] / 2**30:.2f}" for name, its in figures["variants"].items())
