@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -216,7 +217,7 @@ class RanksConfig:
 
     def __post_init__(self) -> None:
         problems: list[str] = []
-        _require(problems, self.bucket_mb > 0, f"--bucket-mb is {self.bucket_mb}, expected > 0")
+        _require(problems, 0 < self.bucket_mb < math.inf, f"--bucket-mb is {self.bucket_mb}, expected > 0 and finite")
         _require(
             problems,
             self.gradient_compression in GRADIENT_COMPRESSIONS,

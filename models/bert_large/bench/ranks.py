@@ -24,6 +24,7 @@ from bert_large.bench.report import format_rows
 from bert_large.bench.timing import Timing, Variant, alternate
 from bert_large.bench.train import build_runner, open_batches
 from bert_large.config import ModelConfig, RanksConfig
+from bert_large.data.batch import make_batch
 from bert_large.data.loader import StepBatches
 from bert_large.data.order import deal_to_ranks
 from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
@@ -111,6 +112,8 @@ class _Rank:
         self._model = BertForPreTraining(job.model, engine)
         self._model.initialize(_SEED)
         self._micro_batches = job.batches[0]
+        first = job.batches.order.record_numbers(0, 1)
+        self._single = make_batch(job.batches.dataset.read_all(first), [0])
         self._runner: StepRunner | None = None
         self._times = BucketTimes()
         self._buffers: list[torch.Tensor] = []
@@ -141,9 +144,8 @@ class _Rank:
                 zero1=task.settings.zero1,
             )
         if self._runner is not None:
-            smallest = min(self._micro_batches, key=lambda batch: batch.tokens)
             for step in range(_SETTLING_STEPS):
-                self._runner.run(step, [smallest], 0.0, lambda done: None)
+                self._runner.run(step, [self._single], 0.0, lambda done: None)
         else:
             self.run(task)
         return {}

@@ -35,19 +35,8 @@ def test_more_ranks_than_cores_are_refused(capsys: pytest.CaptureFixture[str]) -
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_figures(capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = (
-        "ranks",
-        *TINY,
-        "--global-batch-size",
-        "8",
-        "--rounds",
-        "2",
-        "--bucket-mb",
-        "0.05",
-        "--engine",
-        "eager",
-    )
-    assert main(["bench", *arguments, "--json"]) == 0
+    sizes = ("--global-batch-size", "8", "--rounds", "1", "--warmups", "0", "--bucket-mb", "0.05")
+    assert main(["bench", "ranks", *TINY, *sizes, "--engine", "eager", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     names = {"ranks", "silent", "bucket_mb 0.05", "bf16", "zero1", "one"}
     assert figures["variants"].keys() == names
