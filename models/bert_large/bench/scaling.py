@@ -28,7 +28,7 @@ import numpy as np
 
 from bert_large.bench.optimizer import BYTES_PER_PARAMETER
 from bert_large.bench.report import format_markdown
-from bert_large.bench.synthetic import phase_lengths
+from bert_large.bench.synthetic import LengthHistogram, phase_lengths
 from bert_large.config import ModelConfig, RanksConfig, reference_eval_every_samples
 from bert_large.data.order import deal_to_ranks
 from bert_large.errors import InputError
@@ -121,9 +121,14 @@ class StepSeconds:
 
 
 @functools.cache
+def _lengths() -> LengthHistogram:
+    return phase_lengths(PHASE)
+
+
+@functools.cache
 def balance(ranks: int, global_batch_size: int, draws: int = 3) -> float:
     """Return the most tokens of a rank over the mean, on average over random global batches of real lengths."""
-    counts = phase_lengths(PHASE).counts
+    counts = _lengths().counts
     generator = np.random.default_rng(0)
     ratios = []
     for _ in range(draws):
@@ -149,7 +154,7 @@ def step_seconds(cluster: Cluster, global_batch_size: int, inputs: Inputs) -> St
     model, ranks = ModelConfig(), cluster.ranks
     compute = global_batch_size / ranks / cluster.sequences_per_second
     uneven = balance(ranks, global_batch_size)
-    tokens = global_batch_size / ranks * phase_lengths(PHASE).mean
+    tokens = global_batch_size / ranks * _lengths().mean
     window = compute * min(1.0, cluster.micro_batch_tokens / tokens) * BACKWARD_SHARE
     words = model.vocab_size * model.hidden_size
     hidden, tail = sum_seconds(cluster, PARAMETERS - words), sum_seconds(cluster, words)
