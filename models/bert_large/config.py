@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bert_large.errors import InputError
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
 PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32", "fp16")
 OPTIMIZERS = ("lamb", "adamw")
+GRADIENT_COMPRESSIONS = ("none", "bf16")
 MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("onprem", "cloud", "research")
 ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
@@ -200,6 +202,28 @@ class TrainConfig:
         _require(problems, 0 <= self.seed < 1 << 63, f"--seed is {self.seed}, expected 0 to 2^63 - 1")
         _raise_all(problems, "training settings")
         check_precision(self.precision)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RanksConfig:
+    """How ranks share their work; without effect on one rank."""
+
+    bucket_mb: float = 25.0
+    """MiB of gradients that are summed over ranks together."""
+    gradient_compression: str = "none"
+    """Type that gradients are rounded to on their way."""
+    zero1: bool = False
+    """Whether each rank keeps optimizer state for its share of the parameters alone."""
+
+    def __post_init__(self) -> None:
+        problems: list[str] = []
+        _require(problems, 0 < self.bucket_mb < math.inf, f"--bucket-mb is {self.bucket_mb}, expected > 0 and finite")
+        _require(
+            problems,
+            self.gradient_compression in GRADIENT_COMPRESSIONS,
+            f"--gradient-compression is {self.gradient_compression!r}, expected one of {GRADIENT_COMPRESSIONS}",
+        )
+        _raise_all(problems, "settings of ranks")
 
 
 @dataclass(frozen=True, kw_only=True)

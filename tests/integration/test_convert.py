@@ -234,10 +234,10 @@ def test_a_full_disk(
     """While the moments are written: the model that was there before stays, and no part of the new one."""
     save_tensors = checkpoint.save_tensors
 
-    def fail_on_moments(path: Path, tensors: Any) -> None:
+    def fail_on_moments(path: Path, *what: Any) -> None:
         if path.name == "optimizer.safetensors":
             raise OSError(28, "No space left on device", str(path))
-        save_tensors(path, tensors)
+        save_tensors(path, *what)
 
     prefix = save_tf(tmp_path / "m", variables | moments_of(variables, "/LAMB", "/LAMB_1"))
     assert convert(prefix, config_file, tmp_path / "out") == 0

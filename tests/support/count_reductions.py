@@ -7,20 +7,16 @@ weights after the last.
 import hashlib
 import json
 import sys
-from typing import Any
 
 import torch
 from bert_large.config import OptimConfig
 from bert_large.data.batch import make_batch
 from bert_large.distributed.environment import join_ranks, leave_ranks
+from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision
 from bert_large.optim.build import build_optimizer, build_schedule
-from bert_large.train import step as step_module
 from bert_large.train.step import StepRunner
-from torch.distributed import GradBucket
-from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
-from torch.nn.parallel import DistributedDataParallel
 
 from tests.support.models import tiny_model
 from tests.support.records import make_records
@@ -32,22 +28,16 @@ OPTIM = OptimConfig(learning_rate=0.01, total_steps=10)
 def main(engine: str) -> None:
     reduced: list[int] = []
 
-    def counting_hook(state: Any, bucket: GradBucket) -> torch.futures.Future[torch.Tensor]:
-        reduced.append(bucket.buffer().numel())
-        return allreduce_hook(state, bucket)
+    def count(bucket: int, sent_bytes: int, done: bool) -> None:
+        reduced.append(sent_bytes // 4 if done else 0)
 
-    class Counting(DistributedDataParallel):
-        def __init__(self, *arguments: Any, **options: Any) -> None:
-            super().__init__(*arguments, **options)
-            self.register_comm_hook(None, counting_hook)
-
-    step_module.DistributedDataParallel = Counting  # type: ignore[misc]
     ranks = join_ranks()
     model = tiny_model()
     model.engine = resolve_engine(engine)[0]
     runner = StepRunner(
         model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
         ranks=ranks, precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
+        gradient_sum=GradientSum(on_bucket=count),
     )  # fmt: skip
     per_step = []
     for step in range(STEPS):

@@ -12,7 +12,7 @@ from typing import Any
 from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, ModelConfig, check_precision
 from bert_large.errors import InputError
 
-_LAYERS = {"step": 2, "train": 12, "tokens": 2}
+_LAYERS = {"step": 2, "train": 12, "tokens": 2, "ranks": 4}
 _GLOBAL_BATCH_SIZES = {1: 32, 2: 8}
 _HUGGING_FACE_BATCH_SIZES = {1: 16, 2: 4}
 """The sizes at which its padded micro-batches hold 2048 tokens: larger ones were not faster."""
@@ -21,11 +21,15 @@ _MIN_TOKENS = 5
 _MIN_VOCAB_SIZE = 2
 _VOCAB_SIZE_UNUSED = 8
 """Of the model whose encoder alone is run."""
+_BUCKETS_MB = (1.0, 5.0, 100.0)
+RANKS_COMPARISONS = ("one", "silent", "buckets", "bf16", "zero1", "plain")
 _TOKENS = (1024, 2048, 4096, 8192, 16384)
 _SUMMARIES = {
     "step": "forward and backward of the encoder over its linear layers' matrix products",
     "train": "whole optimizer steps on sequences of real lengths, against Hugging Face's padded steps",
     "tokens": "the cost of a token in steps of different sizes",
+    "ranks": "steps on several ranks against one rank on the same cores, and what communication costs",
+    "scaling": "a model of many sockets, from measured inputs",
     "record": "run the set and write a dated record of it",
 }
 
@@ -49,11 +53,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "step": _add_step_arguments,
         "train": _add_train_arguments,
         "tokens": _add_tokens_arguments,
+        "ranks": _add_ranks_arguments,
+        "scaling": _add_scaling_arguments,
         "record": _add_record_arguments,
     }
     for name, summary in _SUMMARIES.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
         add[name](subparser)
+        if name == "scaling":
+            continue
         subparser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
         if name in _LAYERS:
             _add_model_arguments(subparser, name)
@@ -98,7 +106,7 @@ def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_arguments(parser, 7)
 
 
-def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_batch_arguments(parser: argparse.ArgumentParser) -> None:
     from bert_large.train.settings import SETTINGS
 
     micro_batch_tokens = SETTINGS["micro_batch_tokens"].default
@@ -110,6 +118,10 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
         default=micro_batch_tokens,
         help=f"most tokens of a forward and backward pass (default {micro_batch_tokens})",
     )
+
+
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_batch_arguments(parser)
     parser.add_argument("--steps", type=_positive, default=1, help="optimizer steps a round (default 1)")
     parser.add_argument("--data-workers", type=_not_negative, default=1, help="processes that read ahead (default 1)")
     _add_engine_argument(parser)
@@ -132,6 +144,27 @@ def _add_tokens_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_arguments(parser, 7)
 
 
+def _add_ranks_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_batch_arguments(parser)
+    parser.add_argument("--ranks", type=_positive, default=2, help="ranks, which share the cores (default 2)")
+    parser.add_argument(
+        "--compare", nargs="+", choices=RANKS_COMPARISONS, default=list(RANKS_COMPARISONS),
+        help="with one rank on all cores, no communication, other bucket sizes, bf16 gradients, divided optimizer "
+        "state, a plain sum of as many bytes (default: all)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--bucket-mb", type=float, nargs="+", default=list(_BUCKETS_MB),
+        help=f"the other bucket sizes in MiB (default {' '.join(f'{size:g}' for size in _BUCKETS_MB)})",
+    )  # fmt: skip
+    _add_engine_argument(parser)
+    _add_run_arguments(parser, 5)
+
+
+def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--update", metavar="FILE", help="put the tables into a document, between their marks")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+
+
 def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="benchmarks", help="folder for the record (default benchmarks)")
     parser.add_argument("--rounds", type=_positive, help="timed rounds of every benchmark (default: the set's)")
@@ -141,6 +174,8 @@ def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Measure, and print the figures."""
+    if arguments.benchmark == "scaling":
+        return _run_scaling(arguments)
     check_precision(arguments.precision)
     # Imported only here, after the options are parsed: torch takes seconds.
     benchmark = importlib.import_module(f"bert_large.bench.{arguments.benchmark}")
@@ -150,7 +185,9 @@ def run(arguments: argparse.Namespace) -> int:
         )
         sys.stdout.write(f"{path}\n")
         return 0
-    options = {"step": _step_options, "train": _train_options, "tokens": _tokens_options}[arguments.benchmark]
+    options = {
+        "step": _step_options, "train": _train_options, "tokens": _tokens_options, "ranks": _ranks_options,
+    }[arguments.benchmark]  # fmt: skip
     figures = benchmark.measure(
         model=_model(arguments),
         precision=arguments.precision,
@@ -159,6 +196,17 @@ def run(arguments: argparse.Namespace) -> int:
         **options(arguments),
     )
     sys.stdout.write(f"{json.dumps(figures) if arguments.json else benchmark.render(figures)}\n")
+    return 0
+
+
+def _run_scaling(arguments: argparse.Namespace) -> int:
+    from bert_large.bench import scaling
+
+    figures = scaling.measure()
+    if arguments.update is not None:
+        scaling.update(Path(arguments.update), scaling.render(figures))
+    else:
+        sys.stdout.write(f"{json.dumps(figures) if arguments.json else scaling.render(figures)}\n")
     return 0
 
 
@@ -211,6 +259,18 @@ def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
         "sequence_length": arguments.seq_len,
         "tokens": arguments.tokens,
         "micro_batch_tokens": arguments.micro_batch_tokens,
+    }
+
+
+def _ranks_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "phase": arguments.phase,
+        "engine": arguments.engine,
+        "ranks": arguments.ranks,
+        "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[arguments.phase],
+        "micro_batch_tokens": arguments.micro_batch_tokens,
+        "comparisons": arguments.compare,
+        "buckets_mb": arguments.bucket_mb,
     }
 
 

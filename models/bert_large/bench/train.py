@@ -23,10 +23,11 @@ from bert_large.data.dataset import Dataset, check_fits_model, check_training_da
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
 from bert_large.distributed.environment import Ranks
+from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision, apply_precision
 from bert_large.model.bert import BertForPreTraining
-from bert_large.model.operations import Operations
 from bert_large.observe.metrics import StepFigures
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train.step import StepRunner
@@ -36,7 +37,7 @@ _OPTIMIZER_ROUNDS = 7
 _LEARNING_RATE = 1e-4
 
 
-def _open_batches(
+def open_batches(
     folder: Path, model: ModelConfig, *, phase: int, steps: int, global_batch_size: int, micro_batch_tokens: int
 ) -> StepBatches:
     """Make `steps` global batches of records in `folder` and return them as training reads them.
@@ -59,21 +60,30 @@ def _open_batches(
     )
 
 
-def _build_runner(
-    model: ModelConfig, engine: Operations, precision: Precision, *, global_batch_size: int, steps: int
+def build_runner(
+    model: BertForPreTraining,
+    precision: Precision,
+    *,
+    global_batch_size: int,
+    ranks: Ranks | None = None,
+    gradient_sum: GradientSum | None = None,
+    zero1: bool = False,
 ) -> StepRunner:
-    ours = BertForPreTraining(model, engine)
-    ours.initialize(_SEED)
-    optim = OptimConfig(learning_rate=_LEARNING_RATE, total_steps=2 * steps)  # the rate never reaches 0
+    """Return what carries out steps, on one rank unless told otherwise."""
+    ranks = ranks or Ranks()
+    optim = OptimConfig(learning_rate=_LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
+    shards = ParameterShards(model, ranks) if zero1 else None
     return StepRunner(
-        model=ours,
-        optimizer=build_optimizer(ours, optim, ours.engine.lamb),
+        model=model,
+        optimizer=build_optimizer(model, optim, model.engine.lamb, None if shards is None else shards.owned),
         schedule=build_schedule(optim),
-        ranks=Ranks(),
+        ranks=ranks,
         precision=precision,
         global_batch_size=global_batch_size,
         max_gradient_norm=optim.max_gradient_norm,
         seed=_SEED,
+        gradient_sum=gradient_sum or GradientSum(),
+        shards=shards,
     )
 
 
@@ -142,14 +152,16 @@ def measure(
     operations, _ = resolve_engine(engine, precision)
     total_steps = (warmups + rounds) * steps
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
-        step_batches = _open_batches(
+        step_batches = open_batches(
             Path(folder), model, phase=phase, steps=total_steps, global_batch_size=global_batch_size,
             micro_batch_tokens=micro_batch_tokens,
         )  # fmt: skip
         # As in training, the loader's process starts before the weights exist.
         batches = iterate_steps(step_batches, 0, total_steps, workers)
         chosen = apply_precision(precision)
-        runner = _build_runner(model, operations, chosen, global_batch_size=global_batch_size, steps=total_steps)
+        trained = BertForPreTraining(model, operations)
+        trained.initialize(_SEED)
+        runner = build_runner(trained, chosen, global_batch_size=global_batch_size)
         ours = _OurTraining(runner, batches, steps)
         variants = {"ours": Variant(ours.run)}
         if with_hugging_face:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
-from bert_large.optim.build import MOMENTS
+from bert_large.optim.build import moment_names
 
 GLOBAL_STEP = "global_step"
 _NO_WEIGHTS = (GLOBAL_STEP, "beta1_power", "beta2_power")
@@ -88,14 +88,13 @@ def read_parameters(source: TensorFlowCheckpoint, names: Iterable[str], suffix: 
     return tensors
 
 
-def read_moments(source: TensorFlowCheckpoint, names: Iterable[str], slots: tuple[str, str]) -> dict[str, torch.Tensor]:
-    """Return both moments of parameters, named as a checkpoint of ours does."""
-    names = list(names)
-    return {
-        f"{moment}.{name}": values
-        for moment, suffix in zip(MOMENTS, slots, strict=True)
-        for name, values in read_parameters(source, names, suffix).items()
-    }
+def read_moments(
+    source: TensorFlowCheckpoint, names: Iterable[str], slots: tuple[str, str]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield both moments of parameters, named as a checkpoint of ours does, one at a time."""
+    for name in names:
+        for moment, suffix in zip(moment_names(name), slots, strict=True):
+            yield moment, read_parameters(source, [name], suffix)[name]
 
 
 def to_variables(weights: Mapping[str, torch.Tensor], step: int) -> dict[str, NDArray[np.generic]]:

@@ -79,13 +79,17 @@ def deal_to_ranks(lengths: NDArray[np.int64], world_size: int) -> list[NDArray[n
 
 
 def cut_by_tokens(lengths: NDArray[np.int64], max_tokens: int) -> list[slice]:
-    """Cut consecutive sequences into micro-batches of at most `max_tokens` tokens, or one sequence if it has more."""
-    cuts, start, tokens = [], 0, 0
-    for position, length in enumerate(lengths.tolist()):
-        if position > start and tokens + length > max_tokens:
-            cuts.append(slice(start, position))
-            start, tokens = position, 0
+    """Cut consecutive sequences into micro-batches of at most `max_tokens` tokens, or one sequence if it has more.
+
+    The first takes what is left over: ranks sum gradients while they go backward through the last, the longer the
+    better.
+    """
+    cuts, stop, tokens = [], len(lengths), 0
+    for position, length in reversed(list(enumerate(lengths.tolist()))):
+        if position + 1 < stop and tokens + length > max_tokens:
+            cuts.append(slice(position + 1, stop))
+            stop, tokens = position + 1, 0
         tokens += length
-    if start < len(lengths):
-        cuts.append(slice(start, len(lengths)))
-    return cuts
+    if stop > 0:
+        cuts.append(slice(0, stop))
+    return cuts[::-1]

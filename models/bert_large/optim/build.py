@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -25,10 +25,15 @@ def build_optimizer(
     model: nn.Module,
     config: OptimConfig,
     lamb: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
+    owned: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return LAMB, computed by an engine's `lamb`, or AdamW over the model's parameters, in two groups."""
-    adapted = [parameter for name, parameter in model.named_parameters() if is_adapted(name)]
-    exempt = [parameter for name, parameter in model.named_parameters() if not is_adapted(name)]
+    """Return LAMB, computed by an engine's `lamb`, or AdamW over the model's parameters, in two groups.
+
+    `owned` names the parameters that it is to hold; None: all of them.
+    """
+    held = {name: parameter for name, parameter in model.named_parameters() if owned is None or name in owned}
+    adapted = [parameter for name, parameter in held.items() if is_adapted(name)]
+    exempt = [parameter for name, parameter in held.items() if not is_adapted(name)]
     betas = (config.beta_1, config.beta_2)
     if config.optimizer == "lamb":
         groups: list[dict[str, Any]] = [{"params": adapted}, {"params": exempt, "adapt": False}]
@@ -72,15 +77,20 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: floa
                 parameter.grad.mul_(scale)
 
 
+def moment_names(parameter: str) -> list[str]:
+    """Return what the moments of a parameter are called, by its name."""
+    return [f"{moment}.{parameter}" for moment in MOMENTS]
+
+
 def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return both moments of every parameter as `exp_avg.NAME` and `exp_avg_sq.NAME` (views, not copies).
+    """Return both moments of every parameter that the optimizer holds, by `moment_names` (views, not copies).
 
     They are 0 before the first update.
     """
     return {
-        f"{moment}.{name}": optimizer.state[parameter][moment] if optimizer.state else torch.zeros_like(parameter.data)
-        for name, parameter in model.named_parameters()
-        for moment in MOMENTS
+        name: optimizer.state[parameter][moment] if optimizer.state else torch.zeros_like(parameter.data)
+        for parameter_name, parameter in held_parameters(model, optimizer).items()
+        for name, moment in zip(moment_names(parameter_name), MOMENTS, strict=True)
     }
 
 
@@ -88,7 +98,15 @@ def set_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], updates: int
 ) -> None:
     """Restore what `get_moments` gave after `updates` updates."""
-    for name, parameter in model.named_parameters():
-        state: dict[str, Any] = {moment: moments[f"{moment}.{name}"].clone() for moment in MOMENTS}
+    for name, parameter in held_parameters(model, optimizer).items():
+        state: dict[str, Any] = {
+            moment: moments[its_name].clone() for its_name, moment in zip(moment_names(name), MOMENTS, strict=True)
+        }
         state["step"] = torch.tensor(float(updates)) if isinstance(optimizer, torch.optim.AdamW) else updates
         optimizer.state[parameter] = state
+
+
+def held_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
+    """Return the parameters that the optimizer holds, by name, in the model's order."""
+    held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in held}

@@ -9,22 +9,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from bert_large.config import ModelConfig
+from bert_large.distributed.sharding import ParameterShards
 from bert_large.errors import InputError
-from bert_large.files import default_file_mode, sync_folder, write_atomically
-from bert_large.optim.build import MOMENTS, get_moments, set_moments
+from bert_large.files import sync_folder, write_atomically
+from bert_large.optim.build import get_moments, held_parameters, moment_names, set_moments
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.loss_scale import LossScale
 
@@ -56,16 +57,43 @@ class Progress:
 
 
 def save_checkpoint(
-    folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, identity: Mapping[str, Any]
+    folder: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    identity: Mapping[str, Any],
+    shards: ParameterShards | None = None,
 ) -> Path:
-    """Write `folder/step-…` and return it."""
-    return write_checkpoint(folder, weights_of(model), get_moments(model, optimizer), progress, identity)
+    """Write `folder/step-…` and return it.
+
+    With the optimizer's state in `shards`, the main rank calls this while all others call `hand_over_moments`.
+    """
+    moments = _all_moments(model, optimizer, shards)
+    return write_checkpoint(folder, weights_of(model), moments, progress, identity)
+
+
+def hand_over_moments(model: nn.Module, optimizer: torch.optim.Optimizer, shards: ParameterShards) -> None:
+    """Give the main rank, which saves a checkpoint, the moments that this rank keeps."""
+    for _ in _all_moments(model, optimizer, shards):
+        raise AssertionError("the main rank calls save_checkpoint")
+
+
+def _all_moments(
+    model: nn.Module, optimizer: torch.optim.Optimizer, shards: ParameterShards | None
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Yield the moments of all parameters, by name; from shards they come one at a time, to the main rank alone."""
+    kept = get_moments(model, optimizer)
+    for parameter, _ in model.named_parameters():
+        for name in moment_names(parameter):
+            moment = kept.get(name) if shards is None else shards.send_to_main(parameter, kept.get(name))
+            if moment is not None:
+                yield name, moment
 
 
 def write_checkpoint(
     folder: Path,
     weights: dict[str, torch.Tensor],
-    moments: dict[str, torch.Tensor],
+    moments: Iterable[tuple[str, torch.Tensor]],
     progress: Progress,
     identity: Mapping[str, Any],
 ) -> Path:
@@ -75,8 +103,10 @@ def write_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    save_tensors(partial / WEIGHTS_FILE, weights)
-    save_tensors(partial / MOMENTS_FILE, moments)
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    save_tensors(partial / WEIGHTS_FILE, shapes, weights.items())
+    moment_shapes = {moment: shape for name, shape in shapes.items() for moment in moment_names(name)}
+    save_tensors(partial / MOMENTS_FILE, moment_shapes, moments)
     state = {**dataclasses.asdict(progress), "identity": dict(identity)}
     with write_atomically(partial / STATE_FILE) as file:
         file.write(json.dumps(state, indent=1).encode())
@@ -122,7 +152,7 @@ def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.O
     """Restore weights and moments, and return the progress."""
     progress, _ = read_state(checkpoint)
     load_weights(checkpoint / WEIGHTS_FILE, model)
-    names = [f"{moment}.{name}" for name, _ in model.named_parameters() for moment in MOMENTS]
+    names = [moment for name in held_parameters(model, optimizer) for moment in moment_names(name)]
     set_moments(model, optimizer, read_tensors(checkpoint / MOMENTS_FILE, names), progress.updates)
     return progress
 
@@ -132,14 +162,28 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: parameter.data for name, parameter in model.named_parameters()}
 
 
-def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Write a safetensors file and flush it to disk."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps the system's errors, such as a full disk
-        raise OSError(f"{path} could not be written: {error}") from error
-    path.chmod(default_file_mode())  # the library makes files that only their owner can read
-    with path.open("rb") as file:
+def save_tensors(path: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Write float32 tensors of these shapes, in any order, as a safetensors file, and flush it to disk.
+
+    Each goes to the file as it comes, so that they need not be in memory together as the format's library wants them.
+    The format: length of the header as u64, the header in JSON, the tensors' bytes.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offsets, end = {}, 0
+    for name, shape in shapes.items():
+        offsets[name], end = end, end + 4 * math.prod(shape)
+        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offsets[name], end]}
+    encoded = json.dumps(header).encode()
+    encoded += b" " * (-len(encoded) % 8)
+    with path.open("wb") as file:
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        start = file.tell()
+        for name, tensor in tensors:
+            assert tensor.dtype == torch.float32 and list(tensor.shape) == header[name]["shape"], name
+            file.seek(start + offsets.pop(name))
+            file.write(tensor.detach().contiguous().numpy().data)
+        assert not offsets, f"{next(iter(offsets))} was not given"
+        file.flush()
         os.fsync(file.fileno())
 
 
@@ -178,7 +222,8 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
     """Write a Hugging Face folder; each file replaces an older one whole."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{_PARTIAL}{WEIGHTS_FILE}"
-    save_tensors(partial, weights_of(model))
+    weights = weights_of(model)
+    save_tensors(partial, {name: weight.shape for name, weight in weights.items()}, weights.items())
     partial.replace(folder / WEIGHTS_FILE)
     with write_atomically(folder / CONFIG_FILE) as file:
         file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())

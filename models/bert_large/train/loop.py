@@ -144,13 +144,18 @@ class TrainingLoop:
         progress.within(f"step {done}: saving a checkpoint")
         for observer in self.observers:
             observer.flush_to_disk()
+        runner = self.runner
         if self.ranks.is_main:
             folder = self.checkpoints_folder(self.config.output_dir)
             samples = done * self.config.global_batch_size
-            state = checkpoint.Progress(done, samples, evaluation_due, self.runner.loss_scale)
-            saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
+            state = checkpoint.Progress(done, samples, evaluation_due, runner.loss_scale)
+            saved = checkpoint.save_checkpoint(
+                folder, runner.model, runner.optimizer, state, self.identity, runner.shards
+            )
             checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
             LOGGER.info("checkpoint %s", saved)
+        elif runner.shards is not None:
+            checkpoint.hand_over_moments(runner.model, runner.optimizer, runner.shards)
         self.ranks.wait_for_all()
 
     @staticmethod

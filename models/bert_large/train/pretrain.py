@@ -13,11 +13,13 @@ from typing import Any
 import torch
 
 import bert_large
-from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
 from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
@@ -42,6 +44,7 @@ from bert_large.train.settings import (
     resolve,
     resolve_arguments,
     resolve_mlperf,
+    resolve_ranks,
 )
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
@@ -54,6 +57,7 @@ class Run:
     data: DataConfig
     optim: OptimConfig
     train: TrainConfig
+    ranks: RanksConfig
     model: ModelConfig
     initial_weights: Path | None
     vocab_file: Path | None
@@ -104,6 +108,7 @@ def check_settings(arguments: argparse.Namespace) -> Run:
         data=data,
         optim=optim,
         train=train,
+        ranks=resolve_ranks(arguments),
         model=model,
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
         vocab_file=resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model),
@@ -170,7 +175,8 @@ def _build_loop(
     batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers)
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
-    optimizer = build_optimizer(model, run.optim, engine.lamb)
+    shards = ParameterShards(model, ranks) if run.ranks.zero1 and ranks.world_size > 1 else None
+    optimizer = build_optimizer(model, run.optim, engine.lamb, None if shards is None else shards.owned)
     _load_weights(run, model, optimizer, resume_from)
     _log_settings(run, model)
     evaluation = None
@@ -194,6 +200,8 @@ def _build_loop(
         max_gradient_norm=run.optim.max_gradient_norm,
         seed=run.train.seed,
         loss_scale=start.loss_scale,
+        gradient_sum=GradientSum(bucket_mb=run.ranks.bucket_mb, compression=run.ranks.gradient_compression),
+        shards=shards,
     )
     return TrainingLoop(
         config=run.train,
@@ -271,6 +279,7 @@ def _log_settings(run: Run, model: BertForPreTraining) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     LOGGER.info("model: %d parameters; %s", parameters, run.model)
     LOGGER.info("data: %s", run.data)
+    LOGGER.info("ranks: %s", run.ranks)
     for line in describe_settings(run.settings):
         LOGGER.info("settings %s", line)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from bert_large.config import (
     ACTIVATIONS,
+    GRADIENT_COMPRESSIONS,
     MLPERF_DIVISIONS,
     MLPERF_STATUSES,
     PHASE_SEQ_LENGTHS,
@@ -18,6 +19,7 @@ from bert_large.config import (
     DataConfig,
     MlperfConfig,
     OptimConfig,
+    RanksConfig,
     TrainConfig,
     reference_eval_every_samples,
 )
@@ -93,6 +95,28 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help="auto or eager (default auto)")
     parser.add_argument("--backend", help="ccl, mpi or gloo: how ranks communicate (default: the best there is)")
     parser.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
+
+
+def add_ranks_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how several ranks share the work; values are checked with all others."""
+    defaults = RanksConfig()
+    group = parser.add_argument_group("several ranks")
+    group.add_argument(
+        "--bucket-mb", type=float, default=defaults.bucket_mb,
+        help=f"MiB of gradients that are summed over ranks together (default {defaults.bucket_mb:g})",
+    )  # fmt: skip
+    group.add_argument(
+        "--gradient-compression", default=defaults.gradient_compression,
+        help=f"round gradients on their way between ranks: one of {', '.join(GRADIENT_COMPRESSIONS)} (default none)",
+    )  # fmt: skip
+    group.add_argument(
+        "--zero1", action="store_true", help="keep and update the optimizer's state on one rank each, a share of it"
+    )
+
+
+def resolve_ranks(arguments: argparse.Namespace) -> RanksConfig:
+    """Return the checked settings of ranks."""
+    return RanksConfig(**_pick(vars(arguments), RanksConfig))
 
 
 def add_mlperf_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
@@ -14,6 +14,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.environment import Ranks
+from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines.precision import Precision
 from bert_large.errors import UserError
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
@@ -43,6 +45,9 @@ class StepRunner:
     seed: int
     loss_scale: LossScale | None = None
     """The next step's, where the precision scales the loss; None: as a run begins."""
+    gradient_sum: GradientSum = field(default_factory=GradientSum)
+    shards: ParameterShards | None = None
+    """Whose parameters the optimizer holds; None: all of them, on every rank."""
 
     def __post_init__(self) -> None:
         if self.precision.scales_loss and self.loss_scale is None:
@@ -50,7 +55,7 @@ class StepRunner:
         self._parameters = list(self.model.parameters())
         self._replica: nn.Module = self.model
         if self.ranks.world_size > 1:
-            self._replica = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+            self._replica = self.gradient_sum.replicate(self.model)
 
     def run(
         self, step: int, micro_batches: list[RaggedBatch], data_seconds: float, on_sequences: Callable[[int], None]
@@ -83,7 +88,7 @@ class StepRunner:
         gradient_norm = self.model.engine.global_norm(
             [parameter.grad for parameter in self._parameters if parameter.grad is not None]
         )
-        gradient_norm /= self._gradient_factor()
+        gradient_norm /= self._loss_factor
         masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
         loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
         rate = self.schedule.rate(step)
@@ -114,25 +119,20 @@ class StepRunner:
             result = self._replica(batch, dropout)
         loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
         loss = loss + result.next_sentence_loss / self.global_batch_size
-        (loss * self._loss_factor()).backward()
+        (loss * self._loss_factor).backward()
         return result
 
+    @property
     def _loss_factor(self) -> float:
-        """Return what this step's loss is multiplied by.
-
-        `DistributedDataParallel` averages gradients over ranks, and the losses are normalised for their sum: hence the
-        number of ranks. A loss scale takes its place, so that what overflows does not depend on that number.
-        """
-        return self.ranks.world_size if self.loss_scale is None else self.loss_scale.scale
-
-    def _gradient_factor(self) -> float:
-        """Return what this step's gradients, averaged over ranks, are multiplied by."""
-        return self._loss_factor() / self.ranks.world_size
+        """What this step's loss is multiplied by, and so its gradients."""
+        return 1.0 if self.loss_scale is None else self.loss_scale.scale
 
     def _update(self, rate: float, gradient_norm: float) -> None:
         set_rate(self.optimizer, rate)
-        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm, self._gradient_factor())
+        clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm, self._loss_factor)
         self.optimizer.step()
+        if self.shards is not None:
+            self.shards.share_weights()
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after_update()
 
@@ -156,7 +156,7 @@ class StepRunner:
 
     def _zero_gradients(self) -> None:
         """Drop gradients, or clear them where `DistributedDataParallel` gathers them in buckets of its own."""
-        self.optimizer.zero_grad(set_to_none=self._replica is self.model)
+        self.model.zero_grad(set_to_none=self._replica is self.model)
 
     def _communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
         """Gradients are summed over ranks in the last micro-batch's backward pass only."""

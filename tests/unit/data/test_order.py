@@ -96,16 +96,17 @@ def test_deal_balances_tokens() -> None:
 
 @given(st.lists(st.integers(1, 512), max_size=80), st.integers(1, 1200))
 def test_cut_covers_all_within_the_limit(lengths: list[int], max_tokens: int) -> None:
-    """Cuts follow one another without gap; each fits, or is a single long sequence; none could take the next one."""
+    """Cuts follow one another without gap; each fits, or is a single long sequence; none could take one more."""
     cuts = cut_by_tokens(np.array(lengths, dtype=np.int64), max_tokens)
     assert [position for cut in cuts for position in range(cut.start, cut.stop)] == list(range(len(lengths)))
     for cut in cuts:
         assert sum(lengths[cut]) <= max_tokens or cut.stop - cut.start == 1
-    for cut in cuts[:-1]:
-        assert sum(lengths[cut]) + lengths[cut.stop] > max_tokens
+    for cut in cuts[1:]:
+        assert sum(lengths[cut]) + lengths[cut.start - 1] > max_tokens
 
 
 def test_cut_examples() -> None:
-    assert cut_by_tokens(np.array([4, 4, 4]), 8) == [slice(0, 2), slice(2, 3)]
+    """The first has what is left over: the last, in whose backward pass ranks communicate, is as long as can be."""
+    assert cut_by_tokens(np.array([4, 4, 4]), 8) == [slice(0, 1), slice(1, 3)]
     assert cut_by_tokens(np.array([9, 1, 9]), 8) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert cut_by_tokens(np.array([], dtype=np.int64), 8) == []

@@ -26,8 +26,10 @@ from bert_large.train.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
     save_model,
+    save_tensors,
 )
 from bert_large.train.loss_scale import LossScale
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.support.models import tiny_config, tiny_model
@@ -250,15 +252,34 @@ def test_files_are_readable_by_those_who_may(tmp_path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == expected, path.name
 
 
+def test_tensors_are_written_in_the_order_they_come(tmp_path: Path) -> None:
+    """The format's own library reads them by name; one of no elements and a transposed one too."""
+    tensors = {
+        "a": torch.randn(3, 5),
+        "none": torch.zeros(0, 2),
+        "b": torch.randn(4, 2).t(),
+        "scalar": torch.tensor(7.0),
+    }
+    path = tmp_path / "tensors.safetensors"
+    save_tensors(path, {name: its.shape for name, its in tensors.items()}, reversed(tensors.items()))
+    found = load_file(path)
+    assert set(found) == set(tensors)
+    assert all(torch.equal(found[name], its) for name, its in tensors.items())
+    with safe_open(path, framework="pt") as file:
+        assert file.metadata() == {"format": "pt"}
+    with pytest.raises(AssertionError, match="scalar was not given"):
+        save_tensors(path, {"scalar": (), "a": (3, 5)}, [("a", tensors["a"])])
+
+
 def test_a_failed_model_save_leaves_the_old_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_model(tmp_path, tiny_model(seed=1), tiny_config(), None)
     before = (tmp_path / "model.safetensors").read_bytes()
 
-    def half(tensors: Any, path: Path, **options: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def half(path: Path, *what: Any) -> None:
+        path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", half)
+    monkeypatch.setattr(checkpoint, "save_tensors", half)
     with pytest.raises(OSError, match="No space left"):
         save_model(tmp_path, tiny_model(seed=2), tiny_config(), None)
     assert (tmp_path / "model.safetensors").read_bytes() == before

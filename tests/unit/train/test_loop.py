@@ -26,7 +26,7 @@ class Steps:
     def __init__(self, stop_request: StopRequest, signal_at: int | None) -> None:
         self.model, self.optimizer = trained(steps=1)
         self.stop_request, self.signal_at = stop_request, signal_at
-        self.loss_scale = None
+        self.loss_scale, self.shards = None, None
 
     def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepFigures:
         if step + 1 == self.signal_at:

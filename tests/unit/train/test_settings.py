@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 from bert_large.cli import build_parser
-from bert_large.config import DataConfig, MlperfConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.errors import InputError
-from bert_large.train.settings import SETTINGS, Resolved, describe_settings, resolve, resolve_mlperf, resolve_settings
+from bert_large.train.settings import (
+    SETTINGS,
+    Resolved,
+    describe_settings,
+    resolve,
+    resolve_mlperf,
+    resolve_ranks,
+    resolve_settings,
+)
 
 from tests.support.runs import options
 
@@ -152,6 +160,18 @@ def test_a_recipe_may_set_the_sequence_length(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("bert_large.train.settings.resolve_recipe", lambda *names, **how: recipe)
     assert resolved(tmp_path)[0].max_seq_length == 256
     assert resolved(tmp_path, max_seq_length=64)[0].max_seq_length == 64
+
+
+def ranks_settings(*words: str) -> RanksConfig:
+    return resolve_ranks(build_parser("pretrain").parse_args(["pretrain", "--dataset-dir=d", "--output-dir=o", *words]))
+
+
+def test_settings_of_ranks() -> None:
+    assert ranks_settings() == RanksConfig(bucket_mb=25.0, gradient_compression="none", zero1=False)
+    given = ranks_settings("--bucket-mb=0.5", "--gradient-compression=bf16", "--zero1")
+    assert given == RanksConfig(bucket_mb=0.5, gradient_compression="bf16", zero1=True)
+    with pytest.raises(InputError, match=r"--bucket-mb is 0\.0, expected > 0 and finite; .*-compression is 'fp8', exp"):
+        ranks_settings("--bucket-mb=0", "--gradient-compression=fp8")
 
 
 @pytest.mark.parametrize("option", ["total_steps", "eval_every_samples", "max_seq_length", "max_steps", "save_every"])
