@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
-from dataclasses import dataclass
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
 
-from bert_large.errors import UserError
+from bert_large.config import RANK_SILENCE_SECONDS, RANK_TIMEOUT_SECONDS
+from bert_large.distributed.agreement import require_agreement, software
+from bert_large.distributed.heartbeat import Heartbeat, announce
+from bert_large.errors import InputError, UserError
+
+_NEVER = timedelta(days=30)
+"""The backend's own timeout: how long a collective may take is the heartbeat's business."""
+_LOOK_EVERY_SECONDS = 0.1
+
+
+class LostRankError(UserError):
+    """Another rank died, was cut off, or failed; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -20,40 +38,88 @@ class Ranks:
     world_size: int = 1
     local_rank: int = 0
     backend: str | None = None
+    names: Sequence[str] = ("rank 0",)
+    """What messages call each rank."""
+    heartbeat: Heartbeat | None = field(default=None, compare=False)
 
     @property
     def is_main(self) -> bool:
         """Tell whether this rank writes the run's files."""
         return self.rank == 0
 
+    def note(self, doing: str) -> None:
+        """Note what this rank does now; one that never does while others wait for it is taken to hang."""
+        if self.heartbeat is not None:
+            self.heartbeat.note(doing)
+
+    def meet(self) -> None:
+        """Note that this rank comes to a collective: those here need not call it before."""
+        if self.heartbeat is not None:
+            self.heartbeat.meet()
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of `values` over all ranks, on every rank; a new tensor."""
         total = values.clone()
         if self.world_size > 1:
+            self.meet()
             distributed.all_reduce(total)
         return total
 
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         if self.world_size > 1:
+            self.meet()
             distributed.barrier()
 
-    def raise_together(self, error: UserError | None) -> None:
-        """Raise on every rank what any rank gives, so that none waits for one that has failed; also waits for all."""
-        errors = [error]
+    def gather(self, value: Any) -> list[Any]:
+        """Return what every rank gives, in their order, on every rank."""
+        values = [value]
         if self.world_size > 1:
-            errors = [None] * self.world_size
-            distributed.all_gather_object(errors, error)
-        for found in errors:
+            self.meet()
+            values = [None] * self.world_size
+            distributed.all_gather_object(values, value)
+        return values
+
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Raise on every rank what any rank raises in the block, so that none waits for one that has failed.
+
+        Also waits for all.
+        """
+        mine = None
+        try:
+            yield
+        except UserError as error:
+            mine = error
+        for found in self.gather(mine):
             if found is not None:
+                self.end_alike()
                 raise found
 
-    def broadcast_text(self, text: str) -> str:
-        """Return rank 0's text on every rank."""
-        holder = [text]
+    def require_agreement(self, values: Mapping[str, Any]) -> None:
+        """Refuse a run unless every rank gives the same values by name."""
+        with self.failing_together():
+            require_agreement(self.gather(values), self.names)
+
+    def end_alike(self) -> None:
+        """Note that all ranks end now for a reason that each knows."""
+        if self.heartbeat is not None:
+            self.heartbeat.close()
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on every rank; any object that pickles."""
+        holder = [value]
         if self.world_size > 1:
+            self.meet()
             distributed.broadcast_object_list(holder)
         return holder[0]
+
+    def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Overwrite tensors with rank 0's."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                self.meet()
+                distributed.broadcast(tensor, src=0)
 
     def describe(self) -> str:
         """Return one line on the ranks and their threads."""
@@ -71,16 +137,77 @@ def choose_backend() -> str:
     return "mpi" if distributed.is_mpi_available() else "gloo"
 
 
-def join_ranks() -> Ranks:
-    """Join the other ranks if torchrun started this process; be the only one otherwise."""
+@contextlib.contextmanager
+def joined_ranks(
+    silence_seconds: float = RANK_SILENCE_SECONDS, timeout_seconds: float = RANK_TIMEOUT_SECONDS
+) -> Iterator[Ranks]:
+    """Join the other ranks for a block of work if torchrun started this process; be the only one otherwise.
+
+    While it lasts, a rank without a sign of life for `silence_seconds`, or that keeps others waiting for
+    `timeout_seconds` without progress, ends the run: on every other rank with an error that names it, even where that
+    is blocked in a collective. What ends the block on one rank, ends all, too.
+    """
+    for option, value in (("--rank-silence", silence_seconds), ("--rank-timeout", timeout_seconds)):
+        if value <= 0:
+            raise InputError(f"{option} is {value:g}, expected > 0 seconds")
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Ranks()
+        yield Ranks()
+        return
+    ranks, heartbeat = _join(silence_seconds, timeout_seconds)
+    try:
+        yield ranks
+    except RuntimeError as error:  # what a collective raises when its connections break
+        fault = heartbeat.explain()
+        if fault is not None:
+            raise LostRankError(fault) from error
+        heartbeat.tell_failure(f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:
+        heartbeat.tell_failure(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    heartbeat.close()
+    distributed.destroy_process_group()
+
+
+def _join(silence_seconds: float, timeout_seconds: float) -> tuple[Ranks, Heartbeat]:
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    attempt = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    try:
+        store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=timeout_seconds)))
+        connection = distributed.PrefixStore(attempt, store)
+        hellos = _greet(connection, rank, world_size, timeout_seconds)
+        # A store of a connection of its own: a client answers one caller at a time.
+        client = distributed.TCPStore(store.host, store.port, timeout=timedelta(seconds=silence_seconds))
+    except RuntimeError as error:
+        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        raise LostRankError(
+            f"rank {rank} did not meet the other {world_size - 1} at {where}, on rank 0's host: {error}. See that all "
+            "are started, and that hosts reach each other"
+        ) from error
+    names = [f"rank {number} on host {hello['host']}" for number, hello in enumerate(hellos)]
+    require_agreement([hello["software"] for hello in hellos], names)
+    heartbeat = Heartbeat(
+        distributed.PrefixStore(attempt, client), rank, names,
+        silence_seconds=silence_seconds, stall_seconds=timeout_seconds,
+    )  # fmt: skip
+    heartbeat.start()
     backend = choose_backend()
-    distributed.init_process_group(backend)
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), backend)
+    distributed.init_process_group(backend, store=connection, rank=rank, world_size=world_size, timeout=_NEVER)
+    return Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", "0")), backend, names, heartbeat), heartbeat
 
 
-def leave_ranks(ranks: Ranks) -> None:
-    """Close the connections to the other ranks."""
-    if ranks.world_size > 1:
-        distributed.destroy_process_group()
+def _greet(store: distributed.Store, rank: int, world_size: int, timeout_seconds: float) -> list[dict[str, Any]]:
+    """Say where this rank runs and what, wait for all others to do so, and return what all said."""
+    announce(store, rank)
+    store.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "software": software()}))
+    keys = [f"hello/{number}" for number in range(world_size)]
+    deadline = time.monotonic() + timeout_seconds
+    while not store.check(keys):
+        if time.monotonic() > deadline:
+            missing = [str(number) for number, key in enumerate(keys) if not store.check([key])]
+            raise LostRankError(
+                f"rank {', '.join(missing)} of {world_size} not there after {timeout_seconds:g} s: see that it was "
+                "started on its host, that it did not end there with an error, and that hosts reach each other"
+            )
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return [json.loads(value) for value in store.multi_get(keys)]

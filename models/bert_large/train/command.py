@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bert_large.train.settings import add_compute_arguments, add_mlperf_arguments, add_settings
+from bert_large.train.settings import add_compute_arguments, add_mlperf_arguments, add_settings, add_watch_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data-workers", type=int, default=1, help="processes a rank reads ahead with (default 1)")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint's folder (default auto)")
     parser.add_argument("--benchmark", action="store_true", help="measure throughput: 60 steps, nothing is saved")
+    add_watch_arguments(parser)
     add_mlperf_arguments(parser)
     add_compute_arguments(parser)
     add_settings(parser)

@@ -17,7 +17,7 @@ from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
-from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.distributed.environment import Ranks, joined_ranks
 from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
@@ -64,24 +64,18 @@ class Run:
 
 def pretrain(arguments: argparse.Namespace) -> int:
     """Run `bert-large pretrain`; returns its exit code."""
-    run = check_settings(arguments)
-    stop_request = StopRequest()
-    stop_request.install()
-    ranks = join_ranks()
     try:
-        if run.train.global_batch_size < ranks.world_size:
-            raise InputError(
-                f"--global-batch-size is {run.train.global_batch_size}, expected one sequence a rank at least; "
-                f"there are {ranks.world_size} ranks"
-            )
-        _make_output_dir(run.train.output_dir)
-        start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
-        return _train(run, ranks, stop_request)
+        with joined_ranks(arguments.rank_silence, arguments.rank_timeout) as ranks:
+            stop_request = StopRequest()
+            stop_request.install()
+            with ranks.failing_together():
+                run = check_settings(arguments, ranks.world_size)
+                _make_output_dir(run.train.output_dir)
+            start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
+            return _train(run, ranks, stop_request)
     except UserError as error:
         log_to_file_only(f"error: {error}")
         raise
-    finally:
-        leave_ranks(ranks)
 
 
 def _make_output_dir(folder: Path) -> None:
@@ -91,9 +85,14 @@ def _make_output_dir(folder: Path) -> None:
         raise InputError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from None
 
 
-def check_settings(arguments: argparse.Namespace) -> Run:
+def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     """Check all that can be checked without reading the records."""
     data, optim, train = resolve(arguments)
+    if train.global_batch_size < world_size:
+        raise InputError(
+            f"--global-batch-size is {train.global_batch_size}, expected one sequence a rank at least; "
+            f"there are {world_size} ranks"
+        )
     mlperf = resolve_mlperf(arguments, data, optim, train)
     if mlperf is not None:
         check_log(mlperf.log, train.output_dir)
@@ -113,10 +112,15 @@ def check_settings(arguments: argparse.Namespace) -> Run:
 
 
 def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
-    engine, engine_line = resolve_engine(run.train.engine, run.train.precision)
+    with ranks.failing_together():
+        engine, engine_line = resolve_engine(run.train.engine, run.train.precision)
+    ranks.require_agreement(_common_settings(run, engine))
     versions = (bert_large.__version__, torch.__version__, platform.python_version())
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
     LOGGER.info(engine_line)
+    for name, line in zip(ranks.names, ranks.gather(engine_line), strict=True):
+        if line != engine_line:
+            LOGGER.info("but %s: %s; runs repeat to the last digit only where each rank has the same", name, line)
     LOGGER.info(describe_allocator())
     init_start = milliseconds_now()
     if run.mlperf is not None:
@@ -127,6 +131,9 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
+    ranks.require_agreement(
+        {"data": dataset.fingerprint(), "evaluation data": eval_dataset and eval_dataset.fingerprint()}
+    )
     identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, dataset.fingerprint())
     resume_from = _claim_folder(run.train, identity, ranks)
     ended = run_folder.reason_ended(run.train)
@@ -142,6 +149,26 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         _leave_results(run, loop, reason)
     ranks.wait_for_all()
     return 128 + loop.stop_signal if loop.stop_signal else 0
+
+
+def _common_settings(run: Run, engine: Operations) -> dict[str, Any]:
+    """Return what every rank must be started with; paths and what bounds memory may be each host's own."""
+    train = dataclasses.asdict(run.train)
+    for own in ("output_dir", "resume", "micro_batch_tokens", "engine"):
+        del train[own]
+    return run_folder.flatten(
+        {
+            **train,
+            "engine": engine.name,
+            "model": dataclasses.asdict(run.model),
+            "optimizer": dataclasses.asdict(run.optim),
+            "shuffle": run.data.shuffle,
+            "max_seq_length": run.data.max_seq_length,
+            "evaluates": run.data.eval_dir is not None,
+            "starts from weights": run.initial_weights is not None,
+            "writes an MLPerf log": run.mlperf is not None,
+        }
+    )
 
 
 def _build_loop(
@@ -217,11 +244,10 @@ def _open_observers(
 ) -> list[Observer]:
     """Open what is told of the run: nothing but on the main rank."""
     observers: list[Observer] = []
-    error = None
     if ranks.is_main:
         observers.append(MetricsWriter(run.train.output_dir, start.step))
-    if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
-        try:
+    with ranks.failing_together():
+        if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
             log = open_log(
                 run.mlperf,
                 run.optim,
@@ -232,23 +258,16 @@ def _open_observers(
                 times=times,
             )
             observers.append(log)
-        except UserError as found:
-            error = found
-    ranks.raise_together(error)
     return observers
 
 
 def _claim_folder(train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks) -> Path | None:
     """Claim the output folder on one rank, and return the checkpoint to resume from on all."""
-    chosen, error = None, None
-    if ranks.is_main:
-        try:
+    chosen = None
+    with ranks.failing_together():
+        if ranks.is_main:
             chosen = run_folder.claim(train, identity)
-        except UserError as found:
-            error = found
-    ranks.raise_together(error)
-    text = ranks.broadcast_text("" if chosen is None else str(chosen))
-    return Path(text) if text else None
+    return ranks.broadcast(chosen)
 
 
 def _load_weights(

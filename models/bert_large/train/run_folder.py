@@ -78,7 +78,7 @@ def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> 
 
 
 def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    flat_found, flat_expected = _flatten(found), _flatten(expected)
+    flat_found, flat_expected = flatten(found), flatten(expected)
     differences = [
         f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
         for name in sorted({*flat_found, *flat_expected})
@@ -95,10 +95,11 @@ def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, 
         )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level: `{"model.hidden_size": 1024}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 

@@ -15,6 +15,8 @@ from bert_large.config import (
     MLPERF_STATUSES,
     PHASE_SEQ_LENGTHS,
     PRECISIONS,
+    RANK_SILENCE_SECONDS,
+    RANK_TIMEOUT_SECONDS,
     DataConfig,
     MlperfConfig,
     OptimConfig,
@@ -92,6 +94,19 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
     parser.add_argument("--engine", default="auto", help="auto or eager (default auto)")
     parser.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
+
+
+def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how long ranks wait for one another."""
+    group = parser.add_argument_group("ranks that die or hang")
+    group.add_argument(
+        "--rank-silence", type=float, default=RANK_SILENCE_SECONDS,
+        help="seconds without a sign of life from a rank after which the others end (default %(default)g)",
+    )  # fmt: skip
+    group.add_argument(
+        "--rank-timeout", type=float, default=RANK_TIMEOUT_SECONDS,
+        help="seconds that a rank may keep others waiting, alive but without progress (default %(default)g)",
+    )  # fmt: skip
 
 
 def add_mlperf_arguments(parser: argparse.ArgumentParser) -> None:

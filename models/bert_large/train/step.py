@@ -160,6 +160,8 @@ class StepRunner:
 
     def _communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
         """Gradients are summed over ranks in the last micro-batch's backward pass only."""
+        if is_last:
+            self.ranks.meet()
         if is_last or not isinstance(self._replica, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._replica.no_sync()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.distributed.environment import Ranks, choose_backend, join_ranks, leave_ranks
+from bert_large.distributed.environment import Ranks, choose_backend, joined_ranks
 
 
 @pytest.mark.parametrize("variables", [{}, {"RANK": "0", "WORLD_SIZE": "1"}])
@@ -14,12 +14,13 @@ def test_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    ranks = join_ranks()
-    assert ranks == Ranks(rank=0, world_size=1, local_rank=0, backend=None) and ranks.is_main
-    assert not torch.distributed.is_initialized()
-    assert ranks.broadcast_text("text") == "text"
-    ranks.wait_for_all()
-    leave_ranks(ranks)
+    with joined_ranks() as ranks:
+        assert ranks == Ranks(rank=0, world_size=1, local_rank=0, backend=None) and ranks.is_main
+        assert not torch.distributed.is_initialized()
+        assert ranks.broadcast("text") == "text"
+        assert ranks.gather("text") == ["text"]
+        ranks.require_agreement({"seed": 1})
+        ranks.wait_for_all()
 
 
 def test_sum_is_a_new_tensor() -> None:
