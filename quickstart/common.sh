@@ -30,6 +30,8 @@ PRETRAIN_OPTIONS=(
   SEED=--seed
   SAVE_EVERY=--save-every
   RESUME=--resume
+  RANK_SILENCE=--rank-silence
+  RANK_TIMEOUT=--rank-timeout
   MLPERF_LOG=--mlperf-log
   MLPERF_SUBMITTER=--mlperf-submitter
   MLPERF_PLATFORM=--mlperf-platform
@@ -60,7 +62,7 @@ PICK_OPTIONS=(EVAL_RECORDS=--count)
 
 # Variables that are no option of a command but say how it runs.
 LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT
-  OMP_NUM_THREADS ALLOCATOR)
+  MAX_RESTARTS OMP_NUM_THREADS ALLOCATOR)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
@@ -308,7 +310,7 @@ choose_launcher() {
   if ((${NNODES:-1} == 1)) && [[ -z "${MASTER_PORT:-}" ]]; then
     LAUNCHER+=(--standalone --local-addr 127.0.0.1) # else it needs a host name that resolves
   fi
-  for name in NNODES NODE_RANK MASTER_ADDR MASTER_PORT; do
+  for name in NNODES NODE_RANK MASTER_ADDR MASTER_PORT MAX_RESTARTS; do
     if [[ -n "${!name:-}" ]]; then
       local option="--${name,,}"
       LAUNCHER+=("${option//_/-}" "${!name}")

@@ -39,6 +39,9 @@
 #   DDP                 true: use torchrun even for one process
 #   RANKS_PER_NODE      processes on this machine (default 1)
 #   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   torchrun's, for several machines
+#   MAX_RESTARTS        start all ranks again, from the last checkpoint, up to so often after one has failed (default 0)
+#   RANK_SILENCE        seconds without a sign of life after which a rank is given up (default 20)
+#   RANK_TIMEOUT        seconds that a live rank may keep others waiting without progress (default 600)
 #   OMP_NUM_THREADS     threads of a process (default: cores divided by RANKS_PER_NODE)
 set -euo pipefail
 

@@ -66,7 +66,12 @@ def run_here(*arguments: str) -> int:
 def process_environment(**changes: str) -> dict[str, str]:
     """Return the environment of a process that runs the package: one thread as here, no traces of an outer torchrun."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return kept | {"PYTHONPATH": f"{PROJECT / 'models'}:{PROJECT}", "OMP_NUM_THREADS": "1"} | changes
+    return kept | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"} | changes
+
+
+def python_path(models: Path = PROJECT / "models") -> str:
+    """Return where Python finds the package, and the tests' own programs."""
+    return f"{models}:{PROJECT}"
 
 
 def start_process(*arguments: str) -> subprocess.Popen[str]:
@@ -82,25 +87,46 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return finish([start_process(*arguments)])[0]
 
 
+def start_torchrun(ranks: int, *arguments: str, max_restarts: int = 0) -> subprocess.Popen[str]:
+    """Start a command under torchrun."""
+    launcher = options(nproc_per_node=ranks, master_port=free_port(), max_restarts=max_restarts)
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "bert_large", *arguments],
+        env=process_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command under torchrun."""
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(_free_port()))
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "bert_large", *arguments],
-        env=process_environment(), capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False,
-    )  # fmt: skip
+    return finish([start_torchrun(ranks, *arguments)])[0]
+
+
+def find_rank(launcher: subprocess.Popen[str], rank: int) -> int:
+    """Return the process id of a rank that torchrun has started."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    for child in children:
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return int(child)
+    raise AssertionError(f"no rank {rank} among {children}")
 
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """Start `python ARGUMENTS` once per rank, with the variables that torchrun sets."""
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    return start_different_ranks([arguments] * ranks)
+
+
+def start_different_ranks(
+    arguments: Sequence[Sequence[str]], variables: Sequence[dict[str, str]] = ({}, {})
+) -> list[subprocess.Popen[str]]:
+    """Start ranks with arguments and variables of their own."""
+    common = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
-            [sys.executable, *arguments],
-            env=process_environment(**common, RANK=str(rank), LOCAL_RANK=str(rank)),
+            [sys.executable, *its_arguments],
+            env=process_environment(**common, RANK=str(rank), LOCAL_RANK=str(rank), **its_variables),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for rank in range(ranks)
+        for rank, (its_arguments, its_variables) in enumerate(zip(arguments, variables, strict=True))
     ]  # fmt: skip
 
 
@@ -117,7 +143,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.Comple
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

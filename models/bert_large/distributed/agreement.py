@@ -46,6 +46,6 @@ def require_agreement(values: Sequence[Mapping[str, Any]], names: Sequence[str])
             problems.append(f"{names[rank]}: {', '.join(differences)}")
     if problems:
         raise InputError(
-            f"not all ranks are alike. {'; '.join(problems)}. Start all of them with the same code, settings and data "
-            f"(rank 0 is {names[0]})"
+            f"not all ranks are alike. {'; '.join(problems)}. Start all with the same code, settings and data as "
+            f"{names[0]}"
         )

@@ -18,7 +18,7 @@ from torch import distributed
 
 from bert_large.config import RANK_SILENCE_SECONDS, RANK_TIMEOUT_SECONDS
 from bert_large.distributed.agreement import require_agreement, software
-from bert_large.distributed.heartbeat import Heartbeat, announce
+from bert_large.distributed.heartbeat import Heartbeat, announce, end_process
 from bert_large.errors import InputError, UserError
 
 _NEVER = timedelta(days=30)
@@ -26,8 +26,8 @@ _NEVER = timedelta(days=30)
 _LOOK_EVERY_SECONDS = 0.1
 
 
-class LostRankError(UserError):
-    """Another rank died, was cut off, or failed; the message names it."""
+class MissingRankError(UserError):
+    """Not all ranks of the run came."""
 
 
 @dataclass(frozen=True)
@@ -82,26 +82,29 @@ class Ranks:
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Raise on every rank what any rank raises in the block, so that none waits for one that has failed.
+        """Raise on every rank what the first rank raises in the block, so that none waits for one that has failed.
 
-        Also waits for all.
+        Also waits for all. The message tells who found the error, unless all did.
         """
         mine = None
         try:
             yield
         except UserError as error:
             mine = error
-        for found in self.gather(mine):
-            if found is not None:
-                self.end_alike()
-                raise found
+        errors = self.gather(mine)
+        found = next((rank for rank, error in enumerate(errors) if error is not None), None)
+        if found is not None:
+            self._end_alike()
+            if None in errors:
+                errors[found].args = (f"{errors[found]} (found by {self.names[found]})",)
+            raise errors[found]
 
     def require_agreement(self, values: Mapping[str, Any]) -> None:
         """Refuse a run unless every rank gives the same values by name."""
         with self.failing_together():
             require_agreement(self.gather(values), self.names)
 
-    def end_alike(self) -> None:
+    def _end_alike(self) -> None:
         """Note that all ranks end now for a reason that each knows."""
         if self.heartbeat is not None:
             self.heartbeat.close()
@@ -137,6 +140,11 @@ def choose_backend() -> str:
     return "mpi" if distributed.is_mpi_available() else "gloo"
 
 
+def restarts() -> int:
+    """Return how often the launcher has started this run's ranks again after one failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+
 @contextlib.contextmanager
 def joined_ranks(
     silence_seconds: float = RANK_SILENCE_SECONDS, timeout_seconds: float = RANK_TIMEOUT_SECONDS
@@ -159,7 +167,7 @@ def joined_ranks(
     except RuntimeError as error:  # what a collective raises when its connections break
         fault = heartbeat.explain()
         if fault is not None:
-            raise LostRankError(fault) from error
+            end_process(fault)  # not by raising: what the backend still waits for could hold up an orderly end
         heartbeat.tell_failure(f"{type(error).__name__}: {error}")
         raise
     except BaseException as error:
@@ -171,7 +179,7 @@ def joined_ranks(
 
 def _join(silence_seconds: float, timeout_seconds: float) -> tuple[Ranks, Heartbeat]:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    attempt = f"attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    attempt = f"attempt_{restarts()}"  # the store may be that of the attempt before
     try:
         store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=timeout_seconds)))
         connection = distributed.PrefixStore(attempt, store)
@@ -180,7 +188,7 @@ def _join(silence_seconds: float, timeout_seconds: float) -> tuple[Ranks, Heartb
         client = distributed.TCPStore(store.host, store.port, timeout=timedelta(seconds=silence_seconds))
     except RuntimeError as error:
         where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise LostRankError(
+        raise MissingRankError(
             f"rank {rank} did not meet the other {world_size - 1} at {where}, on rank 0's host: {error}. See that all "
             "are started, and that hosts reach each other"
         ) from error
@@ -205,7 +213,7 @@ def _greet(store: distributed.Store, rank: int, world_size: int, timeout_seconds
     while not store.check(keys):
         if time.monotonic() > deadline:
             missing = [str(number) for number, key in enumerate(keys) if not store.check([key])]
-            raise LostRankError(
+            raise MissingRankError(
                 f"rank {', '.join(missing)} of {world_size} not there after {timeout_seconds:g} s: see that it was "
                 "started on its host, that it did not end there with an error, and that hosts reach each other"
             )

@@ -22,6 +22,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bert_large.config import ModelConfig
+from bert_large.distributed.environment import Ranks
 from bert_large.errors import InputError
 from bert_large.files import default_file_mode, sync_folder, write_atomically
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
@@ -118,12 +119,25 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         raise InputError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore weights and moments, and return the progress."""
-    progress, _ = read_state(checkpoint)
-    load_weights(checkpoint / WEIGHTS_FILE, model)
-    names = [f"{moment}.{name}" for name, _ in model.named_parameters() for moment in MOMENTS]
-    set_moments(model, optimizer, read_tensors(checkpoint / MOMENTS_FILE, names), progress.updates)
+def load_checkpoint(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None
+) -> Progress:
+    """Restore weights and moments, and return the progress.
+
+    Of several ranks only the main one reads, and sends the others what it read: their hosts need not see the folder.
+    """
+    ranks = ranks or Ranks()
+    progress = Progress()
+    with ranks.failing_together():
+        if ranks.is_main:
+            progress, _ = read_state(checkpoint)
+            load_weights(checkpoint / WEIGHTS_FILE, model)
+            names = [f"{moment}.{name}" for name, _ in model.named_parameters() for moment in MOMENTS]
+            set_moments(model, optimizer, read_tensors(checkpoint / MOMENTS_FILE, names), progress.updates)
+    progress = ranks.broadcast(progress)
+    if not ranks.is_main:  # make room for them
+        set_moments(model, optimizer, get_moments(model, optimizer), progress.updates)
+    ranks.broadcast_tensors([*weights_of(model).values(), *get_moments(model, optimizer).values()])
     return progress
 
 

@@ -17,7 +17,7 @@ from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
-from bert_large.distributed.environment import Ranks, joined_ranks
+from bert_large.distributed.environment import Ranks, joined_ranks, restarts
 from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
@@ -131,16 +131,16 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
-    ranks.require_agreement(
-        {"data": dataset.fingerprint(), "evaluation data": eval_dataset and eval_dataset.fingerprint()}
-    )
-    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, dataset.fingerprint())
-    resume_from = _claim_folder(run.train, identity, ranks)
-    ended = run_folder.reason_ended(run.train)
+    fingerprints = {"data": dataset.fingerprint()}
+    if eval_dataset is not None:
+        fingerprints["evaluation data"] = eval_dataset.fingerprint()
+    ranks.require_agreement(fingerprints)
+    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprints["data"])
+    resume_from, start, ended = _claim_folder(run.train, identity, ranks)
     if ended is not None:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
-    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request, times)
+    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, start, stop_request, times)
     reason = loop.run()
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
@@ -179,10 +179,10 @@ def _build_loop(
     eval_dataset: Dataset | None,
     identity: Mapping[str, Any],
     resume_from: Path | None,
+    start: checkpoint.Progress,
     stop_request: StopRequest,
     times: RunTimes,
 ) -> TrainingLoop:
-    start = checkpoint.read_state(resume_from)[0] if resume_from else checkpoint.Progress()
     step_batches = StepBatches(
         dataset=dataset,
         order=SampleOrder(len(dataset), run.train.seed, run.data.shuffle),
@@ -196,7 +196,7 @@ def _build_loop(
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
     optimizer = build_optimizer(model, run.optim, engine.lamb)
-    _load_weights(run, model, optimizer, resume_from)
+    _load_weights(run, model, optimizer, resume_from, ranks)
     _log_settings(run, model)
     evaluation = None
     if eval_dataset is not None:
@@ -261,20 +261,28 @@ def _open_observers(
     return observers
 
 
-def _claim_folder(train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks) -> Path | None:
-    """Claim the output folder on one rank, and return the checkpoint to resume from on all."""
-    chosen = None
+def _claim_folder(
+    train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks
+) -> tuple[Path | None, checkpoint.Progress, str | None]:
+    """Claim the output folder on the main rank, whose host need be the only one that sees it.
+
+    Returns, on all ranks, the checkpoint to resume from, its progress, and why the run has ended if it has.
+    """
+    chosen, start, ended = None, checkpoint.Progress(), None
     with ranks.failing_together():
         if ranks.is_main:
-            chosen = run_folder.claim(train, identity)
-    return ranks.broadcast(chosen)
+            chosen = run_folder.claim(train, identity, restarted=restarts() > 0)
+            start = checkpoint.read_state(chosen)[0] if chosen else start
+            ended = run_folder.reason_ended(train)
+    return ranks.broadcast((chosen, start, ended))
 
 
 def _load_weights(
-    run: Run, model: BertForPreTraining, optimizer: torch.optim.Optimizer, resume_from: Path | None
+    run: Run, model: BertForPreTraining, optimizer: torch.optim.Optimizer, resume_from: Path | None, ranks: Ranks
 ) -> None:
+    ranks.note("loading or making weights")
     if resume_from is not None:
-        progress = checkpoint.load_checkpoint(resume_from, model, optimizer)
+        progress = checkpoint.load_checkpoint(resume_from, model, optimizer, ranks)
         LOGGER.info("resuming after step %d from %s", progress.step, resume_from)
     elif run.initial_weights is not None:
         checkpoint.load_weights(checkpoint.check_model_folder(run.initial_weights), model)
