@@ -87,7 +87,8 @@ def test_a_stopped_rank_at_the_defaults(task: Task, tmp_path: Path) -> None:
 
 def test_a_rank_that_hangs_but_lives(task: Task, tmp_path: Path) -> None:
     """Its main thread waits for data that never come; the others wait for it, it and they beat on."""
-    processes = start_ranks(2, *COMMAND, *task.arguments(tmp_path, **ENDLESS, data_workers=1, rank_timeout=6))
+    processes = start_ranks(2, *COMMAND, *task.arguments(tmp_path, **ENDLESS, data_workers=1, rank_timeout=24))
+    loaders: list[int] = []
     try:
         wait_for_steps(tmp_path, 5)
         loaders = [int(child) for child in descendants(processes[1].pid) if is_loader(child)]
@@ -96,8 +97,10 @@ def test_a_rank_that_hangs_but_lives(task: Task, tmp_path: Path) -> None:
             os.kill(loader, signal.SIGSTOP)
         line = wait_for_end(processes[0], 60)
     finally:
+        for loader in loaders:
+            os.kill(loader, signal.SIGKILL)
         end_all(processes)
-    assert "error: rank 1 on host" in line and "waiting for data): no progress for 6 s" in line
+    assert "error: rank 1 on host" in line and "waiting for data): no progress for 24 s" in line
 
 
 def descendants(process: int) -> list[int]:
@@ -197,4 +200,4 @@ def test_a_rank_that_never_comes(task: Task, tmp_path: Path) -> None:
         lines = [wait_for_end(process, 60) for process in processes[:2]]
     finally:
         end_all(processes)
-    assert any("rank 2 of 3 not there after 5 s" in line or "Timed out" in line for line in lines), lines
+    assert any("rank 2 of 3 not there after 5 s" in line for line in lines), lines

@@ -50,7 +50,7 @@ class HostsError(Exception):
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
     """Make both, connected; they are gone in the end."""
-    hosts = tuple(Host(f"host-{letter}-{os.getpid()}", f"10.77.0.{number}") for number, letter in ((1, "a"), (2, "b")))
+    hosts = tuple(Host(f"node-{letter}-{os.getpid()}", f"10.77.0.{number}") for number, letter in ((1, "a"), (2, "b")))
     first, second = hosts
     with ExitStack() as stack:
         for host in hosts:

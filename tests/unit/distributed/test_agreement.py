@@ -20,8 +20,8 @@ def test_each_difference_is_told() -> None:
     with pytest.raises(InputError) as raised:
         require_agreement([{"seed": 1, "precision": "fp32", "steps": 3}, {"seed": 2, "steps": 3}], NAMES)
     assert str(raised.value) == (
-        "not all ranks are alike. rank 1 on host b: precision is None there, fp32 on rank 0, seed is 2 there, 1 on rank "
-        "0. Start all with the same code, settings and data as rank 0 on host a"
+        "not all ranks are alike. rank 1 on host b: precision is None there, fp32 on rank 0, seed is 2 there, 1 on "
+        "rank 0. Start all with the same code, settings and data as rank 0 on host a"
     )
 
 
