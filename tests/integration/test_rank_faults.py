@@ -33,6 +33,8 @@ from tests.support.runs import (
 pytestmark = pytest.mark.slow
 
 COMMAND = ("-m", "bert_large")
+ON_TWO_HOSTS = [{"LOCAL_RANK": "0"}, {"LOCAL_RANK": "0"}]
+"""Variables of two ranks that are each the first on a host."""
 RUN = {"max_steps": 60, "save_every": 7, "eval_dir": "none"}
 ENDLESS = {"max_steps": 100_000, "total_steps": 100_000, "save_every": 10, "eval_dir": "none"}
 
@@ -122,7 +124,7 @@ def test_a_rank_that_fails_alone(task: Task, tmp_path: Path) -> None:
     shutil.copytree(task.dataset_dir, copy)
     arguments = [task.arguments(tmp_path / "out", **ENDLESS, rank_silence=4, dataset_dir=folder)
                  for folder in (task.dataset_dir, copy)]  # fmt: skip
-    processes = start_different_ranks([(*COMMAND, *its) for its in arguments])
+    processes = start_different_ranks([(*COMMAND, *its) for its in arguments], ON_TWO_HOSTS)
     try:
         wait_for_steps(tmp_path / "out", 5)
         for shard in (copy / "seq_128").iterdir():
@@ -172,7 +174,7 @@ def test_other_data_are_refused(task: Task, tmp_path: Path) -> None:
     write_folder(tmp_path / "data" / "seq_128", make_records(50, lengths=(5, 90)), shards=3)
     arguments = [task.arguments(tmp_path / "out", **ENDLESS, dataset_dir=folder)
                  for folder in (task.dataset_dir, tmp_path / "data")]  # fmt: skip
-    assert_refused(start_different_ranks([(*COMMAND, *its) for its in arguments]), "data is ")
+    assert_refused(start_different_ranks([(*COMMAND, *its) for its in arguments], ON_TWO_HOSTS), "data is ")
 
 
 def test_other_code_is_refused(task: Task, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_settings_that_are_wrong_on_one_rank(task: Task, tmp_path: Path) -> None
 
 
 def test_a_rank_that_never_comes(task: Task, tmp_path: Path) -> None:
-    """The rank that hosts the store and a second of three."""
+    """The others say which."""
     arguments = (*COMMAND, *task.arguments(tmp_path, rank_timeout=5))
     processes = start_ranks(3, *arguments)
     processes[2].kill()

@@ -116,14 +116,15 @@ def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
 
 
 def start_different_ranks(
-    arguments: Sequence[Sequence[str]], variables: Sequence[dict[str, str]] = ({}, {})
+    arguments: Sequence[Sequence[str]], variables: Sequence[dict[str, str]] | None = None
 ) -> list[subprocess.Popen[str]]:
     """Start ranks with arguments and variables of their own."""
+    variables = [{}] * len(arguments) if variables is None else variables
     common = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
             [sys.executable, *its_arguments],
-            env=process_environment(**common, RANK=str(rank), LOCAL_RANK=str(rank), **its_variables),
+            env=process_environment(**{**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **its_variables}),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
         for rank, (its_arguments, its_variables) in enumerate(zip(arguments, variables, strict=True))

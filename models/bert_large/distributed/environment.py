@@ -179,18 +179,27 @@ def joined_ranks(
 
 def _join(silence_seconds: float, timeout_seconds: float) -> tuple[Ranks, Heartbeat]:
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     attempt = f"attempt_{restarts()}"  # the store may be that of the attempt before
+    # torchrun's store, or one that rank 0 hosts where something else has started the ranks.
+    is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    timeout, silence = timedelta(seconds=timeout_seconds), timedelta(seconds=silence_seconds)
     try:
-        store, _, _ = next(distributed.rendezvous("env://", timeout=timedelta(seconds=timeout_seconds)))
+        store = distributed.TCPStore(host, port, is_master=is_host, timeout=timeout, wait_for_workers=False)
         connection = distributed.PrefixStore(attempt, store)
-        hellos = _greet(connection, rank, world_size, timeout_seconds)
-        # A store of a connection of its own: a client answers one caller at a time.
-        client = distributed.TCPStore(store.host, store.port, timeout=timedelta(seconds=silence_seconds))
+        announce(connection, rank)
+        connection.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "software": software()}))
+        hellos = [json.loads(value) for value in _gather_keys(connection, "hello", world_size, timeout_seconds)]
+        # A connection for the heartbeat alone: each answers one caller at a time.
+        client = distributed.TCPStore(host, port, timeout=silence)
+        connection.set(f"met/{rank}", "")
+        if rank == 0:  # the store may be its own, and go with it if it ends below
+            _gather_keys(connection, "met", world_size, timeout_seconds)
     except RuntimeError as error:
-        where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).splitlines()[0]
         raise MissingRankError(
-            f"rank {rank} did not meet the other {world_size - 1} at {where}, on rank 0's host: {error}. See that all "
-            "are started, and that hosts reach each other"
+            f"rank {rank} did not meet the other {world_size - 1} at {host}:{port}, on rank 0's host: {reason}. See "
+            "that all are started, and that hosts reach each other"
         ) from error
     names = [f"rank {number} on host {hello['host']}" for number, hello in enumerate(hellos)]
     require_agreement([hello["software"] for hello in hellos], names)
@@ -204,11 +213,9 @@ def _join(silence_seconds: float, timeout_seconds: float) -> tuple[Ranks, Heartb
     return Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", "0")), backend, names, heartbeat), heartbeat
 
 
-def _greet(store: distributed.Store, rank: int, world_size: int, timeout_seconds: float) -> list[dict[str, Any]]:
-    """Say where this rank runs and what, wait for all others to do so, and return what all said."""
-    announce(store, rank)
-    store.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "software": software()}))
-    keys = [f"hello/{number}" for number in range(world_size)]
+def _gather_keys(store: distributed.Store, name: str, world_size: int, timeout_seconds: float) -> list[bytes]:
+    """Wait until every rank has set its key of this name, and return what all have set."""
+    keys = [f"{name}/{number}" for number in range(world_size)]
     deadline = time.monotonic() + timeout_seconds
     while not store.check(keys):
         if time.monotonic() > deadline:
@@ -218,4 +225,4 @@ def _greet(store: distributed.Store, rank: int, world_size: int, timeout_seconds
                 "started on its host, that it did not end there with an error, and that hosts reach each other"
             )
         time.sleep(_LOOK_EVERY_SECONDS)
-    return [json.loads(value) for value in store.multi_get(keys)]
+    return store.multi_get(keys)
