@@ -8,7 +8,8 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -47,23 +48,25 @@ def wait_for_end(process: subprocess.Popen[str], seconds: float) -> str:
     return line
 
 
-def end_all(processes: Sequence[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        process.kill()
-        process.communicate(timeout=PROCESS_TIMEOUT_SECONDS)
+@contextmanager
+def running(processes: list[subprocess.Popen[str]]) -> Iterator[list[subprocess.Popen[str]]]:
+    """Have processes for a block, and none after it."""
+    try:
+        yield processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate(timeout=PROCESS_TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_a_killed_rank(task: Task, tmp_path: Path, lost: int) -> None:
     """The other names it, also in the log if it writes that; the run goes on to the losses of an undisturbed one."""
     output = tmp_path / "killed"
-    processes = start_ranks(2, *COMMAND, *task.arguments(output, **RUN, rank_silence=4))
-    try:
+    with running(start_ranks(2, *COMMAND, *task.arguments(output, **RUN, rank_silence=4))) as processes:
         wait_for_steps(output, 20)
         processes[lost].kill()
         line = wait_for_end(processes[1 - lost], 60)
-    finally:
-        end_all(processes)
     assert f"error: rank {lost} on host {os.uname().nodename}" in line
     if lost == 1:
         assert line.split("error: ")[1] in (output / "train.log").read_text()
@@ -75,33 +78,26 @@ def test_a_killed_rank(task: Task, tmp_path: Path, lost: int) -> None:
 
 def test_a_stopped_rank_at_the_defaults(task: Task, tmp_path: Path) -> None:
     """The process is there, its connections are, but nothing comes: noticed within a minute."""
-    processes = start_ranks(2, *COMMAND, *task.arguments(tmp_path, **ENDLESS))
-    try:
+    with running(start_ranks(2, *COMMAND, *task.arguments(tmp_path, **ENDLESS))) as processes:
         wait_for_steps(tmp_path, 5)
         processes[1].send_signal(signal.SIGSTOP)
         started = time.monotonic()
         line = wait_for_end(processes[0], 60)
-    finally:
-        end_all(processes)
     assert time.monotonic() - started > 15
     assert "error: rank 1 on host" in line and "no sign of life for 20 s" in line
 
 
 def test_a_rank_that_hangs_but_lives(task: Task, tmp_path: Path) -> None:
     """Its main thread waits for data that never come; the others wait for it, it and they beat on."""
-    processes = start_ranks(2, *COMMAND, *task.arguments(tmp_path, **ENDLESS, data_workers=1, rank_timeout=24))
-    loaders: list[int] = []
-    try:
+    arguments = task.arguments(tmp_path, **ENDLESS, data_workers=1, rank_timeout=24)
+    with running(start_ranks(2, *COMMAND, *arguments)) as processes:
         wait_for_steps(tmp_path, 5)
-        loaders = [int(child) for child in descendants(processes[1].pid) if is_loader(child)]
-        assert loaders
-        for loader in loaders:
-            os.kill(loader, signal.SIGSTOP)
-        line = wait_for_end(processes[0], 60)
-    finally:
-        for loader in loaders:
+        (loader,) = (child for child in descendants(processes[1].pid) if is_loader(child))
+        os.kill(loader, signal.SIGSTOP)
+        try:
+            line = wait_for_end(processes[0], 60)
+        finally:
             os.kill(loader, signal.SIGKILL)
-        end_all(processes)
     assert "error: rank 1 on host" in line and "waiting for data): no progress for 24 s" in line
 
 
@@ -124,14 +120,11 @@ def test_a_rank_that_fails_alone(task: Task, tmp_path: Path) -> None:
     shutil.copytree(task.dataset_dir, copy)
     arguments = [task.arguments(tmp_path / "out", **ENDLESS, rank_silence=4, dataset_dir=folder)
                  for folder in (task.dataset_dir, copy)]  # fmt: skip
-    processes = start_different_ranks([(*COMMAND, *its) for its in arguments], ON_TWO_HOSTS)
-    try:
+    with running(start_different_ranks([(*COMMAND, *its) for its in arguments], ON_TWO_HOSTS)) as processes:
         wait_for_steps(tmp_path / "out", 5)
         for shard in (copy / "seq_128").iterdir():
             os.truncate(shard, 100)
         lines = [wait_for_end(processes[0], 60), finish(processes[1:])[0].stderr.splitlines()[-1]]
-    finally:
-        end_all(processes)
     assert lines[1].startswith(f"bert-large pretrain: error: {copy}/seq_128/")
     reason = lines[1].split("error: ")[1]
     assert f"error: rank 1 on host {os.uname().nodename} failed: {reason}" in lines[0]
@@ -140,13 +133,11 @@ def test_a_rank_that_fails_alone(task: Task, tmp_path: Path) -> None:
 def test_torchrun_starts_again(task: Task, tmp_path: Path) -> None:
     """From the last checkpoint by itself, also with --resume never, to the losses of an undisturbed run."""
     output = tmp_path / "restarted"
-    launcher = start_torchrun(2, *task.arguments(output, **RUN, resume="never", rank_silence=4), max_restarts=1)
-    try:
+    arguments = task.arguments(output, **RUN, resume="never", rank_silence=4)
+    with running([start_torchrun(2, *arguments, max_restarts=1)]) as (launcher,):
         wait_for_steps(output, 20)
         os.kill(find_rank(launcher, 1), signal.SIGKILL)
         (done,) = finish([launcher])
-    finally:
-        end_all([launcher])
     assert done.returncode == 0, done.stderr
     assert "rank 1 on host" in done.stderr
     assert (output / "train.log").read_text().count("resuming after step") == 1
@@ -196,10 +187,7 @@ def test_settings_that_are_wrong_on_one_rank(task: Task, tmp_path: Path) -> None
 def test_a_rank_that_never_comes(task: Task, tmp_path: Path) -> None:
     """The others say which."""
     arguments = (*COMMAND, *task.arguments(tmp_path, rank_timeout=5))
-    processes = start_ranks(3, *arguments)
-    processes[2].kill()
-    try:
+    with running(start_ranks(3, *arguments)) as processes:
+        processes[2].kill()
         lines = [wait_for_end(process, 60) for process in processes[:2]]
-    finally:
-        end_all(processes)
     assert any("rank 2 of 3 not there after 5 s" in line for line in lines), lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from bert_large.distributed.environment import Ranks, choose_backend, joined_ranks
+from bert_large.errors import InputError
 
 
 @pytest.mark.parametrize("variables", [{}, {"RANK": "0", "WORLD_SIZE": "1"}])
@@ -21,6 +22,15 @@ def test_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
         assert ranks.gather("text") == ["text"]
         ranks.require_agreement({"seed": 1})
         ranks.wait_for_all()
+
+
+@pytest.mark.parametrize("times", [(0, 600), (20, -1)])
+def test_wrong_times_are_refused(times: tuple[float, float]) -> None:
+    with (
+        pytest.raises(InputError, match=r"--rank-(silence is 0|timeout is -1), expected > 0 seconds"),
+        joined_ranks(*times),
+    ):
+        pass
 
 
 def test_sum_is_a_new_tensor() -> None:
