@@ -161,6 +161,9 @@ def joined_ranks(
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield Ranks()
         return
+    for variable in ("MASTER_ADDR", "MASTER_PORT"):
+        if variable not in os.environ:
+            raise InputError(f"RANK is {os.environ['RANK']} but {variable} is not set; start ranks with torchrun")
     ranks, heartbeat = _join(silence_seconds, timeout_seconds)
     try:
         yield ranks

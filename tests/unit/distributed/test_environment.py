@@ -24,6 +24,14 @@ def test_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
         ranks.wait_for_all()
 
 
+def test_a_rank_that_is_told_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match="RANK is 1 but MASTER_ADDR is not set"), joined_ranks():
+        pass
+
+
 @pytest.mark.parametrize("times", [(0, 600), (20, -1)])
 def test_wrong_times_are_refused(times: tuple[float, float]) -> None:
     with (
