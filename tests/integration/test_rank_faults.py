@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -21,6 +20,7 @@ from tests.support.runs import (
     PROCESS_TIMEOUT_SECONDS,
     PROJECT,
     Task,
+    children,
     find_rank,
     finish,
     python_path,
@@ -92,26 +92,13 @@ def test_a_rank_that_hangs_but_lives(task: Task, tmp_path: Path) -> None:
     arguments = task.arguments(tmp_path, **ENDLESS, data_workers=1, rank_timeout=24)
     with running(start_ranks(2, *COMMAND, *arguments)) as processes:
         wait_for_steps(tmp_path, 5)
-        (loader,) = (child for child in descendants(processes[1].pid) if is_loader(child))
+        (loader,) = (its for child in children(processes[1].pid) for its in children(child))  # of Python's fork server
         os.kill(loader, signal.SIGSTOP)
         try:
             line = wait_for_end(processes[0], 60)
         finally:
             os.kill(loader, signal.SIGKILL)
     assert "error: rank 1 on host" in line and "waiting for data): no progress for 24 s" in line
-
-
-def descendants(process: int) -> list[int]:
-    found = []
-    for child in Path(f"/proc/{process}/task/{process}/children").read_text().split():
-        found += [int(child), *descendants(int(child))]
-    return found
-
-
-def is_loader(process: int) -> bool:
-    """Tell a process that the fork server made from the server and the resource tracker: it ignores SIGTERM."""
-    ignored = re.search(r"SigIgn:\s*(\w+)", Path(f"/proc/{process}/status").read_text())
-    return ignored is not None and bool(int(ignored.group(1), 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def test_a_rank_that_fails_alone(task: Task, tmp_path: Path) -> None:

@@ -103,11 +103,15 @@ def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str
 
 def find_rank(launcher: subprocess.Popen[str], rank: int) -> int:
     """Return the process id of a rank that torchrun has started."""
-    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
-    for child in children:
+    for child in children(launcher.pid):
         if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
-            return int(child)
-    raise AssertionError(f"no rank {rank} among {children}")
+            return child
+    raise AssertionError(f"no rank {rank} among {children(launcher.pid)}")
+
+
+def children(process: int) -> list[int]:
+    """Return the process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
