@@ -41,6 +41,9 @@
 #   OMP_NUM_THREADS     threads of a rank (default: its cores, hyper-threads not counted)
 #   BACKEND             ccl, mpi or gloo (default: ccl where oneCCL's bindings are installed, else gloo)
 #   DDP                 true: use torchrun even for one process
+#   MAX_RESTARTS        start all ranks again, from the last checkpoint, up to so often after one has failed (default 0)
+#   RANK_SILENCE        seconds without a sign of life after which a rank is given up (default 20)
+#   RANK_TIMEOUT        seconds that a live rank may keep others waiting without progress (default 600)
 # On several machines, the same command on each, with either of:
 #   HOSTFILE            file of hosts, one a line (host, host slots=RANKS, host:RANKS); the first is the master
 #   NNODES, NODE_RANK, MASTER_ADDR   how many machines, which this one is, from 0, and the address of number 0

@@ -15,6 +15,10 @@ PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
 PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32", "fp16")
 OPTIMIZERS = ("lamb", "adamw")
 GRADIENT_COMPRESSIONS = ("none", "bf16")
+RANK_SILENCE_SECONDS = 20.0
+"""Default of the time without a sign of life after which a rank is lost."""
+RANK_TIMEOUT_SECONDS = 600.0
+"""Default of the time that a rank may keep others waiting: slow disks take minutes for a checkpoint."""
 MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("onprem", "cloud", "research")
 ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}

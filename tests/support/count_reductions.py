@@ -11,7 +11,7 @@ import sys
 import torch
 from bert_large.config import OptimConfig
 from bert_large.data.batch import make_batch
-from bert_large.distributed.environment import join_ranks, leave_ranks
+from bert_large.distributed.environment import joined_ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision
@@ -31,24 +31,23 @@ def main(engine: str) -> None:
     def count(bucket: int, sent_bytes: int, done: bool) -> None:
         reduced.append(sent_bytes // 4 if done else 0)
 
-    ranks = join_ranks()
-    model = tiny_model()
-    model.engine = resolve_engine(engine)[0]
-    runner = StepRunner(
-        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
-        ranks=ranks, precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0, seed=1,
-        gradient_sum=GradientSum(on_bucket=count),
-    )  # fmt: skip
-    per_step = []
-    for step in range(STEPS):
-        records = make_records(MICRO_BATCHES, seed=ranks.rank)
-        runner.run(step, [make_batch([record], [0]) for record in records], 0.0, lambda done: None)
-        per_step.append(sum(reduced))
-        reduced.clear()
-    weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-    digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
-    print(json.dumps({"parameters": len(weights), "reduced": per_step, "weights": digest}))
-    leave_ranks(ranks)
+    with joined_ranks() as ranks:
+        model = tiny_model()
+        model.engine = resolve_engine(engine)[0]
+        runner = StepRunner(
+            model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
+            ranks=ranks, precision=Precision("fp32"), global_batch_size=2 * MICRO_BATCHES, max_gradient_norm=1.0,
+            seed=1, gradient_sum=GradientSum(on_bucket=count),
+        )  # fmt: skip
+        per_step = []
+        for step in range(STEPS):
+            records = make_records(MICRO_BATCHES, seed=ranks.rank)
+            runner.run(step, [make_batch([record], [0]) for record in records], 0.0, lambda done: None)
+            per_step.append(sum(reduced))
+            reduced.clear()
+        weights = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+        digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+        print(json.dumps({"parameters": len(weights), "reduced": per_step, "weights": digest}))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import threading
 import torch
 from bert_large.config import OptimConfig
 from bert_large.data.batch import make_batch
-from bert_large.distributed.environment import join_ranks, leave_ranks
+from bert_large.distributed.environment import joined_ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision
@@ -49,21 +49,20 @@ def main(engine: str) -> None:
 
     attend = Layer.attend
     Layer.attend = lambda self, batch, hidden, *rest: attend(self, batch, note_layer(self, hidden), *rest)  # type: ignore[method-assign]
-    ranks = join_ranks()
-    model = tiny_model(num_hidden_layers=4)
-    model.engine = resolve_engine(engine)[0]
-    runner = StepRunner(
-        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
-        ranks=ranks, precision=Precision("fp32"), global_batch_size=4, max_gradient_norm=1.0, seed=1,
-        gradient_sum=GradientSum(bucket_mb=BUCKET_MB, on_bucket=note_bucket),
-    )  # fmt: skip
-    for step in range(3):  # DDP makes its buckets anew after the first
-        events.clear()
-        first_is_summed.clear()
-        records = make_records(2, seed=ranks.rank)
-        runner.run(step, [make_batch([record], [0]) for record in records], 0.0, lambda done: None)
-    print(json.dumps(events))
-    leave_ranks(ranks)
+    with joined_ranks() as ranks:
+        model = tiny_model(num_hidden_layers=4)
+        model.engine = resolve_engine(engine)[0]
+        runner = StepRunner(
+            model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
+            ranks=ranks, precision=Precision("fp32"), global_batch_size=4, max_gradient_norm=1.0, seed=1,
+            gradient_sum=GradientSum(bucket_mb=BUCKET_MB, on_bucket=note_bucket),
+        )  # fmt: skip
+        for step in range(3):  # DDP makes its buckets anew after the first
+            events.clear()
+            first_is_summed.clear()
+            records = make_records(2, seed=ranks.rank)
+            runner.run(step, [make_batch([record], [0]) for record in records], 0.0, lambda done: None)
+        print(json.dumps(events))
 
 
 if __name__ == "__main__":

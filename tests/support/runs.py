@@ -69,7 +69,12 @@ def run_here(*arguments: str) -> int:
 def process_environment(**changes: str) -> dict[str, str]:
     """Return the environment of a process that runs the package: one thread as here, no traces of an outer torchrun."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    return kept | {"PYTHONPATH": f"{PROJECT / 'models'}:{PROJECT}", "OMP_NUM_THREADS": "1"} | changes
+    return kept | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"} | changes
+
+
+def python_path(models: Path = PROJECT / "models") -> str:
+    """Return where Python finds the package, and the tests' own programs."""
+    return f"{models}:{PROJECT}"
 
 
 def start_process(*arguments: str) -> subprocess.Popen[str]:
@@ -85,25 +90,51 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return finish([start_process(*arguments)])[0]
 
 
+def start_torchrun(ranks: int, *arguments: str, max_restarts: int = 0) -> subprocess.Popen[str]:
+    """Start a command under torchrun."""
+    launcher = options(nproc_per_node=ranks, master_port=free_port(), max_restarts=max_restarts)
+    return subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "bert_large", *arguments],
+        env=process_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command under torchrun."""
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(free_port()))
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "bert_large", *arguments],
-        env=process_environment(), capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False,
-    )  # fmt: skip
+    return finish([start_torchrun(ranks, *arguments)])[0]
+
+
+def find_rank(launcher: subprocess.Popen[str], rank: int) -> int:
+    """Return the process id of a rank that torchrun has started."""
+    for child in children(launcher.pid):
+        if f"RANK={rank}" in Path(f"/proc/{child}/environ").read_text().split("\0"):
+            return child
+    raise AssertionError(f"no rank {rank} among {children(launcher.pid)}")
+
+
+def children(process: int) -> list[int]:
+    """Return the process ids of a process's children."""
+    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
 
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """Start `python ARGUMENTS` once per rank, with the variables that torchrun sets."""
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    return start_different_ranks([arguments] * ranks)
+
+
+def start_different_ranks(
+    arguments: Sequence[Sequence[str]], variables: Sequence[dict[str, str]] | None = None
+) -> list[subprocess.Popen[str]]:
+    """Start ranks with arguments and variables of their own."""
+    variables = [{}] * len(arguments) if variables is None else variables
+    common = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
-            [sys.executable, *arguments],
-            env=process_environment(**common, RANK=str(rank), LOCAL_RANK=str(rank)),
+            [sys.executable, *its_arguments],
+            env=process_environment(**{**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **its_variables}),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for rank in range(ranks)
+        for rank, (its_arguments, its_variables) in enumerate(zip(arguments, variables, strict=True))
     ]  # fmt: skip
 
 

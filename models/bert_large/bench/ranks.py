@@ -27,7 +27,7 @@ from bert_large.config import ModelConfig, RanksConfig
 from bert_large.data.batch import make_batch
 from bert_large.data.loader import StepBatches
 from bert_large.data.order import deal_to_ranks
-from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.distributed.environment import Ranks, joined_ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
@@ -66,7 +66,7 @@ class Task:
 class _NoSum(GradientSum):
     """In place of a sum of gradients: none."""
 
-    def replicate(self, model: nn.Module) -> nn.Module:
+    def replicate(self, model: nn.Module, ranks: Ranks) -> nn.Module:
         """Return the model itself."""
         return model
 
@@ -190,14 +190,12 @@ def _serve(connection: Connection, job: Job, cores: Sequence[int], rank: int, wo
     torch.set_num_threads(len(cores))
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    ranks = join_ranks()
-    part = _Rank(job, ranks)
-    connection.send({})
-    with contextlib.suppress(EOFError):
+    with joined_ranks() as ranks, contextlib.suppress(EOFError):
+        part = _Rank(job, ranks)
+        connection.send({})
         while True:
             request, task = connection.recv()
             connection.send(part.prepare(task) if request == "prepare" else part.run(task))
-    leave_ranks(ranks)
 
 
 class _Group:

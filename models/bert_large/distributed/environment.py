@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
 
 import torch
 from torch import distributed
 
+from bert_large.config import RANK_SILENCE_SECONDS, RANK_TIMEOUT_SECONDS
+from bert_large.distributed.agreement import require_agreement, software
 from bert_large.distributed.backend import check_backend, choose_backend
 from bert_large.distributed.bind import BINDING_VARIABLE, count
-from bert_large.errors import UserError
+from bert_large.distributed.heartbeat import Heartbeat, announce, end_process
+from bert_large.errors import InputError, UserError
+
+_NEVER = timedelta(days=30)
+"""The backend's own timeout: how long a collective may take is the heartbeat's business."""
+_LOOK_EVERY_SECONDS = 0.1
+
+
+class MissingRankError(UserError):
+    """Not all ranks of the run came."""
 
 
 @dataclass(frozen=True)
@@ -23,40 +40,91 @@ class Ranks:
     local_rank: int = 0
     backend: str | None = None
     backend_reason: str = ""
+    names: Sequence[str] = ("rank 0",)
+    """What messages call each rank."""
+    heartbeat: Heartbeat | None = field(default=None, compare=False)
 
     @property
     def is_main(self) -> bool:
         """Tell whether this rank writes the run's files."""
         return self.rank == 0
 
+    def note(self, doing: str) -> None:
+        """Note what this rank does now; one that never does while others wait for it is taken to hang."""
+        if self.heartbeat is not None:
+            self.heartbeat.note(doing)
+
+    def meet(self) -> None:
+        """Note that this rank comes to a collective: those here need not call it before."""
+        if self.heartbeat is not None:
+            self.heartbeat.meet()
+
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum of `values` over all ranks, on every rank; a new tensor."""
         total = values.clone()
         if self.world_size > 1:
+            self.meet()
             distributed.all_reduce(total)
         return total
 
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         if self.world_size > 1:
+            self.meet()
             distributed.barrier()
 
-    def raise_together(self, error: UserError | None) -> None:
-        """Raise on every rank what any rank gives, so that none waits for one that has failed; also waits for all."""
-        errors = [error]
+    def gather(self, value: Any) -> list[Any]:
+        """Return what every rank gives, in their order, on every rank."""
+        values = [value]
         if self.world_size > 1:
-            errors = [None] * self.world_size
-            distributed.all_gather_object(errors, error)
-        for found in errors:
-            if found is not None:
-                raise found
+            self.meet()
+            values = [None] * self.world_size
+            distributed.all_gather_object(values, value)
+        return values
 
-    def broadcast_text(self, text: str) -> str:
-        """Return rank 0's text on every rank."""
-        holder = [text]
+    @contextlib.contextmanager
+    def failing_together(self) -> Iterator[None]:
+        """Raise on every rank what the first rank raises in the block, so that none waits for one that has failed.
+
+        Also waits for all. The message tells who found the error, unless all did.
+        """
+        mine = None
+        try:
+            yield
+        except UserError as error:
+            mine = error
+        errors = self.gather(mine)
+        found = next((rank for rank, error in enumerate(errors) if error is not None), None)
+        if found is not None:
+            self._end_alike()
+            if None in errors:
+                errors[found].args = (f"{errors[found]} (found by {self.names[found]})",)
+            raise errors[found]
+
+    def require_agreement(self, values: Mapping[str, Any]) -> None:
+        """Refuse a run unless every rank gives the same values by name."""
+        with self.failing_together():
+            require_agreement(self.gather(values), self.names)
+
+    def _end_alike(self) -> None:
+        """Note that all ranks end now for a reason that each knows."""
+        if self.heartbeat is not None:
+            self.heartbeat.close()
+
+    def broadcast(self, value: Any) -> Any:
+        """Return rank 0's value on every rank; any object that pickles."""
+        holder = [value]
         if self.world_size > 1:
+            self.meet()
             distributed.broadcast_object_list(holder)
         return holder[0]
+
+    def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
+        """Overwrite tensors with rank 0's."""
+        if self.world_size > 1:
+            for tensor in tensors:
+                self.meet()
+                distributed.broadcast(tensor, src=0)
 
     def describe(self) -> str:
         """Return one line on the ranks and their threads."""
@@ -73,31 +141,107 @@ class Ranks:
         own = os.environ.get(BINDING_VARIABLE, "not bound")
         line, _, remark = own.partition("\n")
         place = f"{count(torch.get_num_threads(), 'thread')} {line}"
-        places = [(place, remark)]
         if self.world_size > 1:
-            places *= self.world_size
-            distributed.all_gather_object(places, (f"{place}, on {socket.gethostname()}", remark))
+            place += f", on {socket.gethostname()}"
+        places = self.gather((place, remark))
         lines = [f"rank {rank}: {place}" for rank, (place, _) in enumerate(places)]
         if self.backend is not None:
             lines.insert(0, f"backend {self.backend}: {self.backend_reason}")
         return lines + list(dict.fromkeys(remark for _, remark in places if remark))
 
 
-def join_ranks(backend: str | None = None) -> Ranks:
-    """Join the other ranks if torchrun started this process, over a backend, by default the best there is.
+def restarts() -> int:
+    """Return how often the launcher has started this run's ranks again after one failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
-    The only one otherwise. Raises `InputError` where the backend asked for is not there.
+
+@contextlib.contextmanager
+def joined_ranks(
+    backend: str | None = None,
+    silence_seconds: float = RANK_SILENCE_SECONDS,
+    timeout_seconds: float = RANK_TIMEOUT_SECONDS,
+) -> Iterator[Ranks]:
+    """Join the other ranks for a block of work if torchrun started this process; be the only one otherwise.
+
+    They communicate over `backend`, by default the best there is. Raises `InputError` where it is not there.
+
+    While it lasts, a rank without a sign of life for `silence_seconds`, or that keeps others waiting for
+    `timeout_seconds` without progress, ends the run: on every other rank with an error that names it, even where that
+    is blocked in a collective. What ends the block on one rank, ends all, too.
     """
+    for option, value in (("--rank-silence", silence_seconds), ("--rank-timeout", timeout_seconds)):
+        if value <= 0:
+            raise InputError(f"{option} is {value:g}, expected > 0 seconds")
     check_backend(backend, by_torchrun=distributed.is_torchelastic_launched())
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Ranks()
-    backend, reason = choose_backend(backend)
-    distributed.init_process_group(backend)
-    rank, world_size = distributed.get_rank(), distributed.get_world_size()
-    return Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", "0")), backend, reason)
+        yield Ranks()
+        return
+    for variable in ("MASTER_ADDR", "MASTER_PORT"):
+        if variable not in os.environ:
+            raise InputError(f"RANK is {os.environ['RANK']} but {variable} is not set; start ranks with torchrun")
+    ranks, heartbeat = _join(backend, silence_seconds, timeout_seconds)
+    try:
+        yield ranks
+    except RuntimeError as error:  # what a collective raises when its connections break
+        fault = heartbeat.explain()
+        if fault is not None:
+            end_process(fault)  # not by raising: what the backend still waits for could hold up an orderly end
+        heartbeat.tell_failure(f"{type(error).__name__}: {error}")
+        raise
+    except BaseException as error:
+        heartbeat.tell_failure(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        raise
+    heartbeat.close()
+    distributed.destroy_process_group()
 
 
-def leave_ranks(ranks: Ranks) -> None:
-    """Close the connections to the other ranks."""
-    if ranks.world_size > 1:
-        distributed.destroy_process_group()
+def _join(asked: str | None, silence_seconds: float, timeout_seconds: float) -> tuple[Ranks, Heartbeat]:
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    attempt = f"attempt_{restarts()}"  # the store may be that of the attempt before
+    # torchrun's store, or one that rank 0 hosts where something else has started the ranks.
+    is_host = rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    timeout, silence = timedelta(seconds=timeout_seconds), timedelta(seconds=silence_seconds)
+    try:
+        store = distributed.TCPStore(host, port, is_master=is_host, timeout=timeout, wait_for_workers=False)
+        connection = distributed.PrefixStore(attempt, store)
+        announce(connection, rank)
+        connection.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "software": software()}))
+        hellos = [json.loads(value) for value in _gather_keys(connection, "hello", world_size, timeout_seconds)]
+        # A connection for the heartbeat alone: each answers one caller at a time.
+        client = distributed.TCPStore(host, port, timeout=silence)
+        connection.set(f"met/{rank}", "")
+        if rank == 0:  # the store may be its own, and go with it if it ends below
+            _gather_keys(connection, "met", world_size, timeout_seconds)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise MissingRankError(
+            f"rank {rank} did not meet the other {world_size - 1} at {host}:{port}, on rank 0's host: {reason}. See "
+            "that all are started, and that hosts reach each other"
+        ) from error
+    names = [f"rank {number} on host {hello['host']}" for number, hello in enumerate(hellos)]
+    require_agreement([hello["software"] for hello in hellos], names)
+    heartbeat = Heartbeat(
+        distributed.PrefixStore(attempt, client), rank, names,
+        silence_seconds=silence_seconds, stall_seconds=timeout_seconds,
+    )  # fmt: skip
+    heartbeat.start()
+    backend, reason = choose_backend(asked)
+    distributed.init_process_group(backend, store=connection, rank=rank, world_size=world_size, timeout=_NEVER)
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    return Ranks(rank, world_size, local_rank, backend, reason, names, heartbeat), heartbeat
+
+
+def _gather_keys(store: distributed.Store, name: str, world_size: int, timeout_seconds: float) -> list[bytes]:
+    """Wait until every rank has set its key of this name, and return what all have set."""
+    keys = [f"{name}/{number}" for number in range(world_size)]
+    deadline = time.monotonic() + timeout_seconds
+    while not store.check(keys):
+        if time.monotonic() > deadline:
+            missing = [str(number) for number, key in enumerate(keys) if not store.check([key])]
+            raise MissingRankError(
+                f"rank {', '.join(missing)} of {world_size} not there after {timeout_seconds:g} s: see that it was "
+                "started on its host, that it did not end there with an error, and that hosts reach each other"
+            )
+        time.sleep(_LOOK_EVERY_SECONDS)
+    return store.multi_get(keys)

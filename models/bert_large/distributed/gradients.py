@@ -15,6 +15,8 @@ from torch.distributed import GradBucket
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
+from bert_large.distributed.environment import Ranks
+
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSum:
@@ -34,10 +36,10 @@ class GradientSum:
     The end of a sum is told by the thread that communicates.
     """
 
-    def replicate(self, model: nn.Module) -> nn.Module:
+    def replicate(self, model: nn.Module, ranks: Ranks) -> nn.Module:
         """Return the model as one of the ranks' equal copies, whose backward pass sums gradients in place."""
         replica = DistributedDataParallel(model, bucket_cap_mb=self.bucket_mb, gradient_as_bucket_view=True)
-        replica.register_comm_hook(self, _sum_bucket)
+        replica.register_comm_hook((self, ranks), _sum_bucket)
         return replica
 
     def _tell(self, bucket: int, sent_bytes: int, *, done: bool) -> None:
@@ -45,7 +47,9 @@ class GradientSum:
             self.on_bucket(bucket, sent_bytes, done)
 
 
-def _sum_bucket(settings: GradientSum, bucket: GradBucket) -> Future[torch.Tensor]:
+def _sum_bucket(state: tuple[GradientSum, Ranks], bucket: GradBucket) -> Future[torch.Tensor]:
+    settings, ranks = state
+    ranks.meet()
     number, gradients = bucket.index(), bucket.buffer()
     sent = gradients.bfloat16() if settings.compression == "bf16" else gradients
     settings._tell(number, sent.nbytes, done=False)

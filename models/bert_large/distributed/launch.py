@@ -1,8 +1,8 @@
 """Start the ranks of this machine: one per NUMA node, or `RANKS_PER_NODE`, through torchrun, each bound to its cores.
 
 `python -m bert_large.distributed.launch ARGUMENT ...` runs `python ARGUMENT ...` once per rank. Settings are
-environment variables: RANKS_PER_NODE, BIND, BACKEND, OMP_NUM_THREADS, DDP, and for several machines NNODES, NODE_RANK,
-MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would be started.
+environment variables: RANKS_PER_NODE, BIND, BACKEND, OMP_NUM_THREADS, MAX_RESTARTS, DDP, and for several machines
+NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would be started.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ class Plan:
     port: int | None
     interface: str | None
     """Network interface for gloo; None: gloo's own choice, or the user's."""
+    restarts: int
+    """How often torchrun starts all ranks again after one has failed."""
     uses_torchrun: bool
 
     def torchrun_options(self) -> list[str]:
         """Return the options that torchrun is given."""
-        options = ["--nproc-per-node", str(len(self.placements)), "--no-python"]
+        options = ["--nproc-per-node", str(len(self.placements)), "--max-restarts", str(self.restarts), "--no-python"]
         if self.machines.count == 1 and self.port is None:
             return [*options, "--standalone", "--local-addr", "127.0.0.1"]  # else it needs a host name that resolves
         return [
@@ -71,13 +73,15 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
     interface = None
     if machines.count > 1 and not variables.get("GLOO_SOCKET_IFNAME"):
         interface = find_interface(machines)
+    restarts = whole_number(variables, "MAX_RESTARTS", least=0) or 0
     return Plan(
         topology=topology,
         placements=placements,
         machines=machines,
         port=whole_number(variables, "MASTER_PORT", least=1),
         interface=interface,
-        uses_torchrun=several or variables.get("DDP") == "true",
+        restarts=restarts,
+        uses_torchrun=several or restarts > 0 or variables.get("DDP") == "true",
     )
 
 

@@ -39,17 +39,18 @@ class ParameterShards:
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._parameters = dict(model.named_parameters())
-        self._rank = ranks.rank
+        self._ranks = ranks
         self._owners = assign_owners({name: its.numel() for name, its in self._parameters.items()}, ranks.world_size)
 
     @property
     def owned(self) -> frozenset[str]:
         """Names of the parameters that this rank owns."""
-        return frozenset(name for name, owner in self._owners.items() if owner == self._rank)
+        return frozenset(name for name, owner in self._owners.items() if owner == self._ranks.rank)
 
     @torch.no_grad()
     def share_weights(self) -> None:
         """Give every rank the weights that their owners have updated."""
+        self._ranks.meet()
         packs, pending = [], []
         for owner in sorted(set(self._owners.values())):
             weights = [weight for name, weight in self._parameters.items() if self._owners[name] == owner]
@@ -62,10 +63,10 @@ class ParameterShards:
         for work in pending:
             work.wait()
         for owner, packed, weights in packs:
-            if owner != self._rank:
+            if owner != self._ranks.rank:
                 _unpack(packed, weights)
         # Communication writes behind autograd's back; engines that keep copies of weights go by these counters.
-        others = [weight for name, weight in self._parameters.items() if self._owners[name] != self._rank]
+        others = [weight for name, weight in self._parameters.items() if self._owners[name] != self._ranks.rank]
         torch.autograd.graph.increment_version(others)
 
     def send_to_main(self, name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
@@ -73,14 +74,15 @@ class ParameterShards:
 
         `tensor` is of the parameter's shape and type, or None on ranks that don't own it.
         """
+        self._ranks.meet()
         owner = self._owners[name]
-        if self._rank == 0 and owner != 0:
+        if self._ranks.rank == 0 and owner != 0:
             tensor = torch.empty_like(self._parameters[name], requires_grad=False)
             distributed.recv(tensor, src=owner)
-        elif self._rank == owner != 0:
+        elif self._ranks.rank == owner != 0:
             assert tensor is not None
             distributed.send(tensor, dst=0)
-        return tensor if self._rank == 0 else None
+        return tensor if self._ranks.rank == 0 else None
 
 
 def _unpack(packed: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
@@ -65,9 +66,21 @@ def eval_line(figures: EvalFigures) -> str:
 
 
 class Progress:
-    """How far a long piece of work is: a bar on a terminal, else a line every 30 seconds; `visible` on one rank."""
+    """How far a long piece of work is: a bar on a terminal, else a line every 30 seconds; `visible` on one rank.
 
-    def __init__(self, total: int, unit: str, *, visible: bool, initial: int = 0) -> None:
+    `listener` is told on every rank, at once, what is going on.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        unit: str,
+        *,
+        visible: bool,
+        initial: int = 0,
+        listener: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._listener = listener
         self._on_terminal = visible and sys.stderr.isatty()
         self._visible = visible
         self._bar = tqdm(
@@ -81,6 +94,7 @@ class Progress:
 
     def within(self, text: str) -> None:
         """Tell what is going on inside the current unit of work."""
+        self._listener(text)
         self._bar.set_description_str(text)
         now = time.monotonic()
         if self._visible and not self._on_terminal and now - self._last_line >= _LINE_EVERY_SECONDS:

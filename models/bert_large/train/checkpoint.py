@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from bert_large.config import ModelConfig
+from bert_large.distributed.environment import Ranks
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.errors import InputError
 from bert_large.files import sync_folder, write_atomically
@@ -148,12 +149,33 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         raise InputError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
 
 
-def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
-    """Restore weights and moments, and return the progress."""
-    progress, _ = read_state(checkpoint)
-    load_weights(checkpoint / WEIGHTS_FILE, model)
-    names = [moment for name in held_parameters(model, optimizer) for moment in moment_names(name)]
-    set_moments(model, optimizer, read_tensors(checkpoint / MOMENTS_FILE, names), progress.updates)
+def load_checkpoint(
+    checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None
+) -> Progress:
+    """Restore weights and moments, and return the progress.
+
+    Of several ranks only the main one reads, and sends the others what it read: their hosts need not see the folder.
+    """
+    ranks = ranks or Ranks()
+    progress, moments = Progress(), {}
+    names = [name for name, _ in model.named_parameters()]
+    with ranks.failing_together():
+        if ranks.is_main:
+            progress, _ = read_state(checkpoint)
+            load_weights(checkpoint / WEIGHTS_FILE, model)
+            moments = read_tensors(
+                checkpoint / MOMENTS_FILE, [moment for name in names for moment in moment_names(name)]
+            )
+    progress = ranks.broadcast(progress)
+    ranks.broadcast_tensors(list(weights_of(model).values()))
+    held, held_moments = held_parameters(model, optimizer), {}
+    for name, parameter in model.named_parameters():
+        for moment in moment_names(name):
+            tensor = moments.pop(moment) if ranks.is_main else torch.empty_like(parameter.data)
+            ranks.broadcast_tensors([tensor])
+            if name in held:
+                held_moments[moment] = tensor
+    set_moments(model, optimizer, held_moments, progress.updates)
     return progress
 
 

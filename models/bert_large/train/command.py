@@ -9,6 +9,7 @@ from bert_large.train.settings import (
     add_mlperf_arguments,
     add_ranks_arguments,
     add_settings,
+    add_watch_arguments,
 )
 
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint's folder (default auto)")
     parser.add_argument("--benchmark", action="store_true", help="measure throughput: 60 steps, nothing is saved")
     add_ranks_arguments(parser)
+    add_watch_arguments(parser)
     add_mlperf_arguments(parser)
     add_compute_arguments(parser)
     add_settings(parser)

@@ -39,7 +39,7 @@ def evaluate(
     # masked-LM loss, its right predictions, masked tokens, next-sentence loss, its right predictions, sequences
     sums = torch.zeros(6, dtype=torch.float64)
     label_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64)
-    progress = Progress(len(batches), "batch", visible=ranks.is_main)
+    progress = Progress(len(batches), "batch", visible=ranks.is_main, listener=ranks.note)
     for number in range(len(batches)):
         (batch,) = batches[number]
         progress.within(f"evaluating: micro-batch {number + 1} of {len(batches)}")

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.train.settings import SETTINGS, add_compute_arguments
+from bert_large.train.settings import SETTINGS, add_compute_arguments, add_watch_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,12 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=SETTINGS["micro_batch_tokens"].default)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_compute_arguments(parser)
+    add_watch_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
     from bert_large.config import check_precision
-    from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+    from bert_large.distributed.environment import Ranks, joined_ranks
     from bert_large.engines import resolve_engine
     from bert_large.engines.precision import apply_precision
     from bert_large.model.bert import BertForPreTraining
@@ -42,23 +43,22 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
     engine, _ = resolve_engine(arguments.engine, arguments.precision)
     config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
-    ranks = join_ranks(arguments.backend)
-    try:
-        with tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir:
-            # Every rank indexes the records for itself: there is no folder that all of them know.
-            dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
-            model = BertForPreTraining(config, engine)
-            load_weights(check_model_folder(Path(arguments.checkpoint_dir)), model)
-            figures = evaluate(
-                model,
-                dataset,
-                ranks=ranks,
-                precision=apply_precision(arguments.precision),
-                micro_batch_tokens=arguments.micro_batch_tokens,
-                samples=arguments.eval_samples,
-            )
-    finally:
-        leave_ranks(ranks)
+    with (
+        joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks,
+        tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir,
+    ):
+        # Every rank indexes the records for itself: there is no folder that all of them know.
+        dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
+        model = BertForPreTraining(config, engine)
+        load_weights(check_model_folder(Path(arguments.checkpoint_dir)), model)
+        figures = evaluate(
+            model,
+            dataset,
+            ranks=ranks,
+            precision=apply_precision(arguments.precision),
+            micro_batch_tokens=arguments.micro_batch_tokens,
+            samples=arguments.eval_samples,
+        )
     if ranks.is_main:
         text = json.dumps(dataclasses.asdict(figures)) if arguments.json else eval_line(figures)
         sys.stdout.write(text + "\n")

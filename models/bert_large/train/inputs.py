@@ -7,7 +7,7 @@ from pathlib import Path
 from bert_large.config import DataConfig, ModelConfig, TrainConfig
 from bert_large.data.dataset import Dataset, check_fits_model, check_training_data, find_training_folder
 from bert_large.distributed.environment import Ranks
-from bert_large.errors import InputError, UserError
+from bert_large.errors import InputError
 from bert_large.observe.console import LOGGER, Progress
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder
@@ -52,18 +52,14 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 
 def open_dataset(folder: Path, index_dir: Path, ranks: Ranks) -> Dataset:
     """Open a folder of shards; one rank of each machine indexes what is new, the others wait."""
-    progress = Progress(0, "shard", visible=ranks.is_main)
+    progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
 
     def on_shard(done: int, total: int) -> None:
         progress.within(f"checking the records of {folder}: {done} of {total} new shards")
 
-    error = None
-    if ranks.local_rank == 0:
-        try:
+    with ranks.failing_together():
+        if ranks.local_rank == 0:
             Dataset.open(folder, index_dir, build=True, on_shard=on_shard)
-        except UserError as found:
-            error = found
-    ranks.raise_together(error)
     progress.close()
     return Dataset.open(folder, index_dir, build=False)
 

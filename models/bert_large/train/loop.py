@@ -45,7 +45,13 @@ class TrainingLoop:
 
     def run(self) -> str:
         """Train until the end and return why it ended."""
-        progress = Progress(self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.start_step)
+        progress = Progress(
+            self.config.max_steps,
+            "step",
+            visible=self.ranks.is_main,
+            initial=self.start_step,
+            listener=self.ranks.note,
+        )
         try:
             reason = None
             if self.evaluate is not None and self.evaluate_first:

@@ -17,7 +17,7 @@ from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
-from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.distributed.environment import Ranks, joined_ranks, restarts
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines import check_engine, resolve_engine
@@ -68,24 +68,18 @@ class Run:
 
 def pretrain(arguments: argparse.Namespace) -> int:
     """Run `bert-large pretrain`; returns its exit code."""
-    run = check_settings(arguments)
-    stop_request = StopRequest()
-    stop_request.install()
-    ranks = join_ranks(arguments.backend)
     try:
-        if run.train.global_batch_size < ranks.world_size:
-            raise InputError(
-                f"--global-batch-size is {run.train.global_batch_size}, expected one sequence a rank at least; "
-                f"there are {ranks.world_size} ranks"
-            )
-        _make_output_dir(run.train.output_dir)
-        start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
-        return _train(run, ranks, stop_request)
+        with joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks:
+            stop_request = StopRequest()
+            stop_request.install()
+            with ranks.failing_together():
+                run = check_settings(arguments, ranks.world_size)
+                _make_output_dir(run.train.output_dir)
+            start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
+            return _train(run, ranks, stop_request)
     except UserError as error:
         log_to_file_only(f"error: {error}")
         raise
-    finally:
-        leave_ranks(ranks)
 
 
 def _make_output_dir(folder: Path) -> None:
@@ -95,9 +89,14 @@ def _make_output_dir(folder: Path) -> None:
         raise InputError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from None
 
 
-def check_settings(arguments: argparse.Namespace) -> Run:
+def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     """Check all that can be checked without reading the records."""
     data, optim, train = resolve(arguments)
+    if train.global_batch_size < world_size:
+        raise InputError(
+            f"--global-batch-size is {train.global_batch_size}, expected one sequence a rank at least; "
+            f"there are {world_size} ranks"
+        )
     mlperf = resolve_mlperf(arguments, data, optim, train)
     if mlperf is not None:
         check_log(mlperf.log, train.output_dir)
@@ -118,12 +117,17 @@ def check_settings(arguments: argparse.Namespace) -> Run:
 
 
 def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
-    engine, engine_line = resolve_engine(run.train.engine, run.train.precision)
+    with ranks.failing_together():
+        engine, engine_line = resolve_engine(run.train.engine, run.train.precision)
+    ranks.require_agreement(_common_settings(run, engine))
     versions = (bert_large.__version__, torch.__version__, platform.python_version())
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
     for line in ranks.describe_bindings():
         LOGGER.info(line)
     LOGGER.info(engine_line)
+    for name, line in zip(ranks.names, ranks.gather(engine_line), strict=True):
+        if line != engine_line:
+            LOGGER.info("but %s: %s; runs repeat to the last digit only where each rank has the same", name, line)
     LOGGER.info(describe_allocator())
     init_start = milliseconds_now()
     if run.mlperf is not None:
@@ -134,13 +138,16 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
-    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, dataset.fingerprint())
-    resume_from = _claim_folder(run.train, identity, ranks)
-    ended = run_folder.reason_ended(run.train)
+    fingerprints = {"data": dataset.fingerprint()}
+    if eval_dataset is not None:
+        fingerprints["evaluation data"] = eval_dataset.fingerprint()
+    ranks.require_agreement(fingerprints)
+    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprints["data"])
+    resume_from, start, ended = _claim_folder(run.train, identity, ranks)
     if ended is not None:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
-    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request, times)
+    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, start, stop_request, times)
     reason = loop.run()
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
@@ -151,6 +158,27 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     return 128 + loop.stop_signal if loop.stop_signal else 0
 
 
+def _common_settings(run: Run, engine: Operations) -> dict[str, Any]:
+    """Return what every rank must be started with; paths and what bounds memory may be each host's own."""
+    train = dataclasses.asdict(run.train)
+    for own in ("output_dir", "resume", "micro_batch_tokens", "engine"):
+        del train[own]
+    return run_folder.flatten(
+        {
+            **train,
+            **dataclasses.asdict(run.ranks),
+            "engine": engine.name,
+            "model": dataclasses.asdict(run.model),
+            "optimizer": dataclasses.asdict(run.optim),
+            "shuffle": run.data.shuffle,
+            "max_seq_length": run.data.max_seq_length,
+            "evaluates": run.data.eval_dir is not None,
+            "starts from weights": run.initial_weights is not None,
+            "writes an MLPerf log": run.mlperf is not None,
+        }
+    )
+
+
 def _build_loop(
     run: Run,
     ranks: Ranks,
@@ -159,10 +187,10 @@ def _build_loop(
     eval_dataset: Dataset | None,
     identity: Mapping[str, Any],
     resume_from: Path | None,
+    start: checkpoint.Progress,
     stop_request: StopRequest,
     times: RunTimes,
 ) -> TrainingLoop:
-    start = checkpoint.read_state(resume_from)[0] if resume_from else checkpoint.Progress()
     step_batches = StepBatches(
         dataset=dataset,
         order=SampleOrder(len(dataset), run.train.seed, run.data.shuffle),
@@ -177,7 +205,7 @@ def _build_loop(
     model = BertForPreTraining(run.model, engine)
     shards = ParameterShards(model, ranks) if run.ranks.zero1 and ranks.world_size > 1 else None
     optimizer = build_optimizer(model, run.optim, engine.lamb, None if shards is None else shards.owned)
-    _load_weights(run, model, optimizer, resume_from)
+    _load_weights(run, model, optimizer, resume_from, ranks)
     _log_settings(run, model)
     evaluation = None
     if eval_dataset is not None:
@@ -227,11 +255,10 @@ def _open_observers(
 ) -> list[Observer]:
     """Open what is told of the run: nothing but on the main rank."""
     observers: list[Observer] = []
-    error = None
     if ranks.is_main:
         observers.append(MetricsWriter(run.train.output_dir, start.step))
-    if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
-        try:
+    with ranks.failing_together():
+        if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
             log = open_log(
                 run.mlperf,
                 run.optim,
@@ -242,30 +269,31 @@ def _open_observers(
                 times=times,
             )
             observers.append(log)
-        except UserError as found:
-            error = found
-    ranks.raise_together(error)
     return observers
 
 
-def _claim_folder(train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks) -> Path | None:
-    """Claim the output folder on one rank, and return the checkpoint to resume from on all."""
-    chosen, error = None, None
-    if ranks.is_main:
-        try:
-            chosen = run_folder.claim(train, identity)
-        except UserError as found:
-            error = found
-    ranks.raise_together(error)
-    text = ranks.broadcast_text("" if chosen is None else str(chosen))
-    return Path(text) if text else None
+def _claim_folder(
+    train: TrainConfig, identity: Mapping[str, Any], ranks: Ranks
+) -> tuple[Path | None, checkpoint.Progress, str | None]:
+    """Claim the output folder on the main rank, whose host need be the only one that sees it.
+
+    Returns, on all ranks, the checkpoint to resume from, its progress, and why the run has ended if it has.
+    """
+    chosen, start, ended = None, checkpoint.Progress(), None
+    with ranks.failing_together():
+        if ranks.is_main:
+            chosen = run_folder.claim(train, identity, restarted=restarts() > 0)
+            start = checkpoint.read_state(chosen)[0] if chosen else start
+            ended = run_folder.reason_ended(train)
+    return ranks.broadcast((chosen, start, ended))
 
 
 def _load_weights(
-    run: Run, model: BertForPreTraining, optimizer: torch.optim.Optimizer, resume_from: Path | None
+    run: Run, model: BertForPreTraining, optimizer: torch.optim.Optimizer, resume_from: Path | None, ranks: Ranks
 ) -> None:
+    ranks.note("loading or making weights")
     if resume_from is not None:
-        progress = checkpoint.load_checkpoint(resume_from, model, optimizer)
+        progress = checkpoint.load_checkpoint(resume_from, model, optimizer, ranks)
         LOGGER.info("resuming after step %d from %s", progress.step, resume_from)
     elif run.initial_weights is not None:
         checkpoint.load_weights(checkpoint.check_model_folder(run.initial_weights), model)

@@ -41,22 +41,25 @@ def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
     return {_IMPORTED_FROM: source, "model": dataclasses.asdict(model)}
 
 
-def claim(train: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
+def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = False) -> Path | None:
     """Take the output folder for this run and return the checkpoint to resume from, if there is one.
 
+    One that the launcher has `restarted`, by the command it was first started with, goes on from its newest checkpoint.
     Raises `InputError` when the folder holds another run. Only one rank may call this.
     """
     folder = train.output_dir
     checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
     belongs = (folder / _RUN_FILE).exists()
-    if train.resume == "auto":
+    resume = "auto" if train.resume == "never" and restarted else train.resume
+    if resume == "auto":
         chosen = checkpoints[-1] if checkpoints else None
-    elif train.resume == "never":
+    elif resume == "never":
         chosen = None
     else:
-        chosen = Path(train.resume)
-        checkpoint.read_state(chosen)
-    if (belongs or checkpoints) and (train.resume == "never" or train.benchmark):
+        chosen = Path(resume)
+        candidates = [*checkpoints, chosen] if restarted else [chosen]
+        chosen = max(candidates, key=lambda path: checkpoint.read_state(path)[0].step)
+    if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
         _require_same(folder, json.loads((folder / _RUN_FILE).read_text(encoding="utf-8")), identity)
@@ -78,7 +81,7 @@ def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> 
 
 
 def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    flat_found, flat_expected = _flatten(found), _flatten(expected)
+    flat_found, flat_expected = flatten(found), flatten(expected)
     differences = [
         f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
         for name in sorted({*flat_found, *flat_expected})
@@ -95,10 +98,11 @@ def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, 
         )
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level: `{"model.hidden_size": 1024}`."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
 
 

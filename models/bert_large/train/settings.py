@@ -16,6 +16,8 @@ from bert_large.config import (
     MLPERF_STATUSES,
     PHASE_SEQ_LENGTHS,
     PRECISIONS,
+    RANK_SILENCE_SECONDS,
+    RANK_TIMEOUT_SECONDS,
     DataConfig,
     MlperfConfig,
     OptimConfig,
@@ -117,6 +119,19 @@ def add_ranks_arguments(parser: argparse.ArgumentParser) -> None:
 def resolve_ranks(arguments: argparse.Namespace) -> RanksConfig:
     """Return the checked settings of ranks."""
     return RanksConfig(**_pick(vars(arguments), RanksConfig))
+
+
+def add_watch_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how long ranks wait for one another."""
+    group = parser.add_argument_group("ranks that die or hang")
+    group.add_argument(
+        "--rank-silence", type=float, default=RANK_SILENCE_SECONDS,
+        help="seconds without a sign of life from a rank after which the others end (default %(default)g)",
+    )  # fmt: skip
+    group.add_argument(
+        "--rank-timeout", type=float, default=RANK_TIMEOUT_SECONDS,
+        help="seconds that a rank may keep others waiting, alive but without progress (default %(default)g)",
+    )  # fmt: skip
 
 
 def add_mlperf_arguments(parser: argparse.ArgumentParser) -> None:

@@ -55,7 +55,7 @@ class StepRunner:
         self._parameters = list(self.model.parameters())
         self._replica: nn.Module = self.model
         if self.ranks.world_size > 1:
-            self._replica = self.gradient_sum.replicate(self.model)
+            self._replica = self.gradient_sum.replicate(self.model, self.ranks)
 
     def run(
         self, step: int, micro_batches: list[RaggedBatch], data_seconds: float, on_sequences: Callable[[int], None]
@@ -160,6 +160,8 @@ class StepRunner:
 
     def _communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
         """Gradients are summed over ranks in the last micro-batch's backward pass only."""
+        if is_last:
+            self.ranks.meet()
         if is_last or not isinstance(self._replica, DistributedDataParallel):
             return contextlib.nullcontext()
         return self._replica.no_sync()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from bert_large.distributed.bind import BINDING_VARIABLE
-from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.distributed.environment import Ranks, joined_ranks
 from bert_large.errors import InputError
 
 
@@ -16,12 +16,30 @@ def test_alone(variables: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    ranks = join_ranks()
-    assert ranks == Ranks(rank=0, world_size=1, local_rank=0, backend=None) and ranks.is_main
-    assert not torch.distributed.is_initialized()
-    assert ranks.broadcast_text("text") == "text"
-    ranks.wait_for_all()
-    leave_ranks(ranks)
+    with joined_ranks() as ranks:
+        assert ranks == Ranks(rank=0, world_size=1, local_rank=0, backend=None) and ranks.is_main
+        assert not torch.distributed.is_initialized()
+        assert ranks.broadcast("text") == "text"
+        assert ranks.gather("text") == ["text"]
+        ranks.require_agreement({"seed": 1})
+        ranks.wait_for_all()
+
+
+def test_a_rank_that_is_told_no_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError, match="RANK is 1 but MASTER_ADDR is not set"), joined_ranks():
+        pass
+
+
+@pytest.mark.parametrize("times", [(0, 600), (20, -1)])
+def test_wrong_times_are_refused(times: tuple[float, float]) -> None:
+    with (
+        pytest.raises(InputError, match=r"--rank-(silence is 0|timeout is -1), expected > 0 seconds"),
+        joined_ranks(None, *times),
+    ):
+        pass
 
 
 def test_sum_is_a_new_tensor() -> None:
@@ -32,8 +50,8 @@ def test_sum_is_a_new_tensor() -> None:
 
 
 def test_an_unknown_backend_is_refused_even_alone() -> None:
-    with pytest.raises(InputError, match="BACKEND is 'nccl', expected one of ccl, mpi, gloo"):
-        join_ranks("nccl")
+    with pytest.raises(InputError, match="BACKEND is 'nccl', expected one of ccl, mpi, gloo"), joined_ranks("nccl"):
+        pass
 
 
 def test_description_tells_ranks_and_threads() -> None:

@@ -103,13 +103,21 @@ def test_wrong_settings_are_named(variables: dict[str, str], message: str, tmp_p
 def test_options_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_interface", lambda machines: "ib0")
     topology = read_machine("two_nodes", tmp_path)
-    ranks = ["--nproc-per-node", "2", "--no-python"]
+    ranks = ["--nproc-per-node", "2", "--max-restarts", "0", "--no-python"]
     assert make_plan({}, topology).torchrun_options() == [*ranks, "--standalone", "--local-addr", "127.0.0.1"]
     port = ["--nnodes", "1", "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port", "1234"]
     assert make_plan({"MASTER_PORT": "1234"}, topology).torchrun_options() == [*ranks, *port]
     several = {"NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "node-a"}
     addressed = ["--nnodes", "4", "--node-rank", "2", "--master-addr", "node-a", "--master-port", "29500"]
     assert make_plan(several, topology).torchrun_options() == [*ranks, *addressed]
+
+
+def test_one_rank_that_may_be_restarted_goes_through_torchrun(tmp_path: Path) -> None:
+    topology = read_machine("one_node", tmp_path)
+    assert not make_plan({"RANKS_PER_NODE": "1"}, topology).uses_torchrun
+    plan = make_plan({"RANKS_PER_NODE": "1", "MAX_RESTARTS": "3"}, topology)
+    assert plan.uses_torchrun
+    assert plan.torchrun_options()[2:4] == ["--max-restarts", "3"]
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

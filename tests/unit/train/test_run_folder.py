@@ -52,6 +52,25 @@ def test_an_empty_folder_is_claimed(tmp_path: Path) -> None:
     assert claim(train_config(tmp_path), identity(tmp_path)) is None
 
 
+@pytest.mark.parametrize("resume", ["auto", "never", "step-00000005", "step-00000010"])
+def test_a_restarted_run_goes_on_from_its_newest(tmp_path: Path, resume: str) -> None:
+    """The launcher repeats the command that the run was first started with."""
+    claimed(tmp_path, 5, 10)
+    checkpoints = tmp_path / "checkpoints"
+    train = train_config(tmp_path, resume=str(checkpoints / resume) if resume.startswith("step") else resume)
+    assert claim(train, identity(tmp_path), restarted=True) == checkpoints / "step-00000010"
+
+
+def test_a_run_restarted_before_its_first_checkpoint(tmp_path: Path) -> None:
+    """It begins where it began."""
+    claimed(tmp_path / "other", 20)
+    given = tmp_path / "other" / "checkpoints" / "step-00000020"
+    for resume, expected in (("never", None), (str(given), given)):
+        folder = tmp_path / Path(resume).name
+        claimed(folder)
+        assert claim(train_config(folder, resume=resume), identity(folder), restarted=True) == expected
+
+
 def test_auto_resumes_from_the_newest(tmp_path: Path) -> None:
     claimed(tmp_path, 5, 10)
     assert claim(train_config(tmp_path), identity(tmp_path)) == tmp_path / "checkpoints" / "step-00000010"

@@ -1,0 +1,224 @@
+"""The watch's decisions, beat by beat; and two ranks' threads over a store of this process."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import pytest
+from bert_large.distributed import heartbeat
+from bert_large.distributed.heartbeat import Beat, Heartbeat, RankWatch, announce
+from torch.distributed import Store
+
+NAMES = ["rank 0 on host a", "rank 1 on host b", "rank 2 on host b"]
+
+
+class Course:
+    """Beats of three ranks, as a watch with beats every 2 s hears them; a move may take 20 s."""
+
+    def __init__(self) -> None:
+        self.watch = RankWatch(NAMES, beat_seconds=2.0, stall_seconds=20.0)
+        self.beats = [Beat() for _ in NAMES]
+        self.hear(moving=(0, 1, 2))
+
+    def hear(self, times: int = 1, *, beating: tuple[int, ...] = (0, 1, 2), moving: tuple[int, ...] = ()) -> str | None:
+        """Let ranks beat, and those of `moving` get on, some times; return what was found the last time."""
+        found = None
+        for _ in range(times):
+            for rank in beating:
+                self.beats[rank].number += 1
+            for rank in moving:
+                self.beats[rank].moves += 1
+            found = self.watch.hear([dataclasses.replace(beat) for beat in self.beats])
+        return found
+
+
+def test_ranks_that_beat_and_move_are_well() -> None:
+    assert Course().hear(100, moving=(0, 1, 2)) is None
+
+
+def test_a_silent_rank_is_lost_after_ten_beats() -> None:
+    course = Course()
+    course.beats[1].doing = "step 3: 8/16 sequences"
+    course.hear()
+    assert course.hear(9, beating=(0, 2), moving=(0, 2)) is None
+    found = course.hear(beating=(0, 2), moving=(0, 2))
+    assert found is not None
+    assert found.startswith("rank 1 on host b (last: step 3: 8/16 sequences): no sign of life for 20 s; the process is")
+
+
+def test_a_beat_in_time_is_enough() -> None:
+    course = Course()
+    for _ in range(5):
+        assert course.hear(9, beating=(0, 2), moving=(0, 2)) is None
+        assert course.hear(moving=(1,)) is None
+
+
+def test_after_a_failed_collective_four_beats_are_enough() -> None:
+    course = Course()
+    course.watch.in_doubt = True
+    assert course.hear(3, beating=(0, 2)) is None
+    assert "rank 1 on host b" in str(course.hear(beating=(0, 2)))
+
+
+def test_all_ranks_of_a_host_that_is_cut_off_are_named() -> None:
+    found = str(Course().hear(10, beating=(0,), moving=(0,)))
+    assert "rank 1 on host b (last: starting), rank 2 on host b (last: starting): no sign of life" in found
+
+
+def test_a_rank_that_keeps_others_waiting_hangs() -> None:
+    """Rank 1 has been to one collective less; the others stand still because they wait for it."""
+    course = Course()
+    course.beats[0].meetings = course.beats[2].meetings = 5
+    course.beats[1].meetings = 4
+    course.beats[1].doing = "step 9: waiting for data"
+    course.hear(moving=(0, 1, 2))
+    assert course.hear(9) is None
+    found = course.hear()
+    assert found is not None
+    assert found.startswith("rank 1 on host b (last: step 9: waiting for data): no progress for 20 s")
+    assert "--rank-timeout" in found and "rank 0" not in found
+
+
+def test_a_slow_rank_that_moves_does_not_hang() -> None:
+    course = Course()
+    course.beats[0].meetings = course.beats[2].meetings = 1
+    for _ in range(20):
+        assert course.hear(9) is None
+        assert course.hear(moving=(1,)) is None
+
+
+def test_ranks_that_all_wait_for_one_another() -> None:
+    found = str(Course().hear(10))
+    assert all(name in found for name in NAMES) and "no progress for 20 s" in found
+
+
+def test_the_verdict_of_another_rank_is_taken_over() -> None:
+    course = Course()
+    course.beats[2].verdict = "rank 1 on host b failed: no space left"
+    assert course.hear() == "rank 1 on host b failed: no space left"
+
+
+def test_a_store_that_does_not_answer_is_rank_0s_host() -> None:
+    course = Course()
+    assert [course.watch.miss_reply() for _ in range(9)] == [None] * 9
+    course.hear()  # it answers after all
+    assert [course.watch.miss_reply() for _ in range(9)] == [None] * 9
+    assert str(course.watch.miss_reply()).startswith("rank 0 on host a cannot be reached for 20 s")
+
+
+class MemoryStore:
+    """A key-value store; calls block while `reachable` is not set."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, str] = {}
+        self.reachable = threading.Event()
+        self.reachable.set()
+
+    def set(self, key: str, value: str) -> None:
+        self.reachable.wait()
+        self.values[key] = value
+
+    def multi_get(self, keys: list[str]) -> list[bytes]:
+        self.reachable.wait()
+        return [self.values[key].encode() for key in keys]
+
+
+Make = Callable[[int], Heartbeat]
+
+
+@pytest.fixture
+def store() -> MemoryStore:
+    """A store that three ranks have announced themselves in."""
+    store = MemoryStore()
+    for rank in range(len(NAMES)):
+        announce(cast(Store, store), rank)
+    return store
+
+
+@pytest.fixture
+def make(store: MemoryStore) -> Iterator[Make]:
+    """Return a function that starts a rank's heartbeat, ten beats in 0.2 s."""
+    made: list[Heartbeat] = []
+
+    def make(rank: int) -> Heartbeat:
+        made.append(Heartbeat(cast(Store, store), rank, NAMES, silence_seconds=0.2, stall_seconds=60))
+        made[-1].start()
+        return made[-1]
+
+    yield make
+    for its in made:
+        its.close()
+    store.reachable.set()
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What processes were ended for, in place of ending this one."""
+    ended: list[str] = []
+    monkeypatch.setattr(heartbeat, "end_process", ended.append)
+    return ended
+
+
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_others_end_for_a_rank_without_beats(make: Make, ended: list[str]) -> None:
+    """Both name it, whichever finds it first."""
+    make(0)
+    make(2)
+    wait_until(lambda: len(ended) == 2)
+    assert ended[0] == ended[1] and ended[0].startswith("rank 1 on host b")
+
+
+def test_ranks_that_are_well_go_on(make: Make, ended: list[str]) -> None:
+    for rank in range(3):
+        make(rank).note("step 1")
+    time.sleep(0.5)
+    assert ended == []
+
+
+def test_a_blocked_store_ends_the_rank(make: Make, store: MemoryStore, ended: list[str]) -> None:
+    for rank in range(3):
+        make(rank)
+    store.reachable.clear()
+    wait_until(lambda: len(ended) >= 3)
+    assert all(fault.startswith("rank 0 on host a cannot be reached") for fault in ended)
+
+
+def test_a_failure_is_told_to_the_others(make: Make, ended: list[str]) -> None:
+    """The rank that fails ends by itself."""
+    ranks = [make(rank) for rank in range(3)]
+    ranks[1].tell_failure("no space left")
+    wait_until(lambda: len(ended) == 2)
+    assert set(ended) == {"rank 1 on host b failed: no space left"}
+
+
+def test_a_failed_collective_is_explained(make: Make, ended: list[str]) -> None:
+    """To the main thread, which then ends the rank itself."""
+    explanation = make(0).explain()
+    assert explanation is not None and "rank 1 on host b (last: starting), rank 2 on host b" in explanation
+    time.sleep(0.1)
+    assert ended == []
+
+
+def test_a_failed_collective_among_ranks_that_are_well(make: Make, ended: list[str]) -> None:
+    ranks = [make(rank) for rank in range(3)]
+    assert ranks[0].explain() is None
+    assert ended == []
+
+
+def test_a_closed_heartbeat_tells_nothing(make: Make, ended: list[str]) -> None:
+    ranks = [make(rank) for rank in range(3)]
+    for its in ranks:
+        its.close()
+    ranks[0].tell_failure("of which all know")
+    time.sleep(0.4)
+    assert ended == []
