@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from bert_large.errors import InputError
 from bert_large.files import default_file_mode, sync_folder, write_atomically
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
 from bert_large.prepare.vocab import read_vocab
+from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.loss_scale import LossScale
 
 _PREFIX = "step-"
@@ -48,11 +49,13 @@ class Progress:
     """An evaluation belongs after this step, and was left undone because the run was interrupted."""
     loss_scale: LossScale | None = None
     """None: the run's precision needs none."""
+    skipped: SkippedSteps = field(default_factory=SkippedSteps)
+    loss_trend: LossTrend = field(default_factory=LossTrend)
 
     @property
     def updates(self) -> int:
-        """Optimizer updates made: steps but for those that an overflow skipped."""
-        return self.step - (self.loss_scale.skipped_steps if self.loss_scale else 0)
+        """Optimizer updates made: all steps but those that were skipped."""
+        return self.step - self.skipped.total
 
 
 def save_checkpoint(
@@ -111,7 +114,11 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         scale = state.get("loss_scale")
         loss_scale = LossScale(**scale) if scale is not None else None
-        return Progress(state["step"], state["samples"], state["evaluation_due"], loss_scale), state["identity"]
+        progress = Progress(
+            state["step"], state["samples"], state["evaluation_due"], loss_scale,
+            SkippedSteps(**state["skipped"]), LossTrend(**state["loss_trend"]),
+        )  # fmt: skip
+        return progress, state["identity"]
     except FileNotFoundError:
         raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
     except (ValueError, KeyError, TypeError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,21 @@ import torch
 from bert_large.config import TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.environment import Ranks
+from bert_large.errors import UserError
+from bert_large.files import write_atomically
 from bert_large.observe.console import LOGGER, Progress, eval_line, step_line
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
 from bert_large.train import checkpoint
-from bert_large.train.step import StepRunner
+from bert_large.train.bad_steps import TREND_STEPS, LossTrend
+from bert_large.train.step import NonFiniteLossError, StepRunner
 from bert_large.train.stopping import StopRequest
+
+BAD_BATCH_FILE = "bad_batch.json"
+
+
+class DivergedError(UserError):
+    """The loss rose further above its lowest value than `--detect-divergence` allows."""
 
 
 @dataclass(kw_only=True)
@@ -33,10 +43,14 @@ class TrainingLoop:
     observers: Sequence[Observer]
     """Told of the run's course; on the main rank only."""
     identity: Mapping[str, Any]
+    describe_samples: Callable[[int], list[dict[str, Any]]]
+    """Where each sample of a step (from 0) lies."""
     stop_request: StopRequest
     start_step: int
     evaluate_first: bool = False
     """Evaluate before the first step: asked for, or left undone when the run was interrupted."""
+    loss_trend: LossTrend = field(default_factory=LossTrend)
+    """Of the steps so far that made an update."""
     steps: list[StepFigures] = field(default_factory=list)
     last_evaluation: EvalFigures | None = None
     reached_target: bool = False
@@ -82,16 +96,43 @@ class TrainingLoop:
         micro_batches = next(self.batches)
         data_seconds = time.perf_counter() - started
         sequences = sum(batch.sequences for batch in micro_batches)
-        figures = self.runner.run(
-            step,
-            micro_batches,
-            data_seconds,
-            lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
-        )
+        try:
+            figures = self.runner.run(
+                step,
+                micro_batches,
+                data_seconds,
+                lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
+            )
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}. {self._leave_bad_batches(step, str(error))}") from None
         self.steps.append(figures)
         for observer in self.observers:
             observer.step(figures)
+        self._watch_loss(figures)
         return figures
+
+    def _leave_bad_batches(self, last_step: int, reason: str) -> str:
+        """Write which records the steps without an update had, up to `last_step` (from 0), and tell where."""
+        path = self.config.output_dir / BAD_BATCH_FILE
+        if self.ranks.is_main:
+            steps = range(last_step + 1 - self.runner.skipped.in_a_row, last_step + 1)
+            batches = [{"step": step + 1, "samples": self.describe_samples(step)} for step in steps]
+            with write_atomically(path) as file:
+                file.write(json.dumps({"reason": reason, "batches": batches}, indent=1).encode())
+        return f"{path} lists their records; the same command goes through them again from the last checkpoint"
+
+    def _watch_loss(self, figures: StepFigures) -> None:
+        """Follow the loss of steps that made an update; all ranks see the same figures, so all stop together."""
+        limit = self.config.detect_divergence
+        if self.runner.skipped.in_a_row == 0:
+            self.loss_trend = self.loss_trend.after(figures.masked_lm_loss)
+        if limit is not None and self.loss_trend.rise > limit:
+            raise DivergedError(
+                f"step {figures.step}: the mean masked-LM loss of about {TREND_STEPS} steps is "
+                f"{self.loss_trend.mean:.4f}, {self.loss_trend.rise:.4f} above its lowest; "
+                f"--detect-divergence allows {limit:g}. Train with a lower --learning-rate or longer warmup in an "
+                "empty OUTPUT_DIR, or go on with the same command without --detect-divergence"
+            )
 
     def _reason_to_stop(self, done: int) -> str | None:
         """Return why `done` steps are enough, or None if they are not."""
@@ -147,7 +188,9 @@ class TrainingLoop:
         if self.ranks.is_main:
             folder = self.checkpoints_folder(self.config.output_dir)
             samples = done * self.config.global_batch_size
-            state = checkpoint.Progress(done, samples, evaluation_due, self.runner.loss_scale)
+            state = checkpoint.Progress(
+                done, samples, evaluation_due, self.runner.loss_scale, self.runner.skipped, self.loss_trend
+            )
             saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
             checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
             LOGGER.info("checkpoint %s", saved)

@@ -17,6 +17,7 @@ from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
+from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
 from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
@@ -163,9 +164,11 @@ def _build_loop(
         micro_batch_tokens=run.train.micro_batch_tokens,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        max_bad_records=run.data.bad_records_allowed,
     )
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
-    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers)
+    on_bad_record = partial(_note_bad_record, dataset.count_bad_records(run.data.bad_records_allowed))
+    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers, on_bad_record)
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
     optimizer = build_optimizer(model, run.optim, engine.lamb)
@@ -192,6 +195,8 @@ def _build_loop(
         max_gradient_norm=run.optim.max_gradient_norm,
         seed=run.train.seed,
         loss_scale=start.loss_scale,
+        max_bad_steps=run.train.max_bad_steps,
+        skipped=start.skipped,
     )
     return TrainingLoop(
         config=run.train,
@@ -201,10 +206,18 @@ def _build_loop(
         evaluate=evaluation,
         observers=_open_observers(run, ranks, start, step_batches, eval_dataset, times),
         identity=identity,
+        describe_samples=step_batches.describe_samples,
+        loss_trend=start.loss_trend,
         stop_request=stop_request,
         start_step=start.step,
         evaluate_first=start.evaluation_due or (run.train.eval_at_start and start.step == 0),
     )
+
+
+def _note_bad_record(known: BadRecords, text: str) -> None:
+    """Count and log a record that was good when it was indexed and is bad now."""
+    if known.add(BadRecordError(text)):
+        LOGGER.warning("bad record skipped: %s; the next good one of its shard stands in for it", text)
 
 
 def _open_observers(

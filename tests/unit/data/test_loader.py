@@ -105,7 +105,7 @@ def test_damage_found_while_training_reaches_the_trainer(tmp_path: Path, workers
         StepBatches(dataset, in_file_order, 25, 1000, 0, 1), 0, 2, workers
     )
     assert sum(batch.sequences for batch in next(steps)) == 25
-    with pytest.raises(DataError, match=rf"^{path}: byte {offset}: wrong checksum of a record of \d+ bytes; [^\n]*$"):
+    with pytest.raises(DataError, match=rf"^{path}: record 49 at byte {offset}: wrong checksum of a record of [^\n]*$"):
         next(steps)
 
 

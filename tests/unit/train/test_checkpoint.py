@@ -15,6 +15,7 @@ from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.optim.build import build_optimizer
 from bert_large.train import checkpoint
+from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.checkpoint import (
     Progress,
     check_model_folder,
@@ -74,7 +75,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_loss_scale(tmp_path: Path) -> None:
     """It is kept with the progress, and the optimizer's count of updates goes without the steps that made none."""
     model, optimizer = trained(steps=2)
-    progress = Progress(5, 40, loss_scale=LossScale(8192.0, 1, 3))
+    progress = Progress(5, 40, False, LossScale(8192.0, 1), SkippedSteps(3, 2), LossTrend(120, 3.1, 1 / 3))
     saved = save_checkpoint(tmp_path, model, optimizer, progress, IDENTITY)
     other, its_optimizer = trained(seed=5, steps=0)
     assert load_checkpoint(saved, other, its_optimizer) == progress
@@ -83,7 +84,7 @@ def test_loss_scale(tmp_path: Path) -> None:
 
 def test_before_the_first_update(tmp_path: Path) -> None:
     """Nothing but skipped steps so far: moments of 0, and the next update is the first."""
-    saved = save_checkpoint(tmp_path, *trained(steps=0), Progress(1, 8, loss_scale=LossScale(32768.0, 0, 1)), IDENTITY)
+    saved = save_checkpoint(tmp_path, *trained(steps=0), Progress(1, 8, skipped=SkippedSteps(1, 1)), IDENTITY)
     restored, untouched = trained(seed=5, steps=0), trained(steps=0)
     load_checkpoint(saved, *restored)
     for model, optimizer in (restored, untouched):
