@@ -80,7 +80,7 @@ class ModelConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"model configuration {path} does not exist") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"model configuration {path} is not readable JSON: {error}") from None
         if not isinstance(values, dict):
             raise InputError(f"model configuration {path} holds a {type(values).__name__}, expected an object")

@@ -146,6 +146,11 @@ class Dataset:
         """Read several records, in the order asked for."""
         return [self.read(int(number), bad) for number in numbers]
 
+    def close(self) -> None:
+        """Close the files; reading opens them again."""
+        while self._files:
+            self._files.popitem()[1].close()
+
     def _shard_of(self, number: int) -> int:
         return int(np.searchsorted(self.starts, number, side="right")) - 1
 

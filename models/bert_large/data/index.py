@@ -189,7 +189,7 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
         shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
         offsets, lengths, checksums = arrays
         index = ShardIndex(path, shape, offsets, lengths, checksums, facts["digest"], facts["bad_records"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"the index {target} of {path} cannot be read: {error}") from None
     if not 0 < len(index.offsets) == len(index.lengths) == len(index.checksums):
         raise DataError(f"the index {target} of {path} is damaged: its arrays differ in length")
@@ -226,25 +226,26 @@ def build_indexes(
             scan(path)
             on_shard(done, len(missing))
         return
+    _scan_in_processes(missing, scan, workers, lambda done: on_shard(done, len(missing)))
+
+
+def _scan_in_processes(
+    paths: Sequence[Path], scan: Callable[[Path], None], workers: int, on_done: Callable[[int], None]
+) -> None:
+    """Scan shards in processes. The HDF5 library can crash on damage: a shard that ends its process is named."""
     try:
         with _processes(workers) as pool:
-            for done, _ in enumerate(pool.map(scan, missing), start=1):
-                on_shard(done, len(missing))
+            for done, _ in enumerate(pool.map(scan, paths), start=1):
+                on_done(done)
     except BrokenProcessPool:
-        _name_the_fatal_shard([path for path in missing if not _has_index(path, index_dir, limits)], scan)
-
-
-def _name_the_fatal_shard(paths: Sequence[Path], scan: Callable[[Path], None]) -> None:
-    """Scan shards one by one, after a process died that had one of them: the HDF5 library can crash on damage."""
-    for path in paths:
-        try:
-            with _processes(1) as pool:
-                pool.submit(scan, path).result()
-        except BrokenProcessPool:
-            raise DataError(
-                f"{path}: the process that checked its records died, of damage that crashes the HDF5 library or for "
-                "lack of memory; make the shard again, or remove it"
-            ) from None
+        if workers > 1 or len(paths) > 1:  # several shards were at work
+            for path in paths:
+                _scan_in_processes([path], scan, 1, lambda done: None)
+            return
+        raise DataError(
+            f"{paths[0]}: the process that checked its records died, of damage that crashes the HDF5 library or for "
+            "lack of memory; make the shard again, or remove it"
+        ) from None
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:

@@ -112,17 +112,33 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     """Return progress and run identity of a checkpoint."""
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        scale = state.get("loss_scale")
-        loss_scale = LossScale(**scale) if scale is not None else None
+        if isinstance(state, dict):  # those that older versions did not write
+            defaults = dataclasses.asdict(Progress())
+            state = {name: defaults[name] for name in ("loss_scale", "skipped", "loss_trend")} | state
+        _check_types(state, {"loss_scale": dict | None, "skipped": dict, "loss_trend": dict, "step": int,
+                             "samples": int | None, "evaluation_due": bool, "identity": dict})  # fmt: skip
+        scale, skipped, trend = state["loss_scale"], state["skipped"], state["loss_trend"]
+        _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
+        _check_types(skipped, {"total": int, "in_a_row": int})
+        _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
         progress = Progress(
-            state["step"], state["samples"], state["evaluation_due"], loss_scale,
-            SkippedSteps(**state["skipped"]), LossTrend(**state["loss_trend"]),
+            state["step"], state["samples"], state["evaluation_due"], LossScale(**scale) if scale else None,
+            SkippedSteps(**skipped), LossTrend(**trend),
         )  # fmt: skip
         return progress, state["identity"]
     except FileNotFoundError:
         raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
+
+
+def _check_types(values: Any, types: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless `values` is a dictionary of exactly these names, each of its type."""
+    if not isinstance(values, dict) or set(values) != set(types):
+        raise ValueError(f"found {str(values)[:60]}, expected {', '.join(types)}")
+    for name, kind in types.items():
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{name} is {str(values[name])[:60]}")
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:

@@ -95,10 +95,11 @@ def test_before_the_first_update(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_a_checkpoint_from_before_loss_scales(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version(tmp_path: Path) -> None:
     saved = save(tmp_path, 2)
     state = json.loads((saved / "state.json").read_text())
-    del state["loss_scale"]
+    for name in ("loss_scale", "skipped", "loss_trend"):
+        del state[name]
     (saved / "state.json").write_text(json.dumps(state))
     assert read_state(saved) == (Progress(2, 16), IDENTITY)
 
@@ -193,11 +194,29 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, message: str, damage
     assert str(saved) in str(caught.value) and message in str(caught.value)
 
 
-def test_state_without_a_field_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": "8"}, "samples is 8; remove that checkpoint"),
+        ({"identity": None}, "identity is None"),
+        ({"unknown": 1}, "expected loss_scale, skipped, loss_trend, step, samples, evaluation_due, identity"),
+        ({"skipped": {"total": 1}}, "found {'total': 1}, expected total, in_a_row"),
+        ({"loss_scale": {"scale": "2", "good_steps": 0}}, "scale is 2"),
+        ({"loss_trend": {"steps": 1, "mean": None, "lowest": None}}, "mean is None"),
+    ],
+)
+def test_wrong_state_is_damaged(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Whatever is missing, unknown or of another type; so is what is no state at all."""
     saved = save(tmp_path, 1)
-    (saved / "state.json").write_text('{"step": 1}')
-    with pytest.raises(InputError, match=r"state.json is damaged: 'samples'; remove that checkpoint"):
+    path = saved / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=r"state.json is damaged: .*; remove that checkpoint") as caught:
         read_state(saved)
+    assert message in str(caught.value)
+    for text in ('{"step": 1}', "1", "[" * 100_000, "", "{"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"state.json is damaged: .*; remove that checkpoint"):
+            read_state(saved)
 
 
 def test_weights_of_another_shape_are_refused_untouched(tmp_path: Path) -> None:
