@@ -6,7 +6,9 @@ past the first check; the others take them as the file's contents.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -32,9 +34,10 @@ MAX_BAD_RECORDS = 1000
 
 @cache
 def folder() -> Path:
-    """Return where this process puts its files; in memory, if the system has such a place."""
-    memory = Path("/dev/shm")
-    return Path(tempfile.mkdtemp(prefix="bert-large-fuzz-", dir=memory if memory.is_dir() else None))
+    """Return where this process puts its files."""
+    path = Path(tempfile.mkdtemp(prefix="bert-large-fuzz-"))
+    atexit.register(shutil.rmtree, path)
+    return path
 
 
 def tfrecord(data: bytes) -> None:
