@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
@@ -20,7 +21,7 @@ from bert_large.data.dataset import Dataset
 from bert_large.data.index import is_hdf5
 from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.data.record import BadRecords
-from bert_large.errors import DataError
+from bert_large.errors import DataError, UserError
 from bert_large.processes import end_with_parent
 
 
@@ -156,6 +157,21 @@ def _tell(
         for text in bad:
             on_bad_record(text)
         yield micro_batches
+
+
+@contextlib.contextmanager
+def explain_dead_worker() -> Iterator[None]:
+    """Turn the death of a process that works ahead, which PyTorch tells at any moment, into an error for the user."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise UserError(
+            f"a process that reads records ahead died ({str(error).splitlines()[0]}): for lack of memory, or in a "
+            "damaged HDF5 shard that crashes the HDF5 library. Start again to go on from the last checkpoint; if it dies "
+            "again, remove data_index from OUTPUT_DIR, so that every shard is checked anew"
+        ) from None
 
 
 def _end(worker: BaseProcess) -> None:

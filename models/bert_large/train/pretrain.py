@@ -15,7 +15,7 @@ import torch
 import bert_large
 from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, TrainConfig
 from bert_large.data.dataset import Dataset, find_training_folder
-from bert_large.data.loader import StepBatches, iterate_steps
+from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.order import SampleOrder
 from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
@@ -135,7 +135,8 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
     loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request, times)
-    reason = loop.run()
+    with explain_dead_worker():
+        reason = loop.run()
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
         observer.close()
