@@ -169,8 +169,8 @@ def explain_dead_worker() -> Iterator[None]:
             raise
         raise UserError(
             f"a process that reads records ahead died ({str(error).splitlines()[0]}): for lack of memory, or in a "
-            "damaged HDF5 shard that crashes the HDF5 library. Start again to go on from the last checkpoint; if it dies "
-            "again, remove data_index from OUTPUT_DIR, so that every shard is checked anew"
+            "damaged HDF5 shard that crashes the HDF5 library. Start again to go on from the last checkpoint; if it "
+            "dies again, remove data_index from OUTPUT_DIR, so that every shard is checked anew"
         ) from None
 
 

@@ -80,7 +80,7 @@ class TrainingLoop:
                     reason = self._evaluate(done, progress) or reason
                 if reason and not interrupted:
                     self._tell_end(done)
-                if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
+                if not self.config.benchmark and (reason or interrupted or self._is_time_to_save(done)):
                     self._save(done, evaluation_due and interrupted, progress)
                 if reason or interrupted:
                     break
@@ -119,7 +119,10 @@ class TrainingLoop:
             batches = [{"step": step + 1, "samples": self.describe_samples(step)} for step in steps]
             with write_atomically(path) as file:
                 file.write(json.dumps({"reason": reason, "batches": batches}, indent=1).encode())
-        return f"{path} lists their records; the same command goes through them again from the last checkpoint"
+        return (
+            f"{path} lists their records; the same command goes through them again from the last checkpoint. A run in "
+            "an empty OUTPUT_DIR with a lower --learning-rate or longer warmup may avoid them"
+        )
 
     def _watch_loss(self, figures: StepFigures) -> None:
         """Follow the loss of steps that made an update; all ranks see the same figures, so all stop together."""
@@ -159,6 +162,11 @@ class TrainingLoop:
         interval, batch = self.config.eval_every_samples, self.config.global_batch_size
         samples = done * batch
         return samples // interval > (samples - batch) // interval or (reason is not None and samples > interval)
+
+    def _is_time_to_save(self, done: int) -> bool:
+        """Save at each multiple of the interval, but not amid bad steps: the last checkpoint before them is kept."""
+        amid_bad_steps = self.runner.skipped.in_a_row > 0 and self.runner.loss_scale is None
+        return done % self.config.save_every == 0 and not amid_bad_steps
 
     def _evaluate(self, done: int, progress: Progress) -> str | None:
         """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
