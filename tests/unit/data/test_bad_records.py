@@ -354,8 +354,8 @@ def die_on_b(path: Path) -> None:
 
 def test_a_shard_that_kills_its_reader_is_named(tmp_path: Path) -> None:
     """The HDF5 library is C: what it makes of damage is beyond Python's errors."""
-    paths = [tmp_path / name for name in "ab"]
-    with pytest.raises(DataError, match=rf"^{paths[1]}: the process that checked its records died"):
+    paths = [tmp_path / name for name in "ba"]
+    with pytest.raises(DataError, match=rf"^{paths[0]}: the process that checked its records died"):
         index_module._scan_in_processes(paths, die_on_b, 2, lambda done: None)
 
 
