@@ -13,7 +13,7 @@ install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test fuzz bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -25,6 +25,14 @@ demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 
 
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
 	$(bin)/pytest $(PYTEST_ARGS)
+
+# Inputs for each of the four readers.
+FUZZ_RUNS ?= 250000
+
+fuzz: $(VENV)/.installed-fuzz $(VENV)/.installed-test ## feed FUZZ_RUNS wrong inputs, led by coverage, to each reader of shards and checkpoints
+	for target in tfrecord example hdf5 checkpoint; do \
+	  PYTHONPATH=. $(bin)/python -m tests.fault.fuzz "$$target" $(FUZZ_RUNS) || exit; \
+	done
 
 bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
 	$(bin)/bert-large bench record $(BENCH_ARGS)

@@ -19,6 +19,7 @@ RANK_SILENCE_SECONDS = 20.0
 """Default of the time without a sign of life after which a rank is lost."""
 RANK_TIMEOUT_SECONDS = 600.0
 """Default of the time that a rank may keep others waiting: slow disks take minutes for a checkpoint."""
+BAD_RECORDS = ("stop", "skip")
 MLPERF_DIVISIONS = ("closed", "open")
 MLPERF_STATUSES = ("onprem", "cloud", "research")
 ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
@@ -85,7 +86,7 @@ class ModelConfig:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise InputError(f"model configuration {path} does not exist") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise InputError(f"model configuration {path} is not readable JSON: {error}") from None
         if not isinstance(values, dict):
             raise InputError(f"model configuration {path} holds a {type(values).__name__}, expected an object")
@@ -159,12 +160,31 @@ class DataConfig:
     shuffle: bool = True
     workers: int = 1
     """Processes per rank that read and decode records ahead of training; 0 decodes in the training process."""
+    bad_records: str = "stop"
+    """Whether a damaged training record ends the run, or is skipped: the next good one of its shard takes its place."""
+    max_bad_records: int = 100
+    """With "skip": stop when more training records than these are bad."""
 
     def __post_init__(self) -> None:
         problems: list[str] = []
         _require(problems, self.max_seq_length > 0, f"--max-seq-length is {self.max_seq_length}, expected > 0")
         _require(problems, self.workers >= 0, f"--data-workers is {self.workers}, expected >= 0")
+        _require(
+            problems,
+            self.bad_records in BAD_RECORDS,
+            f"BAD_RECORDS (--bad-records) is {self.bad_records!r}, expected {' or '.join(BAD_RECORDS)}",
+        )
+        _require(
+            problems,
+            self.max_bad_records > 0,
+            f"MAX_BAD_RECORDS (--max-bad-records) is {self.max_bad_records}, expected > 0",
+        )
         _raise_all(problems, "data settings")
+
+    @property
+    def bad_records_allowed(self) -> int:
+        """How many training records may be bad."""
+        return self.max_bad_records if self.bad_records == "skip" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,6 +210,10 @@ class TrainConfig:
     save_every: int
     """Steps between checkpoints."""
     keep_checkpoints: int = 2
+    max_bad_steps: int = 5
+    """Stop after so many steps in a row whose loss or gradient is not finite; fp16's loss scale ends runs itself."""
+    detect_divergence: float | None = None
+    """Stop when the running mean of the masked-LM loss is so many nats above its lowest value; None: never."""
     seed: int = 42
     benchmark: bool = False
     resume: str = "auto"
@@ -198,7 +222,8 @@ class TrainConfig:
         problems: list[str] = []
         _require(problems, self.phase in PHASE_SEQ_LENGTHS, f"--phase is {self.phase}, expected 1 or 2")
         for name in ("global_batch_size", "micro_batch_tokens", "max_steps", "max_samples", "eval_every_samples",
-                     "eval_samples", "save_every", "keep_checkpoints"):  # fmt: skip
+                     "eval_samples", "save_every", "keep_checkpoints", "max_bad_steps",
+                     "detect_divergence"):  # fmt: skip
             value = getattr(self, name)
             _require(problems, value is None or value > 0, f"--{name.replace('_', '-')} is {value}, expected > 0")
         _require(problems, self.target_accuracy is None or 0 < self.target_accuracy <= 1,

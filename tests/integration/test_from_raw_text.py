@@ -12,7 +12,7 @@ from pydoc_data.topics import topics
 
 import pytest
 from bert_large.data.dataset import Dataset, find_eval_folder, find_training_folder
-from bert_large.data.record import Record, RecordShape
+from bert_large.data.record import Record, RecordLimits, RecordShape
 from bert_large.prepare.vocab import read_vocab
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -77,10 +77,10 @@ def test_both_phases_and_evaluation_open(made: Path, tmp_path: Path) -> None:
     vocabulary = read_vocab(data / "vocab.txt")
     assert 1000 < len(vocabulary.tokens) <= 2000
     for tokens, predictions, shards in ((128, 20, 3), (512, 76, 1)):
-        dataset = Dataset.open(find_training_folder(data, tokens), tmp_path, build=True)
+        limits = RecordLimits(len(vocabulary.tokens), tokens)
+        dataset = Dataset.open(find_training_folder(data, tokens), tmp_path, build=True, limits=limits)
         assert len(dataset.shards) == shards
         assert {shard.shape for shard in dataset.shards} == {RecordShape(tokens, predictions)}
-        assert max(shard.max_token_id for shard in dataset.shards) < len(vocabulary.tokens)
         assert len(dataset) > 30
     evaluation = find_eval_folder(data)
     assert evaluation is not None

@@ -96,7 +96,7 @@ WRONG: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
         lambda place: {"dataset_dir": place.text("data/README.md", "x").parent}, r"data folder .*data holds no shards"),
     "dataset is text": (
         lambda place: {"dataset_dir": place.text("data/part-0", "Some article.\n" * 9).parent},
-        r"part-0: byte 0: wrong checksum of a record header; not a TFRecord"),
+        r"part-0: record 0 at byte 0: wrong checksum of a record header, 0x.*; not a TFRecord, or damaged"),
     "dataset is of the other phase": (
         lambda place: {"phase": 2, "dataset_dir": place.task.dataset_dir / "seq_128"},
         r"have 128 token slots, phase 2 expects 512; train them with phase 1"),
@@ -104,13 +104,14 @@ WRONG: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
         lambda place: {"dataset_dir": long_records_in_phase_1s_folder(place)},
         r"have 512 token slots, phase 1 expects 128"),
     "a shard is damaged": (
-        lambda place: {"dataset_dir": damaged_shard(place)}, r"part-00000-of-00001: byte \d+: .*the file is truncated"),
+        lambda place: {"dataset_dir": damaged_shard(place)},
+        r"part-00000-of-00001: record 4 at byte \d+: .*the file is truncated"),
     "ids beyond the vocabulary": (
         lambda place: {"dataset_dir": records_of(place, vocab_size=5000)},
-        r"use token id \d+, the model's vocabulary has 100"),
+        r"part-00000-of-00001: record 0 at byte 0: input_ids has token id \d+, the model's vocabulary has 100"),
     "tokens beyond the positions": (
         lambda place: {"config_file": write_config(place.folder / "c.json", max_position_embeddings=30)},
-        r"up to \d+ tokens, the model has 30 positions"),
+        r"part-00000-of-00003: record 0 at byte 0: \d+ tokens, the model has 30 positions"),
     "evaluation data is not there": (
         lambda place: {"eval_dir": place.folder / "nowhere"}, r"data folder .*nowhere does not exist"),
     "evaluation data is empty": (
@@ -233,7 +234,7 @@ def test_evaluation_data_of_a_larger_vocabulary(finished: Path, tmp_path: Path, 
     write_folder(tmp_path / "eval", make_records(5, vocab_size=5000))
     given = options(checkpoint_dir=finished / "model_save", eval_dir=tmp_path / "eval")
     assert run_here("evaluate", *given) == 2
-    assert re.search(r"use token id \d+, the model's vocabulary has 100", capsys.readouterr().err)
+    assert re.search(r"has token id \d+, the model's vocabulary has 100", capsys.readouterr().err)
 
 
 def test_as_a_process(task: Task, tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ from bert_large.bench.synthetic import phase_lengths, write_dataset
 from bert_large.bench.timing import Timing, Variant, alternate
 from bert_large.config import PHASE_SEQ_LENGTHS, ModelConfig, OptimConfig
 from bert_large.data.batch import RaggedBatch
-from bert_large.data.dataset import Dataset, check_fits_model, check_training_data
+from bert_large.data.dataset import Dataset, check_training_data
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
+from bert_large.data.record import RecordLimits
 from bert_large.distributed.environment import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
@@ -47,9 +48,9 @@ def open_batches(
     shards = folder / f"seq_{PHASE_SEQ_LENGTHS[phase]}"
     shards.mkdir()
     write_dataset(shards, phase=phase, batches=steps, batch_size=global_batch_size, vocab_size=model.vocab_size)
-    dataset = Dataset.open(shards, folder / "data_index", build=True)
+    limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
+    dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
     check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
-    check_fits_model(dataset, vocab_size=model.vocab_size, max_positions=model.max_position_embeddings)
     return StepBatches(
         dataset=dataset,
         order=SampleOrder(len(dataset), _SEED, shuffle=False),

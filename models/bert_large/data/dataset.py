@@ -6,20 +6,20 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.config import PHASE_SEQ_LENGTHS
 from bert_large.data import hdf5
-from bert_large.data.index import ShardIndex, build_indexes, is_hdf5, list_shards, load_index
-from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import decode_record, read_payload
+from bert_large.data.index import ShardIndex, bad_record, build_indexes, is_hdf5, list_shards, load_index
+from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape
+from bert_large.data.tfrecord import decode_record, masked_crc32c, open_shard, read_payload
 from bert_large.errors import DataError, InputError
 
 EVAL_FOLDERS = ("eval", "eval_set_uncompressed")
+_MAX_OPEN_FILES = 512  # a process may often have 1024; NVIDIA's data are 2048 shards
 
 
 def find_training_folder(dataset_dir: Path, max_seq_length: int) -> Path:
@@ -59,20 +59,27 @@ class Dataset:
         index_dir: Path,
         *,
         build: bool,
+        limits: RecordLimits | None = None,
+        max_bad_records: int = 0,
         on_shard: Callable[[int, int], None] = lambda done, total: None,
     ) -> Dataset:
-        """Open a folder of shards; with `build`, index shards seen for the first time (others wait for that)."""
+        """Open a folder of shards; with `build`, index shards seen for the first time (others wait for that).
+
+        Raises `DataError` when more than `max_bad_records` of all records are bad or beyond `limits`.
+        """
         paths = list_shards(folder)
         if build:
-            build_indexes(paths, index_dir, on_shard)
-        shards = [load_index(path, index_dir) for path in paths]
+            build_indexes(paths, index_dir, on_shard, limits, max_bad_records)
+        shards = [load_index(path, index_dir, limits) for path in paths]
         for shard in shards[1:]:
             if shard.shape != shards[0].shape:
                 raise DataError(
                     f"{shard.path} holds {shard.shape}, {shards[0].path} holds {shards[0].shape}; "
                     "a folder must hold records of one shape"
                 )
-        return cls(shards, np.cumsum([0, *(len(shard.offsets) for shard in shards)]))
+        dataset = cls(shards, np.cumsum([0, *(len(shard.offsets) for shard in shards)]))
+        dataset.count_bad_records(max_bad_records)
+        return dataset
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -85,21 +92,23 @@ class Dataset:
         """Slots of every record."""
         return self.shards[0].shape
 
-    @property
-    def max_token_id(self) -> int:
-        """Largest token id of all records."""
-        return max(shard.max_token_id for shard in self.shards)
+    def count_bad_records(self, most: int) -> BadRecords:
+        """Return those that were bad when the shards were indexed. Raises `DataError` if they are more than `most`."""
+        bad = BadRecords(most)
+        for shard in self.shards:
+            for message in shard.bad_records:
+                bad.add(BadRecordError(message))
+        return bad
 
     def total_tokens(self) -> int:
         """Return the number of real tokens of all records."""
         return sum(int(shard.lengths.sum(dtype=np.int64)) for shard in self.shards)
 
     def fingerprint(self) -> str:
-        """Return a digest of names, sizes and record lengths: the same data gives the same digest anywhere."""
+        """Return a digest of names and records: the same data gives the same digest anywhere."""
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(f"{shard.path.name}\0{len(shard.offsets)}\0{shard.shape}\0".encode())
-            digest.update(shard.lengths.tobytes())
+            digest.update(f"{shard.path.name}\0{shard.digest}\0".encode())
         return digest.hexdigest()[:16]
 
     def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -111,39 +120,66 @@ class Dataset:
             result[chosen] = self.shards[shard].lengths[numbers[chosen] - self.starts[shard]]
         return result
 
-    def read(self, number: int) -> Record:
-        """Read, check and decode one record."""
-        shard_number = int(np.searchsorted(self.starts, number, side="right")) - 1
+    def locate(self, number: int) -> tuple[ShardIndex, int]:
+        """Return the shard that a record lies in, and its number there."""
+        shard_number = self._shard_of(number)
+        return self.shards[shard_number], number - int(self.starts[shard_number])
+
+    def read(self, number: int, bad: BadRecords | None = None) -> Record:
+        """Read, check and decode one record.
+
+        A bad record is told to `bad` and the next good one of its shard taken; without `bad` it is an error. Raises
+        `DataError` when the shard cannot be read at all.
+        """
+        shard_number = self._shard_of(number)
+        shard, row = self.shards[shard_number], number - int(self.starts[shard_number])
+        for following in range(row, row + len(shard.offsets)):
+            try:
+                return self._read_row(shard_number, following % len(shard.offsets))
+            except BadRecordError as error:
+                if bad is None:
+                    raise
+                bad.add(error)
+        raise DataError(f"{shard.path}: none of its {len(shard.offsets)} records can be read any more")
+
+    def read_all(self, numbers: Sequence[int] | NDArray[np.int64], bad: BadRecords | None = None) -> list[Record]:
+        """Read several records, in the order asked for."""
+        return [self.read(int(number), bad) for number in numbers]
+
+    def close(self) -> None:
+        """Close the files; reading opens them again."""
+        while self._files:
+            self._files.popitem()[1].close()
+
+    def _shard_of(self, number: int) -> int:
+        return int(np.searchsorted(self.starts, number, side="right")) - 1
+
+    def _read_row(self, shard_number: int, row: int) -> Record:
         shard = self.shards[shard_number]
-        row = number - int(self.starts[shard_number])
         offset = int(shard.offsets[row])
         if is_hdf5(shard.path):
-            (record,) = hdf5.read_rows(self._open_hdf5(shard_number), offset, offset + 1)
+            file = self._open(shard_number, hdf5.open_shard)
+            if offset >= len(file[hdf5.LABELS]):
+                raise DataError(
+                    f"{shard.path}: row {offset} is not there any more: the file changed since it was indexed"
+                )
+            (record,) = hdf5.read_rows(file, offset, offset + 1)
+            checksum = hdf5.record_checksum(record)
         else:
-            payload = read_payload(self._open_tfrecord(shard_number), shard.path, offset)
-            try:
-                record, _ = decode_record(payload)
-            except ValueError as error:
-                raise DataError(f"{shard.path}: record {row} at byte {offset}: {error}") from None
-        if len(record.input_ids) != shard.lengths[row]:
-            raise DataError(f"{shard.path}: record {row} at byte {offset} changed since training started")
+            payload = read_payload(self._open(shard_number, open_shard), shard.path, offset, row)
+            checksum = masked_crc32c(payload)
+        if checksum != shard.checksums[row]:
+            problem = f"it changed since it was indexed, from checksum {shard.checksums[row]:#010x} to {checksum:#010x}"
+            raise bad_record(shard.path, offset, row, ValueError(problem))
+        if not is_hdf5(shard.path):
+            record, _ = decode_record(payload)
         return record
 
-    def read_all(self, numbers: Sequence[int] | NDArray[np.int64]) -> list[Record]:
-        """Read several records, in the order asked for."""
-        return [self.read(int(number)) for number in numbers]
-
-    def _open_tfrecord(self, shard: int) -> BinaryIO:
+    def _open(self, shard: int, opener: Callable[[Path], Any]) -> Any:
         if shard not in self._files:
-            try:
-                self._files[shard] = self.shards[shard].path.open("rb")
-            except OSError as error:
-                raise DataError(f"{self.shards[shard].path} cannot be opened any more: {error}") from None
-        return self._files[shard]
-
-    def _open_hdf5(self, shard: int) -> h5py.File:
-        if shard not in self._files:
-            self._files[shard] = hdf5.open_shard(self.shards[shard].path)
+            if len(self._files) == _MAX_OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            self._files[shard] = opener(self.shards[shard].path)
         return self._files[shard]
 
 
@@ -156,20 +192,4 @@ def check_training_data(dataset: Dataset, *, max_seq_length: int, phase: int) ->
         raise InputError(
             f"the records of {folder} have {found} token slots, phase {phase} expects {max_seq_length}; {advice} "
             "or name other records in DATASET_DIR"
-        )
-
-
-def check_fits_model(dataset: Dataset, *, vocab_size: int, max_positions: int) -> None:
-    """Refuse records with tokens or positions that the model does not have."""
-    folder = dataset.shards[0].path.parent
-    if dataset.max_token_id >= vocab_size:
-        raise InputError(
-            f"the records of {folder} use token id {dataset.max_token_id}, the model's vocabulary has {vocab_size}; "
-            "the records were made with a larger vocabulary than the model configuration's vocab_size"
-        )
-    longest = max(int(shard.lengths.max()) for shard in dataset.shards)
-    if longest > max_positions:
-        raise InputError(
-            f"the records of {folder} have up to {longest} tokens, the model has {max_positions} positions; "
-            "raise max_position_embeddings in the model configuration or use shorter records"
         )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import h5py
 import numpy as np
 
-from bert_large.data.record import Record, RecordShape
+from bert_large.data.record import BadRecordError, Record, RecordShape
 from bert_large.data.tfrecord import make_record
 from bert_large.errors import DataError
 
@@ -21,32 +23,57 @@ LABELS = "next_sentence_labels"
 _CHUNK_ROWS = 64
 # Rows that are written together: whole chunks, each compressed once, and few enough not to count in memory.
 _BLOCK_ROWS = 16 * _CHUNK_ROWS
+# A damaged or hostile file can declare any size: nothing beyond these is asked for memory. Both are far above any use.
+_MAX_CHUNK_BYTES = 1 << 28
+_MAX_WIDTH = 1 << 15
+# What h5py makes of the HDF5 library's errors.
+_LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
 
 
 def open_shard(path: Path) -> h5py.File:
-    """Open a shard and check that its datasets exist and agree in size."""
+    """Open a shard and check that its datasets exist, agree in size, and can be read in bounded memory."""
     try:
         file = h5py.File(path, "r")
-    except OSError as error:
+    except FileNotFoundError:
+        raise DataError(f"{path} cannot be opened: No such file or directory") from None
+    except _LIBRARY_ERRORS as error:
         raise DataError(f"{path}: not a readable HDF5 file: {error}") from None
+    try:
+        _check_datasets(path, file)
+    except _LIBRARY_ERRORS as error:
+        file.close()
+        raise DataError(f"{path}: a damaged HDF5 file: {error}") from None
+    except DataError:
+        file.close()
+        raise
+    return file
+
+
+def _check_datasets(path: Path, file: h5py.File) -> None:
     names = (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS)
     missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise DataError(f"{path}: lacks the datasets {', '.join(missing)}; expected {', '.join(names)}")
     for name in names:
-        dimensions = 1 if name == LABELS else 2
-        if file[name].ndim != dimensions or file[name].dtype.kind not in "iu":
+        dataset, dimensions = file[name], 1 if name == LABELS else 2
+        if dataset.ndim != dimensions or dataset.dtype.kind not in "iu":
             raise DataError(
-                f"{path}: dataset {name} is {file[name].dtype} with {file[name].ndim} dimensions, "
+                f"{path}: dataset {name} is {dataset.dtype} with {dataset.ndim} dimensions, "
                 f"expected integers with {dimensions}"
             )
-        if len(file[name]) != len(file[LABELS]):
-            raise DataError(f"{path}: dataset {name} has {len(file[name])} rows, {LABELS} has {len(file[LABELS])}")
+        if len(dataset) != len(file[LABELS]):
+            raise DataError(f"{path}: dataset {name} has {len(dataset)} rows, {LABELS} has {len(file[LABELS])}")
+        chunk_bytes = dataset.dtype.itemsize * math.prod(dataset.chunks or (1,))
+        if chunk_bytes > _MAX_CHUNK_BYTES:
+            raise DataError(
+                f"{path}: dataset {name} has chunks of {chunk_bytes} bytes, expected {_MAX_CHUNK_BYTES} at most"
+            )
     for group in (TOKEN_DATASETS, PREDICTION_DATASETS):
         widths = {name: file[name].shape[1] for name in group}
         if len(set(widths.values())) > 1:
             raise DataError(f"{path}: row widths differ: {widths}")
-    return file
+        if max(widths.values()) > _MAX_WIDTH:
+            raise DataError(f"{path}: row widths are {widths}, expected {_MAX_WIDTH} at most")
 
 
 def shard_shape(file: h5py.File) -> RecordShape:
@@ -55,17 +82,36 @@ def shard_shape(file: h5py.File) -> RecordShape:
 
 
 def read_rows(file: h5py.File, start: int, stop: int) -> list[Record]:
-    """Decode rows `start` up to `stop`. Raises `DataError` naming the file and the row."""
+    """Decode rows `start` up to `stop`. Raises `BadRecordError` naming the file and the row."""
+    records = []
+    for found in scan_rows(file, start, stop):
+        if isinstance(found, BadRecordError):
+            raise found
+        records.append(found)
+    return records
+
+
+def scan_rows(file: h5py.File, start: int, stop: int) -> list[Record | BadRecordError]:
+    """Decode rows `start` up to `stop`, with an error in the place of each row that is bad."""
     rows: dict[str, Any] = {}
     try:
         for name in (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS):
             rows[name] = file[name][start:stop].astype(np.int64)
-    except OSError as error:
-        raise DataError(f"{file.filename}: rows {start} to {stop - 1} cannot be read: {error}") from None
+    except _LIBRARY_ERRORS as error:
+        if stop - start == 1:
+            return [BadRecordError(f"{file.filename}: row {start} cannot be read: {error}")]
+        middle = (start + stop) // 2  # rows share compressed chunks: those outside the damaged one are good
+        return [*scan_rows(file, start, middle), *scan_rows(file, middle, stop)]
     return [_decode_row(rows, row, f"{file.filename}: row {start + row}") for row in range(stop - start)]
 
 
-def _decode_row(rows: dict[str, np.ndarray], row: int, where: str) -> Record:
+def record_checksum(record: Record) -> int:
+    """Return a checksum of a record's contents, as HDF5 has none of a row."""
+    arrays = (record.input_ids, record.token_type_ids, record.masked_positions, record.masked_ids)
+    return google_crc32c.value(b"".join(array.tobytes() for array in arrays) + bytes([record.next_sentence_label]))
+
+
+def _decode_row(rows: dict[str, np.ndarray], row: int, where: str) -> Record | BadRecordError:
     fields = {name: rows[name][row] for name in (*TOKEN_DATASETS, *PREDICTION_DATASETS)}
     mask, label = fields["input_mask"], int(rows[LABELS][row])
     length = int(np.count_nonzero(mask))
@@ -79,7 +125,7 @@ def _decode_row(rows: dict[str, np.ndarray], row: int, where: str) -> Record:
             raise ValueError(f"{LABELS} is {label}, expected 0 or 1")
         return make_record(fields, length, predictions, label)
     except ValueError as error:
-        raise DataError(f"{where}: {error}") from None
+        return BadRecordError(f"{where}: {error}")
 
 
 def write_shard(path: Path, records: Iterable[Record], count: int, shape: RecordShape) -> None:

@@ -1,16 +1,22 @@
 """A shard's index: where its records lie and how long they are, made by one checking pass and kept on disk.
 
-The pass decodes every record once, so a damaged shard is found before training, not in the middle of it.
+The pass decodes every record once and checks all of it, so a damaged shard is found before training, not in the middle
+of it. A bad record that is passed over keeps its number: the next good one of its shard is indexed in its place, so
+the order of all other samples is what it would be without the damage.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -18,13 +24,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.data import hdf5
-from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
+from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape
+from bert_large.data.tfrecord import decode_record, iterate_frames, masked_crc32c
 from bert_large.errors import DataError, InputError
 from bert_large.files import write_atomically
 from bert_large.processes import end_with_parent
 
-_FORMAT = 1
+_FORMAT = 2
 _HDF5_ROWS = 4096
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -35,11 +41,16 @@ class ShardIndex:
 
     path: Path
     shape: RecordShape
-    max_token_id: int
     offsets: NDArray[np.int64]
     """[records] byte offset of each TFRecord frame, or row number in HDF5."""
     lengths: NDArray[np.int32]
     """[records] real tokens of each record."""
+    checksums: NDArray[np.uint32]
+    """[records] what tells that a record is the one that was indexed."""
+    digest: str
+    """Of the shape and all records: the same ones have the same digest anywhere."""
+    bad_records: list[str]
+    """What is wrong with each record that another one stands in for."""
 
 
 def is_hdf5(path: Path) -> bool:
@@ -63,90 +74,180 @@ def list_shards(folder: Path) -> list[Path]:
     return shards
 
 
-def _iterate_records(path: Path) -> Iterator[tuple[int, Record, RecordShape]]:
-    """Yield (offset, record, shape) of every record; `DataError` names the record by number and byte."""
+@dataclass(frozen=True)
+class _Scanned:
+    record: Record
+    shape: RecordShape
+    checksum: int
+
+
+def _iterate_records(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
+    """Yield (offset, record) of every record, or in its place an error that names it by number and byte."""
     if is_hdf5(path):
         with hdf5.open_shard(path) as file:
             shape = hdf5.shard_shape(file)
             rows = len(file[hdf5.LABELS])
             for start in range(0, rows, _HDF5_ROWS):
-                records = hdf5.read_rows(file, start, min(start + _HDF5_ROWS, rows))
-                for number, record in enumerate(records, start=start):
-                    yield number, record, shape
+                for row, found in enumerate(hdf5.scan_rows(file, start, min(start + _HDF5_ROWS, rows)), start):
+                    if isinstance(found, Record):
+                        yield row, _Scanned(found, shape, hdf5.record_checksum(found))
+                    else:
+                        yield row, found
         return
-    for number, (offset, payload) in enumerate(iterate_payloads(path)):
+    for number, (offset, payload) in enumerate(iterate_frames(path)):
+        if isinstance(payload, BadRecordError):
+            yield offset, payload
+            continue
         try:
-            record, shape = decode_record(payload)
+            yield offset, _Scanned(*decode_record(payload), masked_crc32c(payload))
         except ValueError as error:
-            raise DataError(f"{path}: record {number} at byte {offset}: {error}") from None
-        yield offset, record, shape
+            yield offset, bad_record(path, offset, number, error)
 
 
-def scan_shard(path: Path) -> ShardIndex:
-    """Read and check a whole shard."""
-    offsets: list[int] = []
-    lengths: list[int] = []
-    max_token_id = 0
-    first_shape: RecordShape | None = None
-    for offset, record, shape in _iterate_records(path):
-        first_shape = first_shape or shape
-        if shape != first_shape:
-            raise DataError(f"{path}: record {len(offsets)} has {shape}, the records before it {first_shape}")
+def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: int = 0) -> ShardIndex:
+    """Read and check a whole shard. `DataError` when more records are bad than may be."""
+    bad = BadRecords(max_bad_records)
+    # `stand_ins` has an entry per record: which of the good ones, in the other arrays, is there or comes next.
+    stand_ins, offsets, lengths, checksums = array("q"), array("q"), array("i"), array("I")
+    shape: RecordShape | None = None
+    for number, (offset, found) in enumerate(_iterate_records(path)):
+        stand_ins.append(len(offsets))
+        if isinstance(found, BadRecordError):
+            bad.add(found)
+            continue
+        shape = shape or found.shape
+        try:
+            _check(found, shape, limits)
+        except ValueError as error:
+            bad.add(bad_record(path, offset, number, error))
+            continue
         offsets.append(offset)
-        lengths.append(len(record.input_ids))
-        largest_label = int(record.masked_ids.max()) if record.masked_ids.size else 0
-        max_token_id = max(max_token_id, int(record.input_ids.max()), largest_label)
-    if first_shape is None:
+        lengths.append(len(found.record.input_ids))
+        checksums.append(found.checksum)
+    if not stand_ins:
         raise DataError(f"{path}: the shard is empty; remove it, or make it again")
-    return ShardIndex(path, first_shape, max_token_id, np.array(offsets, np.int64), np.array(lengths, np.int32))
+    if shape is None or not offsets:
+        raise DataError(f"{next(iter(bad.found))}; the shard has no good record: remove it, or make it again")
+    rows = np.array(stand_ins) % len(offsets)  # for bad ones at the end the first good one stands in
+    arrays = (np.array(offsets)[rows], np.array(lengths)[rows], np.array(checksums)[rows])
+    digest = hashlib.sha256(f"{shape}".encode() + arrays[1].tobytes() + arrays[2].tobytes())
+    return ShardIndex(path, shape, *arrays, digest.hexdigest(), list(bad.found))
 
 
-def _index_path(path: Path, index_dir: Path) -> Path:
-    """Return where the index of a shard is kept; another size or modification time is another index."""
-    stat = path.stat()
-    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{_FORMAT}"
+def _check(found: _Scanned, shape: RecordShape, limits: RecordLimits | None) -> None:
+    if found.shape != shape:
+        raise ValueError(f"it has {found.shape}, the records before it {shape}")
+    if limits is not None:
+        limits.check(found.record)
+
+
+def bad_record(path: Path, offset: int, number: int, problem: Exception) -> BadRecordError:
+    """Return the error of a record whose frame or row is whole and whose contents are not."""
+    place = f"row {offset}" if is_hdf5(path) else f"record {number} at byte {offset}"
+    return BadRecordError(f"{path}: {place}: {problem}")
+
+
+def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Path:
+    """Return where the index of a shard is kept; another size, modification time or limit is another index."""
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror}") from None
+    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{limits}\0{_FORMAT}"
     return index_dir / f"{path.name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-def _scan_and_keep(path: Path, index_dir: Path) -> None:
-    target = _index_path(path, index_dir)
-    index = scan_shard(path)
+_ARRAYS = ("offsets", "lengths", "checksums")
+
+
+def _scan_and_keep(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
+    target = _index_path(path, index_dir, limits)
+    index = scan_shard(path, limits, max_bad_records)
+    if _index_path(path, index_dir, limits) != target:
+        raise DataError(f"{path} changed while its records were checked; start again when it is complete")
     # The arrays come first: an index is complete when its JSON is there.
-    for name in ("offsets", "lengths"):
+    for name in _ARRAYS:
         with write_atomically(target.with_name(f"{target.name}.{name}.npy")) as file:
             np.save(file, getattr(index, name), allow_pickle=False)
-    shape = index.shape
-    facts = {"max_seq_length": shape.max_seq_length, "max_predictions": shape.max_predictions,
-             "max_token_id": index.max_token_id}  # fmt: skip
+    facts = {**dataclasses.asdict(index.shape), "digest": index.digest, "bad_records": index.bad_records}
     with write_atomically(target.with_name(f"{target.name}.json")) as file:
         file.write(json.dumps(facts).encode())
 
 
-def load_index(path: Path, index_dir: Path) -> ShardIndex:
-    """Load the kept index of a shard; its arrays are memory-mapped, so ranks and workers share them."""
-    target = _index_path(path, index_dir)
-    facts = json.loads(target.with_name(f"{target.name}.json").read_text())
-    arrays = [np.load(target.with_name(f"{target.name}.{name}.npy"), mmap_mode="r", allow_pickle=False)
-              for name in ("offsets", "lengths")]  # fmt: skip
-    shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
-    return ShardIndex(path, shape, facts["max_token_id"], *arrays)
+def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) -> ShardIndex:
+    """Load the kept index of a shard; its arrays are memory-mapped, so ranks and workers share them.
+
+    Raises `DataError` when there is none, or it is damaged.
+    """
+    target = _index_path(path, index_dir, limits)
+    if not target.with_name(f"{target.name}.json").exists():
+        raise DataError(f"{path} changed after its records were checked; start again when it is complete")
+    try:
+        facts = json.loads(target.with_name(f"{target.name}.json").read_text())
+        arrays = [np.load(target.with_name(f"{target.name}.{name}.npy"), mmap_mode="r", allow_pickle=False)
+                  for name in _ARRAYS]  # fmt: skip
+        shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
+        offsets, lengths, checksums = arrays
+        index = ShardIndex(path, shape, offsets, lengths, checksums, facts["digest"], facts["bad_records"])
+    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the index {target} of {path} cannot be read: {error}") from None
+    if not 0 < len(index.offsets) == len(index.lengths) == len(index.checksums):
+        raise DataError(f"the index {target} of {path} is damaged: its arrays differ in length")
+    return index
 
 
-def build_indexes(paths: Sequence[Path], index_dir: Path, on_shard: Callable[[int, int], None]) -> None:
-    """Scan those shards whose index is not kept yet, in parallel; calls `on_shard(done, total)` after each."""
+def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool:
+    try:
+        load_index(path, index_dir, limits)
+    except DataError:
+        return False
+    return True
+
+
+def build_indexes(
+    paths: Sequence[Path],
+    index_dir: Path,
+    on_shard: Callable[[int, int], None],
+    limits: RecordLimits | None = None,
+    max_bad_records: int = 0,
+) -> None:
+    """Scan those shards whose index is not kept yet, in parallel; calls `on_shard(done, total)` after each.
+
+    A shard may have up to `max_bad_records` bad records; whoever opens the folder counts those of all shards.
+    """
     index_dir.mkdir(parents=True, exist_ok=True)
-    missing = [path for path in paths if not _index_path(path, index_dir).with_name(
-        f"{_index_path(path, index_dir).name}.json").exists()]  # fmt: skip
+    missing = [path for path in paths if not _has_index(path, index_dir, limits)]
     if not missing:
         return
+    scan = partial(_scan_and_keep, index_dir=index_dir, limits=limits, max_bad_records=max_bad_records)
     workers = min(len(missing), len(os.sched_getaffinity(0)))
-    if workers == 1:
+    if workers == 1 and not any(map(is_hdf5, missing)):
         for done, path in enumerate(missing, start=1):
-            _scan_and_keep(path, index_dir)
+            scan(path)
             on_shard(done, len(missing))
         return
+    _scan_in_processes(missing, scan, workers, lambda done: on_shard(done, len(missing)))
+
+
+def _scan_in_processes(
+    paths: Sequence[Path], scan: Callable[[Path], None], workers: int, on_done: Callable[[int], None]
+) -> None:
+    """Scan shards in processes. The HDF5 library can crash on damage: a shard that ends its process is named."""
+    try:
+        with _processes(workers) as pool:
+            for done, _ in enumerate(pool.map(scan, paths), start=1):
+                on_done(done)
+    except BrokenProcessPool:
+        if workers > 1 or len(paths) > 1:  # several shards were at work
+            for path in paths:
+                _scan_in_processes([path], scan, 1, lambda done: None)
+            return
+        raise DataError(
+            f"{paths[0]}: the process that checked its records died, of damage that crashes the HDF5 library or for "
+            "lack of memory; make the shard again, or remove it"
+        ) from None
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
     # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
-        results = pool.map(_scan_and_keep, missing, [index_dir] * len(missing))
-        for done, _ in enumerate(results, start=1):
-            on_shard(done, len(missing))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)

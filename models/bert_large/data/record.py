@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bert_large.errors import DataError
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -30,3 +32,49 @@ class RecordShape:
 
     max_seq_length: int
     max_predictions: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecordLimits:
+    """What a model has room for: a record beyond it cannot be trained on."""
+
+    vocab_size: int
+    max_positions: int
+
+    def check(self, record: Record) -> None:
+        """Raise `ValueError` with what a record has too much of."""
+        length = len(record.input_ids)
+        if length > self.max_positions:
+            raise ValueError(
+                f"{length} tokens, the model has {self.max_positions} positions; raise max_position_embeddings in the "
+                "model configuration or use shorter records"
+            )
+        for name, ids in (("input_ids", record.input_ids), ("masked_lm_ids", record.masked_ids)):
+            if ids.size and (largest := int(ids.max())) >= self.vocab_size:
+                raise ValueError(
+                    f"{name} has token id {largest}, the model's vocabulary has {self.vocab_size}; the record is "
+                    "damaged, or was made with a larger vocabulary than the model configuration's vocab_size"
+                )
+
+
+class BadRecordError(DataError):
+    """One record is bad; the others of its shard can be read."""
+
+
+class BadRecords:
+    """The bad records found so far, each once; one more than `most` of them is an error."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.found: dict[str, None] = {}
+        """What is wrong with each, in the order found."""
+
+    def add(self, error: BadRecordError) -> bool:
+        """Note a bad record and tell whether it is a new one. Raises `DataError` when there are too many."""
+        if self.most == 0:
+            raise error
+        is_new = str(error) not in self.found
+        self.found[str(error)] = None
+        if len(self.found) > self.most:
+            raise DataError(f"{error}; with it more than --max-bad-records {self.most} records are bad")
+        return is_new

@@ -6,6 +6,7 @@ CRC-32C of the payload, all little-endian. The payload is a `tf.train.Example` w
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import google_crc32c
 import numpy as np
 
 from bert_large.data.example import Example
-from bert_large.data.record import Record, RecordShape
+from bert_large.data.record import BadRecordError, Record, RecordShape
 from bert_large.errors import DataError
 
 _LENGTH = struct.Struct("<Q")
@@ -65,34 +66,109 @@ def encode_record(record: Record, shape: RecordShape) -> bytes:
     return example.SerializeToString(deterministic=True)  # else the map's order differs from process to process
 
 
-def read_payload(file: BinaryIO, path: Path, offset: int) -> bytes:
-    """Return the payload of the frame at byte `offset`, both checksums verified."""
+def open_shard(path: Path) -> BinaryIO:
+    """Open a shard to read; `DataError` if that is not possible."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path} cannot be opened: {error.strerror}") from None
+
+
+def read_payload(file: BinaryIO, path: Path, offset: int, number: int | None = None) -> bytes:
+    """Return the payload of the frame at byte `offset`, both checksums verified.
+
+    Raises `BadRecordError` naming the file, the record if its `number` is known, and the byte.
+    """
+    try:
+        return _read_frame(file, offset)
+    except (OSError, ValueError) as error:
+        place = f"byte {offset}" if number is None else f"record {number} at byte {offset}"
+        raise BadRecordError(f"{path}: {place}: {error}") from None
+
+
+def _read_frame(file: BinaryIO, offset: int) -> bytes:
     file.seek(offset)
     header = file.read(HEADER_BYTES)
     if len(header) < HEADER_BYTES:
-        raise DataError(f"{path}: byte {offset}: the file ends inside a record header; it is truncated")
-    (length,) = _LENGTH.unpack_from(header)
-    if _CHECKSUM.unpack_from(header, _LENGTH.size)[0] != masked_crc32c(header[: _LENGTH.size]):
-        raise DataError(f"{path}: byte {offset}: wrong checksum of a record header; not a TFRecord, or damaged")
+        raise ValueError(f"the file ends {len(header)} bytes into a record header of {HEADER_BYTES}; it is truncated")
+    (length,), (found,) = _LENGTH.unpack_from(header), _CHECKSUM.unpack_from(header, _LENGTH.size)
+    if found != (expected := masked_crc32c(header[: _LENGTH.size])):
+        raise ValueError(
+            f"wrong checksum of a record header, {found:#010x} where its bytes give {expected:#010x}; "
+            "not a TFRecord, or damaged"
+        )
     if length > MAX_RECORD_BYTES:
-        raise DataError(f"{path}: byte {offset}: a record of {length} bytes; at most {MAX_RECORD_BYTES} are sensible")
+        raise ValueError(f"a record of {length} bytes; at most {MAX_RECORD_BYTES} are sensible")
     body = file.read(length + _CHECKSUM.size)
     if len(body) < length + _CHECKSUM.size:
-        raise DataError(f"{path}: byte {offset}: a record of {length} bytes runs past the end; the file is truncated")
+        raise ValueError(
+            f"a record of {length} bytes runs past the end, which comes after {len(body)}; the file is truncated"
+        )
     payload = body[:length]
-    if _CHECKSUM.unpack_from(body, length)[0] != masked_crc32c(payload):
-        raise DataError(f"{path}: byte {offset}: wrong checksum of a record of {length} bytes; the file is damaged")
+    (found,) = _CHECKSUM.unpack_from(body, length)
+    if found != (expected := masked_crc32c(payload)):
+        raise ValueError(
+            f"wrong checksum of a record of {length} bytes, {found:#010x} where its bytes give {expected:#010x}; "
+            "the file is damaged"
+        )
     return payload
 
 
-def iterate_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield (byte offset of the frame, payload) of every record of a shard, in file order."""
-    with path.open("rb") as file:
-        size, offset = path.stat().st_size, 0
+def iterate_frames(path: Path) -> Iterator[tuple[int, bytes | BadRecordError]]:
+    """Yield (byte offset of the frame, payload) of every record of a shard, in file order.
+
+    A damaged stretch gives one error in place of its records: where its first one begins. The next record is the next
+    frame whose header is whole.
+    """
+    with open_shard(path) as file:
+        size, offset, number = os.fstat(file.fileno()).st_size, 0, 0
         while offset < size:
-            payload = read_payload(file, path, offset)
-            yield offset, payload
-            offset += FRAME_BYTES + len(payload)
+            try:
+                payload = read_payload(file, path, offset, number)
+            except BadRecordError as error:
+                yield offset, error
+                offset = _find_header(file, path, offset + 1, size)
+            else:
+                yield offset, payload
+                offset += FRAME_BYTES + len(payload)
+            number += 1
+
+
+def iterate_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield what `iterate_frames` does of a shard without damage; raises `BadRecordError` at the first."""
+    for offset, payload in iterate_frames(path):
+        if isinstance(payload, BadRecordError):
+            raise payload
+        yield offset, payload
+
+
+_WINDOW_BYTES = 1 << 20
+
+
+def _find_header(file: BinaryIO, path: Path, start: int, size: int) -> int:
+    """Return the first byte from `start` on where a whole record header stands, `size` if there is none.
+
+    One in 2^32 places looks like a header by chance: what is read there has a wrong checksum, and is passed over too.
+    """
+    for window_start in range(start, size, _WINDOW_BYTES):
+        try:
+            file.seek(window_start)
+            window = file.read(_WINDOW_BYTES + HEADER_BYTES - 1)
+        except OSError as error:
+            raise DataError(f"{path}: byte {window_start} cannot be read: {error.strerror}") from None
+        octets = np.frombuffer(window, np.uint8)
+        places = max(len(octets) - HEADER_BYTES + 1, 0)
+        # Cheaply, for every place: a sensible length has its upper bytes zero, and is not 0.
+        low, high = np.zeros(places, bool), np.zeros(places, bool)
+        for byte in range(3):
+            low |= octets[byte : byte + places] != 0
+        for byte in range(4, _LENGTH.size):
+            high |= octets[byte : byte + places] != 0
+        for place in np.flatnonzero(low & ~high).tolist():
+            length, checksum = window[place : place + _LENGTH.size], window[place + _LENGTH.size : place + HEADER_BYTES]
+            if _CHECKSUM.unpack(checksum)[0] == masked_crc32c(length):
+                return window_start + place
+    return size
 
 
 def decode_record(payload: bytes) -> tuple[Record, RecordShape]:

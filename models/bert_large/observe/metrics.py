@@ -30,7 +30,7 @@ def mean(total: float, count: float) -> float:
 class StepFigures:
     """What one optimizer step gave, over all ranks.
 
-    Where fp16 overflowed, the update was skipped: the gradient's norm is not finite, nor the losses if they are why.
+    Where the update was skipped, the gradient's norm is not finite, or the losses are not.
     """
 
     step: int
@@ -51,6 +51,8 @@ class StepFigures:
     seconds: float
     data_seconds: float
     """Part of `seconds` that the main rank waited for data."""
+    skipped_updates: int
+    """Steps of the run so far, this one included, that made no update."""
 
 
 @dataclass(frozen=True, kw_only=True)

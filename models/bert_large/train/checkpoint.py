@@ -13,7 +13,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from bert_large.errors import InputError
 from bert_large.files import sync_folder, write_atomically
 from bert_large.optim.build import get_moments, held_parameters, moment_names, set_moments
 from bert_large.prepare.vocab import read_vocab
+from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.loss_scale import LossScale
 
 _PREFIX = "step-"
@@ -50,11 +51,13 @@ class Progress:
     """An evaluation belongs after this step, and was left undone because the run was interrupted."""
     loss_scale: LossScale | None = None
     """None: the run's precision needs none."""
+    skipped: SkippedSteps = field(default_factory=SkippedSteps)
+    loss_trend: LossTrend = field(default_factory=LossTrend)
 
     @property
     def updates(self) -> int:
-        """Optimizer updates made: steps but for those that an overflow skipped."""
-        return self.step - (self.loss_scale.skipped_steps if self.loss_scale else 0)
+        """Optimizer updates made: all steps but those that were skipped."""
+        return self.step - self.skipped.total
 
 
 def save_checkpoint(
@@ -140,13 +143,33 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
     """Return progress and run identity of a checkpoint."""
     try:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
-        scale = state.get("loss_scale")
-        loss_scale = LossScale(**scale) if scale is not None else None
-        return Progress(state["step"], state["samples"], state["evaluation_due"], loss_scale), state["identity"]
+        if isinstance(state, dict):  # those that older versions did not write
+            defaults = dataclasses.asdict(Progress())
+            state = {name: defaults[name] for name in ("loss_scale", "skipped", "loss_trend")} | state
+        _check_types(state, {"loss_scale": dict | None, "skipped": dict, "loss_trend": dict, "step": int,
+                             "samples": int | None, "evaluation_due": bool, "identity": dict})  # fmt: skip
+        scale, skipped, trend = state["loss_scale"], state["skipped"], state["loss_trend"]
+        _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
+        _check_types(skipped, {"total": int, "in_a_row": int})
+        _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
+        progress = Progress(
+            state["step"], state["samples"], state["evaluation_due"], LossScale(**scale) if scale else None,
+            SkippedSteps(**skipped), LossTrend(**trend),
+        )  # fmt: skip
+        return progress, state["identity"]
     except FileNotFoundError:
         raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
+
+
+def _check_types(values: Any, types: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless `values` is a dictionary of exactly these names, each of its type."""
+    if not isinstance(values, dict) or set(values) != set(types):
+        raise ValueError(f"found {str(values)[:60]}, expected {', '.join(types)}")
+    for name, kind in types.items():
+        if not isinstance(values[name], kind):
+            raise ValueError(f"{name} is {str(values[name])[:60]}")
 
 
 def load_checkpoint(

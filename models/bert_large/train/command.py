@@ -26,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-seq-length", type=int, help="token slots of the records (default: the phase's)")
     parser.add_argument("--no-shuffle", action="store_true", help="train on records in file order")
     parser.add_argument("--data-workers", type=int, default=1, help="processes a rank reads ahead with (default 1)")
+    parser.add_argument("--bad-records", default="stop", help="damaged training records: stop or skip (default stop)")
+    parser.add_argument("--max-bad-records", type=int, default=100, help="how many to skip at most (default 100)")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint's folder (default auto)")
     parser.add_argument("--benchmark", action="store_true", help="measure throughput: 60 steps, nothing is saved")
     add_ranks_arguments(parser)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from bert_large.config import DataConfig, ModelConfig, TrainConfig
-from bert_large.data.dataset import Dataset, check_fits_model, check_training_data, find_training_folder
+from bert_large.data.dataset import Dataset, check_training_data, find_training_folder
+from bert_large.data.record import RecordLimits
 from bert_large.distributed.environment import Ranks
 from bert_large.errors import InputError
 from bert_large.observe.console import LOGGER, Progress
@@ -50,8 +51,9 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
     return path
 
 
-def open_dataset(folder: Path, index_dir: Path, ranks: Ranks) -> Dataset:
+def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
     """Open a folder of shards; one rank of each machine indexes what is new, the others wait."""
+    limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
 
     def on_shard(done: int, total: int) -> None:
@@ -59,31 +61,32 @@ def open_dataset(folder: Path, index_dir: Path, ranks: Ranks) -> Dataset:
 
     with ranks.failing_together():
         if ranks.local_rank == 0:
-            Dataset.open(folder, index_dir, build=True, on_shard=on_shard)
+            Dataset.open(
+                folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard
+            )
     progress.close()
-    return Dataset.open(folder, index_dir, build=False)
+    return Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
 
 
 def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
     """Open the training records and check that they fit the phase and the model."""
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
-    dataset = open_dataset(folder, train.output_dir / "data_index", ranks)
+    dataset = open_dataset(folder, train.output_dir / "data_index", model, ranks, data.bad_records_allowed)
     check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
-    _check_fits(dataset, model)
+    bad = dataset.count_bad_records(data.bad_records_allowed).found
+    for text in bad:
+        LOGGER.info("bad record skipped: %s", text)
+    if bad:
+        LOGGER.info("%d bad records skipped: the next good one of its shard stands in for each", len(bad))
     _log_dataset("training", dataset)
     return dataset
 
 
 def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
-    """Open held-out records, of any sequence length that the model has positions for."""
-    dataset = open_dataset(eval_dir, index_dir, ranks)
-    _check_fits(dataset, model)
+    """Open held-out records, of any sequence length that the model has positions for; none of them may be bad."""
+    dataset = open_dataset(eval_dir, index_dir, model, ranks)
     _log_dataset("evaluation", dataset)
     return dataset
-
-
-def _check_fits(dataset: Dataset, model: ModelConfig) -> None:
-    check_fits_model(dataset, vocab_size=model.vocab_size, max_positions=model.max_position_embeddings)
 
 
 def _log_dataset(use: str, dataset: Dataset) -> None:

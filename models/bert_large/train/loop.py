@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,21 @@ import torch
 from bert_large.config import TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.environment import Ranks
+from bert_large.errors import UserError
+from bert_large.files import write_atomically
 from bert_large.observe.console import LOGGER, Progress, eval_line, step_line
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
 from bert_large.train import checkpoint
-from bert_large.train.step import StepRunner
+from bert_large.train.bad_steps import TREND_STEPS, LossTrend
+from bert_large.train.step import NonFiniteLossError, StepRunner
 from bert_large.train.stopping import StopRequest
+
+BAD_BATCH_FILE = "bad_batch.json"
+
+
+class DivergedError(UserError):
+    """The loss rose further above its lowest value than `--detect-divergence` allows."""
 
 
 @dataclass(kw_only=True)
@@ -33,10 +43,14 @@ class TrainingLoop:
     observers: Sequence[Observer]
     """Told of the run's course; on the main rank only."""
     identity: Mapping[str, Any]
+    describe_samples: Callable[[int], list[dict[str, Any]]]
+    """Where each sample of a step (from 0) lies."""
     stop_request: StopRequest
     start_step: int
     evaluate_first: bool = False
     """Evaluate before the first step: asked for, or left undone when the run was interrupted."""
+    loss_trend: LossTrend = field(default_factory=LossTrend)
+    """Of the steps so far that made an update."""
     steps: list[StepFigures] = field(default_factory=list)
     last_evaluation: EvalFigures | None = None
     reached_target: bool = False
@@ -72,7 +86,7 @@ class TrainingLoop:
                     reason = self._evaluate(done, progress) or reason
                 if reason and not interrupted:
                     self._tell_end(done)
-                if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
+                if not self.config.benchmark and (reason or interrupted or self._is_time_to_save(done)):
                     self._save(done, evaluation_due and interrupted, progress)
                 if reason or interrupted:
                     break
@@ -88,16 +102,46 @@ class TrainingLoop:
         micro_batches = next(self.batches)
         data_seconds = time.perf_counter() - started
         sequences = sum(batch.sequences for batch in micro_batches)
-        figures = self.runner.run(
-            step,
-            micro_batches,
-            data_seconds,
-            lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
-        )
+        try:
+            figures = self.runner.run(
+                step,
+                micro_batches,
+                data_seconds,
+                lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
+            )
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}. {self._leave_bad_batches(step, str(error))}") from None
         self.steps.append(figures)
         for observer in self.observers:
             observer.step(figures)
+        self._watch_loss(figures)
         return figures
+
+    def _leave_bad_batches(self, last_step: int, reason: str) -> str:
+        """Write which records the steps without an update had, up to `last_step` (from 0), and tell where."""
+        path = self.config.output_dir / BAD_BATCH_FILE
+        if self.ranks.is_main:
+            steps = range(last_step + 1 - self.runner.skipped.in_a_row, last_step + 1)
+            batches = [{"step": step + 1, "samples": self.describe_samples(step)} for step in steps]
+            with write_atomically(path) as file:
+                file.write(json.dumps({"reason": reason, "batches": batches}, indent=1).encode())
+        return (
+            f"{path} lists their records; the same command goes through them again from the last checkpoint. A run in "
+            "an empty OUTPUT_DIR with a lower --learning-rate or longer warmup may avoid them"
+        )
+
+    def _watch_loss(self, figures: StepFigures) -> None:
+        """Follow the loss of steps that made an update; all ranks see the same figures, so all stop together."""
+        limit = self.config.detect_divergence
+        if self.runner.skipped.in_a_row == 0:
+            self.loss_trend = self.loss_trend.after(figures.masked_lm_loss)
+        if limit is not None and self.loss_trend.rise > limit:
+            raise DivergedError(
+                f"step {figures.step}: the mean masked-LM loss of about {TREND_STEPS} steps is "
+                f"{self.loss_trend.mean:.4f}, {self.loss_trend.rise:.4f} above its lowest; "
+                f"--detect-divergence allows {limit:g}. Train with a lower --learning-rate or longer warmup in an "
+                "empty OUTPUT_DIR, or go on with the same command without --detect-divergence"
+            )
 
     def _reason_to_stop(self, done: int) -> str | None:
         """Return why `done` steps are enough, or None if they are not."""
@@ -124,6 +168,11 @@ class TrainingLoop:
         interval, batch = self.config.eval_every_samples, self.config.global_batch_size
         samples = done * batch
         return samples // interval > (samples - batch) // interval or (reason is not None and samples > interval)
+
+    def _is_time_to_save(self, done: int) -> bool:
+        """Save at each multiple of the interval, but not amid bad steps: the last checkpoint before them is kept."""
+        amid_bad_steps = self.runner.skipped.in_a_row > 0 and self.runner.loss_scale is None
+        return done % self.config.save_every == 0 and not amid_bad_steps
 
     def _evaluate(self, done: int, progress: Progress) -> str | None:
         """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
@@ -154,7 +203,9 @@ class TrainingLoop:
         if self.ranks.is_main:
             folder = self.checkpoints_folder(self.config.output_dir)
             samples = done * self.config.global_batch_size
-            state = checkpoint.Progress(done, samples, evaluation_due, runner.loss_scale)
+            state = checkpoint.Progress(
+                done, samples, evaluation_due, runner.loss_scale, runner.skipped, self.loss_trend
+            )
             saved = checkpoint.save_checkpoint(
                 folder, runner.model, runner.optimizer, state, self.identity, runner.shards
             )

@@ -18,8 +18,6 @@ class LossScale:
     scale: float = INITIAL_SCALE
     good_steps: int = 0
     """Updates made since the scale last changed."""
-    skipped_steps: int = 0
-    """Steps of the whole run that made no update."""
 
     def after_update(self) -> LossScale:
         """Return the next step's scale when this step's figures were finite: doubled after `GROWTH_INTERVAL` such."""
@@ -31,4 +29,4 @@ class LossScale:
         """Return the next step's scale when this step's update was skipped: half, None if that would be below 1."""
         if self.scale < 2:
             return None
-        return LossScale(self.scale / 2, 0, self.skipped_steps + 1)
+        return LossScale(self.scale / 2)

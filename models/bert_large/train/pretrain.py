@@ -15,8 +15,9 @@ import torch
 import bert_large
 from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.data.dataset import Dataset, find_training_folder
-from bert_large.data.loader import StepBatches, iterate_steps
+from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.order import SampleOrder
+from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.environment import Ranks, joined_ranks, restarts
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
@@ -148,7 +149,8 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
     loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, start, stop_request, times)
-    reason = loop.run()
+    with explain_dead_worker():
+        reason = loop.run()
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
         observer.close()
@@ -198,9 +200,11 @@ def _build_loop(
         micro_batch_tokens=run.train.micro_batch_tokens,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        max_bad_records=run.data.bad_records_allowed,
     )
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
-    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers)
+    on_bad_record = partial(_note_bad_record, dataset.count_bad_records(run.data.bad_records_allowed))
+    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers, on_bad_record)
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
     shards = ParameterShards(model, ranks) if run.ranks.zero1 and ranks.world_size > 1 else None
@@ -230,6 +234,8 @@ def _build_loop(
         loss_scale=start.loss_scale,
         gradient_sum=GradientSum(bucket_mb=run.ranks.bucket_mb, compression=run.ranks.gradient_compression),
         shards=shards,
+        max_bad_steps=run.train.max_bad_steps,
+        skipped=start.skipped,
     )
     return TrainingLoop(
         config=run.train,
@@ -239,10 +245,18 @@ def _build_loop(
         evaluate=evaluation,
         observers=_open_observers(run, ranks, start, step_batches, eval_dataset, times),
         identity=identity,
+        describe_samples=step_batches.describe_samples,
+        loss_trend=start.loss_trend,
         stop_request=stop_request,
         start_step=start.step,
         evaluate_first=start.evaluation_due or (run.train.eval_at_start and start.step == 0),
     )
+
+
+def _note_bad_record(known: BadRecords, text: str) -> None:
+    """Count and log a record that was good when it was indexed and is bad now."""
+    if known.add(BadRecordError(text)):
+        LOGGER.warning("bad record skipped: %s; the next good one of its shard stands in for it", text)
 
 
 def _open_observers(

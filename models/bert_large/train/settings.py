@@ -68,6 +68,10 @@ SETTINGS = {
     "eval_at_start": Setting(_boolean, False, "true: evaluate before the first step too"),
     "save_every": Setting(int, 100, "steps between checkpoints"),
     "keep_checkpoints": Setting(int, 2, "checkpoints to keep"),
+    "max_bad_steps": Setting(int, 5, "stop after so many steps in a row without a finite loss and gradient"),
+    "detect_divergence": Setting(
+        float, None, "stop when the masked-LM loss, its mean over about 100 steps, is so many nats above its lowest"
+    ),
     "optimizer": Setting(str, "lamb", "lamb or adamw"),
     "learning_rate": Setting(float, None, "peak learning rate"),
     "beta_1": Setting(float, 0.9, "decay of the first moment"),
@@ -247,6 +251,8 @@ def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConf
         max_seq_length=max_seq_length,
         shuffle=not arguments.no_shuffle,
         workers=arguments.data_workers,
+        bad_records=arguments.bad_records,
+        max_bad_records=arguments.max_bad_records,
     )
 
 

@@ -24,11 +24,12 @@ from bert_large.observe.console import LOGGER
 from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
+from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loss_scale import LossScale
 
 
 class NonFiniteLossError(UserError):
-    """The loss or the gradient is infinite or not a number, in fp16 at the smallest loss scale as well."""
+    """The loss or the gradient is not finite, for too many steps in a row or in fp16 at the smallest loss scale."""
 
 
 @dataclass
@@ -45,6 +46,10 @@ class StepRunner:
     seed: int
     loss_scale: LossScale | None = None
     """The next step's, where the precision scales the loss; None: as a run begins."""
+    max_bad_steps: int = 5
+    """Steps in a row without an update that end the run, where no loss scale does."""
+    skipped: SkippedSteps = field(default_factory=SkippedSteps)
+    """Steps without an update, up to now."""
     gradient_sum: GradientSum = field(default_factory=GradientSum)
     shards: ParameterShards | None = None
     """Whose parameters the optimizer holds; None: all of them, on every rank."""
@@ -64,8 +69,8 @@ class StepRunner:
 
         Losses are normalised over the global batch, so they depend neither on the cut into micro-batches nor on the
         number of ranks. `on_sequences(done)` is called before each micro-batch with this rank's sequences done.
-        In fp16 a step whose loss or gradient is not finite makes no update, and says so in the log; its figures are
-        told as they are. Raises `NonFiniteLossError` where that cannot help.
+        A step whose loss or gradient is not finite makes no update, and says so in the log; its figures are told as
+        they are. All ranks decide alike, from the same figures. Raises `NonFiniteLossError` where that cannot help.
         """
         started = time.perf_counter()
         counts = torch.tensor(
@@ -112,6 +117,7 @@ class StepRunner:
             tokens_per_second=mean(tokens, seconds),
             seconds=seconds,
             data_seconds=data_seconds,
+            skipped_updates=self.skipped.total,
         )
 
     def _forward_backward(self, batch: RaggedBatch, dropout: StepDropout, masked_tokens: float) -> PretrainingSums:
@@ -131,25 +137,28 @@ class StepRunner:
         set_rate(self.optimizer, rate)
         clip_gradients(self.optimizer, gradient_norm, self.max_gradient_norm, self._loss_factor)
         self.optimizer.step()
+        self.skipped = self.skipped.after_update()
         if self.shards is not None:
             self.shards.share_weights()
         if self.loss_scale is not None:
             self.loss_scale = self.loss_scale.after_update()
 
     def _skip_update(self, step: int, loss: float, gradient_norm: float) -> None:
-        """Halve the loss scale, so that the next step can do better; all ranks decide alike, from the same figures."""
+        """Count the step, and halve the loss scale if there is one, so that the next step can do better."""
         found = f"step {step + 1}: loss {loss}, gradient norm {gradient_norm}"
+        self.skipped = self.skipped.after_skip()
         if self.loss_scale is None:
-            raise NonFiniteLossError(
-                f"{found}; the update was not made. Start again from the last checkpoint with a lower --learning-rate "
-                "or in fp32"
-            )
+            if self.skipped.in_a_row >= self.max_bad_steps:
+                raise NonFiniteLossError(
+                    f"{found}; the update was not made, as in {self.skipped.in_a_row} steps in a row (--max-bad-steps)"
+                )
+            LOGGER.info("%s: update skipped, %d in a row", found, self.skipped.in_a_row)
+            return
         lowered = self.loss_scale.after_overflow()
         if lowered is None:
             raise NonFiniteLossError(
                 f"{found}, though the loss scale is down to {self.loss_scale.scale:g} and may not fall below 1; the "
-                "update was not made. Start again from an earlier checkpoint with a lower --learning-rate, or in bf16 "
-                "or fp32"
+                "update was not made. bf16 and fp32 need no loss scale"
             )
         self.loss_scale = lowered
         LOGGER.info("%s: update skipped, loss scale halved to %g", found, lowered.scale)

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from bert_large.data.dataset import (
     Dataset,
-    check_fits_model,
     check_training_data,
     find_eval_folder,
     find_training_folder,
@@ -30,7 +29,6 @@ from tests.support.records import (
 )
 
 RECORDS = make_records(23)
-RECORDS[12].input_ids[0] = 500  # the largest id is in the shard between the others
 
 
 def open_folder(folder: Path) -> Dataset:
@@ -60,7 +58,6 @@ def test_lengths_come_from_the_index_for_any_numbers(dataset: Dataset) -> None:
     numbers = np.array([22, 0, 13, 14, 0, 10, 9])
     assert np.array_equal(dataset.lengths(numbers), lengths[numbers])
     assert dataset.total_tokens() == lengths.sum()
-    assert dataset.max_token_id == 500
 
 
 def test_goes_to_another_process_without_its_files(dataset: Dataset) -> None:
@@ -83,7 +80,7 @@ def test_a_record_that_changes_during_a_run_is_refused(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "data" / "a", records[0])
     dataset = open_folder(tmp_path / "data")
     write_shard(path, records[1])
-    with pytest.raises(DataError, match=r"a: record 0 at byte 0 changed since training started"):
+    with pytest.raises(DataError, match=r"a: record 0 at byte 0: it changed since it was indexed, from checksum 0x"):
         dataset.read(0)
 
 
@@ -94,7 +91,7 @@ def test_a_record_that_is_none_any_more_is_named(tmp_path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(int(dataset.shards[0].offsets[1]))
         write_records(file, [b""])
-    with pytest.raises(DataError, match=rf"a: record 1 at byte {dataset.shards[0].offsets[1]}: .*input_ids is missing"):
+    with pytest.raises(DataError, match=rf"a: record 1 at byte {dataset.shards[0].offsets[1]}: it changed since"):
         dataset.read(1)
 
 
@@ -102,7 +99,7 @@ def test_a_shard_that_vanishes_during_a_run_is_named(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "data" / "a", RECORDS)
     dataset = open_folder(tmp_path / "data")
     path.unlink()
-    with pytest.raises(DataError, match=r"a cannot be opened any more"):
+    with pytest.raises(DataError, match=r"a cannot be opened: No such file"):
         dataset.read(3)
 
 
@@ -161,12 +158,3 @@ def test_length_must_fit_the_phase(tmp_path: Path) -> None:
     odd = open_folder(write_folder(tmp_path / "odd", RECORDS, shape=RecordShape(64, 20)))
     with pytest.raises(InputError, match=r"have 64 token slots, phase 1 expects 128; give --max-seq-length 64"):
         check_training_data(odd, max_seq_length=128, phase=1)
-
-
-def test_ids_and_positions_must_fit_the_model(dataset: Dataset) -> None:
-    largest, longest = dataset.max_token_id, max(len(record.input_ids) for record in RECORDS)
-    check_fits_model(dataset, vocab_size=largest + 1, max_positions=longest)
-    with pytest.raises(InputError, match=rf"use token id {largest}, the model's vocabulary has {largest}"):
-        check_fits_model(dataset, vocab_size=largest, max_positions=longest)
-    with pytest.raises(InputError, match=rf"up to {longest} tokens, the model has {longest - 1} positions"):
-        check_fits_model(dataset, vocab_size=largest + 1, max_positions=longest - 1)

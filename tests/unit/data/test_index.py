@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bert_large.data import index
 from bert_large.data.index import build_indexes, list_shards, load_index, scan_shard
-from bert_large.data.record import RecordShape
+from bert_large.data.record import RecordLimits, RecordShape
 from bert_large.data.tfrecord import encode_record, iterate_payloads, write_records
 from bert_large.errors import DataError, InputError
 
@@ -34,7 +34,6 @@ def test_scan_finds_offsets_lengths_and_the_largest_id(tmp_path: Path, suffix: s
     assert shard.shape == PHASE_1_SHAPE
     assert shard.lengths.tolist() == [len(record.input_ids) for record in RECORDS]
     assert shard.offsets.tolist() == (list(range(30)) if suffix else [offset for offset, _ in iterate_payloads(path)])
-    assert shard.max_token_id == max(max(record.input_ids.max(), record.masked_ids.max()) for record in RECORDS)
 
 
 @pytest.mark.parametrize("rows", [6, 7])
@@ -47,22 +46,38 @@ def test_hdf5_is_scanned_in_blocks(tmp_path: Path, rows: int, monkeypatch: pytes
 
 
 @pytest.mark.parametrize("field", ["input_ids", "masked_ids"])
-def test_largest_id_counts_tokens_and_labels(tmp_path: Path, field: str) -> None:
-    """An id beyond the vocabulary would crash in the middle of training, wherever it stands."""
+@pytest.mark.parametrize("suffix", ["", ".hdf5"])
+def test_ids_must_be_of_the_vocabulary(tmp_path: Path, field: str, suffix: str) -> None:
+    """One beyond it would crash in the middle of training, wherever it stands."""
     records = make_records(3)
     getattr(records[1], field)[0] = 4000
-    assert scan_shard(write_shard(tmp_path / "shard", records)).max_token_id == 4000
+    path = (write_hdf5_shard if suffix else write_shard)(tmp_path / f"shard{suffix}", records)
+    assert len(scan_shard(path, RecordLimits(4001, 40)).offsets) == 3
+    name, place = {"masked_ids": "masked_lm_ids"}.get(field, field), "row 1" if suffix else r"record 1 at byte \d+"
+    with pytest.raises(DataError, match=rf"{path}: {place}: {name} has token id 4000, the model's vocabulary has 4000"):
+        scan_shard(path, RecordLimits(4000, 40))
+
+
+def test_records_must_fit_the_models_positions(tmp_path: Path) -> None:
+    longest = max(len(record.input_ids) for record in RECORDS)
+    path = write_shard(tmp_path / "shard", RECORDS)
+    assert len(scan_shard(path, RecordLimits(100, longest)).offsets) == 30
+    expected = rf"shard: record \d+ at byte \d+: {longest} tokens, .* {longest - 1} positions"
+    with pytest.raises(DataError, match=expected):
+        scan_shard(path, RecordLimits(100, longest - 1))
 
 
 def test_index_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A second start does not read the shards again."""
     paths = [write_shard(tmp_path / "data" / "part-0", RECORDS)]
     assert build(paths, tmp_path / "index") == [(1, 1)]
-    monkeypatch.setattr(index, "scan_shard", lambda path: pytest.fail("scanned again"))
+    monkeypatch.setattr(index, "scan_shard", lambda *_: pytest.fail("scanned again"))
     assert build(paths, tmp_path / "index") == []
     loaded, scanned = load_index(paths[0], tmp_path / "index"), scan_shard(paths[0])
-    assert (loaded.path, loaded.shape, loaded.max_token_id) == (paths[0], scanned.shape, scanned.max_token_id)
-    assert np.array_equal(loaded.offsets, scanned.offsets) and np.array_equal(loaded.lengths, scanned.lengths)
+    for name in ("path", "shape", "digest", "bad_records"):
+        assert getattr(loaded, name) == getattr(scanned, name)
+    for name in ("offsets", "lengths", "checksums"):
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(scanned, name))
 
 
 @pytest.mark.parametrize("change", ["size", "time"])
@@ -91,7 +106,7 @@ def test_damage_in_one_of_several_shards_is_named(tmp_path: Path) -> None:
     """An error of a scanning process reaches the caller whole, and nothing is kept for the damaged shard."""
     paths = [write_shard(tmp_path / f"part-{number}", RECORDS) for number in range(2)]
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
-    with pytest.raises(DataError, match=r"part-1: byte \d+: .*truncated"):
+    with pytest.raises(DataError, match=r"part-1: record 29 at byte \d+: .*truncated"):
         build(paths, tmp_path / "index")
     assert not list((tmp_path / "index").glob("part-1*.json"))
 
@@ -110,7 +125,7 @@ def test_records_of_two_shapes_are_refused(tmp_path: Path) -> None:
     path = write_shard(tmp_path / "part-0", RECORDS[:2])
     with path.open("ab") as file:
         write_records(file, [encode_record(RECORDS[2], RecordShape(64, 20))])
-    with pytest.raises(DataError, match=r"record 2 has .*max_seq_length=64.*before it .*max_seq_length=128"):
+    with pytest.raises(DataError, match=r"record 2 at byte \d+: it has .*=64.*before it .*max_seq_length=128"):
         scan_shard(path)
 
 

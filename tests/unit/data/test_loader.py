@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +13,9 @@ import pytest
 import torch
 from bert_large.data.batch import RaggedBatch, to_numpy
 from bert_large.data.dataset import Dataset
-from bert_large.data.loader import EvalBatches, StepBatches, iterate_steps
+from bert_large.data.loader import EvalBatches, StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.order import SampleOrder
-from bert_large.errors import DataError
+from bert_large.errors import DataError, UserError
 
 from tests.support.records import make_records, write_folder
 
@@ -105,8 +108,27 @@ def test_damage_found_while_training_reaches_the_trainer(tmp_path: Path, workers
         StepBatches(dataset, in_file_order, 25, 1000, 0, 1), 0, 2, workers
     )
     assert sum(batch.sequences for batch in next(steps)) == 25
-    with pytest.raises(DataError, match=rf"^{path}: byte {offset}: wrong checksum of a record of \d+ bytes; [^\n]*$"):
+    with pytest.raises(DataError, match=rf"^{path}: record 49 at byte {offset}: wrong checksum of a record of [^\n]*$"):
         next(steps)
+
+
+def test_a_worker_that_dies_is_explained(dataset: Dataset) -> None:
+    """As one that HDF5's library crashes: PyTorch's error becomes one line for the user; others stay what they are."""
+    others = set(multiprocessing.active_children())
+    with (
+        pytest.raises(
+            UserError, match=r"reads records ahead died \(DataLoader worker .*\): for lack of memory, or in a"
+        ),
+        explain_dead_worker(),
+    ):
+        steps = iterate_steps(step_batches(dataset), 0, 1000, 1)
+        next(steps)
+        (worker,) = set(multiprocessing.active_children()) - others
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGSEGV)
+        list(steps)
+    with pytest.raises(RuntimeError, match=r"^other$"), explain_dead_worker():
+        raise RuntimeError("other")
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5, 40])

@@ -100,7 +100,7 @@ def test_a_flipped_bit_is_found(shard: Path, within_frame: int, message: str) ->
     _, second, third = offsets(shard)
     damage(shard, (third if within_frame < 0 else second) + within_frame)
     error = error_of(shard)
-    assert error.startswith(f"{shard}: byte {second}: wrong checksum") and message in error
+    assert error.startswith(f"{shard}: record 1 at byte {second}: wrong checksum") and message in error
 
 
 @pytest.mark.parametrize("kept_of_last_frame", [1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 10, -1])
@@ -108,7 +108,7 @@ def test_a_truncated_file_is_found(shard: Path, kept_of_last_frame: int) -> None
     last, size = offsets(shard)[-1], shard.stat().st_size
     shard.write_bytes(shard.read_bytes()[: size - 1 if kept_of_last_frame < 0 else last + kept_of_last_frame])
     error = error_of(shard)
-    assert error.startswith(f"{shard}: byte {last}: ") and "truncated" in error
+    assert error.startswith(f"{shard}: record 2 at byte {last}: ") and "truncated" in error
 
 
 def test_an_absurd_length_is_refused(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_an_absurd_length_is_refused(tmp_path: Path) -> None:
     length = struct.pack("<Q", 1 << 40)
     path = tmp_path / "shard"
     path.write_bytes(length + struct.pack("<I", masked_crc32c(length)) + b"x" * 100)
-    assert f"{path}: byte 0: a record of {1 << 40} bytes" in error_of(path)
+    assert f"{path}: record 0 at byte 0: a record of {1 << 40} bytes" in error_of(path)
 
 
 def test_text_is_no_shard(tmp_path: Path) -> None:

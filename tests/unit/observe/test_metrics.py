@@ -17,7 +17,7 @@ def step_figures(step: int, **changes: Any) -> StepFigures:
         "step": step, "samples": 8 * step, "loss": 3.5 / step, "masked_lm_loss": 3.0 / step,
         "next_sentence_loss": 0.5 / step, "masked_lm_accuracy": 0.25, "next_sentence_accuracy": 0.75,
         "learning_rate": 1e-3, "gradient_norm": 1.5, "sequences_per_second": 4.0, "tokens_per_second": 100.0,
-        "seconds": 2.0, "data_seconds": 0.5,
+        "seconds": 2.0, "data_seconds": 0.5, "skipped_updates": 0,
     }  # fmt: skip
     return StepFigures(**values | changes)
 

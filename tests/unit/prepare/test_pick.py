@@ -72,7 +72,7 @@ def test_records_of_two_shapes_are_refused(tmp_path: Path) -> None:
 
 def test_files_that_are_not_records_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("a file of text, not of records")
-    with pytest.raises(DataError, match=r"text: byte 0"):
+    with pytest.raises(DataError, match=r"text: record 0 at byte 0"):
         pick_records([tmp_path / "text"], tmp_path / "out", 1)
     with (tmp_path / "other").open("wb") as file:
         write_records(file, [b""])

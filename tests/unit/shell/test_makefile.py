@@ -83,6 +83,13 @@ def test_bench_installs_the_extra_and_writes_a_record(project: Sandbox) -> None:
     assert called == [["kernels"], ["bench", "record", "--engine", "eager"]]
 
 
+def test_fuzz_installs_the_extra_and_fuzzes_every_reader(project: Sandbox) -> None:
+    assert make(project, "fuzz", "FUZZ_RUNS=9").returncode == 0
+    assert sorted(installs(project)) == [["install", "--editable", ".[fuzz]"], ["install", "--editable", ".[test]"]]
+    called = [call.arguments for call in project.calls("python")][-4:]
+    assert called == [["-m", "tests.fault.fuzz", name, "9"] for name in ("tfrecord", "example", "hdf5", "checkpoint")]
+
+
 @pytest.mark.parametrize("target", ["setup", "test", "demo", "bench"])
 def test_kernels_are_built_when_the_package_is_installed(project: Sandbox, target: str) -> None:
     (project.project / "quickstart/demo.sh").write_text("#!/usr/bin/env bash\n")
@@ -170,4 +177,4 @@ def test_a_python_that_is_not_there(project: Sandbox) -> None:
 
 def test_help_lists_the_targets(project: Sandbox) -> None:
     listed = {line.split()[1] for line in make(project).stdout.splitlines()}
-    assert {"setup", "demo", "test", "bench", "lint"} <= listed
+    assert {"setup", "demo", "test", "fuzz", "bench", "lint"} <= listed

@@ -15,6 +15,7 @@ from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.optim.build import build_optimizer
 from bert_large.train import checkpoint
+from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.checkpoint import (
     Progress,
     check_model_folder,
@@ -76,7 +77,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_loss_scale(tmp_path: Path) -> None:
     """It is kept with the progress, and the optimizer's count of updates goes without the steps that made none."""
     model, optimizer = trained(steps=2)
-    progress = Progress(5, 40, loss_scale=LossScale(8192.0, 1, 3))
+    progress = Progress(5, 40, False, LossScale(8192.0, 1), SkippedSteps(3, 2), LossTrend(120, 3.1, 1 / 3))
     saved = save_checkpoint(tmp_path, model, optimizer, progress, IDENTITY)
     other, its_optimizer = trained(seed=5, steps=0)
     assert load_checkpoint(saved, other, its_optimizer) == progress
@@ -85,7 +86,7 @@ def test_loss_scale(tmp_path: Path) -> None:
 
 def test_before_the_first_update(tmp_path: Path) -> None:
     """Nothing but skipped steps so far: moments of 0, and the next update is the first."""
-    saved = save_checkpoint(tmp_path, *trained(steps=0), Progress(1, 8, loss_scale=LossScale(32768.0, 0, 1)), IDENTITY)
+    saved = save_checkpoint(tmp_path, *trained(steps=0), Progress(1, 8, skipped=SkippedSteps(1, 1)), IDENTITY)
     restored, untouched = trained(seed=5, steps=0), trained(steps=0)
     load_checkpoint(saved, *restored)
     for model, optimizer in (restored, untouched):
@@ -96,10 +97,11 @@ def test_before_the_first_update(tmp_path: Path) -> None:
         assert torch.equal(ours, theirs)
 
 
-def test_a_checkpoint_from_before_loss_scales(tmp_path: Path) -> None:
+def test_a_checkpoint_of_an_older_version(tmp_path: Path) -> None:
     saved = save(tmp_path, 2)
     state = json.loads((saved / "state.json").read_text())
-    del state["loss_scale"]
+    for name in ("loss_scale", "skipped", "loss_trend"):
+        del state[name]
     (saved / "state.json").write_text(json.dumps(state))
     assert read_state(saved) == (Progress(2, 16), IDENTITY)
 
@@ -194,11 +196,29 @@ def test_damaged_files_are_named(tmp_path: Path, file: str, message: str, damage
     assert str(saved) in str(caught.value) and message in str(caught.value)
 
 
-def test_state_without_a_field_is_damaged(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": "8"}, "samples is 8; remove that checkpoint"),
+        ({"identity": None}, "identity is None"),
+        ({"unknown": 1}, "expected loss_scale, skipped, loss_trend, step, samples, evaluation_due, identity"),
+        ({"skipped": {"total": 1}}, "found {'total': 1}, expected total, in_a_row"),
+        ({"loss_scale": {"scale": "2", "good_steps": 0}}, "scale is 2"),
+        ({"loss_trend": {"steps": 1, "mean": None, "lowest": None}}, "mean is None"),
+    ],
+)
+def test_wrong_state_is_damaged(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    """Whatever is missing, unknown or of another type; so is what is no state at all."""
     saved = save(tmp_path, 1)
-    (saved / "state.json").write_text('{"step": 1}')
-    with pytest.raises(InputError, match=r"state.json is damaged: 'samples'; remove that checkpoint"):
+    path = saved / "state.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(InputError, match=r"state.json is damaged: .*; remove that checkpoint") as caught:
         read_state(saved)
+    assert message in str(caught.value)
+    for text in ('{"step": 1}', "1", "[" * 100_000, "", "{"):
+        path.write_text(text)
+        with pytest.raises(InputError, match=r"state.json is damaged: .*; remove that checkpoint"):
+            read_state(saved)
 
 
 def test_weights_of_another_shape_are_refused_untouched(tmp_path: Path) -> None:

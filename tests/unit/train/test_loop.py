@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 from bert_large.distributed.environment import Ranks
 from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
+from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
@@ -26,7 +27,7 @@ class Steps:
     def __init__(self, stop_request: StopRequest, signal_at: int | None) -> None:
         self.model, self.optimizer = trained(steps=1)
         self.stop_request, self.signal_at = stop_request, signal_at
-        self.loss_scale, self.shards = None, None
+        self.loss_scale, self.skipped, self.shards = None, SkippedSteps(), None
 
     def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepFigures:
         if step + 1 == self.signal_at:
@@ -53,6 +54,7 @@ def make_loop(
         evaluate=None if accuracies is None else evaluate,
         observers=[MetricsWriter(folder, start_step)],
         identity={},
+        describe_samples=lambda step: [{"sample": 8 * step}],
         stop_request=stop_request,
         start_step=start_step,
         evaluate_first=evaluate_first,

@@ -13,8 +13,9 @@ from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.distributed.environment import Ranks
 from bert_large.engines.precision import get_precision
 from bert_large.observe.metrics import StepFigures
-from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.optim.build import build_optimizer, build_schedule, get_moments
 from bert_large.optim.lamb import Lamb
+from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loss_scale import LossScale
 from bert_large.train.step import NonFiniteLossError, StepRunner
 
@@ -32,6 +33,8 @@ def make_runner(
     precision: str = "fp32",
     loss_scale: LossScale | None = None,
     optimizer: str = "lamb",
+    max_bad_steps: int = 5,
+    skipped: SkippedSteps | None = None,
 ) -> StepRunner:
     optim = dataclasses.replace(OPTIM, optimizer=optimizer)
     model = tiny_model(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
@@ -39,7 +42,7 @@ def make_runner(
     return StepRunner(
         model=model, optimizer=build_optimizer(model, optim), schedule=build_schedule(OPTIM), ranks=Ranks(),
         precision=get_precision(precision), global_batch_size=12, max_gradient_norm=max_gradient_norm, seed=42,
-        loss_scale=loss_scale,
+        loss_scale=loss_scale, max_bad_steps=max_bad_steps, skipped=skipped or SkippedSteps(),
     )  # fmt: skip
 
 
@@ -131,19 +134,64 @@ def test_dropout_is_of_the_step() -> None:
     assert first == again != other
 
 
+def state_of(runner: StepRunner) -> list[torch.Tensor]:
+    """Return copies of all weights and moments, comparable though there are some that are not finite."""
+    moments = get_moments(runner.model, runner.optimizer).values()
+    return [tensor.detach().clone().nan_to_num(0.0, 1.0, 2.0) for tensor in (*runner.model.parameters(), *moments)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_stops_before_the_update(value: float) -> None:
-    """With a reason and an advice; weights and moments are as they were."""
-    runner = make_runner()
+def test_a_loss_that_is_not_finite_skips_the_update(
+    value: float, precision: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Weights and moments are as they were, the log and the figures say so; the next good step updates."""
+    runner = make_runner(precision=precision)
     run(runner, 1, cut(12))
+    bias = runner.model.cls.predictions.bias
+    good = float(bias[0].detach())
     with torch.no_grad():
-        runner.model.cls.predictions.bias[0] = value
-    before = [parameter.detach().clone() for parameter in runner.model.parameters()]
-    with pytest.raises(NonFiniteLossError, match=r"step 3: loss nan.*the update was not made.*lower --learning-rate"):
-        run(runner, 2, cut(12))
-    for old, new in zip(before, runner.model.parameters(), strict=True):
-        assert torch.equal(old.nan_to_num(0.0, 0.0), new.detach().nan_to_num(0.0, 0.0))
-    assert next(iter(runner.optimizer.state.values()))["step"] == 1
+        bias[0] = value
+    before = state_of(runner)
+    with caplog.at_level(logging.INFO, "bert_large"):
+        figures = [run(runner, step, cut(12)) for step in (2, 3)]
+    assert all(map(torch.equal, before, state_of(runner)))
+    assert [figure.skipped_updates for figure in figures] == [1, 2] and not math.isfinite(figures[0].loss)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[1].startswith("step 4: loss nan") and lines[1].endswith("update skipped, 2 in a row")
+    with torch.no_grad():
+        bias[0] = good
+    assert run(runner, 4, cut(12)).skipped_updates == 2
+    assert runner.skipped == SkippedSteps(2, 0)
+    assert next(iter(runner.optimizer.state.values()))["step"] == 2
+    assert not torch.equal(before[0], state_of(runner)[0])
+
+
+def test_a_gradient_that_is_not_finite_skips_the_update_too() -> None:
+    """The loss alone can be fine."""
+    runner = make_runner()
+    weight = runner.model.bert.embeddings.LayerNorm.weight
+    hook = weight.register_hook(lambda gradient: gradient * float("inf"))
+    before = state_of(runner)
+    figures = run(runner, 1, cut(12))
+    assert math.isfinite(figures.loss) and not math.isfinite(figures.gradient_norm)
+    assert figures.skipped_updates == 1
+    assert all(map(torch.equal, before, state_of(runner)))
+    hook.remove()
+    assert math.isfinite(run(runner, 2, cut(12)).gradient_norm) and runner.skipped == SkippedSteps(1, 0)
+
+
+def test_too_many_bad_steps_in_a_row_end_the_run() -> None:
+    """Those that a resumed run inherits count, those before a good step do not."""
+    runner = make_runner(max_bad_steps=3, skipped=SkippedSteps(7, 1))
+    with torch.no_grad():
+        runner.model.cls.predictions.bias[0] = float("nan")
+    run(runner, 2, cut(12))
+    with pytest.raises(
+        NonFiniteLossError, match=r"step 4: loss nan.*not made, as in 3 steps in a row \(--max-bad-step"
+    ):
+        run(runner, 3, cut(12))
+    assert runner.skipped == SkippedSteps(9, 3)
     assert NonFiniteLossError.exit_code == 1
 
 
@@ -191,7 +239,8 @@ def test_an_overflow_skips_the_update_and_halves_the_scale(caplog: pytest.LogCap
             assert not runner.optimizer.state
             assert all(map(torch.equal, before, runner.model.parameters()))
     assert 0 < skipped < 20
-    assert runner.loss_scale == LossScale(2.0 ** (24 - skipped), 1, skipped)
+    assert (runner.loss_scale, runner.skipped) == (LossScale(2.0 ** (24 - skipped), 1), SkippedSteps(skipped, 0))
+    assert figures.skipped_updates == skipped
     assert len(caplog.records) == skipped
     line = caplog.records[0].getMessage()
     assert line.startswith("step 3: loss ") and line.endswith("update skipped, loss scale halved to 8.38861e+06")

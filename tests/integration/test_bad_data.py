@@ -1,0 +1,159 @@
+"""Damaged training records: refused with file, record and byte, or skipped with the same run whoever resumes it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from bert_large.data.index import scan_shard
+from bert_large.data.tfrecord import HEADER_BYTES
+
+from tests.support.runs import Task, run_here, run_torchrun, step_rows, without_timings
+
+
+def damage(path: Path, record: int) -> int:
+    """Flip a bit of a record as a failing disk does, the file's times untouched, and return where the record lies."""
+    offset, stat = int(scan_shard(path, max_bad_records=9).offsets[record]), path.stat()
+    content = bytearray(path.read_bytes())
+    content[offset + HEADER_BYTES + 5] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    return offset
+
+
+@pytest.fixture
+def copy(task: Task, tmp_path: Path) -> Task:
+    """The task with data of its own, to be damaged; without evaluation."""
+    shutil.copytree(task.dataset_dir, tmp_path / "data")
+    return dataclasses.replace(task, dataset_dir=tmp_path / "data", settings={**task.settings, "eval_dir": "none"})
+
+
+def shard_of(task: Task) -> Path:
+    return task.dataset_dir / "seq_128" / "part-00001-of-00003"
+
+
+SKIP = {"bad_records": "skip", "max_bad_records": 2}
+
+
+def test_skipped_from_the_start(copy: Task, tmp_path: Path) -> None:
+    """The log and the index list it; stopped and resumed, the run is the same to the last bit."""
+    offset = damage(shard_of(copy), 3)
+    whole = copy.run(tmp_path / "whole", **SKIP)
+    log = (whole / "train.log").read_text()
+    assert f"bad record skipped: {shard_of(copy)}: record 3 at byte {offset}: wrong checksum of a record of " in log
+    assert "1 bad records skipped: the next good one of its shard stands in for each" in log
+    listed = [json.loads(path.read_text())["bad_records"] for path in (whole / "data_index").glob("*.json")]
+    assert sorted(map(len, listed)) == [0, 0, 1]
+    parts = tmp_path / "parts"
+    copy.run(parts, **SKIP, max_steps=3, total_steps=8)
+    copy.run(parts, **SKIP)
+    assert without_timings(step_rows(parts)) == without_timings(step_rows(whole))
+    assert (parts / "model_save/model.safetensors").read_bytes() == (
+        whole / "model_save/model.safetensors"
+    ).read_bytes()
+
+
+def test_damage_during_the_run(copy: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not seen by the kept index, found when it is read: the run stops, and with "skip" the same command goes on.
+
+    Wherever it is interrupted then, the rest is the same bit for bit; and it has the samples of a run that skipped the
+    record from the start, whose micro-batches are cut at other places.
+    """
+    parts, other = tmp_path / "parts", tmp_path / "other"
+    copy.run(parts, max_steps=1, total_steps=8)
+    offset = damage(shard_of(copy), 3)
+    capsys.readouterr()
+    assert run_here(*copy.arguments(parts, save_every=1)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        rf"bert-large pretrain: error: {shard_of(copy)}: record 3 at byte {offset}: wrong checksum of a record of \d+ "
+        "bytes, 0x.{8} where its bytes give 0x.{8}; the file is damaged",
+        line,
+    )
+    assert 1 <= len(step_rows(parts)) < 7
+    shutil.copytree(parts, other)
+    copy.run(parts, **SKIP, max_steps=7, total_steps=8)
+    assert f"bad record skipped: {shard_of(copy)}: record 3 at byte {offset}" in (parts / "train.log").read_text()
+    copy.run(parts, **SKIP)
+    copy.run(other, **SKIP)
+    assert without_timings(step_rows(parts)) == without_timings(step_rows(other))
+    assert (parts / "model_save/model.safetensors").read_bytes() == (
+        other / "model_save/model.safetensors"
+    ).read_bytes()
+    whole = copy.run(tmp_path / "whole", **SKIP)
+    for ours, theirs in zip(step_rows(parts), step_rows(whole), strict=True):
+        assert ours["masked_lm_loss"] == pytest.approx(theirs["masked_lm_loss"], rel=2e-6)
+
+
+def test_too_many(copy: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the start; one more that turns up in training counts with those."""
+    for record in range(3):
+        damage(shard_of(copy), record)
+    assert run_here(*copy.arguments(tmp_path / "out", **SKIP)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.search(r"record 2 at byte \d+: .*; with it more than --max-bad-records 2 records are bad$", line)
+    assert not (tmp_path / "out" / "metrics.jsonl").exists()
+    many = {"bad_records": "skip", "max_bad_records": 3}
+    copy.run(tmp_path / "out", **many, max_steps=1, total_steps=8)
+    damage(shard_of(copy), 9)
+    assert run_here(*copy.arguments(tmp_path / "out", **many)) == 2
+    assert "record 9 at byte" in capsys.readouterr().err
+    copy.run(tmp_path / "out", **many | {"max_bad_records": 4})
+
+
+def test_a_changed_shard_at_resume(copy: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Records of the same lengths in other words: still other data than the run's."""
+    copy.run(tmp_path / "out", max_steps=1, total_steps=8)
+    last = copy.dataset_dir / "seq_128" / "part-00002-of-00003"
+    good, stat = last.read_bytes(), last.stat()
+    damage(last, 0)
+    os.utime(last, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    assert run_here(*copy.arguments(tmp_path / "out")) == 2
+    assert f"{last}: record 0 at byte 0: wrong checksum" in capsys.readouterr().err
+    assert run_here(*copy.arguments(tmp_path / "out", **SKIP)) == 2
+    assert re.search(r"run.json|is of another run: data was \w+, is \w+", capsys.readouterr().err)
+    last.write_bytes(good)
+    copy.run(tmp_path / "out")
+
+
+def test_held_out_records_are_never_skipped(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An evaluation on fewer records would be another figure under the same name."""
+    shutil.copytree(task.dataset_dir / "eval", tmp_path / "eval")
+    (shard,) = (tmp_path / "eval").iterdir()
+    damage(shard, 5)
+    assert run_here(*task.arguments(tmp_path / "out", eval_dir=tmp_path / "eval", **SKIP)) == 2
+    assert f"{shard}: record 5 at byte" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"bad_records": "ignore"}, r"BAD_RECORDS (--bad-records) is 'ignore', expected stop or skip"),
+        ({"max_bad_records": 0}, r"MAX_BAD_RECORDS (--max-bad-records) is 0, expected > 0"),
+    ],
+)
+def test_wrong_settings(
+    task: Task, tmp_path: Path, changes: dict[str, object], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_here(*task.arguments(tmp_path / "out", **changes)) == 2
+    assert expected in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_ranks_skip_as_one(copy: Task, tmp_path: Path) -> None:
+    """One record bad at the start, one that is damaged later."""
+    damage(shard_of(copy), 3)
+    runs = [tmp_path / "one", tmp_path / "two"]
+    for run in runs:
+        copy.run(run, **SKIP, max_steps=1, total_steps=8)
+    damage(shard_of(copy), 8)
+    copy.run(runs[0], **SKIP)
+    done = run_torchrun(2, *copy.arguments(runs[1], **SKIP))
+    assert done.returncode == 0, done.stderr
+    for ours, theirs in zip(step_rows(runs[1]), step_rows(runs[0]), strict=True):
+        assert ours["masked_lm_loss"] == pytest.approx(theirs["masked_lm_loss"], rel=2e-6)

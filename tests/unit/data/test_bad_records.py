@@ -1,0 +1,431 @@
+"""Damaged shards: all damage is one error that names the place, or is skipped without moving other samples."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from bert_large.data import index as index_module
+from bert_large.data import tfrecord
+from bert_large.data.dataset import Dataset
+from bert_large.data.index import build_indexes, load_index, scan_shard
+from bert_large.data.loader import StepBatches, iterate_steps
+from bert_large.data.order import SampleOrder
+from bert_large.data.record import BadRecords, RecordLimits, RecordShape
+from bert_large.data.tfrecord import FRAME_BYTES, HEADER_BYTES, encode_record, write_records
+from bert_large.errors import DataError
+
+from tests.support.records import assert_same_record, make_records, write_hdf5_shard, write_shard
+
+SHAPE = RecordShape(16, 4)
+RECORDS = make_records(6, lengths=(5, 16))
+
+
+def write(path: Path) -> list[int]:
+    """Write the six records as a shard and return where each frame begins, and the end."""
+    write_shard(path, RECORDS, SHAPE)
+    return [*scan_shard(path).offsets.tolist(), path.stat().st_size]
+
+
+def flip(path: Path, byte: int) -> None:
+    """Flip a bit of a file, whose times stay: as a failing disk does."""
+    stat = path.stat()
+    with path.open("r+b") as file:
+        file.seek(byte)
+        old = file.read(1)[0]
+        file.seek(byte)
+        file.write(bytes([old ^ 0x10]))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+def open_folder(folder: Path, max_bad_records: int = 0) -> Dataset:
+    return Dataset.open(folder, folder.parent / "index", build=True, max_bad_records=max_bad_records)
+
+
+def contents_of(dataset: Dataset, bad: BadRecords | None = None) -> list[list[int]]:
+    return [record.input_ids.tolist() for record in dataset.read_all(range(len(dataset)), bad)]
+
+
+IDS = [record.input_ids.tolist() for record in RECORDS]
+
+
+def test_a_bit_flipped_at_any_byte(tmp_path: Path) -> None:
+    """Strictly: the error names file, record and byte. Leniently: the next record stands in for the one that is hit."""
+    path = tmp_path / "part-0"
+    starts = write(path)
+    good = path.read_bytes()
+    for byte in range(starts[2], starts[3]):
+        path.write_bytes(good[:byte] + bytes([good[byte] ^ 0x10]) + good[byte + 1 :])
+        with pytest.raises(DataError, match=rf"^{path}: record 2 at byte {starts[2]}: \S"):
+            scan_shard(path)
+        found = scan_shard(path, max_bad_records=1)
+        assert found.offsets.tolist() == [*starts[:2], starts[3], *starts[3:6]], byte
+        (message,) = found.bad_records
+        assert message.startswith(f"{path}: record 2 at byte {starts[2]}: ")
+
+
+@pytest.mark.parametrize("cut", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 7, -1])
+def test_a_shard_cut_short(tmp_path: Path, cut: int) -> None:
+    """Inside its last frame: the first good record stands in, as none follows. Cut between frames it shows nowhere."""
+    path = tmp_path / "part-0"
+    starts = write(path)
+    path.write_bytes(path.read_bytes()[: starts[6] - 1 if cut < 0 else starts[5] + cut])
+    found = scan_shard(path, max_bad_records=1)
+    assert found.offsets.tolist() == (starts[:5] if cut == 0 else [*starts[:5], 0])
+    assert len(found.bad_records) == (cut != 0)
+    if cut:
+        with pytest.raises(DataError, match=rf"record 5 at byte {starts[5]}: .* truncated"):
+            scan_shard(path)
+
+
+def test_what_the_checksum_error_says(tmp_path: Path) -> None:
+    """The checksum found and the one expected."""
+    path = tmp_path / "part-0"
+    starts = write(path)
+    payload = path.read_bytes()[starts[1] + HEADER_BYTES : starts[2] - 4]
+    flip(path, starts[2] - 1)
+    right = tfrecord.masked_crc32c(payload)
+    with pytest.raises(DataError) as caught:
+        scan_shard(path)
+    assert (
+        f"wrong checksum of a record of {len(payload)} bytes, {right ^ 0x10000000:#010x} where its bytes give"
+        in str(caught.value)
+    )
+    assert f"{right:#010x}; the file is damaged" in str(caught.value)
+
+
+@pytest.mark.parametrize("window", [64, 1 << 20])
+def test_a_damaged_stretch_over_several_records(tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counts as one record; the next one is found wherever it lies in what is searched at a time."""
+    monkeypatch.setattr(tfrecord, "_WINDOW_BYTES", window)
+    path = tmp_path / "part-0"
+    starts = write(path)
+    content = path.read_bytes()
+    zeros, noise = bytes(starts[3] - starts[1]), bytes(np.random.default_rng(0).integers(0, 256, 999, np.uint8))
+    path.write_bytes(content[: starts[1]] + zeros + noise + content[starts[3] :])
+    found = scan_shard(path, max_bad_records=1)
+    assert found.offsets.tolist() == [0, *[start + 999 for start in (starts[3], *starts[3:6])]]
+
+
+def hdf5_with_a_damaged_chunk(path: Path) -> None:
+    """Write the records two to a chunk; the middle one of `input_ids` is damaged."""
+    write_hdf5_shard(path, RECORDS, SHAPE)
+    with h5py.File(path, "r+") as file:
+        ids = file["input_ids"][:]
+        del file["input_ids"]
+        dataset = file.create_dataset("input_ids", data=ids, chunks=(2, 16), compression="gzip")
+        offset = dataset.id.get_chunk_info(1).byte_offset
+    flip(path, offset + 9)
+
+
+def test_a_damaged_hdf5_chunk(tmp_path: Path) -> None:
+    path = tmp_path / "part-0.hdf5"
+    hdf5_with_a_damaged_chunk(path)
+    with pytest.raises(DataError, match=rf"^{path}: row 2 cannot be read: "):
+        scan_shard(path)
+    found = scan_shard(path, max_bad_records=2)
+    assert found.offsets.tolist() == [0, 1, 4, 4, 4, 5]
+    assert [re.match(rf"{path}: row (\d)", text)[1] for text in found.bad_records] == ["2", "3"]  # type: ignore[index]
+
+
+def hit_first(path: Path) -> None:
+    flip(path, 0)
+
+
+def hit_schema(path: Path) -> None:
+    write_some(path, b"none")
+
+
+def hit_shape(path: Path) -> None:
+    write_some(path, encode_record(RECORDS[3], RecordShape(17, 4)))
+
+
+def hit_vocabulary(path: Path) -> None:
+    record = make_records(1, lengths=(9, 9), seed=3)[0]
+    record.masked_ids[0] = 100
+    write_some(path, encode_record(record, SHAPE))
+
+
+def hit_length(path: Path) -> None:
+    write_some(path, encode_record(make_records(1, lengths=(17, 17))[0], SHAPE_OF_LONGER))
+
+
+def write_some(path: Path, payload: bytes) -> None:
+    """Write the records with another payload in place of the fourth."""
+    payloads = [encode_record(record, SHAPE) for record in RECORDS]
+    with path.open("wb") as file:
+        write_records(file, [*payloads[:3], payload, *payloads[4:]])
+
+
+SHAPE_OF_LONGER = RecordShape(20, 4)
+
+
+@pytest.mark.parametrize(
+    ("hit", "bad", "message"),
+    [
+        (hit_first, 0, "wrong checksum of a record header"),
+        (hit_schema, 3, "not a tf.train.Example"),
+        (hit_shape, 3, "it has RecordShape(max_seq_length=17, max_predictions=4), the records before it"),
+        (hit_length, 3, "it has RecordShape(max_seq_length=20"),
+        (hit_vocabulary, 3, "masked_lm_ids has token id 100, the model's vocabulary has 100"),
+    ],
+)
+def test_the_next_record_stands_in(tmp_path: Path, hit: Callable[[Path], None], bad: int, message: str) -> None:
+    """The others keep their numbers, hence their places in the order; and so it is when the index is read again."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "part-0"
+    write(path)
+    hit(path)
+    limits = RecordLimits(100, 16)
+    how = {"limits": limits, "max_bad_records": 1}
+    for build in (True, False):
+        dataset = Dataset.open(path.parent, tmp_path / "index", build=build, **how)  # type: ignore[arg-type]
+        assert contents_of(dataset) == [*IDS[:bad], IDS[bad + 1], *IDS[bad + 1 :]]
+        (text,) = dataset.count_bad_records(1).found
+        assert text.startswith(f"{path}: record {bad} at byte ") and message in text
+    with pytest.raises(DataError, match=re.escape(message)):
+        Dataset.open(path.parent, tmp_path / "index", build=True, limits=limits)
+
+
+def test_an_index_is_of_the_models_limits(tmp_path: Path) -> None:
+    """Records that fit one model need not fit another."""
+    (tmp_path / "data").mkdir()
+    write(tmp_path / "data" / "part-0")
+    how = {"folder": tmp_path / "data", "index_dir": tmp_path / "index", "build": True}
+    Dataset.open(**how, limits=RecordLimits(100, 16))  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="the model's vocabulary has 10;"):
+        Dataset.open(**how, limits=RecordLimits(10, 16))  # type: ignore[arg-type]
+
+
+def test_bad_records_of_all_shards_are_counted(tmp_path: Path) -> None:
+    """Two in each of two shards: four may be bad, or three are too many, though no shard has them alone."""
+    for name in ("a", "b"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        starts = write(tmp_path / "data" / name)
+        for number in (1, 4):
+            flip(tmp_path / "data" / name, starts[number])
+    assert len(open_folder(tmp_path / "data", 4).count_bad_records(4).found) == 4
+    with pytest.raises(
+        DataError, match=r"b: record 4 at byte .*; with it more than --max-bad-records 3 records are bad"
+    ):
+        open_folder(tmp_path / "data", 3)
+    with pytest.raises(
+        DataError, match=r"a: record 4 at byte .*; with it more than --max-bad-records 1 records are bad"
+    ):
+        Dataset.open(tmp_path / "data", tmp_path / "other index", build=True, max_bad_records=1)
+
+
+@pytest.mark.parametrize("content", [b"", b"Some article.\n" * 9, bytes(4000)])
+@pytest.mark.parametrize("suffix", ["", ".hdf5"])
+def test_a_shard_without_a_good_record_cannot_be_skipped(tmp_path: Path, content: bytes, suffix: str) -> None:
+    path = tmp_path / f"part-0{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{path}: .*"):
+        scan_shard(path, max_bad_records=10)
+
+
+def test_damage_after_indexing(tmp_path: Path) -> None:
+    """Reading passes over the same record as indexing would have done; the same bad one counts once."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "part-0"
+    starts = write(path)
+    dataset = open_folder(tmp_path / "data")
+    flip(path, starts[2] + HEADER_BYTES + 3)
+    flip(path, starts[5])
+    with pytest.raises(DataError, match=rf"^{path}: record 2 at byte {starts[2]}: wrong checksum"):
+        dataset.read(2)
+    bad = BadRecords(2)
+    for _ in range(2):
+        assert contents_of(dataset, bad) == [*IDS[:2], IDS[3], *IDS[3:5], IDS[0]]
+    assert len(bad.found) == 2
+    assert contents_of(Dataset.open(path.parent, tmp_path / "new", build=True, max_bad_records=2)) == contents_of(
+        dataset, bad
+    )
+    with pytest.raises(DataError, match=r"record 5 at byte .* more than --max-bad-records 1 "):
+        contents_of(dataset, BadRecords(1))
+
+
+def test_a_record_swapped_under_the_index_is_bad(tmp_path: Path) -> None:
+    """Its frame is whole, its checksum right: only it is another record. So with HDF5, which has no checksums."""
+    (tmp_path / "data").mkdir()
+    path, rows = tmp_path / "data" / "part-0", tmp_path / "data" / "rows.hdf5"
+    write_shard(path, RECORDS, SHAPE)
+    write_hdf5_shard(rows, RECORDS, SHAPE)
+    dataset = open_folder(tmp_path / "data")
+    content = path.read_bytes()
+    size = FRAME_BYTES + len(encode_record(RECORDS[0], SHAPE))
+    assert content[:size] != content[size : 2 * size]
+    path.write_bytes(content[size : 2 * size] + content[:size] + content[2 * size :])
+    with h5py.File(rows, "r+") as file:
+        file["input_ids"][4, 0] += 1
+    if len(encode_record(RECORDS[1], SHAPE)) == len(encode_record(RECORDS[0], SHAPE)):
+        with pytest.raises(
+            DataError, match=r"part-0: record 0 at byte 0: it changed since it was indexed, from checks"
+        ):
+            dataset.read(0)
+    with pytest.raises(DataError, match=r"rows.hdf5: row 4: it changed since it was indexed, from checksum 0x"):
+        dataset.read(6 + 4)
+    assert_same_record(dataset.read(6 + 4, BadRecords(1)), RECORDS[5])
+
+
+@pytest.mark.parametrize("suffix", ["", ".hdf5"])
+def test_a_shard_that_shrinks_or_vanishes(tmp_path: Path, suffix: str) -> None:
+    """After indexing, before it is opened to be read: named, and not skipped, as the whole shard is gone."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / f"part-0{suffix}"
+    (write_hdf5_shard if suffix else write_shard)(path, RECORDS, SHAPE)
+    dataset = open_folder(tmp_path / "data")
+    (write_hdf5_shard if suffix else write_shard)(path, RECORDS[:1], SHAPE)
+    with pytest.raises(DataError, match=rf"^{path}: .*"):
+        dataset.read(5)
+    dataset.close()
+    path.unlink()
+    for bad in (None, BadRecords(9)):
+        with pytest.raises(DataError, match=rf"^{path} cannot be opened: No such file"):
+            dataset.read(1, bad)
+
+
+def test_a_shard_that_changes_between_the_ranks(tmp_path: Path) -> None:
+    """One rank has indexed it, another opens it: it does not go on with an index of something else."""
+    (tmp_path / "data").mkdir()
+    path = tmp_path / "data" / "part-0"
+    write(path)
+    open_folder(tmp_path / "data")
+    write_shard(path, RECORDS[:5], SHAPE)
+    with pytest.raises(DataError, match=rf"^{path} changed after its records were checked"):
+        Dataset.open(tmp_path / "data", tmp_path / "index", build=False)
+    path.unlink()
+    (tmp_path / "data" / "other").write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"^{path} cannot be opened: No such file"):
+        load_index(path, tmp_path / "index")
+
+
+def test_a_shard_that_grows_while_it_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "part-0"
+    write(path)
+
+    def scan_and_append(*arguments: object) -> object:
+        found = scan_shard(*arguments)  # type: ignore[arg-type]
+        with path.open("ab") as file:
+            file.write(b"more")
+        return found
+
+    monkeypatch.setattr(index_module, "scan_shard", scan_and_append)
+    with pytest.raises(DataError, match=rf"^{path} changed while its records were checked"):
+        build_indexes([path], tmp_path / "index", lambda done, total: None)
+
+
+@pytest.mark.parametrize("kind", [".json", ".offsets.npy", ".lengths.npy", ".checksums.npy"])
+@pytest.mark.parametrize("how", ["cut", "emptied", "removed"])
+def test_a_damaged_index_is_made_again(tmp_path: Path, kind: str, how: str) -> None:
+    path = tmp_path / "part-0"
+    starts = write(path)
+    build_indexes([path], tmp_path / "index", lambda done, total: None)
+    (kept,) = (tmp_path / "index").glob(f"*{kind}")
+    if how == "removed":
+        kept.unlink()
+    else:
+        kept.write_bytes(kept.read_bytes()[: -3 if how == "cut" else 0])
+    build_indexes([path], tmp_path / "index", lambda done, total: None)
+    assert load_index(path, tmp_path / "index").offsets.tolist() == starts[:6]
+
+
+def test_bad_records_are_listed_in_the_index_folder(tmp_path: Path) -> None:
+    path = tmp_path / "part-0"
+    starts = write(path)
+    flip(path, starts[1])
+    build_indexes([path], tmp_path / "index", lambda done, total: None, max_bad_records=1)
+    (facts,) = (tmp_path / "index").glob("*.json")
+    (text,) = json.loads(facts.read_text())["bad_records"]
+    assert text.startswith(f"{path}: record 1 at byte {starts[1]}: wrong checksum of a record header")
+
+
+def die_on_b(path: Path) -> None:
+    if path.name == "b":
+        os._exit(11)
+
+
+def test_a_shard_that_kills_its_reader_is_named(tmp_path: Path) -> None:
+    """The HDF5 library is C: what it makes of damage is beyond Python's errors."""
+    paths = [tmp_path / name for name in "ba"]
+    with pytest.raises(DataError, match=rf"^{paths[0]}: the process that checked its records died"):
+        index_module._scan_in_processes(paths, die_on_b, 2, lambda done: None)
+
+
+@pytest.fixture
+def damaged(tmp_path: Path) -> Iterator[Dataset]:
+    """Two shards of 25 records, three of which were damaged after they were indexed."""
+    (tmp_path / "data").mkdir()
+    records = make_records(50, lengths=(5, 16))
+    for number in range(2):
+        write_shard(tmp_path / "data" / f"part-{number}", records[25 * number :][:25], SHAPE)
+    dataset = open_folder(tmp_path / "data")
+    for number in (3, 4, 40):
+        shard, row = dataset.locate(number)
+        flip(shard.path, int(shard.offsets[row]) + HEADER_BYTES)
+    yield dataset
+    dataset.close()
+
+
+def steps_of(dataset: Dataset, rank: int, world_size: int, most: int) -> StepBatches:
+    return StepBatches(dataset, SampleOrder(50, seed=5), 10, 60, rank, world_size, most)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_trainer_is_told_of_what_was_skipped(damaged: Dataset, workers: int) -> None:
+    """Each bad record of the epoch, before the step that it belongs to is trained on."""
+    told: list[str] = []
+    steps = iterate_steps(steps_of(damaged, 0, 1, 3), 0, 5, workers, told.append)
+    assert sum(batch.sequences for step in steps for batch in step) == 50
+    assert {re.sub(": wrong checksum.*", "", text) for text in told} == {
+        f"{shard.path}: record {row} at byte {shard.offsets[row]}" for shard, row in map(damaged.locate, (3, 4, 40))
+    }
+    with pytest.raises(DataError, match="wrong checksum of a record"):
+        list(iterate_steps(steps_of(damaged, 0, 1, 0), 0, 5, workers, told.append))
+
+
+def test_ranks_skip_alike(damaged: Dataset) -> None:
+    """The samples of three ranks together are those of one."""
+
+    def samples(rank: int, world_size: int) -> dict[int, list[int]]:
+        found = {}
+        for step in range(5):
+            for batch in steps_of(damaged, rank, world_size, 3)[step]:
+                for number, sample in enumerate(batch.samples.tolist()):
+                    found[sample] = batch.input_ids[batch.cu_seqlens[number] : batch.cu_seqlens[number + 1]].tolist()
+        return found
+
+    one = samples(0, 1)
+    assert samples(0, 3) | samples(1, 3) | samples(2, 3) == one and len(one) == 50
+
+
+def test_samples_are_described(damaged: Dataset) -> None:
+    """Where each sample of a step lies: its file, record, byte and length."""
+    batches = steps_of(damaged, 1, 2, 3)
+    numbers = SampleOrder(50, seed=5).record_numbers(20, 30)
+    described = batches.describe_samples(2)
+    for sample, (number, found) in enumerate(zip(numbers.tolist(), described, strict=True), 20):
+        shard, row = damaged.locate(number)
+        assert found == {
+            "sample": sample, "epoch": 0, "file": str(shard.path), "record": row, "byte": shard.offsets[row],
+            "tokens": shard.lengths[row],
+        }  # fmt: skip
+    assert json.loads(json.dumps(described)) == described
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bert_large.data.dataset._MAX_OPEN_FILES", 2)
+    for number, record in enumerate(RECORDS):
+        write_one = partial(write_hdf5_shard if number % 2 else write_shard, records=[record], shape=SHAPE)
+        write_one(tmp_path / "data" / f"part-{number}{'.hdf5' if number % 2 else ''}")
+    dataset = open_folder(tmp_path / "data")
+    for _ in range(2):
+        assert contents_of(dataset) == IDS
+        assert len(dataset._files) == 2
