@@ -1,4 +1,4 @@
-"""The IPEX engine: the eager engine on Intel Extension for PyTorch's kernels where they keep what this package promises.
+"""The IPEX engine: eager, on Intel Extension for PyTorch's kernels where they keep what this package promises.
 
 What is taken of IPEX, and works on the model's own fp32 parameters:
 
@@ -27,51 +27,23 @@ fp16 is refused: IPEX trains in it only with a loss scaling of its own. IPEX 2.8
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from importlib import metadata
-
 import torch
 
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.precision import Precision, read_cpu_flags
+from bert_large.engines.ipex.lamb import update_together
+from bert_large.engines.ipex.library import find_fault, ipex_version, load_ipex
+from bert_large.engines.ipex.packed import PackedLinears
+from bert_large.engines.precision import Precision
 
+__all__ = ["DTYPES", "find_fault", "make_engine"]
 DTYPES = (torch.float32, torch.bfloat16)
 """Of activations."""
-_PACKAGE = "intel-extension-for-pytorch"
-_INSTALL = (
-    f"install torch==2.8.0 and {_PACKAGE}==2.8.0, its last release, into an environment of its own (as make test-ipex "
-    "does), or use --engine auto"
-)
-
-
-def find_fault(cpu_flags: Collection[str] | None = None) -> str | None:
-    """Return why IPEX cannot be used here and what to do, None if it can.
-
-    It goes by versions alone: an IPEX that does not fit, imported, ends the process.
-    """
-    try:
-        found = metadata.version(_PACKAGE)
-    except metadata.PackageNotFoundError:
-        return f"Intel Extension for PyTorch is not installed; {_INSTALL}"
-    if _minor(found) != _minor(torch.__version__):
-        return f"Intel Extension for PyTorch {found} does not fit torch {torch.__version__}; {_INSTALL}"
-    if "avx2" not in (read_cpu_flags() if cpu_flags is None else cpu_flags):
-        return "Intel Extension for PyTorch needs a CPU with avx2, which /proc/cpuinfo does not list here; use --engine eager"
-    return None
-
-
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
 
 
 def make_engine(precision: Precision) -> tuple[EagerEngine, str]:
     """Return the engine, where `find_fault` finds none, and what it is."""
-    # IPEX takes seconds to import and changes PyTorch for the whole process: only for who asks for it.
-    from bert_large.engines.ipex.lamb import update_together
-    from bert_large.engines.ipex.packed import PackedLinears
-
-    linears = PackedLinears(bf32=precision.matmul_precision == "medium")
+    linears = PackedLinears(load_ipex(), bf32=precision.matmul_precision == "medium")
     return EagerEngine("ipex", linears.linear, update_together), (
-        f"Intel Extension for PyTorch {metadata.version(_PACKAGE)}: its linear layers in bf16 and bf32, its fused LAMB, "
-        "the rest plain PyTorch"
+        f"Intel Extension for PyTorch {ipex_version()}: its linear layers in bf16 and bf32, its fused LAMB, the rest "
+        "plain PyTorch"
     )

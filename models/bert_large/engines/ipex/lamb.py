@@ -1,10 +1,9 @@
-"""LAMB with IPEX's fused kernel, equal to `optim.lamb.update_parameter`."""
+"""LAMB with IPEX's fused kernel, the same as `optim.lamb.update_parameter`; IPEX must have been loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import intel_extension_for_pytorch  # noqa: F401 - registers torch.ops.torch_ipex
 import torch
 
 from bert_large.optim.lamb import LambArrays, LambSettings, trust_ratio

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
-import intel_extension_for_pytorch as ipex
 import torch
 from torch.nn import functional
 
@@ -70,7 +70,7 @@ class _PackedLinear(torch.autograd.Function):
 class PackedLinears:
     """Linear layers, packed in the types of matrix products that gain by it; packed anew when the weights changed."""
 
-    def __init__(self, *, bf32: bool) -> None:
+    def __init__(self, ipex: ModuleType, *, bf32: bool) -> None:
         """With `bf32`, layers on float32 round the factors of their products to bf16 inside oneDNN."""
         self._packs_float32 = bf32
         mode = ipex.FP32MathMode.BF32 if bf32 else ipex.FP32MathMode.FP32
