@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bert_large.bench.hugging_face import HuggingFaceTraining, pad, require_transformers
+from bert_large.bench.compared import figure_name, resolve_compared
+from bert_large.bench.hugging_face import HuggingFaceTraining, pad
 from bert_large.bench.machine import describe_software, peak_memory_bytes
 from bert_large.bench.optimizer import measure_optimizer
 from bert_large.bench.report import format_rows
@@ -23,7 +24,6 @@ from bert_large.data.dataset import Dataset, check_fits_model, check_training_da
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
 from bert_large.distributed.environment import Ranks
-from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision, apply_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
@@ -67,7 +67,8 @@ def _build_runner(
     optim = OptimConfig(learning_rate=_LEARNING_RATE, total_steps=2 * steps)  # the rate never reaches 0
     return StepRunner(
         model=ours,
-        optimizer=build_optimizer(ours, optim, ours.engine.lamb),
+        # Engines take turns with one model, its optimizer too.
+        optimizer=build_optimizer(ours, optim, lambda arrays, settings: ours.engine.lamb(arrays, settings)),
         schedule=build_schedule(optim),
         ranks=Ranks(),
         precision=precision,
@@ -79,12 +80,16 @@ def _build_runner(
 
 @dataclass
 class _OurTraining:
-    """Steps as `train.loop` runs them: wait for the loader, then train."""
+    """Steps on an engine as `train.loop` runs them: wait for the loader, then train."""
 
     runner: StepRunner
+    engine: Operations
     batches: Iterator[list[RaggedBatch]]
     steps_per_round: int
     figures: list[StepFigures] = field(default_factory=list)
+
+    def prepare(self, round_: int) -> None:
+        self.runner.model.engine = self.engine
 
     def run(self, round_: int) -> None:
         for step in range(round_ * self.steps_per_round, (round_ + 1) * self.steps_per_round):
@@ -126,6 +131,7 @@ def measure(
     model: ModelConfig,
     phase: int,
     engine: str,
+    compare: Sequence[str],
     precision: str,
     global_batch_size: int,
     micro_batch_tokens: int,
@@ -133,13 +139,14 @@ def measure(
     rounds: int,
     warmups: int,
     workers: int,
-    with_hugging_face: bool,
     hugging_face_batch_size: int,
 ) -> dict[str, Any]:
-    """Return the figures of `rounds` rounds of `steps` steps each; `InputError` if something is missing."""
-    if with_hugging_face:
-        require_transformers()
-    operations, _ = resolve_engine(engine, precision)
+    """Return the figures of `rounds` rounds of `steps` steps each; `InputError` if something is missing.
+
+    Our engines train one model in turns; each form of Hugging Face's trains its own.
+    """
+    compared = resolve_compared(engine, compare, precision)
+    operations = compared.engine
     total_steps = (warmups + rounds) * steps
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
         step_batches = _open_batches(
@@ -150,20 +157,24 @@ def measure(
         batches = iterate_steps(step_batches, 0, total_steps, workers)
         chosen = apply_precision(precision)
         runner = _build_runner(model, operations, chosen, global_batch_size=global_batch_size, steps=total_steps)
-        ours = _OurTraining(runner, batches, steps)
-        variants = {"ours": Variant(ours.run)}
-        if with_hugging_face:
+        ours = _OurTraining(runner, operations, batches, steps)
+        variants = {operations.name: Variant(ours.run, ours.prepare)}
+        for other in compared.other_engines:
+            its = _OurTraining(runner, other, iterate_steps(step_batches, 0, total_steps, workers=0), steps)
+            variants[other.name] = Variant(its.run, its.prepare)
+        for form in compared.forms:
             torch.manual_seed(_SEED)
             training = HuggingFaceTraining(
-                model, precision=chosen, learning_rate=_LEARNING_RATE, max_norm=runner.max_gradient_norm
+                model, form, precision=chosen, learning_rate=_LEARNING_RATE, max_norm=runner.max_gradient_norm
             )
             theirs = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
-            variants["hugging_face"] = Variant(theirs.run, theirs.prepare)
+            variants[figure_name(form)] = Variant(theirs.run, theirs.prepare)
         timings = alternate(variants, rounds=rounds, warmups=warmups)
         peak = peak_memory_bytes()
         loading_seconds = _loading_seconds(step_batches, min(total_steps, 3))
     timed_figures = ours.figures[warmups * steps :]
     dataset = step_batches.dataset
+    ours.prepare(0)
     optimizer = measure_optimizer(
         runner.model,
         runner.optimizer,
@@ -183,6 +194,7 @@ def measure(
         "dropout": model.hidden_dropout_prob,
         "precision": precision,
         "engine": operations.name,
+        "compared": compared.names,
         "global_batch_size": global_batch_size,
         "micro_batch_tokens": micro_batch_tokens,
         "data_workers": workers,
@@ -191,16 +203,16 @@ def measure(
         "warmups": warmups,
         "tokens_per_sequence": dataset.total_tokens() / len(dataset),
         "distribution_tokens_per_sequence": phase_lengths(phase).mean,
-        **_throughput(timings, steps * global_batch_size),
-        "hugging_face_batch_size": hugging_face_batch_size if with_hugging_face else None,
+        **_throughput(timings, operations.name, compared.names, steps * global_batch_size),
+        "hugging_face_batch_size": hugging_face_batch_size if compared.forms else None,
         "data_wait_share": sum(step.data_seconds for step in timed_figures)
         / sum(step.seconds for step in timed_figures),
         "data_loading_seconds": loading_seconds,
-        "data_loading_share": loading_seconds * steps / timings["ours"].median,
+        "data_loading_share": loading_seconds * steps / timings[operations.name].median,
         "peak_memory_bytes": peak,
-        "peak_memory_includes_hugging_face": with_hugging_face,
+        "peak_memory_includes_hugging_face": bool(compared.forms),
         **optimizer,
-        "optimizer_share": optimizer["optimizer_seconds"] * steps / timings["ours"].minimum,
+        "optimizer_share": optimizer["optimizer_seconds"] * steps / timings[operations.name].minimum,
         "seconds": {name: timing.as_figures(1 / steps) for name, timing in timings.items()},
         **describe_software(),
     }
@@ -219,35 +231,36 @@ def _loading_seconds(batches: StepBatches, steps: int) -> float:
     return min(seconds)
 
 
-def _throughput(timings: dict[str, Timing], sequences: int) -> dict[str, float]:
+def _throughput(timings: dict[str, Timing], engine: str, compared: Sequence[str], sequences: int) -> dict[str, float]:
     """Return sequences per second of the fastest round, and with `_median` of the middle one, and their ratios."""
     figures = {}
     for suffix, of in (("", "minimum"), ("_median", "median")):
-        ours = sequences / getattr(timings["ours"], of)
+        ours = sequences / getattr(timings[engine], of)
         figures[f"sequences_per_second{suffix}"] = ours
-        if "hugging_face" in timings:
-            theirs = sequences / getattr(timings["hugging_face"], of)
-            figures[f"hugging_face_sequences_per_second{suffix}"] = theirs
-            figures[f"ratio{suffix}"] = ours / theirs
+        for name in compared:
+            theirs = sequences / getattr(timings[name], of)
+            figures[f"{name}_sequences_per_second{suffix}"] = theirs
+            figures[f"over_{name}{suffix}"] = ours / theirs
     return figures
 
 
 def render(figures: dict[str, Any]) -> str:
     """Return the figures as text."""
-    rows = [["", "seconds a step, min", "median", "sequences/s, max", "median"]]
-    for name, prefix in (("ours", ""), ("hugging_face", "hugging_face_")):
-        if name in figures["seconds"]:
-            its = figures["seconds"][name]
-            rate = [f"{figures[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
-            rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *rate])
-    ratio = f"ratio: {figures['ratio']:.3f}, of medians {figures['ratio_median']:.3f}\n" if "ratio" in figures else ""
+    engine = figures["engine"]
+    rows = [["", "seconds a step, min", "median", "sequences/s, max", "median", f"{engine} over it", "of medians"]]
+    for name in (engine, *figures["compared"]):
+        its, is_ours = figures["seconds"][name], name == engine
+        prefix = "" if is_ours else f"{name}_"
+        rate = [f"{figures[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
+        over = ["1", "1"] if is_ours else [f"{figures[f'over_{name}{suffix}']:.3f}" for suffix in ("", "_median")]
+        rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *rate, *over])
     beside = "with Hugging Face's model" if figures["peak_memory_includes_hugging_face"] else "without the loader"
     return (
         f"phase {figures['phase']}, {figures['layers']} layers with both heads ({figures['vocab_size']} words), "
         f"{figures['parameters']} parameters, {figures['precision']}, engine {figures['engine']}, "
         f"{figures['global_batch_size']} sequences a step of {figures['tokens_per_sequence']:.1f} tokens on average, "
         f"{figures['rounds']} alternating rounds, {figures['threads']} threads\n"
-        f"{format_rows(rows)}\n{ratio}"
+        f"{format_rows(rows)}\n"
         f"waiting for data: {figures['data_wait_share']:.3%} of the step; reading and decoding it takes "
         f"{figures['data_loading_seconds']:.4f} s in the loader\n"
         f"optimizer: {figures['optimizer_seconds']:.4f} s, {figures['optimizer_over_bound']:.3f} times its memory "

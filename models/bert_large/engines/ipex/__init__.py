@@ -35,7 +35,7 @@ from bert_large.engines.ipex.library import find_fault, ipex_version, load_ipex
 from bert_large.engines.ipex.packed import PackedLinears
 from bert_large.engines.precision import Precision
 
-__all__ = ["DTYPES", "find_fault", "make_engine"]
+__all__ = ["DTYPES", "find_fault", "load_ipex", "make_engine"]
 DTYPES = (torch.float32, torch.bfloat16)
 """Of activations."""
 
