@@ -30,7 +30,7 @@ demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
 	$(bin)/pytest $(PYTEST_ARGS)
 
-test-ipex: ## run the tests of the engines with Intel Extension for PyTorch, in an environment of its own (2 to 6 GB)
+test-ipex: ## run the tests of the engines with Intel Extension for PyTorch, in an environment of its own (up to 7 GB)
 	$(MAKE) VENV='$(IPEX_VENV)' '$(IPEX_VENV)/.ipex'
 	$(IPEX_VENV)/bin/pytest $(IPEX_TESTS) $(PYTEST_ARGS)
 
