@@ -5,6 +5,10 @@
 # The Python that the environment is made with, and where the environment lies.
 PYTHON ?= python3
 VENV ?= .venv
+# The environment of Intel Extension for PyTorch, which needs its own version of PyTorch, and the tests run there.
+IPEX_VENV ?= .venv-ipex
+IPEX_TESTS ?= tests/unit/engines tests/unit/bench tests/parity/test_engines.py tests/parity/test_golden.py \
+  tests/parity/test_hugging_face.py tests/parity/test_second_reference.py tests/integration/test_engines.py
 
 bin := $(VENV)/bin
 export CXX
@@ -13,10 +17,10 @@ install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test fuzz bench lint format clean
+.PHONY: help setup demo test test-ipex fuzz bench lint format clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
 setup: $(VENV)/.installed ## make the environment and install the package into it
 
@@ -25,6 +29,10 @@ demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 
 
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
 	$(bin)/pytest $(PYTEST_ARGS)
+
+test-ipex: ## run the tests of the engines with Intel Extension for PyTorch, in an environment of its own (up to 7 GB)
+	$(MAKE) VENV='$(IPEX_VENV)' '$(IPEX_VENV)/.ipex'
+	$(IPEX_VENV)/bin/pytest $(IPEX_TESTS) $(PYTEST_ARGS)
 
 # Inputs for each of the four readers.
 FUZZ_RUNS ?= 250000
@@ -41,7 +49,7 @@ lint: $(VENV)/.installed-test ## check formatting, style, types and shell script
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
-	find . \( -path ./.git -o -path './$(VENV)' -o -path ./output \) -prune -o \
+	find . \( -path ./.git -o -path './$(VENV)' -o -path './$(IPEX_VENV)' -o -path ./output \) -prune -o \
 	  -type f \( -name '*.sh' -o -path ./.ci/run \) -print0 | \
 	  xargs -0 $(bin)/shellcheck --external-sources --source-path=SCRIPTDIR
 
@@ -50,7 +58,7 @@ format: $(VENV)/.installed-test ## format the Python code
 	$(bin)/ruff check --fix
 
 clean: ## remove the environment and everything that tools left
-	rm -rf $(VENV) build models/bert_large/engines/native/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IPEX_VENV) build models/bert_large/engines/native/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
 
@@ -82,5 +90,17 @@ $(VENV)/.installed: $(install_inputs) $(VENV)/.torch
 
 $(VENV)/.installed-%: $(install_inputs) $(VENV)/.torch
 	$(bin)/pip install --editable '.[$*]'
+	$(bin)/bert-large kernels
+	@touch $@
+
+# IPEX knows one version of PyTorch. The package index's own build of it has the CUDA libraries, which nothing uses here.
+$(VENV)/.torch-ipex: docker/install_torch.sh | $(bin)/pip
+	docker/install_torch.sh $(bin)/python 2.8.0 || { \
+	  echo "make: taking the package index's torch 2.8.0 instead: with CUDA libraries, about 4 GB more"; \
+	  $(bin)/pip install torch==2.8.0; }
+	@touch $@
+
+$(VENV)/.ipex: $(install_inputs) $(VENV)/.torch-ipex
+	$(bin)/pip install --editable '.[ipex,test]'
 	$(bin)/bert-large kernels
 	@touch $@

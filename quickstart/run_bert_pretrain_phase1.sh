@@ -19,7 +19,7 @@
 #   LEARNING_RATE       peak learning rate
 #   WARMUP_STEPS        steps of warmup
 #   RECIPE              name of a set of hyperparameters
-#   ENGINE              auto (native), native, or eager, which needs no C++ compiler
+#   ENGINE              auto (native), native, eager, which needs no C++ compiler, or ipex, where it is installed
 #   ALLOCATOR           memory allocator: tcmalloc or jemalloc, which must be installed, or system, the C library's
 #                       with huge pages. auto (default): tcmalloc where it is installed, else system
 #   SEED                seed of weights, order and dropout

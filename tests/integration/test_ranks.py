@@ -9,7 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from bert_large.engines import ENGINES
+from bert_large.engines import available_engines
 from bert_large.train.checkpoint import list_checkpoints, read_state
 from safetensors.torch import load_file
 
@@ -126,12 +126,12 @@ def test_eager_on_two_ranks(task: Task, one_rank: Path, tmp_path: Path) -> None:
     assert_same_losses(tmp_path, one_rank)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", available_engines())
 def test_gradients_are_reduced_once_a_step(engine: str) -> None:
     """With four micro-batches a step each gradient is communicated once, and all ranks end with the same weights."""
     results = finish(start_ranks(2, str(PROJECT / "tests" / "support" / "count_reductions.py"), engine))
     assert [done.returncode for done in results] == [0, 0], results[0].stderr
-    one, other = (json.loads(done.stdout) for done in results)
+    one, other = (json.loads(done.stdout.splitlines()[-1]) for done in results)  # before it gloo may greet
     assert one["reduced"] == other["reduced"] == [one["parameters"]] * 3
     assert one["weights"] == other["weights"]
 

@@ -95,7 +95,7 @@ def test_from_text_to_records(tmp_path: Path) -> None:
 
 def test_benchmarks(tmp_path: Path) -> None:
     """On a model of 32 hidden units: each command prints one object."""
-    small = "--hidden-size 32 --rounds 1 --without-hugging-face"
+    small = "--hidden-size 32 --rounds 1 --compare"
     done = run_block(block(BENCH).replace("--json", f"--json {small}"), tmp_path)
     figures = [json.loads(line) for line in done.stdout.splitlines()]
     assert [its["benchmark"] for its in figures] == ["step", "train"]

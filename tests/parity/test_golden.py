@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bert_large.config import ModelConfig
-from bert_large.engines import ENGINES
+from bert_large.engines import available_engines
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 from bert_large.train.checkpoint import save_model
@@ -66,7 +66,7 @@ def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_tf_checkpoint("model.ckpt-0", tmp_path_factory.mktemp("golden") / "initial")
 
 
-@pytest.fixture(scope="module", params=ENGINES)
+@pytest.fixture(scope="module", params=available_engines())
 def output_dir(request: pytest.FixtureRequest, initial: Path, trajectory: dict[str, Any]) -> Path:
     """Where the run went that the trajectory records, by the real command, on each engine."""
     output_dir = initial.parent / request.param

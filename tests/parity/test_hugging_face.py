@@ -11,7 +11,7 @@ import torch
 from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
-from bert_large.engines import resolve_engine
+from bert_large.engines import available_engines, resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 from bert_large.train.checkpoint import load_weights, save_model
@@ -84,8 +84,8 @@ def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str) -> None
 
 @pytest.mark.parametrize(
     ("engine", "dtype"),
-    [("eager", torch.float64), ("eager", torch.float32), ("native", torch.float32)],
-    ids=["eager double", "eager single", "native single"],
+    [("eager", torch.float64), *((name, torch.float32) for name in available_engines())],
+    ids=["eager double", *(f"{name} single" for name in available_engines())],
 )
 @pytest.mark.parametrize("activation", ["gelu_pytorch_tanh", "gelu"])
 @pytest.mark.parametrize("heads", [1, 4])

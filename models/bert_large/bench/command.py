@@ -23,6 +23,7 @@ _VOCAB_SIZE_UNUSED = 8
 """Of the model whose encoder alone is run."""
 _BUCKETS_MB = (1.0, 5.0, 100.0)
 RANKS_COMPARISONS = ("one", "silent", "buckets", "bf16", "zero1", "plain")
+_COMPARED = {"step": ("hugging-face", "hugging-face-sdpa"), "train": ("hugging-face",)}
 _TOKENS = (1024, 2048, 4096, 8192, 16384)
 _SUMMARIES = {
     "step": "forward and backward of the encoder over its linear layers' matrix products",
@@ -90,19 +91,22 @@ def _add_engine_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--engine", default="auto", help="as for pretrain (default auto)")
 
 
-def _add_hugging_face_argument(parser: argparse.ArgumentParser) -> None:
+def _add_compare_argument(parser: argparse.ArgumentParser, default: str) -> None:
     parser.add_argument(
-        "--without-hugging-face", action="store_true", help="leave out the comparison, which needs transformers"
+        "--compare",
+        nargs="*",
+        metavar="NAME",
+        help="what takes turns with the engine: eager, native, ipex, and Hugging Face's model as hugging-face, "
+        "hugging-face-sdpa, hugging-face-compile or hugging-face-ipex, which need transformers; both that have ipex in "
+        f"the name load IPEX, which changes PyTorch for all of them; without a name: nothing (default: {default})",
     )
 
 
 def _add_step_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seq-len", type=_positive, default=128, help="tokens of every sequence (default 128)")
     parser.add_argument("--batch-size", type=_positive, default=16, help="sequences (default 16)")
-    parser.add_argument(
-        "--engine", action="append", help="as for pretrain; several are compared in the same rounds (default auto)"
-    )
-    _add_hugging_face_argument(parser)
+    _add_engine_argument(parser)
+    _add_compare_argument(parser, " ".join(_COMPARED["step"]))
     _add_run_arguments(parser, 7)
 
 
@@ -125,7 +129,7 @@ def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=_positive, default=1, help="optimizer steps a round (default 1)")
     parser.add_argument("--data-workers", type=_not_negative, default=1, help="processes that read ahead (default 1)")
     _add_engine_argument(parser)
-    _add_hugging_face_argument(parser)
+    _add_compare_argument(parser, " ".join(_COMPARED["train"]))
     parser.add_argument(
         "--hugging-face-batch-size", type=_positive, help="sequences of its micro-batches (default 16, phase 2: 4)"
     )
@@ -169,7 +173,7 @@ def _add_record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", default="benchmarks", help="folder for the record (default benchmarks)")
     parser.add_argument("--rounds", type=_positive, help="timed rounds of every benchmark (default: the set's)")
     _add_engine_argument(parser)
-    _add_hugging_face_argument(parser)
+    _add_compare_argument(parser, "the set's")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -232,10 +236,10 @@ def _model(arguments: argparse.Namespace) -> ModelConfig:
 
 def _step_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "engines": arguments.engine or ["auto"],
+        "engine": arguments.engine,
+        "compare": _COMPARED["step"] if arguments.compare is None else arguments.compare,
         "sequence_length": arguments.seq_len,
         "batch_size": arguments.batch_size,
-        "with_hugging_face": not arguments.without_hugging_face,
     }
 
 
@@ -244,11 +248,11 @@ def _train_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "phase": phase,
         "engine": arguments.engine,
+        "compare": _COMPARED["train"] if arguments.compare is None else arguments.compare,
         "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[phase],
         "micro_batch_tokens": arguments.micro_batch_tokens,
         "steps": arguments.steps,
         "workers": arguments.data_workers,
-        "with_hugging_face": not arguments.without_hugging_face,
         "hugging_face_batch_size": arguments.hugging_face_batch_size or _HUGGING_FACE_BATCH_SIZES[phase],
     }
 
@@ -276,5 +280,5 @@ def _ranks_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _set_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the options that hold for the whole set, by the names they have here; None: as the set has it."""
-    names = ("engine", "precision", "rounds", "without_hugging_face")
+    names = ("engine", "precision", "rounds", "compare")
     return {name: getattr(arguments, name) for name in names}

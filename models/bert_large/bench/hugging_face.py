@@ -1,4 +1,4 @@
-"""Hugging Face's BERT, the model we are compared with, as its users run it: padded, in training mode."""
+"""Hugging Face's BERT, the model we are compared with, in the forms its users run it: padded, in training mode."""
 
 from __future__ import annotations
 
@@ -11,40 +11,60 @@ from torch import nn
 
 from bert_large.config import ModelConfig
 from bert_large.data.record import Record
+from bert_large.engines.ipex import find_fault, load_ipex
 from bert_large.engines.precision import Precision
 from bert_large.errors import InputError
 
+PLAIN, SDPA, COMPILED, IPEX = "hugging-face", "hugging-face-sdpa", "hugging-face-compile", "hugging-face-ipex"
+FORMS = {
+    PLAIN: "eager",
+    SDPA: "eager with PyTorch's fused attention where that computes dropout",
+    COMPILED: "under torch.compile",
+    IPEX: "under ipex.optimize",
+}
 IGNORED_LABEL = -100
 """What their loss leaves out."""
 
 
-def require_transformers() -> None:
-    """Raise `InputError` if Hugging Face's package is not installed."""
-    if importlib.util.find_spec("transformers") is None:
+def check_forms(names: Sequence[str]) -> None:
+    """Raise `InputError` if what one of these forms needs is not installed."""
+    if names and importlib.util.find_spec("transformers") is None:
         raise InputError(
             "Hugging Face's transformers, which to compare with, is not installed; "
-            "install it (pip install 'transformers>=4.51,<6') or leave it out with --without-hugging-face"
+            "install it (pip install 'transformers>=4.51,<6') or leave it out: --compare names what to compare with"
         )
+    fault = find_fault() if IPEX in names else None
+    if fault is not None:
+        raise InputError(f"--compare names {IPEX}: {fault}")
 
 
-def _config(config: ModelConfig, attention: str) -> Any:
+def _config(config: ModelConfig, form: str) -> Any:
     from transformers import BertConfig  # seconds to import: only when it is compared with
 
+    attention = "sdpa" if form == SDPA else "eager"
     return BertConfig(**config.to_hugging_face() | {"attn_implementation": attention})
 
 
-def make_encoder(config: ModelConfig, attention: str) -> nn.Module:
-    """Return their encoder in training mode; `attention` is "eager" or "sdpa"."""
+def make_encoder(config: ModelConfig, form: str, precision: Precision) -> nn.Module:
+    """Return their encoder in one of `FORMS`, in training mode."""
     from transformers.models.bert.modeling_bert import BertEncoder
 
-    return BertEncoder(_config(config, attention)).train()
+    return _arrange(BertEncoder(_config(config, form)).train(), form, precision, learning_rate=0.0)[0]
 
 
-def make_model(config: ModelConfig) -> nn.Module:
-    """Return their `BertForPreTraining` with eager attention, in training mode."""
-    from transformers import BertForPreTraining
-
-    return BertForPreTraining(_config(config, "eager")).train()
+def _arrange(
+    model: nn.Module, form: str, precision: Precision, learning_rate: float
+) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """Return a model in one of `FORMS`, and its optimizer."""
+    if form == IPEX:
+        ipex = load_ipex()
+        # Of the optimizers for BERT only LAMB has a fused update there, and with it split master weights in bf16.
+        lamb = ipex.optim._lamb.Lamb(model.parameters(), lr=learning_rate, weight_decay=0.01)
+        return ipex.optimize(model, optimizer=lamb, dtype=precision.autocast_dtype, inplace=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+    if form == COMPILED:
+        model.compile()
+    return model, optimizer
 
 
 def pad(records: Sequence[Record], length: int) -> dict[str, torch.Tensor]:
@@ -65,14 +85,18 @@ def pad(records: Sequence[Record], length: int) -> dict[str, torch.Tensor]:
 
 
 class HuggingFaceTraining:
-    """Optimizer steps of their model: padded micro-batches, gradients clipped, PyTorch's fused AdamW.
+    """Optimizer steps of their model in one of `FORMS`: padded micro-batches, gradients clipped, PyTorch's fused AdamW.
 
-    They have no LAMB; a fused AdamW does less work, which is in their favour.
+    They have no LAMB; a fused AdamW does less work, which is in their favour. IPEX brings a LAMB.
     """
 
-    def __init__(self, config: ModelConfig, *, precision: Precision, learning_rate: float, max_norm: float) -> None:
-        self.model = make_model(config)
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate, fused=True)
+    def __init__(
+        self, config: ModelConfig, form: str, *, precision: Precision, learning_rate: float, max_norm: float
+    ) -> None:
+        from transformers import BertForPreTraining
+
+        model = BertForPreTraining(_config(config, form)).train()
+        self.model, self.optimizer = _arrange(model, form, precision, learning_rate)
         self.precision = precision
         self.max_norm = max_norm
 

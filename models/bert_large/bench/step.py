@@ -10,22 +10,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from bert_large.bench.compared import figure_name, resolve_compared
 from bert_large.bench.gemm import LinearProducts
-from bert_large.bench.hugging_face import make_encoder, require_transformers
+from bert_large.bench.hugging_face import make_encoder
 from bert_large.bench.machine import describe_software
 from bert_large.bench.report import format_rows
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.timing import Timing, Variant, alternate
 from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
-from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision, apply_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
 
 _SEED = 42
-_HUGGING_FACE_FORMS = {"hugging_face": "eager", "hugging_face_sdpa": "sdpa"}
 _YARDSTICKS = ("gemm_fused", "gemm_separate")
 
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
@@ -84,22 +83,20 @@ def _their_forward(encoder: nn.Module) -> Forward:
 def measure(
     *,
     model: ModelConfig,
-    engines: Sequence[str],
+    engine: str,
+    compare: Sequence[str],
     precision: str,
     sequence_length: int,
     batch_size: int,
     rounds: int,
     warmups: int,
-    with_hugging_face: bool,
 ) -> dict[str, Any]:
     """Return the figures of `model`'s encoder on full sequences, without padding; `InputError` if something is missing.
 
     Hugging Face's encoder gets no attention mask, as there is no padding: that is in its favour. Its weights are
-    drawn anew for each form of attention; ours are one set for all engines.
+    drawn anew for each of its forms; ours are one set for all engines.
     """
-    if with_hugging_face:
-        require_transformers()
-    resolved = [resolve_engine(name, precision)[0] for name in engines]
+    compared = resolve_compared(engine, compare, precision)
     chosen = apply_precision(precision)
     torch.manual_seed(_SEED)
     tokens, width = sequence_length * batch_size, model.hidden_size
@@ -123,16 +120,15 @@ def measure(
         run = _EncoderRun(forward, parameters, its_hidden, gradient.view(shape), chosen)
         variants[name] = Variant(run.run, run.prepare)
 
-    ours = BertForPreTraining(model, resolved[0])
+    ours = BertForPreTraining(model, compared.engine)
     ours.initialize(_SEED)
     batch = _full_batch(batch_size, sequence_length)
-    for engine in resolved:
-        add(engine.name, _our_forward(ours, batch, engine), list(ours.bert.encoder.parameters()), (tokens, width))
-    if with_hugging_face:
-        for name, attention in _HUGGING_FACE_FORMS.items():
-            encoder = make_encoder(model, attention)
-            shape = (batch_size, sequence_length, width)
-            add(name, _their_forward(encoder), list(encoder.parameters()), shape)
+    for its in (compared.engine, *compared.other_engines):
+        add(its.name, _our_forward(ours, batch, its), list(ours.bert.encoder.parameters()), (tokens, width))
+    for form in compared.forms:
+        encoder = make_encoder(model, form, chosen)
+        shape = (batch_size, sequence_length, width)
+        add(figure_name(form), _their_forward(encoder), list(encoder.parameters()), shape)
 
     timings = alternate(variants, rounds=rounds, warmups=warmups)
     yardstick = min(_YARDSTICKS, key=lambda name: timings[name].minimum)
@@ -146,32 +142,24 @@ def measure(
         "intermediate_size": model.intermediate_size,
         "dropout": model.hidden_dropout_prob,
         "precision": precision,
-        "engine": resolved[0].name,
+        "engine": compared.engine.name,
+        "compared": compared.names,
         "rounds": rounds,
         "warmups": warmups,
         "gemm_form": yardstick.removeprefix("gemm_"),
         "gemm_gflops_per_second": products.flops / timings[yardstick].minimum / 1e9,
-        **_ratios(timings, resolved[0].name, yardstick),
-        "engines_over_gemm": {engine.name: _over(timings, engine.name, yardstick) for engine in resolved},
+        **_ratios(timings, {"step": compared.engine.name} | {name: name for name in compared.names}, yardstick),
         "seconds": {name: timing.as_figures() for name, timing in timings.items()},
         **describe_software(),
     }
 
 
-def _over(timings: dict[str, Timing], name: str, yardstick: str) -> dict[str, float]:
-    return {
-        "minimum": timings[name].minimum / timings[yardstick].minimum,
-        "median": timings[name].median / timings[yardstick].median,
-    }
-
-
-def _ratios(timings: dict[str, Timing], engine: str, yardstick: str) -> dict[str, float]:
-    """Return the ratios of minima, and with `_median` those of medians."""
+def _ratios(timings: dict[str, Timing], labels: dict[str, str], yardstick: str) -> dict[str, float]:
+    """Return by label the ratios of minima over the yardstick's, and with `_median` those of medians."""
     ratios = {}
-    for label, name in (("step", engine), *((name, name) for name in _HUGGING_FACE_FORMS)):
-        if name in timings:
-            over = _over(timings, name, yardstick)
-            ratios[f"{label}_over_gemm"], ratios[f"{label}_over_gemm_median"] = over["minimum"], over["median"]
+    for label, name in labels.items():
+        ratios[f"{label}_over_gemm"] = timings[name].minimum / timings[yardstick].minimum
+        ratios[f"{label}_over_gemm_median"] = timings[name].median / timings[yardstick].median
     return ratios
 
 

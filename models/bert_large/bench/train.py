@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bert_large.bench.hugging_face import HuggingFaceTraining, pad, require_transformers
+from bert_large.bench.compared import figure_name, resolve_compared
+from bert_large.bench.hugging_face import HuggingFaceTraining, pad
 from bert_large.bench.machine import describe_software, peak_memory_bytes
 from bert_large.bench.optimizer import measure_optimizer
 from bert_large.bench.report import format_rows
@@ -26,9 +27,9 @@ from bert_large.data.record import RecordLimits
 from bert_large.distributed.environment import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
-from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision, apply_precision
 from bert_large.model.bert import BertForPreTraining
+from bert_large.model.operations import Operations
 from bert_large.observe.metrics import StepFigures
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train.step import StepRunner
@@ -76,7 +77,13 @@ def build_runner(
     shards = ParameterShards(model, ranks) if zero1 else None
     return StepRunner(
         model=model,
-        optimizer=build_optimizer(model, optim, model.engine.lamb, None if shards is None else shards.owned),
+        # Engines take turns with one model, its optimizer too.
+        optimizer=build_optimizer(
+            model,
+            optim,
+            lambda arrays, settings: model.engine.lamb(arrays, settings),
+            None if shards is None else shards.owned,
+        ),
         schedule=build_schedule(optim),
         ranks=ranks,
         precision=precision,
@@ -90,12 +97,16 @@ def build_runner(
 
 @dataclass
 class _OurTraining:
-    """Steps as `train.loop` runs them: wait for the loader, then train."""
+    """Steps on an engine as `train.loop` runs them: wait for the loader, then train."""
 
     runner: StepRunner
+    engine: Operations
     batches: Iterator[list[RaggedBatch]]
     steps_per_round: int
     figures: list[StepFigures] = field(default_factory=list)
+
+    def prepare(self, round_: int) -> None:
+        self.runner.model.engine = self.engine
 
     def run(self, round_: int) -> None:
         for step in range(round_ * self.steps_per_round, (round_ + 1) * self.steps_per_round):
@@ -137,6 +148,7 @@ def measure(
     model: ModelConfig,
     phase: int,
     engine: str,
+    compare: Sequence[str],
     precision: str,
     global_batch_size: int,
     micro_batch_tokens: int,
@@ -144,13 +156,14 @@ def measure(
     rounds: int,
     warmups: int,
     workers: int,
-    with_hugging_face: bool,
     hugging_face_batch_size: int,
 ) -> dict[str, Any]:
-    """Return the figures of `rounds` rounds of `steps` steps each; `InputError` if something is missing."""
-    if with_hugging_face:
-        require_transformers()
-    operations, _ = resolve_engine(engine, precision)
+    """Return the figures of `rounds` rounds of `steps` steps each; `InputError` if something is missing.
+
+    Our engines train one model in turns; each form of Hugging Face's trains its own.
+    """
+    compared = resolve_compared(engine, compare, precision)
+    operations = compared.engine
     total_steps = (warmups + rounds) * steps
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
         step_batches = open_batches(
@@ -163,20 +176,24 @@ def measure(
         trained = BertForPreTraining(model, operations)
         trained.initialize(_SEED)
         runner = build_runner(trained, chosen, global_batch_size=global_batch_size)
-        ours = _OurTraining(runner, batches, steps)
-        variants = {"ours": Variant(ours.run)}
-        if with_hugging_face:
+        ours = _OurTraining(runner, operations, batches, steps)
+        variants = {operations.name: Variant(ours.run, ours.prepare)}
+        for other in compared.other_engines:
+            its = _OurTraining(runner, other, iterate_steps(step_batches, 0, total_steps, workers=0), steps)
+            variants[other.name] = Variant(its.run, its.prepare)
+        for form in compared.forms:
             torch.manual_seed(_SEED)
             training = HuggingFaceTraining(
-                model, precision=chosen, learning_rate=_LEARNING_RATE, max_norm=runner.max_gradient_norm
+                model, form, precision=chosen, learning_rate=_LEARNING_RATE, max_norm=runner.max_gradient_norm
             )
             theirs = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
-            variants["hugging_face"] = Variant(theirs.run, theirs.prepare)
+            variants[figure_name(form)] = Variant(theirs.run, theirs.prepare)
         timings = alternate(variants, rounds=rounds, warmups=warmups)
         peak = peak_memory_bytes()
         loading_seconds = _loading_seconds(step_batches, min(total_steps, 3))
     timed_figures = ours.figures[warmups * steps :]
     dataset = step_batches.dataset
+    ours.prepare(0)
     optimizer = measure_optimizer(
         runner.model,
         runner.optimizer,
@@ -196,6 +213,7 @@ def measure(
         "dropout": model.hidden_dropout_prob,
         "precision": precision,
         "engine": operations.name,
+        "compared": compared.names,
         "global_batch_size": global_batch_size,
         "micro_batch_tokens": micro_batch_tokens,
         "data_workers": workers,
@@ -204,16 +222,16 @@ def measure(
         "warmups": warmups,
         "tokens_per_sequence": dataset.total_tokens() / len(dataset),
         "distribution_tokens_per_sequence": phase_lengths(phase).mean,
-        **_throughput(timings, steps * global_batch_size),
-        "hugging_face_batch_size": hugging_face_batch_size if with_hugging_face else None,
+        **_throughput(timings, operations.name, compared.names, steps * global_batch_size),
+        "hugging_face_batch_size": hugging_face_batch_size if compared.forms else None,
         "data_wait_share": sum(step.data_seconds for step in timed_figures)
         / sum(step.seconds for step in timed_figures),
         "data_loading_seconds": loading_seconds,
-        "data_loading_share": loading_seconds * steps / timings["ours"].median,
+        "data_loading_share": loading_seconds * steps / timings[operations.name].median,
         "peak_memory_bytes": peak,
-        "peak_memory_includes_hugging_face": with_hugging_face,
+        "peak_memory_includes_hugging_face": bool(compared.forms),
         **optimizer,
-        "optimizer_share": optimizer["optimizer_seconds"] * steps / timings["ours"].minimum,
+        "optimizer_share": optimizer["optimizer_seconds"] * steps / timings[operations.name].minimum,
         "seconds": {name: timing.as_figures(1 / steps) for name, timing in timings.items()},
         **describe_software(),
     }
@@ -232,35 +250,36 @@ def _loading_seconds(batches: StepBatches, steps: int) -> float:
     return min(seconds)
 
 
-def _throughput(timings: dict[str, Timing], sequences: int) -> dict[str, float]:
+def _throughput(timings: dict[str, Timing], engine: str, compared: Sequence[str], sequences: int) -> dict[str, float]:
     """Return sequences per second of the fastest round, and with `_median` of the middle one, and their ratios."""
     figures = {}
     for suffix, of in (("", "minimum"), ("_median", "median")):
-        ours = sequences / getattr(timings["ours"], of)
+        ours = sequences / getattr(timings[engine], of)
         figures[f"sequences_per_second{suffix}"] = ours
-        if "hugging_face" in timings:
-            theirs = sequences / getattr(timings["hugging_face"], of)
-            figures[f"hugging_face_sequences_per_second{suffix}"] = theirs
-            figures[f"ratio{suffix}"] = ours / theirs
+        for name in compared:
+            theirs = sequences / getattr(timings[name], of)
+            figures[f"{name}_sequences_per_second{suffix}"] = theirs
+            figures[f"over_{name}{suffix}"] = ours / theirs
     return figures
 
 
 def render(figures: dict[str, Any]) -> str:
     """Return the figures as text."""
-    rows = [["", "seconds a step, min", "median", "sequences/s, max", "median"]]
-    for name, prefix in (("ours", ""), ("hugging_face", "hugging_face_")):
-        if name in figures["seconds"]:
-            its = figures["seconds"][name]
-            rate = [f"{figures[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
-            rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *rate])
-    ratio = f"ratio: {figures['ratio']:.3f}, of medians {figures['ratio_median']:.3f}\n" if "ratio" in figures else ""
+    engine = figures["engine"]
+    rows = [["", "seconds a step, min", "median", "sequences/s, max", "median", f"{engine} over it", "of medians"]]
+    for name in (engine, *figures["compared"]):
+        its, is_ours = figures["seconds"][name], name == engine
+        prefix = "" if is_ours else f"{name}_"
+        rate = [f"{figures[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
+        over = ["1", "1"] if is_ours else [f"{figures[f'over_{name}{suffix}']:.3f}" for suffix in ("", "_median")]
+        rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *rate, *over])
     beside = "with Hugging Face's model" if figures["peak_memory_includes_hugging_face"] else "without the loader"
     return (
         f"phase {figures['phase']}, {figures['layers']} layers with both heads ({figures['vocab_size']} words), "
         f"{figures['parameters']} parameters, {figures['precision']}, engine {figures['engine']}, "
         f"{figures['global_batch_size']} sequences a step of {figures['tokens_per_sequence']:.1f} tokens on average, "
         f"{figures['rounds']} alternating rounds, {figures['threads']} threads\n"
-        f"{format_rows(rows)}\n{ratio}"
+        f"{format_rows(rows)}\n"
         f"waiting for data: {figures['data_wait_share']:.3%} of the step; reading and decoding it takes "
         f"{figures['data_loading_seconds']:.4f} s in the loader\n"
         f"optimizer: {figures['optimizer_seconds']:.4f} s, {figures['optimizer_over_bound']:.3f} times its memory "

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from bert_large.engines import ipex
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
+from bert_large.engines.native.build import KernelBuildError, load_kernels
 from bert_large.engines.precision import get_precision
 from bert_large.errors import InputError
 from bert_large.model.operations import Operations
 
-ENGINES = ("eager", "native")
+ENGINES = ("eager", "native", "ipex")
+_DTYPES = {"native": NativeEngine.dtypes, "ipex": ipex.DTYPES}
+"""Types of activations that an engine has kernels for; eager computes in every one."""
+
+
+def available_engines() -> tuple[str, ...]:
+    """Return the engines that can be used here: all but IPEX where it is not installed or does not fit."""
+    return tuple(name for name in ENGINES if name != "ipex" or ipex.find_fault() is None)
 
 
 def check_engine(name: str, precision: str) -> None:
-    """Refuse what `resolve_engine` does not know, and an engine that cannot compute in a precision."""
+    """Refuse what `resolve_engine` does not know, and an engine that cannot compute here or in a precision."""
     if name not in ("auto", *ENGINES):
         raise InputError(f"--engine is {name!r}, expected one of auto, {', '.join(ENGINES)}")
-    if name == "native" and not _has_native_kernels(precision):
+    if name != "auto" and not _computes(name, precision):
         raise InputError(
-            f"--engine is 'native', which has no kernels for --precision {precision}; "
+            f"--engine is {name!r}, which has no kernels for --precision {precision}; "
             "use --engine auto or eager, or --precision bf16"
         )
+    fault = ipex.find_fault() if name == "ipex" else None
+    if fault is not None:
+        raise InputError(f"--engine is 'ipex': {fault}")
 
 
 def resolve_engine(name: str, precision: str = "fp32") -> tuple[Operations, str]:
@@ -28,16 +40,37 @@ def resolve_engine(name: str, precision: str = "fp32") -> tuple[Operations, str]
     `auto` picks the fastest there is for a precision that `config.PRECISIONS` names.
     """
     check_engine(name, precision)
-    reason = "as asked"
-    if name == "auto" and not _has_native_kernels(precision):
-        name, reason = "eager", f"auto: the native engine has no kernels for {precision}"
-    elif name == "auto":
-        name, reason = "native", "auto: the fastest in every benchmark"
+    name, reason = _choose(precision) if name == "auto" else (name, "as asked")
+    engine, description = _make(name, precision)
+    return engine, f"engine {name}: {description} ({reason})"
+
+
+def _choose(precision: str) -> tuple[str, str]:
+    """Return the name of the fastest engine there is for a precision, and why it is that.
+
+    That is native, compiled here if need be. Without a compiler it is IPEX if that is installed, as an image of Intel's
+    has it; elsewhere nobody is given the far slower eager engine unasked, but the error that says what is missing.
+    """
+    if not _computes("native", precision):
+        return "eager", f"auto: the native engine has no kernels for {precision}"
+    try:
+        load_kernels()
+    except KernelBuildError as error:
+        if ipex.find_fault() is not None:
+            raise
+        return "ipex", f"auto: the faster native engine cannot be had: {error}"
+    return "native", "auto: the fastest in every benchmark, see benchmarks/"
+
+
+def _make(name: str, precision: str) -> tuple[Operations, str]:
+    """Return the engine of a name and what it is."""
+    if name == "ipex":
+        return ipex.make_engine(get_precision(precision))
     if name == "eager":
-        return EagerEngine(), f"engine eager: plain PyTorch ({reason})"
+        return EagerEngine(), "plain PyTorch"
     engine = NativeEngine()
-    return engine, f"engine native: C++ kernels for {engine.instructions} ({reason})"
+    return engine, f"C++ kernels for {engine.instructions}"
 
 
-def _has_native_kernels(precision: str) -> bool:
-    return get_precision(precision).activation_dtype in NativeEngine.dtypes
+def _computes(name: str, precision: str) -> bool:
+    return name not in _DTYPES or get_precision(precision).activation_dtype in _DTYPES[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -32,10 +32,6 @@ class _Dropout(torch.autograd.Function):
         return (gradients[0] * keep).mul_(ctx.scale), None, None
 
 
-def _linear(inputs: torch.Tensor, dense: Dense) -> torch.Tensor:
-    return functional.linear(inputs, dense.weight, dense.bias)
-
-
 def _norm(inputs: torch.Tensor, norm: Norm) -> torch.Tensor:
     return functional.layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
@@ -50,9 +46,20 @@ def _drop_tokens(batch: RaggedBatch, values: torch.Tensor, dropout: DropoutSite 
 
 
 class EagerEngine:
-    """`operations.Operations` in plain PyTorch; attention alone pads, to the longest sequence of a micro-batch."""
+    """`operations.Operations` in plain PyTorch; attention alone pads, to the longest sequence of a micro-batch.
 
-    name = "eager"
+    `linear(inputs, weight, bias)` and `lamb` are what an engine of another name computes in its own way.
+    """
+
+    def __init__(
+        self,
+        name: str = "eager",
+        linear: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = functional.linear,
+        lamb: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
+    ) -> None:
+        self.name = name
+        self._linear = linear
+        self._lamb = lamb
 
     def embed_norm_dropout(
         self,
@@ -115,7 +122,7 @@ class EagerEngine:
         slots = batch.sequence_ids * length + batch.position_ids  # [T] where each token lies in the padded layout
 
         def padded_heads(dense: Dense) -> torch.Tensor:
-            projected = _linear(hidden, dense)
+            projected = self._linear(hidden, dense.weight, dense.bias)
             padded = projected.new_zeros(sequences * length, width).index_copy(0, slots, projected)
             return padded.view(sequences, length, heads, width // heads).transpose(1, 2)
 
@@ -132,7 +139,7 @@ class EagerEngine:
 
     def dense_gelu(self, inputs: torch.Tensor, dense: Dense, activation: str) -> torch.Tensor:
         """Return gelu(dense(inputs)); `activation` is Hugging Face's name, "gelu" or "gelu_pytorch_tanh"."""
-        return functional.gelu(_linear(inputs, dense), approximate=GELU_FORMS[activation])
+        return functional.gelu(self._linear(inputs, dense.weight, dense.bias), approximate=GELU_FORMS[activation])
 
     def dense_dropout_residual_norm(
         self,
@@ -144,7 +151,8 @@ class EagerEngine:
         dropout: DropoutSite | None,
     ) -> torch.Tensor:
         """Return norm(residual + dropout(dense(inputs))) as [T, hidden]."""
-        return _norm(residual + _drop_tokens(batch, _linear(inputs, dense), dropout), norm)
+        projected = self._linear(inputs, dense.weight, dense.bias)
+        return _norm(residual + _drop_tokens(batch, projected, dropout), norm)
 
     def masked_head(
         self,
@@ -159,7 +167,7 @@ class EagerEngine:
         """See `Operations`."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = self.transform(masked, transform, activation, norm)
-        logits = at_least_float32(functional.linear(transformed, words, bias))
+        logits = at_least_float32(self._linear(transformed, words, bias))
         loss = functional.cross_entropy(logits, batch.masked_labels, reduction="sum")
         return loss, (logits.argmax(dim=-1) == batch.masked_labels).sum()
 
@@ -169,7 +177,7 @@ class EagerEngine:
 
     def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
         """See `Operations`."""
-        update_in_turn(arrays, settings)
+        self._lamb(arrays, settings)
 
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
         """See `Operations`."""

@@ -107,7 +107,7 @@ class Operations(Protocol):
         ...
 
     def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
-        """Update parameters and their moments in place by one step of LAMB."""
+        """Update parameters and their moments in place by one step of LAMB; gradients may be used up."""
         ...
 
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:

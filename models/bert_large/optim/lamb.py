@@ -44,11 +44,11 @@ def update_parameter(arrays: LambArrays, settings: LambSettings) -> None:
     ratio = 1.0
     if settings.adapt:
         update.add_(arrays.weight, alpha=settings.weight_decay)
-        ratio = _trust_ratio(arrays.weight, update)
+        ratio = trust_ratio(arrays.weight, update)
     arrays.weight.add_(update, alpha=-settings.rate * ratio)
 
 
-def _trust_ratio(weight: torch.Tensor, update: torch.Tensor) -> float:
+def trust_ratio(weight: torch.Tensor, update: torch.Tensor) -> float:
     """Return |weight| / |update|, or 1 where either is 0; norms summed in double."""
     weight_norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
     update_norm = float(torch.linalg.vector_norm(update, dtype=torch.float64))

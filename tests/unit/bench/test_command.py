@@ -11,7 +11,7 @@ from bert_large.bench import hugging_face, optimizer
 from bert_large.cli import main
 
 TINY = ("--hidden-size", "32", "--attention-heads", "2", "--layers", "1")
-ALONE = ("--without-hugging-face",)
+ALONE = ("--compare",)
 
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
@@ -49,9 +49,23 @@ def test_step(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_step_compares_engines(capsys: pytest.CaptureFixture[str]) -> None:
-    """The first one named is `step_over_gemm`'s."""
-    figures = bench(capsys, "step", *TINY, *ALONE, "--rounds", "1", "--engine", "eager", "--engine", "auto")
-    assert figures["engines_over_gemm"]["eager"]["minimum"] == figures["step_over_gemm"]
+    figures = bench(capsys, "step", *TINY, "--rounds", "1", "--engine", "eager", "--compare", "native")
+    assert (figures["engine"], figures["compared"]) == ("eager", ["native"])
+    check_ratios_to_gemm(figures, "step", "eager")
+    check_ratios_to_gemm(figures, "native", "native")
+
+
+def test_train_compares_engines(capsys: pytest.CaptureFixture[str]) -> None:
+    """They take turns with one model; the order of the turns is not that of the steps."""
+    figures = bench(
+        capsys, "train", *TINY, "--vocab-size", "50", "--global-batch-size", "4", "--rounds", "3", "--data-workers",
+        "0", "--engine", "native", "--compare", "eager",
+    )  # fmt: skip
+    seconds = figures["seconds"]
+    assert list(seconds) == ["native", "eager"]
+    assert figures["over_eager"] == pytest.approx(seconds["eager"]["minimum"] / seconds["native"]["minimum"])
+    assert figures["eager_sequences_per_second_median"] == pytest.approx(4 / seconds["eager"]["median"])
+    assert not figures["peak_memory_includes_hugging_face"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "bf32", "fp16"])
@@ -67,13 +81,13 @@ def test_train(capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     assert (figures["layers"], figures["vocab_size"], figures["global_batch_size"]) == (1, 50, 4)
     assert figures["tokens_per_sequence"] == pytest.approx(figures["distribution_tokens_per_sequence"], rel=0.02)
-    its = figures["seconds"]["ours"]
+    its = figures["seconds"][figures["engine"]]
     assert figures["sequences_per_second"] == pytest.approx(4 / its["minimum"])
     assert figures["sequences_per_second_median"] == pytest.approx(4 / its["median"])
     assert 0 < figures["data_wait_share"] < 1
     assert figures["peak_memory_bytes"] > 1 << 20 and not figures["peak_memory_includes_hugging_face"]
     assert figures["optimizer_over_bound"] > 0
-    assert "ratio" not in figures and "hugging_face_sequences_per_second" not in figures
+    assert figures["compared"] == [] and "over_hugging_face" not in figures
 
 
 def test_tokens(capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,8 +115,9 @@ def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     seconds = figures["seconds"]
     assert figures["hugging_face_sequences_per_second"] == pytest.approx(6 / seconds["hugging_face"]["minimum"])
-    assert figures["ratio"] == pytest.approx(seconds["hugging_face"]["minimum"] / seconds["ours"]["minimum"])
-    assert figures["ratio_median"] == pytest.approx(seconds["hugging_face"]["median"] / seconds["ours"]["median"])
+    theirs, ours = seconds["hugging_face"], seconds[figures["engine"]]
+    assert figures["over_hugging_face"] == pytest.approx(theirs["minimum"] / ours["minimum"])
+    assert figures["over_hugging_face_median"] == pytest.approx(theirs["median"] / ours["median"])
 
 
 @pytest.mark.parametrize(
@@ -122,7 +137,16 @@ def test_tables(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["step", "--engine", "fast"], "--engine is 'fast'"),
+        (["step", "--engine", "fast", *ALONE], "--engine is 'fast'"),
+        (
+            ["train", "--compare", "fast"],
+            "--compare names 'fast', expected of eager, native, ipex, hugging-face, hugging-f",
+        ),
+        (
+            ["step", "--engine", "auto", "--compare", "eager", "native"],
+            "--compare names native, which is measured already",
+        ),
+        (["train", "--compare", "eager", "eager"], "--compare names eager, which is measured already"),
         (["step", "--precision", "fp8"], "PRECISION (--precision) is 'fp8'"),
         (["step", "--seq-len", "4"], "--seq-len is 4, expected 5 tokens at least"),
         (["step", "--attention-heads", "3"], "hidden_size 1024 is no multiple of num_attention_heads 3"),
@@ -161,3 +185,10 @@ def test_without_transformers(
     monkeypatch.setattr(hugging_face.importlib.util, "find_spec", lambda name: None)
     assert main(["bench", benchmark, *TINY]) == 2
     assert "transformers, which to compare with, is not installed" in capsys.readouterr().err
+
+
+def test_without_ipex(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(hugging_face.importlib.util, "find_spec", lambda name: "there")
+    monkeypatch.setattr(hugging_face, "find_fault", lambda: "IPEX is not installed; install it")
+    assert main(["bench", "train", *TINY, "--compare", "hugging-face-ipex"]) == 2
+    assert "--compare names hugging-face-ipex: IPEX is not installed; install it" in capsys.readouterr().err

@@ -8,14 +8,17 @@ from typing import Any
 
 import pytest
 from bert_large.bench import record
-from bert_large.bench.record import BENCHMARKS, GOALS, OTHERS, Goal
+from bert_large.bench.record import BENCHMARKS, GOALS, Goal
 from bert_large.cli import build_parser, main
 from bert_large.errors import UserError
 
 FIGURES: dict[str, Any] = {
     "engine": "eager", "precision": "fp32", "dropout": 0.1, "step_over_gemm": 1.07, "step_over_gemm_median": 1.09,
-    "hugging_face_over_gemm": 1.44, "hugging_face_over_gemm_median": 1.45, "gemm_gflops_per_second": 200.4,
-    "ratio": 2.0, "ratio_median": 2.1, "optimizer_over_bound": 1.25, "optimizer_over_bound_median": 1.26,
+    "compared": ["hugging_face"], "hugging_face_over_gemm": 1.44, "hugging_face_over_gemm_median": 1.45,
+    "gemm_gflops_per_second": 200.4, "sequences_per_second": 4.0, "sequences_per_second_median": 3.9,
+    "hugging_face_sequences_per_second": 2.0, "hugging_face_sequences_per_second_median": 1.9,
+    "over_hugging_face": 2.0, "over_hugging_face_median": 2.1, "optimizer_over_bound": 1.25,
+    "optimizer_over_bound_median": 1.26,
     "clip_and_optimizer_over_bound": 1.5, "data_wait_share": 0.004, "peak_memory_bytes": 13 * 2**30,
     "nonlinearity": 0.06, "nonlinearity_median": 0.07,
 }  # fmt: skip
@@ -54,6 +57,10 @@ def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.Capture
     assert found["phase 2, sequences/s over Hugging Face's padded eager model"][-1] == "**missed**"
     assert found["phase 1, waiting for data, share of the step"] == ["0.400 %", "", "≤ 1 %", "met"]
     assert found["24 layers, micro-batches of 4096 tokens, peak memory"][0] == "13.000 GiB"
+    assert found["`hugging_face`, encoder, 512 tokens x 4, over its matrix products"] == ["1.440", "1.450"]
+    assert found["`eager`, phase 1, sequences/s"] == ["4.000", "3.900"]
+    assert found["`hugging_face`, phase 2, sequences/s"] == ["2.000", "1.900"]
+    assert found["`eager` over `hugging_face`, phase 2"] == ["2.000", "2.100"]
     text = path.read_text(encoding="utf-8")
     commands = [f"bert-large bench {' '.join(arguments)}" for arguments in ran]
     assert printed.err.splitlines() == commands
@@ -76,24 +83,26 @@ def test_goals_are_for_fp32(ran: list[list[str]], tmp_path: Path) -> None:
 
 
 def test_figures_that_were_not_measured(ran: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key in ("ratio", "ratio_median"):
-        monkeypatch.delitem(FIGURES, key)
-    found = rows(record.write_record(tmp_path, {"precision": "fp32", "without_hugging_face": True}))
+    monkeypatch.setitem(FIGURES, "compared", [])
+    monkeypatch.delitem(FIGURES, "over_hugging_face")
+    found = rows(record.write_record(tmp_path, {"precision": "fp32", "compare": []}))
     assert found["phase 1, sequences/s over Hugging Face's padded eager model"][0] == "not measured"
 
 
 def test_every_command_of_the_set_is_understood(ran: list[list[str]], tmp_path: Path) -> None:
-    """With all options that hold for the set; the memory run keeps its single round."""
-    options = {"engine": "eager", "precision": "bf16", "rounds": 5, "without_hugging_face": True}
+    """With all options that hold for the set; the memory run keeps its single round, and is compared with nothing."""
+    options = {"engine": "eager", "precision": "bf16", "rounds": 5, "compare": ["native", "hugging-face"]}
     record.write_record(tmp_path, options)
     parsed = {name: build_parser("bench").parse_args(["bench", *words]) for name, words in zip(BENCHMARKS, ran,
               strict=True)}  # fmt: skip
     assert {name: its.rounds for name, its in parsed.items()} == dict.fromkeys(BENCHMARKS, 5) | {"memory": 1}
     assert all(its.precision == "bf16" and its.json for its in parsed.values())
+    compared = {name: its.compare for name, its in parsed.items() if name != "tokens"}
+    assert compared.pop("memory") == [] and list(compared.values()) == [["native", "hugging-face"]] * 4
 
 
 def test_goals_are_of_benchmarks_of_the_set() -> None:
-    assert {goal.benchmark for goal in GOALS} | {name for _, name, _ in OTHERS} == set(BENCHMARKS)
+    assert {goal.benchmark for goal in GOALS} == set(BENCHMARKS)
 
 
 @pytest.mark.parametrize(

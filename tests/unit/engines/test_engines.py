@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import pytest
+from bert_large import engines
 from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
+from bert_large.engines.native.build import KernelBuildError
 from bert_large.errors import InputError
 
 
@@ -21,14 +23,33 @@ def test_known_engines(name: str, kind: type, reason: str) -> None:
 
 def test_unknown_engine_is_refused() -> None:
     """Never a silent fallback: the message lists what there is."""
-    with pytest.raises(InputError, match=r"--engine is 'turbo', expected one of auto, eager, native"):
+    with pytest.raises(InputError, match=r"--engine is 'turbo', expected one of auto, eager, native, ipex"):
         resolve_engine("turbo", "fp32")
 
 
 def test_fp16_is_the_eager_engines() -> None:
-    """The choice says why; the engine that lacks the kernels is refused, never replaced, when it is asked for."""
+    """The choice says why."""
     engine, line = resolve_engine("auto", "fp16")
     assert isinstance(engine, EagerEngine)
     assert line == "engine eager: plain PyTorch (auto: the native engine has no kernels for fp16)"
-    with pytest.raises(InputError, match="--engine is 'native', which has no kernels for --precision fp16; use"):
-        resolve_engine("native", "fp16")
+
+
+def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`auto` is IPEX where it is installed, and says why; elsewhere it is an error, and never eager."""
+    error = KernelBuildError("no compiler; install one")
+
+    def load() -> str:
+        raise error
+
+    monkeypatch.setattr(engines, "load_kernels", load)
+    monkeypatch.setattr(engines.ipex, "find_fault", lambda: None)
+    monkeypatch.setattr(engines.ipex, "make_engine", lambda precision: (EagerEngine("ipex"), "made in bf16"))
+    engine, line = resolve_engine("auto", "bf16")
+    assert engine.name == "ipex"
+    expected = "(auto: the faster native engine cannot be had: no compiler; install one)"
+    assert line == f"engine ipex: made in bf16 {expected}"
+    assert resolve_engine("auto", "fp16")[0].name == "eager"
+    monkeypatch.setattr(engines.ipex, "find_fault", lambda: "not installed")
+    with pytest.raises(KernelBuildError) as caught:
+        resolve_engine("auto", "bf16")
+    assert caught.value is error

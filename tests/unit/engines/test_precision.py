@@ -105,8 +105,9 @@ def test_bf32_rounds_the_factors_of_products() -> None:
         "mm": torch.mm(one, other),
         "mm of a transposed factor": torch.mm(one, other.t().contiguous().t()),
         "mm into a tensor": torch.mm(one, other, out=torch.empty(64, 64)),
-        "addmm_ of a transposed factor": torch.zeros(64, 64).addmm_(one.t().contiguous().t(), other),
     }
+    if not torch.__version__.startswith(("2.7.", "2.8.")):  # there bf32 is mm's alone
+        products["addmm_ of a transposed factor"] = torch.zeros(64, 64).addmm_(one.t().contiguous().t(), other)
     for form, product in products.items():
         assert product.dtype == torch.float32, form
         assert _distance(product, rounded) < 1e-6, form

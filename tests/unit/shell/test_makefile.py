@@ -90,6 +90,25 @@ def test_fuzz_installs_the_extra_and_fuzzes_every_reader(project: Sandbox) -> No
     assert called == [["-m", "tests.fault.fuzz", name, "9"] for name in ("tfrecord", "example", "hdf5", "checkpoint")]
 
 
+def test_ipex_gets_an_environment_of_its_own(project: Sandbox) -> None:
+    for _ in range(2):
+        assert make(project, "test-ipex", "IPEX_TESTS=tests/a", "PYTEST_ARGS=-k name").returncode == 0
+    assert installs(project) == [["install", "--editable", ".[ipex,test]"]]
+    assert [call.arguments for call in project.calls("pytest")] == [["tests/a", "-k", "name"]] * 2
+    assert (project.project / ".venv-ipex/bin").is_dir() and not (project.project / ".venv").exists()
+    assert make(project, "clean").returncode == 0
+    assert not (project.project / ".venv-ipex").exists()
+
+
+def test_ipex_takes_the_package_indexs_torch_where_there_is_none_for_cpus(project: Sandbox) -> None:
+    """And says what that costs."""
+    (project.project / "docker/install_torch.sh").write_text('#!/usr/bin/env bash\necho "asked for $2"\nexit 1\n')
+    result = make(project, "test-ipex")
+    assert result.returncode == 0
+    assert "asked for 2.8.0\nmake: taking the package index's torch 2.8.0 instead: with CUDA" in result.stdout
+    assert installs(project)[0] == ["install", "torch==2.8.0"]
+
+
 @pytest.mark.parametrize("target", ["setup", "test", "demo", "bench"])
 def test_kernels_are_built_when_the_package_is_installed(project: Sandbox, target: str) -> None:
     (project.project / "quickstart/demo.sh").write_text("#!/usr/bin/env bash\n")
@@ -135,7 +154,7 @@ def test_clean_removes_the_kernels(project: Sandbox) -> None:
 
 
 def test_lint_checks_every_script(project: Sandbox) -> None:
-    for name in (".ci/run", "jobs/slurm/a b.sh", ".venv/not.sh", "output/not.sh", "docker/data"):
+    for name in (".ci/run", "jobs/slurm/a b.sh", ".venv/not.sh", ".venv-ipex/not.sh", "output/not.sh", "docker/data"):
         path = project.project / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -177,4 +196,4 @@ def test_a_python_that_is_not_there(project: Sandbox) -> None:
 
 def test_help_lists_the_targets(project: Sandbox) -> None:
     listed = {line.split()[1] for line in make(project).stdout.splitlines()}
-    assert {"setup", "demo", "test", "fuzz", "bench", "lint"} <= listed
+    assert {"setup", "demo", "test", "test-ipex", "fuzz", "bench", "lint"} <= listed

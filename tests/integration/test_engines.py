@@ -1,17 +1,19 @@
-"""Training on the native engine against the eager engine: the same run, dropout on."""
+"""Training on every engine that there is against the eager engine: the same run, dropout on."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from bert_large.engines import available_engines, ipex
 from bert_large.engines.native import build
 
-from tests.support.runs import Task, eval_rows, run_here, step_rows, without_timings
+from tests.support.runs import Task, eval_rows, run_here, run_torchrun, step_rows, without_timings
 
 # Relative, of losses and gradient norms over eight steps.
 TOLERANCE = 2e-6
 FIGURES = ("masked_lm_loss", "next_sentence_loss", "gradient_norm")
+OTHERS = tuple(name for name in available_engines() if name != "eager")
 
 
 @pytest.fixture(scope="module")
@@ -20,50 +22,70 @@ def eager(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return task.run(tmp_path_factory.mktemp("eager") / "out", engine="eager")
 
 
-def test_native_is_eager_step_by_step(finished: Path, eager: Path) -> None:
+@pytest.fixture(scope="module", params=OTHERS)
+def other(request: pytest.FixtureRequest, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The output folder of the task on another engine; the folder bears its name."""
+    return task.run(tmp_path_factory.mktemp("others") / request.param, engine=request.param)
+
+
+def test_it_is_eager_step_by_step(other: Path, eager: Path) -> None:
     """Losses, gradient norms and evaluations over eight steps in micro-batches, and counts of right predictions."""
-    assert "engine native: C++ kernels for " in (finished / "train.log").read_text()
+    assert f"engine {other.name}: " in (other / "train.log").read_text()
     assert "engine eager: " in (eager / "train.log").read_text()
-    ours, theirs = step_rows(finished), step_rows(eager)
-    assert [row["step"] for row in ours] == [row["step"] for row in theirs] == list(range(1, 9))
-    for row, its in zip(ours, theirs, strict=True):
-        for name in FIGURES:
-            assert row[name] == pytest.approx(its[name], rel=TOLERANCE), (row["step"], name)
+    assert_same_figures(other, eager)
+    for row, its in zip(step_rows(other), step_rows(eager), strict=True):
         assert row["masked_lm_accuracy"] == its["masked_lm_accuracy"]
-    for row, its in zip(eval_rows(finished), eval_rows(eager), strict=True):
+    for row, its in zip(eval_rows(other), eval_rows(eager), strict=True):
         assert row["masked_lm_loss"] == pytest.approx(its["masked_lm_loss"], rel=TOLERANCE)
         assert row["masked_lm_accuracy"] == its["masked_lm_accuracy"]
 
 
+def assert_same_figures(found: Path, expected: Path) -> None:
+    """Compare losses and gradient norms of all eight steps."""
+    rows = step_rows(found)
+    assert [row["step"] for row in rows] == list(range(1, 9))
+    for row, its in zip(rows, step_rows(expected), strict=True):
+        for name in FIGURES:
+            assert row[name] == pytest.approx(its[name], rel=TOLERANCE), (row["step"], name)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_adamw(task: Task, tmp_path: Path, precision: str) -> None:
-    """PyTorch's own optimizer on both engines: the copies of weights that native keeps follow it."""
+def test_adamw(task: Task, tmp_path: Path, precision: str, engine: str) -> None:
+    """PyTorch's own optimizer on both engines: the copies of weights that the other one keeps follow it."""
     rows = []
-    for engine in ("native", "eager"):
+    for name in (engine, "eager"):
         settings = {"optimizer": "adamw", "learning_rate": 0.003, "precision": precision, "eval_dir": "none"}
-        rows.append(step_rows(task.run(tmp_path / engine, engine=engine, **settings)))
+        rows.append(step_rows(task.run(tmp_path / name, engine=name, **settings)))
     for row, its in zip(*rows, strict=True):
         tolerance = TOLERANCE if precision == "fp32" else 2e-3
         assert row["masked_lm_loss"] == pytest.approx(its["masked_lm_loss"], rel=tolerance), row["step"]
 
 
-def test_bf16(task: Task, finished: Path, tmp_path: Path) -> None:
-    """Native in bf16, losses near those in fp32 while the weights go the same way."""
-    task.run(tmp_path, precision="bf16")
-    for row, its in zip(step_rows(tmp_path), step_rows(finished), strict=True):
+@pytest.mark.parametrize("engine", OTHERS)
+def test_bf16(task: Task, eager: Path, tmp_path: Path, engine: str) -> None:
+    """Losses near those in fp32 while the weights go the same way."""
+    task.run(tmp_path, precision="bf16", engine=engine)
+    for row, its in zip(step_rows(tmp_path), step_rows(eager), strict=True):
         assert row["masked_lm_loss"] == pytest.approx(its["masked_lm_loss"], rel=2e-3)
         assert row["masked_lm_loss"] != its["masked_lm_loss"]
 
 
-def test_a_run_goes_on_with_another_engine(task: Task, finished: Path, tmp_path: Path) -> None:
-    """Half on eager, half on native: weights, moments and order are the run's, not the engine's."""
-    task.run(tmp_path, max_steps=4, total_steps=8, engine="eager", eval_dir="none")
-    task.run(tmp_path, engine="native", eval_dir="none")
-    rows = step_rows(tmp_path)
-    assert [row["step"] for row in rows] == list(range(1, 9))
-    for row, its in zip(rows, step_rows(finished), strict=True):
-        for name in FIGURES:
-            assert row[name] == pytest.approx(its[name], rel=TOLERANCE), (row["step"], name)
+@pytest.mark.parametrize("engine", OTHERS)
+def test_a_run_goes_on_with_another_engine_and_back(task: Task, eager: Path, tmp_path: Path, engine: str) -> None:
+    """Steps on eager, on another, on eager: weights, moments and order are the run's, not the engine's."""
+    for name, steps in (("eager", 3), (engine, 6), ("eager", 8)):
+        task.run(tmp_path, max_steps=steps, total_steps=8, engine=name, eval_dir="none")
+        assert f"engine {name}: " in (tmp_path / "train.log").read_text()
+    assert_same_figures(tmp_path, eager)
+
+
+@pytest.mark.parametrize("engine", OTHERS)
+def test_two_ranks(task: Task, eager: Path, tmp_path: Path, engine: str) -> None:
+    """Each with half of the batch and its micro-batches: the losses of one rank on eager."""
+    done = run_torchrun(2, *task.arguments(tmp_path, engine=engine, eval_dir="none"))
+    assert done.returncode == 0, done.stderr
+    assert_same_figures(tmp_path, eager)
 
 
 def test_stop_and_resume_on_eager(task: Task, eager: Path, tmp_path: Path) -> None:
@@ -79,7 +101,8 @@ def test_stop_and_resume_on_eager(task: Task, eager: Path, tmp_path: Path) -> No
 def test_without_a_compiler(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], engine: str
 ) -> None:
-    """Exit code 1 and one line that names the way out, also for `auto`: never another engine unsaid."""
+    """Exit code 1 and one line that names the way out, also for `auto`: never the eager engine unsaid."""
+    monkeypatch.setattr(ipex, "find_fault", lambda: "not here")
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     build.load_kernels.cache_clear()

@@ -1,0 +1,63 @@
+"""Whether Intel Extension for PyTorch can be used, and its import."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import warnings
+from importlib import metadata
+from types import ModuleType
+
+import torch
+
+from bert_large.engines.precision import read_cpu_flags
+
+_PACKAGE = "intel-extension-for-pytorch"
+_INSTALL = (
+    f"install torch==2.8.0 and {_PACKAGE}==2.8.0, its last release, into an environment of its own (as make test-ipex "
+    "does), or use --engine auto"
+)
+_RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
+
+
+def find_fault() -> str | None:
+    """Return why IPEX cannot be used here and what to do, None if it can.
+
+    It goes by versions and CPU flags alone: imported where it does not fit, IPEX ends the process.
+    """
+    try:
+        found = ipex_version()
+    except metadata.PackageNotFoundError:
+        return f"Intel Extension for PyTorch is not installed; {_INSTALL}"
+    if _minor(found) != _minor(torch.__version__):
+        return f"Intel Extension for PyTorch {found} does not fit torch {torch.__version__}; {_INSTALL}"
+    if "avx2" not in read_cpu_flags():
+        return (
+            "Intel Extension for PyTorch needs a CPU with avx2, which /proc/cpuinfo does not list here; use --engine "
+            "eager"
+        )
+    return None
+
+
+def ipex_version() -> str:
+    """Return the version of the IPEX that is installed."""
+    return metadata.version(_PACKAGE)
+
+
+def _minor(version: str) -> list[str]:
+    return version.split(".")[:2]
+
+
+@functools.cache
+def load_ipex() -> ModuleType:
+    """Import IPEX, which takes seconds and changes PyTorch for the whole process: only for who asks for it."""
+    # It prints the rank that it takes from these on standard output, where our commands print figures alone.
+    hidden = {name: os.environ.pop(name) for name in _RANK_VARIABLES if name in os.environ}
+    try:
+        module = importlib.import_module("intel_extension_for_pytorch")
+    finally:
+        os.environ.update(hidden)
+    # Its layer_norm calls PyTorch's, which is differentiable: tests compare the gradients.
+    warnings.filterwarnings("ignore", message="aten::layer_norm: an autograd kernel was not registered")
+    return module
