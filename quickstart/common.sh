@@ -60,7 +60,7 @@ PICK_OPTIONS=(EVAL_RECORDS=--count)
 
 # Variables that are no option of a command but say how it runs.
 LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT
-  OMP_NUM_THREADS ALLOCATOR)
+  OMP_NUM_THREADS ALLOCATOR OPENMP)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
@@ -139,7 +139,7 @@ check_launch() {
     auto | system | tcmalloc | jemalloc) ;;
     *) die "ALLOCATOR=$ALLOCATOR is unknown: choose auto, system, tcmalloc or jemalloc" ;;
   esac
-  for name in BENCHMARK:0:1 DDP:false:true; do
+  for name in BENCHMARK:0:1 DDP:false:true OPENMP:pytorch:intel; do
     IFS=: read -r name off on <<<"$name"
     [[ "${!name:-$off}" == "$off" || "${!name}" == "$on" ]] || die "$name=${!name} is unknown: choose $on or $off"
   done
@@ -297,6 +297,17 @@ choose_allocator() {
   [[ -z "$library" ]] || export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
 }
 
+# Preload Intel's OpenMP where OPENMP=intel asks for it. Loaded first, it answers all calls, PyTorch's and the kernels',
+# so that no second pool of threads comes up beside it.
+choose_openmp() {
+  local library
+  [[ "${OPENMP:-}" == intel ]] || return 0
+  library="$("$PYTHON" -c 'import sys; print(sys.prefix)')/lib/libiomp5.so"
+  [[ -f "$library" ]] ||
+    die "OPENMP=intel, but $library is not there: install the Python package intel-openmp, or choose pytorch"
+  export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
+}
+
 # Set LAUNCHER to the start of the command: python for one process, torchrun's module for several.
 choose_launcher() {
   local name ranks="${RANKS_PER_NODE:-1}"
@@ -338,6 +349,7 @@ run_pretrain() {
   choose_python
   choose_launcher
   set_instruction_set
+  choose_openmp
   if [[ -n "${TRAIN_SCRIPT:-}" ]]; then
     entry=("$TRAIN_SCRIPT")
   fi

@@ -24,6 +24,7 @@ from bert_large.errors import InputError, UserError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.allocator import describe_allocator
+from bert_large.observe.base_image import describe_base_image
 from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
 from bert_large.observe.metrics import MetricsWriter
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
@@ -118,6 +119,8 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
     LOGGER.info(engine_line)
     LOGGER.info(describe_allocator())
+    if base_image := describe_base_image():
+        LOGGER.info(base_image)
     init_start = milliseconds_now()
     if run.mlperf is not None:
         forget_records(run.data, ranks)
