@@ -17,7 +17,7 @@ USER root
 WORKDIR /workspace/bert-large
 COPY pyproject.toml ./
 COPY licenses licenses
-RUN python3 -c 'import torch; print(f"torch=={torch.__version__}")' > /tmp/constraints.txt \
+RUN python3 -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > /tmp/constraints.txt \
     && mkdir models \
     && python3 -m pip install --constraint /tmp/constraints.txt '.[mlperf]' \
     && rm -rf models build /tmp/constraints.txt
