@@ -38,7 +38,7 @@ RUN export PIP_NO_CACHE_DIR=1 \
     && oneccl="$(/tmp/install_oneccl.sh /opt/venv/bin/python "$ONECCL_VERSION" "$ONECCL" "$ONECCL_INDEX_URL")" \
     && python3 -m pip check \
     && echo "torch $TORCH_VERSION, IPEX $IPEX_VERSION, $oneccl" > /opt/venv/base_image.txt \
-    && rm /tmp/install_oneccl.sh
+    && rm -rf /tmp/*
 
 LABEL org.opencontainers.image.title="PyTorch with IPEX" \
       org.opencontainers.image.description="Python, PyTorch and Intel's archived extension for it, in /opt/venv" \

@@ -92,7 +92,9 @@ def test_the_base_s_torch_is_kept(engine: Engine, image: Image) -> None:
 
 def test_the_packages_are_the_locked_ones(engine: Engine, image: Image) -> None:
     code = "import importlib.metadata as m, json; print(json.dumps([[d.name, d.version] for d in m.distributions()]))"
-    found = {re.sub("[-_.]+", "-", name).lower(): version for name, version in json.loads(python(engine, image.name, code))}
+    found = {
+        re.sub("[-_.]+", "-", name).lower(): version for name, version in json.loads(python(engine, image.name, code))
+    }
     lock = (PROJECT / f"docker/requirements-{image.base}.txt").read_text()
     locked = dict(re.findall(r"^(\S+)==(\S+)", lock, re.MULTILINE))
     assert {name: found.get(name) for name in locked} == locked

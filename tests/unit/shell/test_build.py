@@ -27,7 +27,6 @@ def engine(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-
 def builds(sandbox: Sandbox, engine: str = "docker") -> list[Call]:
     """Run build.sh, which must succeed, and return its builds."""
     result = sandbox.run("build.sh")

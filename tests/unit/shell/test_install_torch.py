@@ -46,7 +46,9 @@ def set_up(
     folder = str(sandbox.directory)
     tools = Path(sandbox.folder("tools"))
     sandbox.fake("python3", PYTHON.format(folder=folder, pip_has_torch=pip_has_torch, installs=installs))
-    sandbox.fake("uv", UV.format(folder=folder, works=uv_works, installs=installs, only_for_gpus=only_for_gpus), directory=tools)
+    sandbox.fake(
+        "uv", UV.format(folder=folder, works=uv_works, installs=installs, only_for_gpus=only_for_gpus), directory=tools
+    )
 
 
 def install(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]:
