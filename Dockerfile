@@ -2,7 +2,8 @@
 # runs it.
 ARG BASE_IMAGE=model-zoo:pytorch-ipex-spr
 
-# What the package needs, before its code, so that a change of code builds fast. The constraint keeps the base's torch.
+# What the package needs and the base lacks, before its code, so that a change of code builds fast. The bases that
+# build.sh makes lack nothing: their packages are locked. The constraint keeps the torch of any other base.
 FROM ${BASE_IMAGE} AS dependencies
 
 # pip's settings while the image is built; none of them stays in its environment. A stage has only those it names.
@@ -16,9 +17,9 @@ USER root
 WORKDIR /workspace/bert-large
 COPY pyproject.toml ./
 COPY licenses licenses
-RUN python3 -c 'import torch; print(f"torch=={torch.__version__}")' > /tmp/constraints.txt \
+RUN python3 -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > /tmp/constraints.txt \
     && mkdir models \
-    && python3 -m pip install --constraint /tmp/constraints.txt . \
+    && python3 -m pip install --constraint /tmp/constraints.txt '.[mlperf]' \
     && rm -rf models build /tmp/constraints.txt
 
 # The native engine's kernels for all CPUs, built with the base's torch. The compiler stays in this stage.
@@ -41,10 +42,12 @@ RUN python3 -m pip install --no-deps --force-reinstall . \
     && rm -rf models build pyproject.toml
 COPY --from=kernels /kernels kernels
 COPY quickstart quickstart
+COPY docker/healthcheck.sh ./
 
 # Any user may run it: a home that everybody can write to, and a name for users that /etc/passwd does not know.
 ENV HOME=/tmp LOGNAME=bert BERT_LARGE_KERNELS_DIR=/workspace/bert-large/kernels
 USER 1000:1000
+HEALTHCHECK --interval=60s --timeout=10s CMD ["/workspace/bert-large/healthcheck.sh"]
 ENTRYPOINT []
 CMD ["bert-large", "--help"]
 

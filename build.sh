@@ -3,18 +3,27 @@
 #
 # Usage: [VARIABLE=value ...] ./build.sh
 #   ./build.sh                  on the IPEX base
-#   BASE=stock ./build.sh       on stock PyTorch for CPUs, a base that this script builds if it is missing
+#   BASE=stock ./build.sh       on stock PyTorch for CPUs
+# Either base is built first where it is missing. docs/IPEX.md says which one to use when.
 #
 # Optional variables:
 #   BASE                ipex (default) or stock: which base
 #   BASE_IMAGE          any other base: an image whose python3 has torch and pip (default: the image of BASE)
-#   PYTHON_IMAGE        image that the stock base is built on (default python:3.11-slim-bookworm)
+#   PYTHON_IMAGE        image that the base is built on: Debian or Ubuntu with python3 and its venv (default
+#                       python:3.11-slim-bookworm)
+#   TORCH_VERSION, IPEX_VERSION, ONECCL_VERSION   of the base, in place of those in docker/*.Dockerfile
+#   TORCH_BUILD         cpu (default), or any: where no build for CPUs can be had, take one for GPUs, gigabytes larger
+#   ONECCL              auto (default): the IPEX base has the oneCCL bindings if ONECCL_INDEX_URL is given and has them;
+#                       required: fail without them; none. The image's label bert-large.base and the log of a run say
+#                       which it is
+#   ONECCL_INDEX_URL    package index that has oneccl_bind_pt: Intel's own, no public one has it
 #   IMAGE_NAME          name of the result (default model-zoo:pytorch-bert-large-training)
 #   CONTAINER_ENGINE    docker or podman (default: the first that answers)
 #   DOCKER_BUILD_ARGS   more arguments for `docker build`, split into words as a shell does, nothing expanded
+#   SOURCE_DATE_EPOCH   the time that the images say they were made, in seconds since 1970 (default now)
 #   http_proxy https_proxy no_proxy, also in upper case, and PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
-#   PIP_TRUSTED_HOST    used while building; they do not stay in the image's environment, but PIP_... show in its
-#                       history: keep passwords out of them
+#   PIP_TRUSTED_HOST    used while building; they do not stay in the image's environment, but PIP_... and
+#                       ONECCL_INDEX_URL show in its history: keep passwords out of them
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
@@ -24,40 +33,69 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/quickstart/common.sh"
 build_image() {
   local name="$1" file="$2"
   shift 2
-  "$CONTAINER_ENGINE" build --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" "$@" "$PROJECT_DIR"
+  "$CONTAINER_ENGINE" build --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" "${LABELS[@]}" "$@" \
+    "$PROJECT_DIR"
+}
+
+# build_base BASE: build the base, and label it with what it turned out to hold.
+build_base() {
+  local note
+  pass_by_name PYTHON_IMAGE TORCH_VERSION TORCH_BUILD
+  [[ "$1" != ipex ]] || pass_by_name IPEX_VERSION ONECCL ONECCL_VERSION ONECCL_INDEX_URL
+  build_image "$BASE_IMAGE" "docker/$1.Dockerfile" "${BY_NAME[@]}"
+  note="$("$CONTAINER_ENGINE" run --rm --network none "$BASE_IMAGE" cat /opt/venv/base_image.txt)"
+  printf 'FROM %s\nLABEL bert-large.base="%s"\n' "$BASE_IMAGE" "$note" |
+    "$CONTAINER_ENGINE" build --tag "$BASE_IMAGE" --file - "$PROJECT_DIR/docker"
+  echo "Built $BASE_IMAGE: $note."
+}
+
+# pass_by_name NAME ...: add build arguments for the variables that are set; the engine takes their values itself.
+BY_NAME=()
+pass_by_name() {
+  local name
+  for name in "$@"; do
+    if [[ -n "${!name:-}" ]]; then
+      export "${name?}"
+      BY_NAME+=(--build-arg "$name")
+    fi
+  done
 }
 
 has_image() {
   "$CONTAINER_ENGINE" image inspect "$1" >/dev/null 2>&1
 }
 
-readonly STOCK_IMAGE=model-zoo:pytorch-stock
-case "${BASE:-ipex}" in
+BASE="${BASE:-ipex}"
+case "$BASE" in
   ipex) default_base=model-zoo:pytorch-ipex-spr ;;
-  stock) default_base="$STOCK_IMAGE" ;;
+  stock) default_base=model-zoo:pytorch-stock ;;
   *) die "BASE=$BASE is unknown: choose ipex or stock" ;;
 esac
 BASE_IMAGE="${BASE_IMAGE:-$default_base}"
 split_words DOCKER_BUILD_ARGS
-BUILD_ARGUMENTS=("${WORDS[@]}")
-for name in "${PROXY_VARIABLES[@]}" PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST; do
-  if [[ -n "${!name:-}" ]]; then
-    BUILD_ARGUMENTS+=(--build-arg "$name") # the engine takes the value from the environment
-  fi
-done
+pass_by_name "${PROXY_VARIABLES[@]}" PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
+BUILD_ARGUMENTS=("${WORDS[@]}" "${BY_NAME[@]}")
+BY_NAME=()
 choose_engine
-
-if ! has_image "$BASE_IMAGE"; then
-  [[ "$BASE_IMAGE" == "$STOCK_IMAGE" ]] ||
-    die "base image $BASE_IMAGE is missing from $CONTAINER_ENGINE: build or load it, name another in BASE_IMAGE," \
-      "or use stock PyTorch with BASE=stock"
-  build_image "$STOCK_IMAGE" docker/stock.Dockerfile ${PYTHON_IMAGE:+--build-arg "PYTHON_IMAGE=$PYTHON_IMAGE"}
+if [[ "${CONTAINER_ENGINE##*/}" == podman ]]; then
+  BUILD_ARGUMENTS+=(--format docker) # podman's own format has no health check
 fi
 
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' "$PROJECT_DIR/pyproject.toml")"
 revision="$(git -C "$PROJECT_DIR" describe --always --dirty --abbrev=40 --exclude "*" 2>/dev/null || true)"
-build_image "$IMAGE_NAME" Dockerfile --build-arg "BASE_IMAGE=$BASE_IMAGE" \
-  --label "org.opencontainers.image.version=$version" \
-  --label "org.opencontainers.image.base.name=$BASE_IMAGE" \
+created="$(date --utc --date "@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)"
+LABELS=(
+  --label "org.opencontainers.image.version=$version"
+  --label "org.opencontainers.image.created=$created"
   ${revision:+--label "org.opencontainers.image.revision=$revision"}
+)
+
+if ! has_image "$BASE_IMAGE"; then
+  [[ "$BASE_IMAGE" == "$default_base" ]] ||
+    die "base image $BASE_IMAGE is missing from $CONTAINER_ENGINE: build or load it, name another in BASE_IMAGE," \
+      "or leave BASE_IMAGE out: BASE=ipex and BASE=stock build theirs"
+  build_base "$BASE"
+fi
+build_image "$IMAGE_NAME" Dockerfile --build-arg "BASE_IMAGE=$BASE_IMAGE" \
+  --label "org.opencontainers.image.base.name=$BASE_IMAGE"
 echo "Built $IMAGE_NAME on $BASE_IMAGE."

@@ -18,10 +18,12 @@
 #                       spaces together; nothing is expanded. They come last, so they win: DOCKER_ARGS="--cpus 8"
 #
 # Inside, every path is what it is outside. The script's output directory is writable; everything else that a variable
-# names is read-only. The container runs as the calling user, without any capability, and ends with the script: signals
-# reach the script's command and its exit code comes back. Proxy variables are passed on. With several machines it uses
-# the host's network. Docker's seccomp profile refuses containers without CAP_SYS_NICE to bind memory to NUMA nodes;
-# ranks say so and are bound to their cores alone. DOCKER_ARGS="--cap-add SYS_NICE" lets them bind memory too.
+# names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling user, without
+# any capability, and ends with the script: signals reach the script's command and its exit code comes back. Proxy
+# variables are passed on. The engine shows the run's health: whether its log still grows (docker/healthcheck.sh). With
+# several machines it uses the host's network. Docker's seccomp profile refuses containers without CAP_SYS_NICE to bind
+# memory to NUMA nodes; ranks say so and are bound to their cores alone. DOCKER_ARGS="--cap-add SYS_NICE" lets them bind
+# memory too.
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
@@ -96,7 +98,8 @@ mount_paths
 pass_variables
 
 user="$(id -u):$(id -g)"
-options=(--rm --init --cap-drop ALL --security-opt no-new-privileges --shm-size "${SHM_SIZE:-8G}")
+options=(--rm --init --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
+  --shm-size "${SHM_SIZE:-8G}")
 # Engines that run as a user who is not root map user ids; inside must be who maps to the caller outside.
 if [[ "${CONTAINER_ENGINE##*/}" == podman ]]; then
   (($(id -u) == 0)) || options+=(--userns keep-id)

@@ -66,7 +66,7 @@ PICK_OPTIONS=(EVAL_RECORDS=--count)
 # Variables that are no option of a command but say how it runs.
 LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE NODE_RANK MASTER_ADDR MASTER_PORT
   MAX_RESTARTS BIND GLOO_SOCKET_IFNAME OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY
-  KMP_BLOCKTIME CCL_WORKER_COUNT CCL_WORKER_AFFINITY ALLOCATOR)
+  KMP_BLOCKTIME CCL_WORKER_COUNT CCL_WORKER_AFFINITY ALLOCATOR OPENMP)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
@@ -145,7 +145,7 @@ check_launch() {
     auto | system | tcmalloc | jemalloc) ;;
     *) die "ALLOCATOR=$ALLOCATOR is unknown: choose auto, system, tcmalloc or jemalloc" ;;
   esac
-  for name in BENCHMARK:0:1 DDP:false:true; do
+  for name in BENCHMARK:0:1 DDP:false:true OPENMP:pytorch:intel; do
     IFS=: read -r name off on <<<"$name"
     [[ "${!name:-$off}" == "$off" || "${!name}" == "$on" ]] || die "$name=${!name} is unknown: choose $on or $off"
   done
@@ -298,6 +298,17 @@ choose_allocator() {
   [[ -z "$library" ]] || export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
 }
 
+# Preload Intel's OpenMP where OPENMP=intel asks for it. Loaded first, it answers all calls, PyTorch's and the kernels',
+# so that no second pool of threads comes up beside it.
+choose_openmp() {
+  local library
+  [[ "${OPENMP:-}" == intel ]] || return 0
+  library="$("$PYTHON" -c 'import sys; print(sys.prefix)')/lib/libiomp5.so"
+  [[ -f "$library" ]] ||
+    die "OPENMP=intel, but $library is not there: install the Python package intel-openmp, or choose pytorch"
+  export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
+}
+
 # run_pretrain PHASE [OPTION ...]: check the variables and become the trainer, so that signals and the exit code are
 # the trainer's. How many ranks it is, and where each computes, is the launcher's to say.
 run_pretrain() {
@@ -307,6 +318,7 @@ run_pretrain() {
   choose_allocator
   choose_python
   set_instruction_set
+  choose_openmp
   if [[ -n "${TRAIN_SCRIPT:-}" ]]; then
     entry=("$TRAIN_SCRIPT")
   fi

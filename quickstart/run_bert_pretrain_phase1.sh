@@ -22,6 +22,8 @@
 #   ENGINE              auto (native), native, eager, which needs no C++ compiler, or ipex, where it is installed
 #   ALLOCATOR           memory allocator: tcmalloc or jemalloc, which must be installed, or system, the C library's
 #                       with huge pages. auto (default): tcmalloc where it is installed, else system
+#   OPENMP              threads of PyTorch and the kernels: pytorch (default), those it brought, or intel, which the
+#                       Python package intel-openmp has
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
 #   VOCAB_FILE          vocabulary to save with the model

@@ -37,6 +37,7 @@ report = {
     "first_process": pathlib.Path("/proc/1/comm").read_text().strip(),
     "shared_memory_bytes": os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize,
     "home_is_writable": can_write(pathlib.Path.home()),
+    "image_is_writable": can_write(pathlib.Path("/")),
     "readable": {name: os.access(value, os.R_OK) for name, value in paths.items()},
     "writable": {name: can_write(pathlib.Path(value)) for name, value in paths.items()},
     "instruction_set": os.environ.get("DNNL_MAX_CPU_ISA"),

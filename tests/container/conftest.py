@@ -13,7 +13,17 @@ from typing import NoReturn
 import pytest
 
 from .caller import Caller
-from .engine import Engine, EngineError, build_images, missing_requirements, running_engine
+from .engine import (
+    IPEX,
+    STOCK,
+    BuildError,
+    Engine,
+    EngineError,
+    Image,
+    build_image,
+    missing_requirements,
+    running_engine,
+)
 
 BUILD_TIMEOUT_SECONDS = 2400  # the first test waits for Debian's packages, PyTorch and the builds
 
@@ -35,7 +45,7 @@ def public_folder() -> Iterator[Path]:
         yield path
 
 
-def no_engine(reason: str) -> NoReturn:
+def cannot_test(reason: str) -> NoReturn:
     """Skip the test, or fail it where an engine is required."""
     if os.environ.get("REQUIRE_CONTAINER") == "1":
         pytest.fail(reason)
@@ -44,10 +54,10 @@ def no_engine(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
-    """A running engine with the images built; skipped, or failed with REQUIRE_CONTAINER=1, where none can run."""
+    """A running engine; skipped, or failed with REQUIRE_CONTAINER=1, where none can run."""
     missing = missing_requirements()
     if missing:
-        no_engine(f"no container engine can be started here without {', '.join(missing)}")
+        cannot_test(f"no container engine can be started here without {', '.join(missing)}")
     folder = Path(tempfile.mkdtemp(prefix="engine-"))
     folder.chmod(0o755)
     with ExitStack() as stack:
@@ -55,12 +65,21 @@ def engine() -> Iterator[Engine]:
         try:
             engine = stack.enter_context(running_engine(folder))
         except EngineError as error:
-            no_engine(str(error))
-        build_images(engine)
+            cannot_test(str(error))
         yield engine
+
+
+@pytest.fixture(scope="package", params=[STOCK, IPEX], ids=lambda image: image.base)
+def image(engine: Engine, request: pytest.FixtureRequest) -> Image:
+    """Each of the images, built; skipped, or failed with REQUIRE_CONTAINER=1, where it cannot be built."""
+    try:
+        return build_image(engine, request.param)
+    except BuildError as error:
+        cannot_test(str(error))
 
 
 @pytest.fixture
 def caller(engine: Engine, public_folder: Path) -> Caller:
-    """A user who is not root, with a folder and a checkout, ready to run the container."""
+    """A user who is not root, with a folder and a checkout, ready to run the container of the stock image."""
+    build_image(engine, STOCK)
     return Caller(engine, public_folder, uid=1234)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from .caller import Caller
-from .engine import Engine
+from .engine import STOCK, Engine, build_image
 
 
 def wait_until_there(path: Path, process: subprocess.Popen[str]) -> None:
@@ -21,11 +21,6 @@ def wait_until_there(path: Path, process: subprocess.Popen[str]) -> None:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline, f"{path} did not appear"
         time.sleep(0.1)
-
-
-def containers(engine: Engine) -> list[str]:
-    """Return all containers that exist."""
-    return engine.docker("ps", "--all", "--quiet").stdout.split()
 
 
 def test_the_container_is_the_callers(caller: Caller) -> None:
@@ -42,15 +37,17 @@ def test_the_container_is_the_callers(caller: Caller) -> None:
     output = Path(caller.variables["OUTPUT_DIR"])
     for path in (output, output / "report.json"):
         assert (path.stat().st_uid, path.stat().st_gid) == (caller.uid, caller.uid)
-    assert containers(caller.engine) == []
+    assert caller.engine.containers() == []
 
 
 def test_root_runs_without_capabilities(engine: Engine, public_folder: Path) -> None:
+    build_image(engine, STOCK)
     caller = Caller(engine, public_folder, uid=0).use_probe()
     result = caller.run()
     assert result.returncode == 0, result.stderr
     assert caller.report["uid"] == 0
     assert caller.report["capabilities"] == 0
+    assert not caller.report["image_is_writable"]
 
 
 def test_only_the_output_is_writable(caller: Caller) -> None:
@@ -95,7 +92,7 @@ def test_signals_reach_the_trainer(caller: Caller, number: signal.Signals) -> No
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 48, error
-    assert containers(caller.engine) == []
+    assert caller.engine.containers() == []
 
 
 @pytest.mark.parametrize("variable", ["PRECISION", "OUTPUT_DIR", "DATASET_DIR", "CONFIG_FILE"])

@@ -19,7 +19,7 @@ from bert_large.data.tfrecord import encode_record, iterate_payloads, write_reco
 from safetensors.numpy import load_file
 
 from .caller import Caller
-from .engine import PROJECT
+from .engine import IPEX, PROJECT, Engine, Image
 
 CONFIG: dict[str, Any] = {
     "vocab_size": 64,
@@ -36,6 +36,22 @@ CONFIG: dict[str, Any] = {
 }
 STEPS = 6
 TEXT = "the cat saw the dog .\nthe dog saw the cat .\nthe cat ran .\n\nthe dog ran .\nthe cat sat .\nthe dog sat .\n"
+COUNT_THREADS = """
+import pathlib, torch
+from bert_large.engines import resolve_engine
+
+def threads():
+    return len(list(pathlib.Path("/proc/self/task").iterdir()))
+
+resolve_engine("native")
+torch.set_num_threads(3)
+before = threads()
+values = torch.randn(4096, 1024)
+torch.relu(values)
+torch.ops.bert_large.gelu(values, torch.zeros(1024), "tanh", torch.empty_like(values))
+loaded = pathlib.Path("/proc/self/maps").read_text()
+print(1 + threads() - before, "intel" if "libiomp5" in loaded else "pytorch")
+"""
 VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "cat", "dog", "saw", "ran", "sat"]
 
 
@@ -58,8 +74,8 @@ def random_records(shape: RecordShape, count: int) -> list[bytes]:
 
 
 @pytest.fixture
-def trainee(caller: Caller) -> Caller:
-    """The caller with shards of both lengths, held-out records, and the settings of a short run."""
+def trainee(caller: Caller, image: Image) -> Caller:
+    """The caller with an image, shards of both lengths, held-out records, and the settings of a short run."""
     dataset = Path(caller.variables["DATASET_DIR"])
     for folder, name, shape in (
         ("seq_128", "part-00000-of-00001_128", RecordShape(128, 20)),
@@ -71,6 +87,7 @@ def trainee(caller: Caller) -> Caller:
             write_records(file, random_records(shape, 40))
     Path(caller.variables["CONFIG_FILE"]).write_text(json.dumps(CONFIG))
     caller.variables |= {
+        "IMAGE_NAME": image.name,
         "EVAL_DIR": str(dataset / "held out"),
         "BATCH_SIZE": "8",
         "MAX_STEPS": str(STEPS),
@@ -95,7 +112,10 @@ def events(output: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def test_phase_1_then_phase_2(trainee: Caller) -> None:
+    mlperf_log = Path(trainee.variables["OUTPUT_DIR"]) / "result_0.txt"
+    trainee.variables["MLPERF_LOG"] = str(mlperf_log)
     first = train(trainee, "--eval-every-samples", "16")
+    assert '"run_stop"' in mlperf_log.read_text()
     steps = events(first, "step")
     assert [step["step"] for step in steps] == list(range(1, STEPS + 1))
     assert steps[-1]["samples"] == STEPS * 8
@@ -108,8 +128,13 @@ def test_phase_1_then_phase_2(trainee: Caller) -> None:
     owners = {(path.stat().st_uid, path.stat().st_gid) for path in first.rglob("*")}
     assert owners == {(trainee.uid, trainee.uid)}
 
+    log = (first / "train.log").read_text()
+    assert "engine native: C++ kernels" in log
+    assert "memory allocator: tcmalloc" in log
+    assert f"base image: {base_label(trainee)}" in log
+
     # With next to no learning rate, phase 2 ends with the weights that it started from.
-    del trainee.variables["CONFIG_FILE"]
+    del trainee.variables["CONFIG_FILE"], trainee.variables["MLPERF_LOG"]
     trainee.variables |= {
         "SCRIPT": "run_bert_pretrain_phase2.sh",
         "CHECKPOINT_DIR": str(first / "model_save"),
@@ -126,18 +151,40 @@ def test_phase_1_then_phase_2(trainee: Caller) -> None:
     assert not list((first / "model_save").glob("*.tmp"))
 
 
+def base_label(caller: Caller) -> str:
+    """Return what the label of the caller's image says of its base."""
+    query = '{{index .Config.Labels "bert-large.base"}}'
+    return caller.engine.docker("image", "inspect", "--format", query, caller.variables["IMAGE_NAME"]).stdout.strip()
+
+
 def test_a_stopped_run_goes_on(trainee: Caller) -> None:
     trainee.variables |= {"MAX_STEPS": "100000", "TOTAL_STEPS": "100000", "SAVE_EVERY": "100000"}
+    trainee.variables["DOCKER_ARGS"] = "--health-interval 1s"
     process = trainee.start()
     metrics = Path(trainee.variables["OUTPUT_DIR"]) / "metrics.jsonl"
     wait_for_steps(metrics, 3, process)
-    process.send_signal(signal.SIGTERM)
+    (container,) = trainee.engine.containers()
+    wait_until_healthy(trainee.engine, container)
+    trainee.engine.docker("stop", "--time", "100", container)
     output, error = process.communicate(timeout=120)
     assert process.returncode == 128 + signal.SIGTERM, output + error
     done = events(metrics.parent, "step")[-1]["step"]
     trainee.variables["MAX_STEPS"] = str(done + 2)
     train(trainee)
     assert [step["step"] for step in events(metrics.parent, "step")] == list(range(1, done + 3))
+
+
+def wait_until_healthy(engine: Engine, container: str) -> None:
+    """Wait until the engine says that a container is healthy, because of a step."""
+    deadline = time.monotonic() + 60
+    query = "{{.State.Health.Status}} {{range .State.Health.Log}}{{.Output}}{{end}}"
+    while True:
+        health = engine.docker("inspect", "--format", query, container).stdout
+        if health.startswith("healthy ") and " step " in health:
+            return
+        assert not health.startswith("unhealthy"), health
+        assert time.monotonic() < deadline, health
+        time.sleep(0.5)
 
 
 def wait_for_steps(metrics: Path, count: int, process: subprocess.Popen[str]) -> None:
@@ -174,6 +221,38 @@ def test_two_ranks_in_one_container(trainee: Caller) -> None:
     together = train(trainee)
     assert [step["masked_lm_loss"] for step in events(together, "step")] == pytest.approx(
         [step["masked_lm_loss"] for step in events(alone, "step")], rel=1e-3
+    )
+
+
+def test_intel_openmp_replaces_the_other(trainee: Caller, image: Image) -> None:
+    """Two runtimes would each have their pool of threads."""
+    trainee.variables["TRAIN_SCRIPT"] = str(trainee.home / "count_threads.py")
+    Path(trainee.variables["TRAIN_SCRIPT"]).write_text(COUNT_THREADS)
+    trainee.own()
+    counts = []
+    for trainee.variables["OPENMP"] in ("pytorch", "intel"):
+        result = trainee.run()
+        if image is not IPEX and trainee.variables["OPENMP"] == "intel":
+            assert result.returncode == 2
+            assert "intel-openmp" in result.stderr
+            return
+        assert result.returncode == 0, result.stderr
+        counts.append(result.stdout.split()[-2:])
+    assert counts == [["3", "pytorch"], ["3", "intel"]]
+
+
+def test_the_ipex_engine(trainee: Caller, image: Image) -> None:
+    if image is not IPEX:
+        pytest.skip("the image has no IPEX")
+    options = trainee.engine.docker("run", "--rm", image.name, "bert-large", "pretrain", "--help").stdout
+    if "ipex" not in options:
+        pytest.skip("this version has no ipex engine")
+    native = train(trainee)
+    trainee.variables |= {"ENGINE": "ipex", "OUTPUT_DIR": str(trainee.home / "ipex")}
+    ipex = train(trainee)
+    assert "engine ipex" in (ipex / "train.log").read_text()
+    assert [step["masked_lm_loss"] for step in events(ipex, "step")] == pytest.approx(
+        [step["masked_lm_loss"] for step in events(native, "step")], rel=1e-3
     )
 
 

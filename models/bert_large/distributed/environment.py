@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -227,9 +228,23 @@ def _join(asked: str | None, silence_seconds: float, timeout_seconds: float) -> 
     )  # fmt: skip
     heartbeat.start()
     backend, reason = choose_backend(asked)
-    distributed.init_process_group(backend, store=connection, rank=rank, world_size=world_size, timeout=_NEVER)
+    with _output_to_stderr():  # gloo of PyTorch 2.8 says there that it is connected, where a command's JSON goes
+        distributed.init_process_group(backend, store=connection, rank=rank, world_size=world_size, timeout=_NEVER)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Ranks(rank, world_size, local_rank, backend, reason, names, heartbeat), heartbeat
+
+
+@contextlib.contextmanager
+def _output_to_stderr() -> Iterator[None]:
+    """Send to standard error what C++ code writes to standard output."""
+    sys.stdout.flush()
+    output = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(output, 1)
+        os.close(output)
 
 
 def _gather_keys(store: distributed.Store, name: str, world_size: int, timeout_seconds: float) -> list[bytes]:

@@ -27,6 +27,7 @@ from bert_large.errors import InputError, UserError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.allocator import describe_allocator
+from bert_large.observe.base_image import describe_base_image
 from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
 from bert_large.observe.metrics import MetricsWriter
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
@@ -130,6 +131,8 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         if line != engine_line:
             LOGGER.info("but %s: %s; runs repeat to the last digit only where each rank has the same", name, line)
     LOGGER.info(describe_allocator())
+    if base_image := describe_base_image():
+        LOGGER.info(base_image)
     init_start = milliseconds_now()
     if run.mlperf is not None:
         forget_records(run.data, ranks)

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[3]
-TOOLS = ("bash", "cat", "cp", "dirname", "env", "git", "grep", "id", "kill", "mkdir", "mktemp",
-         "printf", "realpath", "rm", "sed", "sleep", "sort", "wc", "xargs")  # fmt: skip
+TOOLS = ("bash", "cat", "cp", "date", "dirname", "env", "git", "grep", "id", "kill", "mkdir", "mktemp",
+         "printf", "realpath", "rm", "sed", "sleep", "sort", "stat", "tail", "wc", "xargs")  # fmt: skip
 
 FAKE = """#!{python}
 import json, os, sys

@@ -11,10 +11,19 @@ IPEX = "model-zoo:pytorch-ipex-spr"
 STOCK = "model-zoo:pytorch-stock"
 
 
+# Has one image, and says of every base what it holds.
+HAS = """
+if sys.argv[1:3] == ['image', 'inspect']:
+    sys.exit(sys.argv[3] != {image!r})
+if sys.argv[1] == 'run':
+    print("torch 1.2.3")
+"""
+
+
 @pytest.fixture
 def engine(sandbox: Sandbox) -> Sandbox:
     """A fake docker that has no image but the IPEX base."""
-    sandbox.fake("docker", f"sys.exit(sys.argv[1:3] == ['image', 'inspect'] and sys.argv[3] != {IPEX!r})")
+    sandbox.fake("docker", HAS.format(image=IPEX))
     return sandbox
 
 
@@ -40,16 +49,47 @@ def test_the_default_base(engine: Sandbox) -> None:
     assert build.value("--file") == str(engine.project / "Dockerfile")
     assert build.values("--build-arg") == [f"BASE_IMAGE={IPEX}"]
     assert build.arguments[-1] == str(engine.project) or build.arguments[-2] == str(engine.project)
-    assert "org.opencontainers.image.version=0.1.0" in build.values("--label")
+    labels = dict(label.split("=", 1) for label in build.values("--label"))
+    assert labels["org.opencontainers.image.version"] == "0.1.0"
+    assert labels["org.opencontainers.image.base.name"] == IPEX
+
+
+def test_the_time_it_was_made(engine: Sandbox) -> None:
+    engine.variables["SOURCE_DATE_EPOCH"] = "86400"
+    (build,) = builds(engine)
+    assert "org.opencontainers.image.created=1970-01-02T00:00:00Z" in build.values("--label")
 
 
 def test_the_stock_base_is_built_when_missing(engine: Sandbox) -> None:
-    engine.variables |= {"BASE": "stock", "PYTHON_IMAGE": "my python:3.12"}
-    base, image = builds(engine)
-    assert base.value("--tag") == STOCK
+    engine.variables |= {"BASE": "stock", "PYTHON_IMAGE": "my python:3.12", "TORCH_BUILD": "any", "ONECCL": "none"}
+    base, label, image = builds(engine)
+    assert base.value("--tag") == label.value("--tag") == STOCK
     assert base.value("--file") == str(engine.project / "docker/stock.Dockerfile")
-    assert base.values("--build-arg") == ["PYTHON_IMAGE=my python:3.12"]
+    assert base.values("--build-arg") == ["PYTHON_IMAGE", "TORCH_BUILD"]
+    assert base.environment["PYTHON_IMAGE"] == "my python:3.12"
     assert image.values("--build-arg") == [f"BASE_IMAGE={STOCK}"]
+
+
+def test_the_ipex_base_is_built_when_missing(sandbox: Sandbox) -> None:
+    sandbox.fake("docker", HAS.format(image="another:one"))
+    settings = {name: f"my {name}" for name in ("TORCH_VERSION", "IPEX_VERSION", "ONECCL_VERSION", "ONECCL_INDEX_URL")}
+    sandbox.variables |= settings | {"ONECCL": "required", "TORCH_BUILD": "any"}
+    base, label, image = builds(sandbox)
+    assert base.value("--tag") == label.value("--tag") == IPEX
+    assert base.value("--file") == str(sandbox.project / "docker/ipex.Dockerfile")
+    assert set(base.values("--build-arg")) == {*settings, "ONECCL", "TORCH_BUILD"}
+    assert settings.items() <= base.environment.items()
+    assert image.values("--build-arg") == [f"BASE_IMAGE={IPEX}"]
+
+
+def test_the_base_is_labelled_with_what_it_holds(sandbox: Sandbox) -> None:
+    labels = sandbox.directory / "labels"
+    sandbox.fake("docker", HAS.format(image="no") + f"""
+if '-' in sys.argv:
+    open({str(labels)!r}, 'w').write(sys.stdin.read())
+""")  # fmt: skip
+    builds(sandbox)
+    assert labels.read_text() == f'FROM {IPEX}\nLABEL bert-large.base="torch 1.2.3"\n'
 
 
 def test_the_stock_base_is_kept_when_there(sandbox: Sandbox) -> None:
@@ -67,12 +107,11 @@ def test_any_base(sandbox: Sandbox) -> None:
     assert image.value("--tag") == "mine:2"
 
 
-@pytest.mark.parametrize("base", [IPEX, "my/base:1"])
-def test_a_missing_base_is_named_with_the_ways_out(sandbox: Sandbox, base: str) -> None:
+def test_a_missing_base_is_named_with_the_ways_out(sandbox: Sandbox) -> None:
     sandbox.fake("docker", "sys.exit(sys.argv[1] == 'image')")
-    sandbox.variables["BASE_IMAGE"] = base
+    sandbox.variables["BASE_IMAGE"] = "my/base:1"
     error = refused(sandbox)
-    assert f"base image {base} is missing" in error
+    assert "base image my/base:1 is missing" in error
     assert "BASE_IMAGE" in error
     assert "BASE=stock" in error
 
@@ -88,7 +127,8 @@ def test_proxies_and_pips_settings_are_passed_by_name(engine: Sandbox) -> None:
         "PIP_TRUSTED_HOST": "index",
     }
     engine.variables |= values | {"BASE": "stock"}
-    for build in builds(engine):
+    base, _, image = builds(engine)
+    for build in (base, image):
         assert set(values) <= set(build.values("--build-arg"))
         assert values.items() <= build.environment.items()
         assert not [word for word in build.arguments if "secret" in word]
@@ -105,6 +145,7 @@ def test_podman(sandbox: Sandbox) -> None:
     sandbox.fake("podman")
     (build,) = builds(sandbox, engine="podman")
     assert build.value("--tag") == IMAGE
+    assert build.value("--format") == "docker"  # its own has no health check
 
 
 def test_an_unknown_base(engine: Sandbox) -> None:

@@ -27,7 +27,7 @@ else:
 """
 UV = """
 import pathlib
-if not {works}:
+if not {works} or ({only_for_gpus} and "--torch-backend=cpu" in sys.argv):
     sys.exit("error: no index")
 pathlib.Path({folder!r}, "torch").write_text({installs!r})
 """
@@ -40,11 +40,15 @@ def fakes(sandbox: Sandbox) -> Sandbox:
     return sandbox
 
 
-def set_up(sandbox: Sandbox, *, pip_has_torch: bool, uv_works: bool, installs: str = "ok") -> None:
+def set_up(
+    sandbox: Sandbox, *, pip_has_torch: bool, uv_works: bool, installs: str = "ok", only_for_gpus: bool = False
+) -> None:
     folder = str(sandbox.directory)
     tools = Path(sandbox.folder("tools"))
     sandbox.fake("python3", PYTHON.format(folder=folder, pip_has_torch=pip_has_torch, installs=installs))
-    sandbox.fake("uv", UV.format(folder=folder, works=uv_works, installs=installs), directory=tools)
+    sandbox.fake(
+        "uv", UV.format(folder=folder, works=uv_works, installs=installs, only_for_gpus=only_for_gpus), directory=tools
+    )
 
 
 def install(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -105,6 +109,29 @@ def test_a_build_for_gpus_is_refused(sandbox: Sandbox) -> None:
     assert result.returncode == 1
     assert "GPUs" in result.stderr
     assert "uninstall" in result.stderr
+
+
+def test_a_build_for_gpus_is_taken_where_it_is_allowed_and_the_only_one(sandbox: Sandbox) -> None:
+    set_up(sandbox, pip_has_torch=False, uv_works=True, installs="gpu", only_for_gpus=True)
+    sandbox.variables["TORCH_BUILD"] = "any"
+    result = install(sandbox)
+    assert result.returncode == 0, result.stderr
+    assert "TORCH_BUILD=any allows" in result.stdout
+    backends = ["--torch-backend=cpu" in call.arguments for call in sandbox.calls("uv")]
+    assert backends == [True, False]
+
+
+def test_a_build_for_cpus_comes_first_where_any_is_allowed(fakes: Sandbox) -> None:
+    fakes.variables["TORCH_BUILD"] = "any"
+    assert install(fakes).returncode == 0
+    assert len(fakes.calls("uv")) == 1
+
+
+def test_an_unknown_build(fakes: Sandbox) -> None:
+    fakes.variables["TORCH_BUILD"] = "cuda"
+    result = install(fakes)
+    assert result.returncode == 1
+    assert "TORCH_BUILD=cuda is unknown" in result.stderr
 
 
 def test_wrong_usage(sandbox: Sandbox) -> None:

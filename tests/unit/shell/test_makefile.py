@@ -162,10 +162,9 @@ def test_lint_checks_every_script(project: Sandbox) -> None:
     assert [call.arguments for call in project.calls("ruff")] == [["check"], ["format", "--check"]]
     assert len(project.calls("mypy")) == 1
     checked = {word for word in project.calls("shellcheck")[0].arguments if not word.startswith("--")}
-    scripts = {f"./quickstart/{path.name}" for path in (project.project / "quickstart").glob("*.sh")}
-    assert checked == scripts | {
-        "./run.sh", "./build.sh", "./docker/install_torch.sh", "./.ci/run", "./jobs/slurm/a b.sh"
-    }  # fmt: skip
+    scripts = {f"./{path.relative_to(project.project)}" for path in project.project.glob("[dq]*/*.sh")}
+    assert "./docker/install_torch.sh" in scripts
+    assert checked == scripts | {"./run.sh", "./build.sh", "./.ci/run", "./jobs/slurm/a b.sh"}
 
 
 def test_a_failure_is_a_failure(project: Sandbox) -> None:

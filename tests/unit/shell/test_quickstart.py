@@ -183,6 +183,7 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
         ("OUTPUT_DIR", "/dev/null/output"),
         ("BENCHMARK", "yes"),
         ("ALLOCATOR", "hoard"),
+        ("OPENMP", "gnu"),
         ("DDP", "maybe"),
         ("RANKS_PER_NODE", "two"),
         ("NNODES", "0"),
@@ -308,6 +309,32 @@ def test_an_allocator_that_is_not_installed_is_named(phase_1: Sandbox, choice: s
     assert (result.returncode, phase_1.calls("python3")) == (2, [])
     assert f"error: ALLOCATOR={choice} is not installed here" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+def use_environment(sandbox: Sandbox, *libraries: str) -> Path:
+    """Let the fake python answer with the root of an environment that has these libraries; return their folder."""
+    folder = Path(sandbox.folder("environment/lib"))
+    for name in libraries:
+        (folder / name).touch()
+    sandbox.fake("python3", f"'sys.prefix' in sys.argv[-1] and print({str(folder.parent)!r})")
+    return folder
+
+
+def test_intel_openmp_is_loaded_first_if_asked_for(phase_1: Sandbox) -> None:
+    folder = use_environment(phase_1, "libiomp5.so")
+    phase_1.variables |= {"ALLOCATOR": "system", "LD_PRELOAD": "/no/libmine.so"}
+    assert started(phase_1, PHASE_1).environment["LD_PRELOAD"] == "/no/libmine.so"
+    phase_1.variables["OPENMP"] = "intel"
+    assert started(phase_1, PHASE_1).environment["LD_PRELOAD"] == f"{folder}/libiomp5.so:/no/libmine.so"
+
+
+def test_intel_openmp_that_is_not_there_is_named(phase_1: Sandbox) -> None:
+    folder = use_environment(phase_1)
+    phase_1.variables["OPENMP"] = "intel"
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == 2
+    assert f"error: OPENMP=intel, but {folder}/libiomp5.so is not there" in result.stderr
+    assert "intel-openmp" in result.stderr
 
 
 def test_the_launcher_is_told_of_ranks_and_machines(phase_1: Sandbox) -> None:

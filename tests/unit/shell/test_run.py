@@ -43,6 +43,8 @@ def test_the_container_has_no_privilege(docker: Sandbox) -> None:
     assert call.value("--cap-drop") == "ALL"
     assert call.value("--security-opt") == "no-new-privileges"
     assert call.value("--shm-size") == "8G"
+    assert "--read-only" in call.arguments
+    assert call.value("--tmpfs") == "/tmp"
     assert "--init" in call.arguments
     assert "--rm" in call.arguments
 

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Write docker/requirements-stock.txt and docker/requirements-ipex.txt: the exact versions, with SHA-256 of every file,
+# of all Python packages that the base images bring besides PyTorch and IPEX, whose versions the base images' files
+# name. What the package needs (pyproject.toml) and what PyTorch and IPEX need is resolved anew, to the newest that fit.
+#
+# Usage: docker/lock.sh
+#
+# Optional variables:
+#   PYTHON   interpreter whose pip gets uv, the resolver, into a scratch folder (default python3)
+#   pip's own (PIP_INDEX_URL, PIP_CERT)
+set -euo pipefail
+
+cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
+readonly python="${PYTHON:-python3}"
+scratch="$(mktemp -d)"
+readonly scratch
+trap 'rm -rf "$scratch"' EXIT
+"$python" -m pip install --quiet --target "$scratch/tools" uv
+
+resolve() {
+  env ${PIP_CERT:+"SSL_CERT_FILE=$PIP_CERT"} ${PIP_INDEX_URL:+"UV_DEFAULT_INDEX=$PIP_INDEX_URL"} \
+    "$scratch/tools/bin/uv" pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+    --no-header --no-annotate "$@"
+}
+
+# lock BASE REQUIREMENT ...: what these and the package need, without PyTorch, IPEX and the libraries of GPU builds.
+lock() {
+  local base="$1" file="docker/requirements-$1.txt"
+  shift
+  printf '%s\n' "$@" >"$scratch/base.in"
+  resolve pyproject.toml --extra mlperf "$scratch/base.in" >"$scratch/all.txt"
+  grep -vE '^(torch|triton|nvidia-|cuda-|intel-extension-for-pytorch)' "$scratch/all.txt" >"$scratch/kept.in"
+  {
+    echo "# Python packages of the $base base besides PyTorch. Made by docker/lock.sh: run it again to renew them."
+    resolve --no-deps --generate-hashes "$scratch/kept.in"
+  } >"$scratch/lock.txt"
+  mv "$scratch/lock.txt" "$file"
+  echo "$file: $(grep -c == "$file") packages"
+}
+
+# default_of NAME FILE: the default of a build argument
+default_of() {
+  sed -n "s/^ARG $1=//p" "$2"
+}
+
+lock stock "torch==$(default_of TORCH_VERSION docker/stock.Dockerfile)"
+# IPEX imports pkg_resources, which it does not name as a need, and which later versions of setuptools no longer have.
+lock ipex "torch==$(default_of TORCH_VERSION docker/ipex.Dockerfile)" intel-openmp "setuptools<81" \
+  "intel-extension-for-pytorch==$(default_of IPEX_VERSION docker/ipex.Dockerfile)"
