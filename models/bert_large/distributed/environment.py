@@ -18,7 +18,7 @@ from torch import distributed
 
 from bert_large.config import RANK_SILENCE_SECONDS, RANK_TIMEOUT_SECONDS
 from bert_large.distributed.agreement import require_agreement, software
-from bert_large.distributed.backend import check_backend, choose_backend
+from bert_large.distributed.backend import check_backend, choose_backend, will_use_ccl
 from bert_large.distributed.bind import BINDING_VARIABLE, count
 from bert_large.distributed.heartbeat import Heartbeat, announce, end_process
 from bert_large.errors import InputError, UserError
@@ -207,7 +207,8 @@ def _join(asked: str | None, silence_seconds: float, timeout_seconds: float) -> 
         store = distributed.TCPStore(host, port, is_master=is_host, timeout=timeout, wait_for_workers=False)
         connection = distributed.PrefixStore(attempt, store)
         announce(connection, rank)
-        connection.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "software": software()}))
+        alike = {**software(), "backend ccl": will_use_ccl(asked)}  # different backends would wait for one another
+        connection.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "alike": alike}))
         hellos = [json.loads(value) for value in _gather_keys(connection, "hello", world_size, timeout_seconds)]
         # A connection for the heartbeat alone: each answers one caller at a time.
         client = distributed.TCPStore(host, port, timeout=silence)
@@ -221,7 +222,7 @@ def _join(asked: str | None, silence_seconds: float, timeout_seconds: float) -> 
             "that all are started, and that hosts reach each other"
         ) from error
     names = [f"rank {number} on host {hello['host']}" for number, hello in enumerate(hellos)]
-    require_agreement([hello["software"] for hello in hellos], names)
+    require_agreement([hello["alike"] for hello in hellos], names)
     heartbeat = Heartbeat(
         distributed.PrefixStore(attempt, client), rank, names,
         silence_seconds=silence_seconds, stall_seconds=timeout_seconds,
