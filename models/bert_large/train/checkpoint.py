@@ -1,17 +1,20 @@
-"""Checkpoints: weights, optimizer moments and progress, written whole or not at all.
+"""Checkpoints: weights, optimizer moments and progress, written whole or not at all, and known to be intact.
 
 `checkpoints/step-00000100/` holds `model.safetensors` (weights), `optimizer.safetensors` (moments, named
-`exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`) and `state.json` (progress and the run's identity). It is written under
-another name, flushed to disk, and renamed.
+`exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`), `state.json` (progress and the run's identity) and `checksums.json` of
+these. It is written under another name, flushed to disk, read back from there, and renamed; older ones are deleted
+after that only.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,14 +24,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from bert_large.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from bert_large.config import ModelConfig
-from bert_large.errors import InputError
-from bert_large.files import default_file_mode, sync_folder, write_atomically
+from bert_large.errors import DamageError, InputError, WriteError
+from bert_large.files import (
+    default_file_mode,
+    drop_from_page_cache,
+    explain_write_errors,
+    require_free_bytes,
+    sync_file,
+    sync_folder,
+    write_atomically,
+)
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.loss_scale import LossScale
 
 _PREFIX = "step-"
+_STEP = re.compile(_PREFIX + r"\d{8,}")
 _PARTIAL = ".partial-"
 WEIGHTS_FILE = "model.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
@@ -48,6 +61,8 @@ class Progress:
     """An evaluation belongs after this step, and was left undone because the run was interrupted."""
     loss_scale: LossScale | None = None
     """None: the run's precision needs none."""
+    masked_lm_accuracy: float | None = None
+    """Of the evaluation after this step; None: there was none. The target may have been reached here."""
 
     @property
     def updates(self) -> int:
@@ -72,37 +87,110 @@ def write_checkpoint(
     """Write `folder/step-…` from weights by name and moments named as `get_moments` does, and return it."""
     target = folder / f"{_PREFIX}{progress.step:08d}"
     partial = folder / f"{_PARTIAL}{target.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    save_tensors(partial / WEIGHTS_FILE, weights)
-    save_tensors(partial / MOMENTS_FILE, moments)
-    state = {**dataclasses.asdict(progress), "identity": dict(identity)}
-    with write_atomically(partial / STATE_FILE) as file:
-        file.write(json.dumps(state, indent=1).encode())
-    if target.exists():  # from before a resume at an earlier step; the same run makes it the same again
-        shutil.rmtree(target)
-    partial.rename(target)
-    sync_folder(folder)
+    needed_bytes = _bytes_of(weights) + _bytes_of(moments)
+    with explain_write_errors(target, needed_bytes):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        require_free_bytes(target, needed_bytes)
+        try:
+            partial.mkdir()
+            save_tensors(partial / WEIGHTS_FILE, weights)
+            save_tensors(partial / MOMENTS_FILE, moments)
+            state = {**dataclasses.asdict(progress), "identity": dict(identity)}
+            with write_atomically(partial / STATE_FILE) as file:
+                file.write(json.dumps(state, indent=1).encode())
+            write_checksums(partial)
+            _read_back(partial)
+        except (OSError, WriteError):
+            shutil.rmtree(partial, ignore_errors=True)  # room for the log to say so
+            raise
+        if target.exists():  # written again, as when a run goes back to a checkpoint elsewhere
+            _remove(target)
+        partial.rename(target)
+        sync_folder(folder)
     return target
 
 
+def _read_back(folder: Path) -> None:
+    """Check a checkpoint as the disk has it: what memory keeps of its files is forgotten first, as far as it can be."""
+    for path in folder.iterdir():
+        drop_from_page_cache(path)
+    try:
+        check_checksums(folder)
+    except DamageError as error:
+        raise WriteError(f"the disk does not give back what was written to it: {error}") from error
+
+
+def bytes_to_save(model: nn.Module) -> int:
+    """Return the size of a checkpoint's tensors: the weights and as many of each moment."""
+    return (1 + len(MOMENTS)) * _bytes_of(weights_of(model))
+
+
+def _bytes_of(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / STATE_FILE).is_file())
+    """Return the checkpoints of a run, oldest first. They were whole once: `check_intact` tells if they still are."""
+    return sorted((path for path in folder.glob(f"{_PREFIX}*") if _STEP.fullmatch(path.name)), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def check_intact(checkpoint: Path) -> None:
+    """Read a whole checkpoint; raise `DamageError` if anything in it is not as it was written."""
+    if not checkpoint.is_dir():
+        raise InputError(f"{checkpoint} is no checkpoint to resume from: it is no folder")
+    check_checksums(checkpoint)
+    read_state(checkpoint)
+
+
+def newest_intact(checkpoints: Sequence[Path]) -> tuple[Path | None, list[DamageError]]:
+    """Return the newest of `checkpoints` (oldest first) that is intact, and what is wrong with newer ones.
+
+    Raises `InputError` when there are checkpoints but none is intact.
+    """
+    damages: list[DamageError] = []
+    for checkpoint in reversed(checkpoints):
+        try:
+            check_intact(checkpoint)
+            return checkpoint, damages
+        except DamageError as error:
+            damages.append(error)
+    if damages:
+        raise InputError(
+            f"none of the {len(damages)} checkpoints in {checkpoints[0].parent} is intact, nothing was deleted: "
+            f"{'; '.join(map(str, damages))}. Put one back from a copy, or start anew in an empty OUTPUT_DIR"
+        )
+    return None, []
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what a kill left half-written."""
-    for path in [*list_checkpoints(folder)[:-keep], *folder.glob(f"{_PARTIAL}*")]:
+    """Delete all but the newest `keep` checkpoints, and what a kill left half-written.
+
+    To be called when the newest was just written: that one is known to be intact.
+    """
+    for path in list_checkpoints(folder)[:-keep]:
+        _remove(path)
+    for path in folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
     """Delete checkpoints after `step`: a run that goes back must not be resumed from what lies ahead of its metrics."""
     for path in list_checkpoints(folder):
-        if read_state(path)[0].step > step:
-            shutil.rmtree(path)
+        if _step_of(path) > step:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, which loses its name first: one that is half-deleted must not be taken for a damaged one."""
+    doomed = checkpoint.with_name(f"{_PARTIAL}removed-{checkpoint.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
@@ -111,11 +199,13 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         scale = state.get("loss_scale")
         loss_scale = LossScale(**scale) if scale is not None else None
-        return Progress(state["step"], state["samples"], state["evaluation_due"], loss_scale), state["identity"]
+        accuracy = state.get("masked_lm_accuracy")
+        progress = Progress(state["step"], state["samples"], state["evaluation_due"], loss_scale, accuracy)
+        return progress, state["identity"]
     except FileNotFoundError:
-        raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
+        raise DamageError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
+        raise DamageError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
 
 
 def load_checkpoint(checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Progress:
@@ -134,13 +224,15 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file and flush it to disk."""
-    try:
-        save_file(tensors, path, metadata={"format": "pt"})
-    except SafetensorError as error:  # it wraps the system's errors, such as a full disk
-        raise OSError(f"{path} could not be written: {error}") from error
-    path.chmod(default_file_mode())  # the library makes files that only their owner can read
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    with explain_write_errors(path, _bytes_of(tensors)):
+        try:
+            save_file(tensors, path, metadata={"format": "pt"})
+        except SafetensorError as error:  # it wraps the system's errors, such as a full disk, in text
+            number = re.search(r"os error (\d+)", str(error))
+            code = int(number[1]) if number else errno.EIO
+            raise OSError(code, os.strerror(code) if number else str(error)) from error
+        path.chmod(default_file_mode())  # the library makes files that only their owner can read
+        sync_file(path)
 
 
 def read_tensors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
@@ -175,21 +267,28 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: Path | None) -> None:
-    """Write a Hugging Face folder; each file replaces an older one whole."""
+    """Write a Hugging Face folder and its checksums; each file replaces an older one whole."""
     folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = vocab_file.read_bytes() if vocab_file is not None else None  # it may lie in this folder
     partial = folder / f"{_PARTIAL}{WEIGHTS_FILE}"
-    save_tensors(partial, weights_of(model))
+    try:
+        save_tensors(partial, weights_of(model))
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model; no checksums are better than wrong ones
     partial.replace(folder / WEIGHTS_FILE)
     with write_atomically(folder / CONFIG_FILE) as file:
         file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
-    if vocab_file is not None and vocab_file != folder / VOCAB_FILE:
+    if vocab_file is not None and vocabulary is not None:
         with write_atomically(folder / VOCAB_FILE) as file:
-            file.write(vocab_file.read_bytes())
+            file.write(vocabulary)
         with write_atomically(folder / "tokenizer_config.json") as file:
             lower = not any(
-                token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file).tokens
+                token != token.lower() and not token.startswith("[") for token in read_vocab(folder / VOCAB_FILE).tokens
             )
             file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
+    write_checksums(folder)
 
 
 def check_model_folder(folder: Path) -> Path:
@@ -200,3 +299,17 @@ def check_model_folder(folder: Path) -> Path:
         if not (folder / name).is_file():
             raise InputError(f"CHECKPOINT_DIR {folder} has no {name}; give the model_save folder of a finished run")
     return folder / WEIGHTS_FILE
+
+
+def load_model(folder: Path, model: nn.Module) -> None:
+    """Copy the weights of a `model_save` folder into the model; where the folder has checksums, they must be right."""
+    weights_file = check_model_folder(folder)
+    if (folder / CHECKSUMS_FILE).exists():
+        try:
+            check_checksums(folder)
+        except DamageError as error:
+            raise DamageError(
+                f"CHECKPOINT_DIR: {error}. Put the folder back from a copy, or remove its {CHECKSUMS_FILE} if it was "
+                "changed on purpose"
+            ) from None
+    load_weights(weights_file, model)

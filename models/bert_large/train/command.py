@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bert_large.train.settings import add_compute_arguments, add_mlperf_arguments, add_settings
+from bert_large.train.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; returns 0, or 128 + the signal that stopped it."""
+    stop_request = StopRequest()
+    stop_request.listen()
     from bert_large.train.pretrain import pretrain  # torch is imported only here, after the options are parsed
 
-    return pretrain(arguments)
+    return pretrain(arguments, stop_request)

@@ -13,12 +13,16 @@ import torch
 from bert_large.config import TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.environment import Ranks
+from bert_large.errors import UserError
 from bert_large.observe.console import LOGGER, Progress, eval_line, step_line
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
 from bert_large.train import checkpoint
 from bert_large.train.step import StepRunner
-from bert_large.train.stopping import StopRequest
+from bert_large.train.stopping import StopRequest, WorkDropped
+
+# Saving more often than this is worth a word: training waits meanwhile.
+_MAX_SAVING_SHARE = 0.05
 
 
 @dataclass(kw_only=True)
@@ -37,44 +41,49 @@ class TrainingLoop:
     start_step: int
     evaluate_first: bool = False
     """Evaluate before the first step: asked for, or left undone when the run was interrupted."""
+    start_accuracy: float | None = None
+    """Masked-LM accuracy of the evaluation after `start_step`, if it is made already."""
     steps: list[StepFigures] = field(default_factory=list)
-    last_evaluation: EvalFigures | None = None
+    accuracy: float | None = field(init=False)
+    """Masked-LM accuracy of the evaluation after the last step; None: there was none."""
     reached_target: bool = False
     stop_signal: int = 0
     """The signal that ended the loop, 0 if none did."""
+
+    def __post_init__(self) -> None:
+        self.accuracy = self.start_accuracy
+        self._saved_step = self.start_step
+        self._saved_at = time.monotonic()
 
     def run(self) -> str:
         """Train until the end and return why it ended."""
         progress = Progress(self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.start_step)
         try:
-            reason = None
-            if self.evaluate is not None and self.evaluate_first:
-                reason = self._evaluate(self.start_step, progress)
-            reason = reason or self._reason_to_stop(self.start_step)
-            if reason:  # the run ended here before, but was killed before it left its results
-                self._tell_end(self.start_step)
-                return reason
-            for step in range(self.start_step, self.config.max_steps):
-                figures = self._train_step(step, progress)
-                done = step + 1
-                progress.advance()
-                progress.line(step_line(figures, self.config.max_steps))
-                reason = self._reason_to_stop(done)
+            done = self.start_step
+            evaluation_due = self.evaluate is not None and self.evaluate_first
+            while True:
+                # There is a reason at the start if the run ended here, but was killed before it left its results.
                 interrupted = self._is_interrupted()
-                evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done, reason)
                 if evaluation_due and not interrupted:
-                    reason = self._evaluate(done, progress) or reason
+                    evaluation_due = interrupted = not self._evaluate(done, progress)
+                reason = self._reason_to_stop(done)
                 if reason and not interrupted:
                     self._tell_end(done)
-                if not self.config.benchmark and (reason or interrupted or done % self.config.save_every == 0):
-                    self._save(done, evaluation_due and interrupted, progress)
-                if reason or interrupted:
-                    break
-            return reason or f"stopped by signal {self.stop_signal} after step {done}"
+                if self._is_time_to_save(done, ends=reason is not None or interrupted):
+                    self._save(done, evaluation_due, progress)
+                if interrupted:
+                    return f"stopped by signal {self.stop_signal} after step {done}"
+                if reason:
+                    return reason
+                if self._train_step(done, progress):
+                    done += 1
+                    self.accuracy = None
+                    evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done)
         finally:
             progress.close()
 
-    def _train_step(self, step: int, progress: Progress) -> StepFigures:
+    def _train_step(self, step: int, progress: Progress) -> bool:
+        """Train step `step` (from 0); return False if it was dropped, as all ranks are asked to stop."""
         for observer in self.observers:
             observer.step_starts(step * self.config.global_batch_size)
         started = time.perf_counter()
@@ -82,20 +91,29 @@ class TrainingLoop:
         micro_batches = next(self.batches)
         data_seconds = time.perf_counter() - started
         sequences = sum(batch.sequences for batch in micro_batches)
-        figures = self.runner.run(
-            step,
-            micro_batches,
-            data_seconds,
-            lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
-        )
+        try:
+            figures = self.runner.run(
+                step,
+                micro_batches,
+                data_seconds,
+                lambda done: progress.within(f"step {step + 1}: {done}/{sequences} sequences"),
+            )
+        except WorkDropped:
+            progress.line(f"step {step + 1} would not end within --stop-deadline: dropped, a resumed run makes it anew")
+            return False
         self.steps.append(figures)
         for observer in self.observers:
             observer.step(figures)
-        return figures
+        progress.advance()
+        progress.line(step_line(figures, self.config.max_steps))
+        return True
 
     def _reason_to_stop(self, done: int) -> str | None:
         """Return why `done` steps are enough, or None if they are not."""
-        samples = done * self.config.global_batch_size
+        samples, target = done * self.config.global_batch_size, self.config.target_accuracy
+        if target is not None and self.accuracy is not None and self.accuracy >= target:
+            self.reached_target = True
+            return f"masked_lm_accuracy {self.accuracy:.5f} reaches the target {target}"
         if done >= self.config.max_steps:
             return f"all {done} steps done"
         if self.config.max_samples is not None and samples >= self.config.max_samples:
@@ -110,30 +128,37 @@ class TrainingLoop:
             self.stop_signal = round(asked[0] / asked[1])
         return asked[1] > 0
 
-    def _is_time_to_evaluate(self, done: int, reason: str | None) -> bool:
+    def _is_time_to_evaluate(self, done: int) -> bool:
         """Evaluate at the first step that reaches each multiple of the interval, and at the end of longer runs.
 
         A run that ends before its first interval is a trial: evaluating a large model can take longer than all of it.
         """
         interval, batch = self.config.eval_every_samples, self.config.global_batch_size
         samples = done * batch
-        return samples // interval > (samples - batch) // interval or (reason is not None and samples > interval)
+        ends = self._reason_to_stop(done) is not None
+        return samples // interval > (samples - batch) // interval or (ends and samples > interval)
 
-    def _evaluate(self, done: int, progress: Progress) -> str | None:
-        """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
+    def _evaluate(self, done: int, progress: Progress) -> bool:
+        """Evaluate after `done` steps; return False if that was dropped, as all ranks are asked to stop."""
         assert self.evaluate is not None
         samples = done * self.config.global_batch_size
         for observer in self.observers:
             observer.evaluation_starts(samples)
-        self.last_evaluation = self.evaluate()
-        progress.line(f"eval after step {done}: {eval_line(self.last_evaluation)}")
+        try:
+            figures = self.evaluate()
+        except WorkDropped:
+            progress.line(f"the evaluation after step {done} is dropped, a resumed run makes it anew")
+            return False
+        self.accuracy = figures.masked_lm_accuracy
+        progress.line(f"eval after step {done}: {eval_line(figures)}")
         for observer in self.observers:
-            observer.evaluation(done, samples, self.last_evaluation)
-        target = self.config.target_accuracy
-        if target is not None and self.last_evaluation.masked_lm_accuracy >= target:
-            self.reached_target = True
-            return f"masked_lm_accuracy {self.last_evaluation.masked_lm_accuracy:.5f} reaches the target {target}"
-        return None
+            observer.evaluation(done, samples, figures)
+        return True
+
+    def _is_time_to_save(self, done: int, *, ends: bool) -> bool:
+        """Save every so many steps and when the loop ends, but nothing that a checkpoint has already."""
+        is_new = done > self._saved_step and not self.config.benchmark
+        return is_new and (ends or done % self.config.save_every == 0)
 
     def _tell_end(self, done: int) -> None:
         for observer in self.observers:
@@ -142,16 +167,31 @@ class TrainingLoop:
     def _save(self, done: int, evaluation_due: bool, progress: Progress) -> None:
         """Write a checkpoint; what observers wrote first, so that no row that the checkpoint presumes can be lost."""
         progress.within(f"step {done}: saving a checkpoint")
-        for observer in self.observers:
-            observer.flush_to_disk()
+        started, error = time.monotonic(), None
         if self.ranks.is_main:
-            folder = self.checkpoints_folder(self.config.output_dir)
-            samples = done * self.config.global_batch_size
-            state = checkpoint.Progress(done, samples, evaluation_due, self.runner.loss_scale)
-            saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
-            checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
-            LOGGER.info("checkpoint %s", saved)
-        self.ranks.wait_for_all()
+            try:
+                for observer in self.observers:
+                    observer.flush_to_disk()
+                saved = self._save_on_main_rank(done, evaluation_due)
+                self._tell_saved(saved, time.monotonic() - started, started - self._saved_at)
+            except UserError as found:
+                error = found
+        self.ranks.raise_together(error)
+        self._saved_step, self._saved_at = done, time.monotonic()
+
+    def _save_on_main_rank(self, done: int, evaluation_due: bool) -> Path:
+        folder = self.checkpoints_folder(self.config.output_dir)
+        samples = done * self.config.global_batch_size
+        state = checkpoint.Progress(done, samples, evaluation_due, self.runner.loss_scale, self.accuracy)
+        saved = checkpoint.save_checkpoint(folder, self.runner.model, self.runner.optimizer, state, self.identity)
+        checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
+        return saved
+
+    def _tell_saved(self, saved: Path, seconds: float, since_last_seconds: float) -> None:
+        share = seconds / (seconds + since_last_seconds)
+        LOGGER.info("checkpoint %s: %.1f s, %.1f%% of the time since the last", saved, seconds, 100 * share)
+        if share > _MAX_SAVING_SHARE and self._saved_step > self.start_step and seconds > 1:
+            LOGGER.warning("warning: saving takes %.0f%% of the time: a higher --save-every costs less", 100 * share)
 
     @staticmethod
     def checkpoints_folder(output_dir: Path) -> Path:

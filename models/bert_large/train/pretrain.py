@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import platform
 from collections.abc import Mapping
@@ -21,18 +22,20 @@ from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
 from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
+from bert_large.files import remove_partial_files, require_free_bytes
+from bert_large.folder_lock import FolderLock
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.allocator import describe_allocator
 from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
-from bert_large.observe.metrics import MetricsWriter
+from bert_large.observe.metrics import MetricsWriter, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
 from bert_large.observe.observer import Observer
 from bert_large.observe.results import summarize, write_results
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
-from bert_large.train.inputs import open_eval_data, open_training_data, resolve_model_config, resolve_vocab
+from bert_large.train.inputs import DATA_INDEX, open_eval_data, open_training_data, resolve_model_config, resolve_vocab
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
 from bert_large.train.settings import (
@@ -62,11 +65,9 @@ class Run:
     """What `optim`, `train` and the sequence length were made of, and where each comes from."""
 
 
-def pretrain(arguments: argparse.Namespace) -> int:
+def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
     """Run `bert-large pretrain`; returns its exit code."""
     run = check_settings(arguments)
-    stop_request = StopRequest()
-    stop_request.install()
     ranks = join_ranks()
     try:
         if run.train.global_batch_size < ranks.world_size:
@@ -74,9 +75,9 @@ def pretrain(arguments: argparse.Namespace) -> int:
                 f"--global-batch-size is {run.train.global_batch_size}, expected one sequence a rank at least; "
                 f"there are {ranks.world_size} ranks"
             )
-        _make_output_dir(run.train.output_dir)
-        start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
-        return _train(run, ranks, stop_request)
+        with _lock_output_dir(run.train.output_dir, ranks):
+            start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
+            return _train(run, ranks, stop_request)
     except UserError as error:
         log_to_file_only(f"error: {error}")
         raise
@@ -84,11 +85,22 @@ def pretrain(arguments: argparse.Namespace) -> int:
         leave_ranks(ranks)
 
 
-def _make_output_dir(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from None
+def _lock_output_dir(folder: Path, ranks: Ranks) -> contextlib.AbstractContextManager[object]:
+    """Make the output folder and take its lock, on one rank; raises `InputError` on all when that cannot be."""
+    lock: FolderLock | None = None
+    error: UserError | None = None
+    if ranks.is_main:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(folder, "OUTPUT_DIR", LOGGER.warning)
+            for place in (folder, folder / DATA_INDEX):
+                remove_partial_files(place)
+        except OSError as found:
+            error = InputError(f"OUTPUT_DIR {folder} cannot be made: {found.strerror}")
+        except UserError as found:
+            error = found
+    ranks.raise_together(error)
+    return lock or contextlib.nullcontext()
 
 
 def check_settings(arguments: argparse.Namespace) -> Run:
@@ -123,7 +135,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         forget_records(run.data, ranks)
     times = RunTimes(init_start=init_start, run_start=milliseconds_now())
     dataset = open_training_data(run.data, run.train, run.model, ranks)
-    index_dir = run.train.output_dir / "data_index"
+    index_dir = run.train.output_dir / DATA_INDEX
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
@@ -134,6 +146,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
     loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, stop_request, times)
+    stop_request.defer(run.train.stop_deadline)
     reason = loop.run()
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
@@ -170,6 +183,7 @@ def _build_loop(
     model = BertForPreTraining(run.model, engine)
     optimizer = build_optimizer(model, run.optim, engine.lamb)
     _load_weights(run, model, optimizer, resume_from)
+    _require_room(run.train, model, ranks)
     _log_settings(run, model)
     evaluation = None
     if eval_dataset is not None:
@@ -181,6 +195,7 @@ def _build_loop(
             precision=precision,
             micro_batch_tokens=run.train.micro_batch_tokens,
             samples=run.train.eval_samples,
+            is_stop_asked=lambda: stop_request.signal_number > 0,
         )
     runner = StepRunner(
         model=model,
@@ -192,6 +207,7 @@ def _build_loop(
         max_gradient_norm=run.optim.max_gradient_norm,
         seed=run.train.seed,
         loss_scale=start.loss_scale,
+        stop_request=stop_request,
     )
     return TrainingLoop(
         config=run.train,
@@ -204,6 +220,7 @@ def _build_loop(
         stop_request=stop_request,
         start_step=start.step,
         evaluate_first=start.evaluation_due or (run.train.eval_at_start and start.step == 0),
+        start_accuracy=start.masked_lm_accuracy,
     )
 
 
@@ -219,19 +236,19 @@ def _open_observers(
     observers: list[Observer] = []
     error = None
     if ranks.is_main:
-        observers.append(MetricsWriter(run.train.output_dir, start.step))
-    if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
         try:
-            log = open_log(
-                run.mlperf,
-                run.optim,
-                run.train,
-                step_batches=step_batches,
-                eval_dataset=eval_dataset,
-                first_samples=start.step * run.train.global_batch_size,
-                times=times,
-            )
-            observers.append(log)
+            observers.append(MetricsWriter(run.train.output_dir, start.step, start.evaluation_due))
+            if run.mlperf is not None and eval_dataset is not None:
+                log = open_log(
+                    run.mlperf,
+                    run.optim,
+                    run.train,
+                    step_batches=step_batches,
+                    eval_dataset=eval_dataset,
+                    first_samples=start.step * run.train.global_batch_size,
+                    times=times,
+                )
+                observers.append(log)
         except UserError as found:
             error = found
     ranks.raise_together(error)
@@ -258,11 +275,22 @@ def _load_weights(
         progress = checkpoint.load_checkpoint(resume_from, model, optimizer)
         LOGGER.info("resuming after step %d from %s", progress.step, resume_from)
     elif run.initial_weights is not None:
-        checkpoint.load_weights(checkpoint.check_model_folder(run.initial_weights), model)
+        checkpoint.load_model(run.initial_weights, model)
         LOGGER.info("starting from the weights of %s", run.initial_weights)
     else:
         model.initialize(run.train.seed)
         LOGGER.info("starting from random weights, seed %d", run.train.seed)
+
+
+def _require_room(train: TrainConfig, model: BertForPreTraining, ranks: Ranks) -> None:
+    """Refuse to train what there is no room to save: a checkpoint is written before an older one is deleted."""
+    error = None
+    if ranks.is_main and not train.benchmark:
+        try:
+            require_free_bytes(TrainingLoop.checkpoints_folder(train.output_dir), checkpoint.bytes_to_save(model))
+        except UserError as found:
+            error = found
+    ranks.raise_together(error)
 
 
 def _log_settings(run: Run, model: BertForPreTraining) -> None:
@@ -276,9 +304,13 @@ def _log_settings(run: Run, model: BertForPreTraining) -> None:
 def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     """Write the summary, and the model unless the run was interrupted or only measured."""
     train = run.train
-    if loop.steps:
-        accuracy = loop.last_evaluation.masked_lm_accuracy if loop.last_evaluation else None
-        summary = summarize(loop.steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
+    # None where the run has come to its end before, but was killed before it left its results.
+    metrics = train.output_dir / "metrics.jsonl"
+    steps = loop.steps or (read_steps(metrics) if metrics.exists() else [])
+    if steps:
+        evaluations = read_rows(metrics, "eval")
+        accuracy = evaluations[-1]["masked_lm_accuracy"] if evaluations else None
+        summary = summarize(steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
         LOGGER.info(summary.throughput_line())
         write_results(
             train.output_dir,

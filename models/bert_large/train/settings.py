@@ -64,6 +64,9 @@ SETTINGS = {
     "eval_at_start": Setting(_boolean, False, "true: evaluate before the first step too"),
     "save_every": Setting(int, 100, "steps between checkpoints"),
     "keep_checkpoints": Setting(int, 2, "checkpoints to keep"),
+    "stop_deadline": Setting(
+        float, 60.0, "seconds after SIGTERM or Ctrl-C; a step that would take longer is dropped, not finished"
+    ),
     "optimizer": Setting(str, "lamb", "lamb or adamw"),
     "learning_rate": Setting(float, None, "peak learning rate"),
     "beta_1": Setting(float, 0.9, "decay of the first moment"),

@@ -79,7 +79,7 @@ def test_evaluates_at_each_multiple_of_the_interval_and_at_the_end(tmp_path: Pat
     loop = make_loop(tmp_path, accuracies=[0.1, 0.2, 0.3], eval_every_samples=20)
     assert loop.run() == "all 6 steps done"
     assert [(row["step"], row["samples"]) for row in eval_rows(tmp_path)] == [(3, 24), (5, 40), (6, 48)]
-    assert loop.last_evaluation is not None and loop.last_evaluation.masked_lm_accuracy == 0.3
+    assert loop.accuracy == 0.3
     assert trained_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
