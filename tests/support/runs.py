@@ -82,13 +82,25 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
     return finish([start_process(*arguments)])[0]
 
 
+def start_torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
+    """Start a command under torchrun, as the quickstart scripts do."""
+    launcher = (
+        "-m",
+        "bert_large.distributed.launch",
+        "--nproc-per-node",
+        str(ranks),
+        "--master-port",
+        str(_free_port()),
+    )
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "bert_large", *arguments],
+        env=process_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
 def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a command under torchrun."""
-    launcher = ("-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--master-port", str(_free_port()))
-    return subprocess.run(
-        [sys.executable, *launcher, "-m", "bert_large", *arguments],
-        env=process_environment(), capture_output=True, text=True, timeout=PROCESS_TIMEOUT_SECONDS, check=False,
-    )  # fmt: skip
+    return finish([start_torchrun(ranks, *arguments)])[0]
 
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:

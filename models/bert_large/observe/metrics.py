@@ -152,5 +152,6 @@ def read_steps(path: Path) -> list[StepFigures]:
     steps = []
     for row in read_rows(path, "step"):
         del row["event"]
-        steps.append(StepFigures(**{name: math.nan if value is None else value for name, value in row.items()}))
+        figures: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+        steps.append(StepFigures(**figures))
     return steps

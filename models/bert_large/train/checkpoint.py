@@ -268,27 +268,31 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: Path | None) -> None:
     """Write a Hugging Face folder and its checksums; each file replaces an older one whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    vocabulary = vocab_file.read_bytes() if vocab_file is not None else None  # it may lie in this folder
-    partial = folder / f"{_PARTIAL}{WEIGHTS_FILE}"
-    try:
-        save_tensors(partial, weights_of(model))
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model; no checksums are better than wrong ones
-    partial.replace(folder / WEIGHTS_FILE)
-    with write_atomically(folder / CONFIG_FILE) as file:
-        file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
-    if vocab_file is not None and vocabulary is not None:
-        with write_atomically(folder / VOCAB_FILE) as file:
-            file.write(vocabulary)
-        with write_atomically(folder / "tokenizer_config.json") as file:
-            lower = not any(
-                token != token.lower() and not token.startswith("[") for token in read_vocab(folder / VOCAB_FILE).tokens
-            )
-            file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
-    write_checksums(folder)
+    partial = folder / f"{_PARTIAL}model"
+    with explain_write_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            save_tensors(partial / WEIGHTS_FILE, weights_of(model))
+            with write_atomically(partial / CONFIG_FILE) as file:
+                file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
+            if vocab_file is not None:
+                _save_vocabulary(partial, vocab_file)
+            write_checksums(partial)
+            (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model: none are better than wrong ones
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
+                path.replace(folder / path.name)
+            sync_folder(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_vocabulary(folder: Path, vocab_file: Path) -> None:
+    with write_atomically(folder / VOCAB_FILE) as file:
+        file.write(vocab_file.read_bytes())
+    lower = not any(token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file).tokens)
+    with write_atomically(folder / "tokenizer_config.json") as file:
+        file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
 
 
 def check_model_folder(folder: Path) -> Path:

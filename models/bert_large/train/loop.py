@@ -65,7 +65,8 @@ class TrainingLoop:
                 # There is a reason at the start if the run ended here, but was killed before it left its results.
                 interrupted = self._is_interrupted()
                 if evaluation_due and not interrupted:
-                    evaluation_due = interrupted = not self._evaluate(done, progress)
+                    evaluation_due = not self._evaluate(done, progress)
+                    interrupted = evaluation_due and self._is_interrupted()
                 reason = self._reason_to_stop(done)
                 if reason and not interrupted:
                     self._tell_end(done)
