@@ -13,7 +13,7 @@ install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test bench lint format clean
+.PHONY: help setup demo test fault bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -25,6 +25,9 @@ demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 
 
 test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
 	$(bin)/pytest $(PYTEST_ARGS)
+
+fault: $(VENV)/.installed-test ## kill a run 50 times and compare its end (FAULT_ARGS="--kills 20 --ranks 2")
+	$(bin)/python -m tests.fault.kills $(FAULT_ARGS)
 
 bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
 	$(bin)/bert-large bench record $(BENCH_ARGS)

@@ -29,6 +29,7 @@ PRETRAIN_OPTIONS=(
   TARGET_ACCURACY=--target-accuracy
   SEED=--seed
   SAVE_EVERY=--save-every
+  STOP_DEADLINE=--stop-deadline
   RESUME=--resume
   MLPERF_LOG=--mlperf-log
   MLPERF_SUBMITTER=--mlperf-submitter

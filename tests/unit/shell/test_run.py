@@ -44,6 +44,7 @@ def test_the_container_has_no_privilege(docker: Sandbox) -> None:
     assert call.value("--security-opt") == "no-new-privileges"
     assert call.value("--shm-size") == "8G"
     assert "--init" in call.arguments
+    assert call.arguments[call.arguments.index("--stop-timeout") + 1] == "300"  # a stop leaves time for a checkpoint
     assert "--rm" in call.arguments
 
 
