@@ -305,7 +305,7 @@ choose_launcher() {
   if [[ "${DDP:-false}" != true ]] && ((ranks == 1 && ${NNODES:-1} == 1)); then
     return
   fi
-  LAUNCHER+=(-m bert_large.distributed.launch --nproc-per-node "$ranks")
+  LAUNCHER+=(-m torch.distributed.run --nproc-per-node "$ranks")
   if ((${NNODES:-1} == 1)) && [[ -z "${MASTER_PORT:-}" ]]; then
     LAUNCHER+=(--standalone --local-addr 127.0.0.1) # else it needs a host name that resolves
   fi

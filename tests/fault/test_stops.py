@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 from bert_large.data.loader import EvalBatches
-from bert_large.distributed import launch
-from torch.distributed.elastic.multiprocessing import SignalException
 
 from tests.fault.kills import children
 from tests.integration.test_resume import assert_same_run
@@ -96,21 +94,3 @@ def test_two_ranks_under_torchrun(task: Task, tmp_path: Path) -> None:
     steps = [row["step"] for row in step_rows(tmp_path)]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 3
     assert checkpoints(tmp_path) == [f"step-{len(steps):08d}"]
-
-
-def test_torchrun_waits_for_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Longer than its 30 seconds, unless the user says how long; and it ends with the signal's code."""
-
-    def stopped() -> None:
-        raise SignalException("stopped", signal.SIGINT)
-
-    monkeypatch.setattr(launch.run, "main", stopped)
-    monkeypatch.delenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", raising=False)
-    with pytest.raises(SystemExit) as caught:
-        launch.main()
-    assert caught.value.code == 130
-    assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "300"
-    monkeypatch.setenv("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "7")
-    with pytest.raises(SystemExit):
-        launch.main()
-    assert os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "7"

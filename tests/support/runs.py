@@ -83,18 +83,11 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def start_torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
-    """Start a command under torchrun, as the quickstart scripts do."""
-    launcher = (
-        "-m",
-        "bert_large.distributed.launch",
-        "--nproc-per-node",
-        str(ranks),
-        "--master-port",
-        str(_free_port()),
-    )
+    """Start a command as ranks under torchrun, as the quickstart scripts do."""
+    variables = {"RANKS_PER_NODE": str(ranks), "BIND": "none", "MASTER_PORT": str(_free_port())}
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "bert_large", *arguments],
-        env=process_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "bert_large.distributed.launch", "-m", "bert_large", *arguments],
+        env=process_environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

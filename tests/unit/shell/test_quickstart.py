@@ -308,7 +308,7 @@ def test_an_allocator_that_is_not_installed_is_named(phase_1: Sandbox, choice: s
     assert len(result.stderr.splitlines()) == 1
 
 
-TORCHRUN = ["-m", "bert_large.distributed.launch", "--nproc-per-node"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node"]
 ALONE = ["--standalone", "--local-addr", "127.0.0.1"]
 
 
