@@ -19,7 +19,9 @@
 #
 # Inside, every path is what it is outside. The script's output directory is writable; everything else that a variable
 # names is read-only. The container runs as the calling user, without any capability, and ends with the script: signals
-# reach the script's command and its exit code comes back. Proxy variables are passed on.
+# reach the script's command and its exit code comes back. Proxy variables are passed on. With several machines it uses
+# the host's network. Docker's seccomp profile refuses containers without CAP_SYS_NICE to bind memory to NUMA nodes;
+# ranks say so and are bound to their cores alone. DOCKER_ARGS="--cap-add SYS_NICE" lets them bind memory too.
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
@@ -106,7 +108,7 @@ options+=(--user "$user")
 if [[ -t 0 && -t 1 ]]; then
   options+=(--interactive --tty)
 fi
-if ((${NNODES:-1} > 1)); then
+if ((${NNODES:-1} > 1)) || [[ -n "${HOSTFILE:-}" ]]; then
   options+=(--network host)
 fi
 exec "$CONTAINER_ENGINE" run "${options[@]}" "${MOUNTS[@]}" "${VARIABLES[@]}" "${WORDS[@]}" \

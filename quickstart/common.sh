@@ -18,6 +18,7 @@ PRETRAIN_OPTIONS=(
   CHECKPOINT_DIR=--checkpoint-dir
   VOCAB_FILE=--vocab-file
   ENGINE=--engine
+  BACKEND=--backend
   RECIPE=--recipe
   BATCH_SIZE=--global-batch-size
   MICRO_BATCH_TOKENS=--micro-batch-tokens
@@ -60,8 +61,9 @@ VOCAB_OPTIONS=(VOCAB_SIZE=--vocab-size)
 PICK_OPTIONS=(EVAL_RECORDS=--count)
 
 # Variables that are no option of a command but say how it runs.
-LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES NODE_RANK MASTER_ADDR MASTER_PORT
-  OMP_NUM_THREADS ALLOCATOR)
+LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE NODE_RANK MASTER_ADDR MASTER_PORT
+  BIND GLOO_SOCKET_IFNAME OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME
+  CCL_WORKER_COUNT CCL_WORKER_AFFINITY ALLOCATOR)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
@@ -88,7 +90,7 @@ describe_script() {
   case "$1" in
     run_bert_pretrain_phase[12].sh)
       REQUIRED_VARIABLES=(PRECISION OUTPUT_DIR DATASET_DIR)
-      INPUT_VARIABLES=(DATASET_DIR EVAL_DIR CONFIG_FILE CHECKPOINT_DIR RESUME VOCAB_FILE TRAIN_SCRIPT MODEL_DIR)
+      INPUT_VARIABLES=(DATASET_DIR EVAL_DIR CONFIG_FILE CHECKPOINT_DIR RESUME VOCAB_FILE TRAIN_SCRIPT MODEL_DIR HOSTFILE)
       OUTPUT_VARIABLES=(OUTPUT_DIR)
       ;;&
     run_bert_pretrain_phase1.sh) REQUIRED_VARIABLES+=(CONFIG_FILE) ;;
@@ -144,14 +146,9 @@ check_launch() {
     IFS=: read -r name off on <<<"$name"
     [[ "${!name:-$off}" == "$off" || "${!name}" == "$on" ]] || die "$name=${!name} is unknown: choose $on or $off"
   done
-  for name in RANKS_PER_NODE NNODES; do
+  for name in RANKS_PER_NODE NNODES; do # the other variables of several ranks are checked by the launcher
     [[ "${!name:-1}" =~ ^[1-9][0-9]*$ ]] || die "$name=${!name} is not a whole number above 0"
   done
-  if ((${NNODES:-1} > 1)); then
-    for name in NODE_RANK MASTER_ADDR; do
-      [[ -n "${!name:-}" ]] || die "NNODES=$NNODES needs $name: not set"
-    done
-  fi
 }
 
 # Whether a variable is set and its value is a path: some of them also take words.
@@ -298,46 +295,14 @@ choose_allocator() {
   [[ -z "$library" ]] || export LD_PRELOAD="$library${LD_PRELOAD:+:$LD_PRELOAD}"
 }
 
-# Set LAUNCHER to the start of the command: python for one process, torchrun's module for several.
-choose_launcher() {
-  local name ranks="${RANKS_PER_NODE:-1}"
-  LAUNCHER=("$PYTHON")
-  if [[ "${DDP:-false}" != true ]] && ((ranks == 1 && ${NNODES:-1} == 1)); then
-    return
-  fi
-  LAUNCHER+=(-m torch.distributed.run --nproc-per-node "$ranks")
-  if ((${NNODES:-1} == 1)) && [[ -z "${MASTER_PORT:-}" ]]; then
-    LAUNCHER+=(--standalone --local-addr 127.0.0.1) # else it needs a host name that resolves
-  fi
-  for name in NNODES NODE_RANK MASTER_ADDR MASTER_PORT; do
-    if [[ -n "${!name:-}" ]]; then
-      local option="--${name,,}"
-      LAUNCHER+=("${option//_/-}" "${!name}")
-    fi
-  done
-  if [[ -z "${OMP_NUM_THREADS:-}" ]]; then # torchrun would give each rank one thread
-    local threads=$(($(physical_cores) / ranks))
-    export OMP_NUM_THREADS=$((threads > 0 ? threads : 1))
-  fi
-}
-
-# Print how many cores this process may use, hyper-threads not counted.
-physical_cores() {
-  local usable cores
-  usable="$(nproc)"
-  cores="$(lscpu --parse=CORE,SOCKET | grep -v '^#' | sort -u | wc -l)"
-  echo $((cores > 0 && cores < usable ? cores : usable))
-}
-
 # run_pretrain PHASE [OPTION ...]: check the variables and become the trainer, so that signals and the exit code are
-# the trainer's.
+# the trainer's. How many ranks it is, and where each computes, is the launcher's to say.
 run_pretrain() {
   local phase="$1" entry=(-m bert_large)
   shift
   check_variables "run_bert_pretrain_phase$phase.sh"
   choose_allocator
   choose_python
-  choose_launcher
   set_instruction_set
   if [[ -n "${TRAIN_SCRIPT:-}" ]]; then
     entry=("$TRAIN_SCRIPT")
@@ -347,5 +312,5 @@ run_pretrain() {
   if [[ "${BENCHMARK:-0}" == 1 ]]; then
     ARGUMENTS+=(--benchmark)
   fi
-  exec "${LAUNCHER[@]}" "${entry[@]}" "${ARGUMENTS[@]}" "$@"
+  exec "$PYTHON" -m bert_large.distributed.launch "${entry[@]}" "${ARGUMENTS[@]}" "$@"
 }

@@ -20,6 +20,7 @@ for name in "${PRETRAIN_OPTIONS[@]%%=*}" "${VARIABLE_ALIASES[@]%%=*}" "${LAUNCH_
     *) unset -v "$name" ;;
   esac
 done
+export RANKS_PER_NODE=1 # so small a model gains nothing from more
 DEMO_DIR="${DEMO_DIR:-$PROJECT_DIR/output/demo}"
 started=$SECONDS
 

@@ -36,11 +36,18 @@
 #   MODEL_DIR           project whose models/bert_large to run (default: this one)
 #   PYTHON              interpreter (default: .venv/bin/python of this project, else python3)
 #
-# Several processes, through torchrun:
+# Several processes (ranks), through torchrun; `bert-large ranks` shows what these variables would start:
+#   RANKS_PER_NODE      ranks on this machine (default: one per NUMA node that this process may use)
+#   BIND                none: do not keep ranks to their cores and memory (default auto)
+#   OMP_NUM_THREADS     threads of a rank (default: its cores, hyper-threads not counted)
+#   BACKEND             ccl, mpi or gloo (default: ccl where oneCCL's bindings are installed, else gloo)
 #   DDP                 true: use torchrun even for one process
-#   RANKS_PER_NODE      processes on this machine (default 1)
-#   NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT   torchrun's, for several machines
-#   OMP_NUM_THREADS     threads of a process (default: cores divided by RANKS_PER_NODE)
+# On several machines, the same command on each, with either of:
+#   HOSTFILE            file of hosts, one a line (host, host slots=RANKS, host:RANKS); the first is the master
+#   NNODES, NODE_RANK, MASTER_ADDR   how many machines, which this one is, from 0, and the address of number 0
+#   MASTER_PORT         a free port of the master (default 29500)
+#   GLOO_SOCKET_IFNAME  network interface between the machines (default: the one that leads to the master)
+# Variables of OpenMP and oneCCL that are set (OMP_*, KMP_*, GOMP_CPU_AFFINITY, CCL_WORKER_*) are kept.
 set -euo pipefail
 
 # shellcheck source=common.sh

@@ -84,7 +84,7 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def start_torchrun(ranks: int, *arguments: str) -> subprocess.Popen[str]:
     """Start a command as ranks under torchrun, as the quickstart scripts do."""
-    variables = {"RANKS_PER_NODE": str(ranks), "BIND": "none", "MASTER_PORT": str(_free_port())}
+    variables = {"RANKS_PER_NODE": str(ranks), "BIND": "none", "MASTER_PORT": str(free_port())}
     return subprocess.Popen(
         [sys.executable, "-m", "bert_large.distributed.launch", "-m", "bert_large", *arguments],
         env=process_environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -98,7 +98,7 @@ def run_torchrun(ranks: int, *arguments: str) -> subprocess.CompletedProcess[str
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
     """Start `python ARGUMENTS` once per rank, with the variables that torchrun sets."""
-    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    common = {"WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
             [sys.executable, *arguments],
@@ -122,7 +122,8 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.Comple
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+import socket
 from dataclasses import dataclass
 
 import torch
 from torch import distributed
 
+from bert_large.distributed.backend import check_backend, choose_backend
+from bert_large.distributed.bind import BINDING_VARIABLE, count
 from bert_large.errors import UserError
 
 
@@ -20,6 +22,7 @@ class Ranks:
     world_size: int = 1
     local_rank: int = 0
     backend: str | None = None
+    backend_reason: str = ""
 
     @property
     def is_main(self) -> bool:
@@ -66,22 +69,36 @@ class Ranks:
             return f"1 rank, {threads}"
         return f"{self.world_size} ranks over {self.backend}, {threads} each"
 
+    def describe_bindings(self) -> list[str]:
+        """Return a line on the backend, one a rank on what it is bound to, and each remark once.
 
-def choose_backend() -> str:
-    """Return `ccl` where oneCCL's bindings are installed, `mpi` where PyTorch was built with it, else `gloo`."""
-    if importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None:
-        importlib.import_module("oneccl_bindings_for_pytorch")  # registers the backend
-        return "ccl"
-    return "mpi" if distributed.is_mpi_available() else "gloo"
+        All ranks must call it.
+        """
+        own = os.environ.get(BINDING_VARIABLE, "not bound")
+        line, _, remark = own.partition("\n")
+        place = f"{count(torch.get_num_threads(), 'thread')} {line}"
+        places = [(place, remark)]
+        if self.world_size > 1:
+            places *= self.world_size
+            distributed.all_gather_object(places, (f"{place}, on {socket.gethostname()}", remark))
+        lines = [f"rank {rank}: {place}" for rank, (place, _) in enumerate(places)]
+        if self.backend is not None:
+            lines.insert(0, f"backend {self.backend}: {self.backend_reason}")
+        return lines + list(dict.fromkeys(remark for _, remark in places if remark))
 
 
-def join_ranks() -> Ranks:
-    """Join the other ranks if torchrun started this process; be the only one otherwise."""
+def join_ranks(backend: str | None = None) -> Ranks:
+    """Join the other ranks if torchrun started this process, over a backend, by default the best there is.
+
+    The only one otherwise. Raises `InputError` where the backend asked for is not there.
+    """
+    check_backend(backend, by_torchrun=distributed.is_torchelastic_launched())
     if "RANK" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return Ranks()
-    backend = choose_backend()
+    backend, reason = choose_backend(backend)
     distributed.init_process_group(backend)
-    return Ranks(distributed.get_rank(), distributed.get_world_size(), int(os.environ.get("LOCAL_RANK", "0")), backend)
+    rank, world_size = distributed.get_rank(), distributed.get_world_size()
+    return Ranks(rank, world_size, int(os.environ.get("LOCAL_RANK", "0")), backend, reason)
 
 
 def leave_ranks(ranks: Ranks) -> None:

@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
     engine, _ = resolve_engine(arguments.engine, arguments.precision)
     config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
-    ranks = join_ranks()
+    ranks = join_ranks(arguments.backend)
     try:
         with tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir:
             # Every rank indexes the records for itself: there is no folder that all of them know.

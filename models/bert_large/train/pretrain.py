@@ -68,7 +68,7 @@ class Run:
 def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
     """Run `bert-large pretrain`; returns its exit code."""
     run = check_settings(arguments)
-    ranks = join_ranks()
+    ranks = join_ranks(arguments.backend)
     try:
         if run.train.global_batch_size < ranks.world_size:
             raise InputError(
@@ -128,6 +128,8 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     engine, engine_line = resolve_engine(run.train.engine, run.train.precision)
     versions = (bert_large.__version__, torch.__version__, platform.python_version())
     LOGGER.info("bert-large %s, torch %s, Python %s; %s", *versions, ranks.describe())
+    for line in ranks.describe_bindings():
+        LOGGER.info(line)
     LOGGER.info(engine_line)
     LOGGER.info(describe_allocator())
     init_start = milliseconds_now()

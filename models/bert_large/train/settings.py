@@ -94,6 +94,7 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     """Add how to compute: precision and engine. Their values are checked with all others, not by argparse."""
     parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
     parser.add_argument("--engine", default="auto", help="auto or eager (default auto)")
+    parser.add_argument("--backend", help="ccl, mpi or gloo: how ranks communicate (default: the best there is)")
     parser.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.distributed.environment import Ranks, choose_backend, join_ranks, leave_ranks
+from bert_large.distributed.bind import BINDING_VARIABLE
+from bert_large.distributed.environment import Ranks, join_ranks, leave_ranks
+from bert_large.errors import InputError
 
 
 @pytest.mark.parametrize("variables", [{}, {"RANK": "0", "WORLD_SIZE": "1"}])
@@ -29,12 +31,30 @@ def test_sum_is_a_new_tensor() -> None:
     assert values.tolist() == [1.0, 2.0]
 
 
-def test_backend_of_stock_wheels() -> None:
-    """They have neither oneCCL's bindings nor MPI."""
-    assert choose_backend() == "gloo"
+def test_an_unknown_backend_is_refused_even_alone() -> None:
+    with pytest.raises(InputError, match="BACKEND is 'nccl', expected one of ccl, mpi, gloo"):
+        join_ranks("nccl")
 
 
 def test_description_tells_ranks_and_threads() -> None:
     threads = torch.get_num_threads()
     assert Ranks().describe() == f"1 rank, {threads} threads"
     assert Ranks(1, 4, 1, "gloo").describe() == f"4 ranks over gloo, {threads} threads each"
+
+
+@pytest.mark.parametrize(
+    ("binding", "lines"),
+    [
+        (None, ["not bound"]),
+        ("on CPU 3 of NUMA node 1", ["on CPU 3 of NUMA node 1"]),
+        ("on CPU 3 of NUMA node 1, memory not bound\nwhy", ["on CPU 3 of NUMA node 1, memory not bound", "why"]),
+    ],
+)
+def test_bindings_tell_what_the_launcher_did(
+    binding: str | None, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
+    monkeypatch.delenv(BINDING_VARIABLE, raising=False)
+    if binding is not None:
+        monkeypatch.setenv(BINDING_VARIABLE, binding)
+    assert Ranks().describe_bindings() == [f"rank 0: 7 threads {lines[0]}", *lines[1:]]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[3]
-TOOLS = ("bash", "cat", "cp", "dirname", "env", "git", "grep", "id", "kill", "lscpu", "mkdir", "mktemp", "nproc",
+TOOLS = ("bash", "cat", "cp", "dirname", "env", "git", "grep", "id", "kill", "mkdir", "mktemp",
          "printf", "realpath", "rm", "sed", "sleep", "sort", "wc", "xargs")  # fmt: skip
 
 FAKE = """#!{python}

@@ -12,6 +12,7 @@ from .sandbox import PROJECT, Call, Sandbox, wait_for
 PHASE_1 = "quickstart/run_bert_pretrain_phase1.sh"
 PHASE_2 = "quickstart/run_bert_pretrain_phase2.sh"
 PREPARE = "quickstart/prepare_dataset.sh"
+LAUNCH = ["-m", "bert_large.distributed.launch"]
 
 
 def started(sandbox: Sandbox, script: str, *arguments: str) -> Call:
@@ -35,7 +36,7 @@ def refused(sandbox: Sandbox, script: str) -> str:
 def test_phase_1_is_one_command(phase_1: Sandbox) -> None:
     call = started(phase_1, PHASE_1)
     assert call.arguments == [
-        "-m", "bert_large", "pretrain", "--phase", "1",
+        *LAUNCH, "-m", "bert_large", "pretrain", "--phase", "1",
         "--precision", "bf16",
         "--output-dir", phase_1.variables["OUTPUT_DIR"],
         "--dataset-dir", phase_1.variables["DATASET_DIR"],
@@ -46,7 +47,7 @@ def test_phase_1_is_one_command(phase_1: Sandbox) -> None:
 
 def test_phase_2_starts_from_the_checkpoint(phase_2: Sandbox) -> None:
     call = started(phase_2, PHASE_2)
-    assert call.arguments[:5] == ["-m", "bert_large", "pretrain", "--phase", "2"]
+    assert call.arguments[:7] == [*LAUNCH, "-m", "bert_large", "pretrain", "--phase", "2"]
     assert call.value("--checkpoint-dir") == phase_2.variables["CHECKPOINT_DIR"]
     assert "--config-file" not in call.arguments
 
@@ -64,6 +65,7 @@ def test_phase_2_starts_from_the_checkpoint(phase_2: Sandbox) -> None:
         ("WARMUP_STEPS", "--warmup-steps", "100"),
         ("RECIPE", "--recipe", "mlperf-256"),
         ("ENGINE", "--engine", "native"),
+        ("BACKEND", "--backend", "gloo"),
         ("SEED", "--seed", "7"),
         ("SAVE_EVERY", "--save-every", "500"),
         ("STOP_DEADLINE", "--stop-deadline", "20"),
@@ -176,6 +178,7 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
         ("EVAL_DIR", "/not/there"),
         ("VOCAB_FILE", "/not/there"),
         ("TRAIN_SCRIPT", "/not/there.py"),
+        ("HOSTFILE", "/not/there"),
         ("MODEL_DIR", "/dev"),
         ("RESUME", "/not/there"),
         ("OUTPUT_DIR", "/dev/null/output"),
@@ -229,9 +232,9 @@ def test_the_projects_environment_is_preferred(phase_1: Sandbox) -> None:
     phase_1.fake("python", directory=environment)
     assert phase_1.run(PHASE_1).returncode == 0
     assert phase_1.calls("python3") == []
-    assert phase_1.calls("python")[-1].arguments[:2] == ["-m", "bert_large"]
+    assert phase_1.calls("python")[-1].arguments[:2] == LAUNCH
     phase_1.variables["PYTHON"] = str(phase_1.bin / "python3")
-    assert started(phase_1, PHASE_1).arguments[:2] == ["-m", "bert_large"]
+    assert started(phase_1, PHASE_1).arguments[:2] == LAUNCH
 
 
 def test_model_dir_is_where_the_package_comes_from(phase_1: Sandbox) -> None:
@@ -244,7 +247,7 @@ def test_model_dir_is_where_the_package_comes_from(phase_1: Sandbox) -> None:
 def test_train_script_replaces_the_package(phase_1: Sandbox) -> None:
     phase_1.variables["TRAIN_SCRIPT"] = phase_1.file("my trainer.py")
     call = started(phase_1, PHASE_1)
-    assert call.arguments[:4] == [phase_1.variables["TRAIN_SCRIPT"], "pretrain", "--phase", "1"]
+    assert call.arguments[:6] == [*LAUNCH, phase_1.variables["TRAIN_SCRIPT"], "pretrain", "--phase", "1"]
 
 
 def install(sandbox: Sandbox, *libraries: str) -> None:
@@ -308,53 +311,55 @@ def test_an_allocator_that_is_not_installed_is_named(phase_1: Sandbox, choice: s
     assert len(result.stderr.splitlines()) == 1
 
 
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node"]
-ALONE = ["--standalone", "--local-addr", "127.0.0.1"]
-
-
-@pytest.mark.parametrize("variables", [{"DDP": "true"}, {"RANKS_PER_NODE": "1", "DDP": "true"}])
-def test_ddp_of_one_process(phase_1: Sandbox, variables: dict[str, str]) -> None:
+def test_the_launcher_is_told_of_ranks_and_machines(phase_1: Sandbox) -> None:
+    """By the variables themselves: how many ranks start, and with how many threads, is for it to say."""
+    variables = {
+        "RANKS_PER_NODE": "4",
+        "NNODES": "2",
+        "NODE_RANK": "1",
+        "MASTER_ADDR": "node-0",
+        "MASTER_PORT": "29511",
+        "HOSTFILE": phase_1.file("the hosts"),
+        "BIND": "none",
+        "DDP": "true",
+    }
+    alone = started(phase_1, PHASE_1)
+    assert "OMP_NUM_THREADS" not in alone.environment
     phase_1.variables |= variables
     call = started(phase_1, PHASE_1)
-    assert call.arguments[:9] == [*TORCHRUN, "1", *ALONE, "-m", "bert_large"]
+    assert call.arguments == alone.arguments
+    assert variables.items() <= call.environment.items()
 
 
-def test_several_ranks_share_the_cores(phase_1: Sandbox) -> None:
-    phase_1.fake("nproc", "print(12)", directory=replaced(phase_1, "nproc"))
-    phase_1.fake("lscpu", "print('# CORE,SOCKET'); [print(f'{c},0') for c in range(8) for _ in 'ab']",
-                 directory=replaced(phase_1, "lscpu"))  # fmt: skip
-    phase_1.variables["RANKS_PER_NODE"] = "4"
-    call = started(phase_1, PHASE_1)
-    assert call.arguments[:10] == [*TORCHRUN, "4", *ALONE, "-m", "bert_large", "pretrain"]
-    assert call.environment["OMP_NUM_THREADS"] == "2"
-    phase_1.variables["OMP_NUM_THREADS"] = "3"
-    assert started(phase_1, PHASE_1).environment["OMP_NUM_THREADS"] == "3"
-
-
-def replaced(sandbox: Sandbox, tool: str) -> Path:
-    """Remove a tool from the PATH's folder, so that a fake can take its place, and return the folder."""
-    (sandbox.bin / tool).unlink()
-    return sandbox.bin
-
-
-def test_one_process_keeps_its_threads(phase_1: Sandbox) -> None:
-    assert "OMP_NUM_THREADS" not in started(phase_1, PHASE_1).environment
-
-
-def test_several_nodes(phase_1: Sandbox) -> None:
-    phase_1.variables |= {"NNODES": "2", "NODE_RANK": "1", "MASTER_ADDR": "node-0", "MASTER_PORT": "29511"}
-    call = started(phase_1, PHASE_1)
-    assert call.arguments[:14] == [
-        *TORCHRUN, "1", "--nnodes", "2", "--node-rank", "1", "--master-addr", "node-0", "--master-port", "29511",
-        "-m", "bert_large",
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("variable", ["NODE_RANK", "MASTER_ADDR"])
-def test_several_nodes_need_to_know_each_other(phase_1: Sandbox, variable: str) -> None:
-    phase_1.variables |= {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "node-0"}
-    del phase_1.variables[variable]
-    assert f"needs {variable}:" in refused(phase_1, PHASE_1)
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"NNODES": "2", "NODE_RANK": "0"}, "NNODES is 2, which needs MASTER_ADDR: not set"),
+        (
+            {"RANKS_PER_NODE": "100000"},
+            "100000 ranks are asked for (RANKS_PER_NODE or HOSTFILE), but this process has",
+        ),
+        ({"BIND": "yes"}, "BIND is 'yes', expected auto or none"),
+    ],
+)
+def test_the_launcher_refuses_before_pytorch_is_loaded(
+    phase_1: Sandbox, variables: dict[str, str], message: str
+) -> None:
+    """Its error is one line, with its exit code, and nothing is trained."""
+    phase_1.fake(
+        "python3",
+        "if sys.argv[1] == '-c': sys.exit()\n"
+        f"sys.path.insert(0, {str(PROJECT / 'models')!r})\n"
+        "sys.modules['torch'] = None\n"
+        "from bert_large.distributed.launch import main\n"
+        "sys.argv[1:] = sys.argv[3:]\n"
+        "sys.exit(main())\n",
+    )
+    phase_1.variables |= variables
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == 2, result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert f"bert-large: error: {message}" in result.stderr
 
 
 def test_prepare_goes_from_text_to_records(sandbox: Sandbox) -> None:

@@ -60,6 +60,15 @@ def test_several_nodes_use_the_hosts_network(docker: Sandbox) -> None:
     assert {"NNODES", "NODE_RANK", "MASTER_ADDR"} <= set(call.values("--env"))
 
 
+def test_a_host_file_is_mounted_and_uses_the_hosts_network(docker: Sandbox) -> None:
+    """Every machine of it is started by the same command, so the hosts' names and addresses must be those outside."""
+    docker.variables["HOSTFILE"] = docker.file("the hosts")
+    call = ran(docker)
+    assert mount(docker.variables["HOSTFILE"], ",readonly") in call.values("--mount")
+    assert call.value("--network") == "host"
+    assert "HOSTFILE" in call.values("--env")
+
+
 def test_the_script_and_its_arguments(docker: Sandbox) -> None:
     call = ran(docker, "--no-shuffle", "--seed", "a b")
     assert call.arguments[-5:] == [
@@ -142,6 +151,9 @@ def test_variables_are_passed_by_name(docker: Sandbox) -> None:
         "BENCHMARK": "1",
         "RANKS_PER_NODE": "2",
         "OMP_NUM_THREADS": "3",
+        "BIND": "none",
+        "BACKEND": "gloo",
+        "KMP_AFFINITY": "none",
         "https_proxy": "http://proxy:1",
         "NO_PROXY": "localhost",
     }
@@ -326,7 +338,8 @@ def test_native_runs_the_script_here(phase_1: Sandbox) -> None:
     result = phase_1.run("run.sh", "--seed", "a b")
     assert result.returncode == 0, result.stderr
     call = phase_1.calls("python3")[-1]
-    assert call.arguments[:5] == ["-m", "bert_large", "pretrain", "--phase", "1"]
+    launcher = ["-m", "bert_large.distributed.launch"]
+    assert call.arguments[:7] == [*launcher, "-m", "bert_large", "pretrain", "--phase", "1"]
     assert call.arguments[-2:] == ["--seed", "a b"]
     assert call.value("--dataset-dir") == phase_1.variables["DATASET_DIR"]
     assert Path(phase_1.variables["OUTPUT_DIR"]).is_dir()

@@ -1,0 +1,72 @@
+"""The library that carries gradients between ranks. Imports PyTorch only where it must."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+
+from bert_large.errors import InputError, UserError
+
+BACKENDS = ("ccl", "mpi", "gloo")
+_CCL_BINDINGS = "oneccl_bindings_for_pytorch"
+_MPI_LAUNCHERS_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+
+
+def check_backend(asked: str | None, *, by_torchrun: bool) -> None:
+    """Raise `InputError` if there is no such backend, or none for ranks that torchrun starts."""
+    if asked and asked not in BACKENDS:
+        raise InputError(f"BACKEND is {asked!r}, expected one of {', '.join(BACKENDS)}")
+    if asked == "mpi" and by_torchrun:
+        raise InputError("BACKEND is mpi, but MPI knows only ranks that mpirun starts, not torchrun's; use gloo or ccl")
+
+
+def will_use_ccl(asked: str | None) -> bool:
+    """Tell whether ranks will choose oneCCL; loads nothing."""
+    return asked == "ccl" or (not asked and _is_installed(_CCL_BINDINGS))
+
+
+def choose_backend(asked: str | None = None) -> tuple[str, str]:
+    """Return the backend that is asked for, or the best there is, and why.
+
+    `ccl` where oneCCL's bindings are installed; `mpi` where PyTorch has it and mpirun started this process, since
+    MPI takes every other process for the only one; else `gloo`.
+
+    Raises:
+        InputError: what is asked for is not there.
+        UserError: oneCCL's bindings are installed but do not load.
+    """
+    from torch import distributed
+
+    by_torchrun = distributed.is_torchelastic_launched()
+    check_backend(asked, by_torchrun=by_torchrun)
+    if asked == "ccl" and not _is_installed(_CCL_BINDINGS):
+        raise InputError(
+            f"BACKEND is ccl, but oneCCL's bindings ({_CCL_BINDINGS}) are not installed; "
+            "install those of this PyTorch's version, or use gloo"
+        )
+    if asked == "mpi" and not distributed.is_mpi_available():
+        raise InputError("BACKEND is mpi, but this PyTorch was built without MPI, as its wheels are; use gloo or ccl")
+    if will_use_ccl(asked):
+        _load_ccl()
+        return "ccl", "asked for" if asked else "oneCCL's bindings are installed"
+    if asked:
+        return asked, "asked for"
+    by_mpirun = not by_torchrun and any(name in os.environ for name in _MPI_LAUNCHERS_VARIABLES)
+    if by_mpirun and distributed.is_mpi_available():
+        return "mpi", "oneCCL's bindings are not installed, PyTorch has MPI and mpirun started the ranks"
+    return "gloo", "oneCCL's bindings are not installed"
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _load_ccl() -> None:
+    try:
+        importlib.import_module(_CCL_BINDINGS)  # registers the backend
+    except (ImportError, OSError) as error:
+        raise UserError(
+            f"oneCCL's bindings ({_CCL_BINDINGS}) are installed but do not load: {error}; "
+            "install those of this PyTorch's version, or set BACKEND=gloo"
+        ) from None

@@ -1,0 +1,164 @@
+"""The machines of a run: how many there are, which of them this is, where the first is, and by which interface."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bert_large.distributed import network
+from bert_large.errors import InputError
+
+_BEYOND = "192.0.2.1"
+"""An address that no machine has (RFC 5737): its route is the default route."""
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine of a host file, and its number of ranks where the file tells."""
+
+    name: str
+    ranks: int | None = None
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What torchrun has to know of a run's machines."""
+
+    count: int = 1
+    own_position: int = 0
+    master: str | None = None
+    own_ranks: int | None = None
+    """The number of ranks that the host file gives this machine."""
+    others: tuple[str, ...] = ()
+    """The other machines of the host file."""
+
+
+def find_machines(variables: Mapping[str, str]) -> Machines:
+    """Return the machines that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE tell of.
+
+    Raises:
+        InputError: one of them is missing, wrong, or contradicts another.
+    """
+    count = whole_number(variables, "NNODES", least=1)
+    position = whole_number(variables, "NODE_RANK", least=0)
+    master = variables.get("MASTER_ADDR") or None
+    own_ranks: int | None = None
+    others: tuple[str, ...] = ()
+    if variables.get("HOSTFILE"):
+        path = Path(variables["HOSTFILE"])
+        hosts = read_hostfile(path)
+        if count is not None and count != len(hosts):
+            raise InputError(f"NNODES is {count}, but HOSTFILE {path} names {len(hosts)} hosts; make them agree")
+        count = len(hosts)
+        if position is None:
+            position = _find_own_position(hosts, path)
+        if position < count:
+            own_ranks = hosts[position].ranks
+        others = tuple(host.name for index, host in enumerate(hosts) if index != position)
+        master = master or hosts[0].name
+    count = count or 1
+    if count > 1 and (position is None or master is None):
+        missing = " and ".join(
+            name for name, value in (("NODE_RANK", position), ("MASTER_ADDR", master)) if value is None
+        )
+        raise InputError(f"NNODES is {count}, which needs {missing}: not set; or name all machines in a HOSTFILE")
+    if (position or 0) >= count:
+        raise InputError(f"NODE_RANK is {position}, expected 0 to {count - 1}: NNODES is {count}")
+    return Machines(count, position or 0, master, own_ranks, others)
+
+
+def whole_number(variables: Mapping[str, str], name: str, *, least: int) -> int | None:
+    """Return a variable's value, None where it is not set or empty; raises `InputError` unless it is a whole number."""
+    value = variables.get(name)
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and int(value) >= least):
+        raise InputError(f"{name} is {value!r}, expected a whole number from {least} on")
+    return int(value)
+
+
+def read_hostfile(path: Path) -> list[Host]:
+    """Return the hosts of a file in MPI's forms, in order, each once.
+
+    A line is `host`, `host slots=2` (Open MPI) or `host:2` (Intel MPI, MPICH); `#` begins a comment. The number is the
+    host's ranks. Where a host has several lines, as schedulers write it for every task, their numbers add up.
+    """
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"HOSTFILE {path} cannot be read: {error}") from None
+    given: dict[str, list[int | None]] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if words:
+            host = _parse_host(words)
+            if host is None:
+                raise InputError(
+                    f"HOSTFILE {path}, line {number}: {line.strip()!r}, expected 'host', 'host slots=N' or 'host:N'"
+                )
+            given.setdefault(host.name, []).append(host.ranks)
+    if not given:
+        raise InputError(f"HOSTFILE {path} names no host; write one a line")
+    return [
+        Host(name, None if counts == [None] else sum(count or 1 for count in counts)) for name, counts in given.items()
+    ]
+
+
+def _parse_host(words: Sequence[str]) -> Host | None:
+    """Return what a line's words say, None if they are in none of the forms."""
+    name, *settings = words
+    ranks = None
+    if name.count(":") == 1:  # more are an IPv6 address
+        name, ranks = name.split(":")
+    for setting in settings:
+        key, separator, value = setting.partition("=")
+        if key not in ("slots", "max_slots", "max-slots") or not separator:
+            return None
+        if key == "slots":
+            ranks = value
+    if not name or (ranks is not None and not (ranks.isdecimal() and int(ranks) > 0)):
+        return None
+    return Host(name, None if ranks is None else int(ranks))
+
+
+def _find_own_position(hosts: Sequence[Host], path: Path) -> int:
+    """Return the position of the host that is this machine, by name, else by address."""
+    names = network.own_names() | ({"localhost"} if len(hosts) == 1 else set())
+    own = [index for index, host in enumerate(hosts) if host.name in names]
+    if not own:
+        addresses = {address for address in network.own_interfaces() if not network.is_loopback(address)}
+        own = [index for index, host in enumerate(hosts) if network.resolve(host.name) & addresses]
+    if len(own) == 1:
+        return own[0]
+    found = "none of the hosts" if not own else " and ".join(hosts[index].name for index in own)
+    raise InputError(
+        f"HOSTFILE {path}: {found} is this machine, which is called {', '.join(sorted(names))}, "
+        f"expected one; correct the file, or say which one in NODE_RANK, from 0"
+    )
+
+
+def find_interface(machines: Machines) -> str:
+    """Return the network interface over which this machine and the others reach each other.
+
+    Not what its own name resolves to, as gloo takes it: Debian gives that an address of the loopback interface, and
+    then ranks wait for each other for ever.
+
+    Raises:
+        InputError: none can be told.
+    """
+    everything = network.own_interfaces()
+    if machines.master in ("localhost", "127.0.0.1", "::1"):  # all of them are this machine
+        return everything["127.0.0.1"]
+    interfaces = {address: name for address, name in everything.items() if not network.is_loopback(address)}
+    for host in (*machines.others, machines.master, _BEYOND):
+        source = network.source_address(host) if host else None
+        if source in interfaces:
+            return interfaces[source]
+    if len(set(interfaces.values())) == 1:
+        return next(iter(interfaces.values()))
+    names = ", ".join(sorted(set(interfaces.values()))) or "none"
+    raise InputError(
+        f"no network interface leads to {machines.master} (there are: {names}); "
+        f"check MASTER_ADDR, or name the interface in GLOO_SOCKET_IFNAME"
+    )

@@ -1,0 +1,63 @@
+"""What this machine knows of its own names, addresses and routes. Nothing is sent but questions to name servers."""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import ipaddress
+import socket
+import struct
+from pathlib import Path
+
+_SIOCGIFCONF = 0x8912
+_REQUEST_BYTES = 40  # struct ifreq on 64-bit Linux
+_MOST_ADDRESSES = 256
+_ANY_PORT = 9
+
+
+def own_names() -> set[str]:
+    """Return the names of this machine."""
+    name = socket.gethostname()
+    return {name, name.split(".")[0], socket.getfqdn()}
+
+
+def resolve(host: str) -> set[str]:
+    """Return a host's addresses; none where none is known."""
+    try:
+        return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError:
+        return set()
+
+
+def own_interfaces() -> dict[str, str]:
+    """Return every address of this machine and its interface."""
+    room = array.array("B", bytes(_MOST_ADDRESSES * _REQUEST_BYTES))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
+        answer = fcntl.ioctl(asked, _SIOCGIFCONF, struct.pack("iL", len(room), room.buffer_info()[0]))
+    interfaces = {}
+    for start in range(0, struct.unpack("iL", answer)[0], _REQUEST_BYTES):
+        entry = room[start : start + _REQUEST_BYTES].tobytes()
+        label = entry[:16].split(b"\0")[0].decode()
+        interfaces[socket.inet_ntoa(entry[20:24])] = label.split(":")[0]  # eth0:1 is another address of eth0
+    listed = Path("/proc/net/if_inet6")
+    for line in listed.read_text().splitlines() if listed.exists() else []:
+        address, *_, name = line.split()
+        interfaces[str(ipaddress.ip_address(bytes.fromhex(address)))] = name
+    return interfaces
+
+
+def source_address(host: str) -> str | None:
+    """Return the address from which this machine reaches a host; None where it has no route to it."""
+    try:
+        for family, kind, *_, address in socket.getaddrinfo(host, _ANY_PORT, type=socket.SOCK_DGRAM):
+            with socket.socket(family, kind) as route:
+                route.connect(address)
+                return str(route.getsockname()[0])
+    except OSError:
+        pass
+    return None
+
+
+def is_loopback(address: str) -> bool:
+    """Tell whether an address never leaves the machine."""
+    return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -1,0 +1,151 @@
+"""What this process may compute on, as Linux tells it in files: NUMA nodes, their cores and memory, limits.
+
+Read from sysfs and procfs themselves: they are there in every container, while `lscpu` is not, and prints other fields
+in other versions.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+
+@dataclass(frozen=True)
+class Node:
+    """A NUMA node of which this process may use at least one core."""
+
+    number: int
+    cores: tuple[tuple[int, ...], ...]
+    """Of every physical core the hardware threads (CPU numbers) that may be used, ascending."""
+    memory_bytes: int | None
+    """Size of its memory; None where the system does not tell."""
+    may_hold_memory: bool
+    """Whether this process may be given the node's memory."""
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The nodes, ascending, and the CPU time that control groups allow, in CPUs; None without a limit."""
+
+    nodes: tuple[Node, ...]
+    cpu_quota: float | None = None
+
+    @property
+    def cores(self) -> int:
+        """The number of physical cores."""
+        return sum(len(node.cores) for node in self.nodes)
+
+    @property
+    def threads(self) -> int:
+        """How many threads can run at once, one a core: as many as cores, unless control groups allow fewer."""
+        return self.cores if self.cpu_quota is None else min(self.cores, max(1, int(self.cpu_quota)))
+
+
+def read_topology(root: Path = Path("/"), allowed: Iterable[int] | None = None) -> Topology:
+    """Return what the files below `root` tell of the CPUs in `allowed`, by default those of this process.
+
+    Nodes without usable CPUs (memory alone, or left out by a CPU set) are none of them.
+    """
+    cpus = set(os.sched_getaffinity(0) if allowed is None else allowed)
+    system = root / "sys/devices/system"
+    memory_nodes = _allowed_memory_nodes(root)
+    nodes = []
+    for folder in sorted(system.glob("node/node[0-9]*"), key=lambda path: int(path.name[4:])):
+        number = int(folder.name[4:])
+        own = cpus & set(parse_list(_read(folder / "cpulist")))
+        if own:
+            memory = _memory_bytes(folder)
+            may_hold = memory != 0 and (memory_nodes is None or number in memory_nodes)
+            nodes.append(Node(number, _cores(system / "cpu", own), memory, may_hold))
+    if not nodes:  # a kernel without NUMA
+        nodes = [Node(0, _cores(system / "cpu", cpus), None, may_hold_memory=True)]
+    return Topology(tuple(nodes), _cpu_quota(root))
+
+
+def parse_list(text: str) -> list[int]:
+    """Return the numbers of Linux's list format: `0-2,8` is 0, 1, 2 and 8."""
+    numbers: list[int] = []
+    for part in text.strip().split(","):
+        if part:
+            first, _, last = part.partition("-")
+            numbers.extend(range(int(first), int(last or first) + 1))
+    return numbers
+
+
+def format_list(numbers: Iterable[int]) -> str:
+    """Return numbers in Linux's list format, ascending."""
+    runs: list[list[int]] = []
+    for number in sorted(numbers):
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def _cores(folder: Path, cpus: set[int]) -> tuple[tuple[int, ...], ...]:
+    """Group CPUs by the physical core they are hardware threads of; each is its own where the system does not tell."""
+    cores = set()
+    for cpu in cpus:
+        topology = folder / f"cpu{cpu}/topology"
+        siblings = _read(topology / "core_cpus_list") or _read(topology / "thread_siblings_list")  # later, older name
+        cores.add(tuple(sorted(cpus & {cpu, *parse_list(siblings)})))
+    return tuple(sorted(cores))
+
+
+def _memory_bytes(node: Path) -> int | None:
+    for line in _read(node / "meminfo").splitlines():  # "Node 0 MemTotal:       131789824 kB"
+        words = line.split()
+        if "MemTotal:" in words:
+            return int(words[-2]) * 1024
+    return None
+
+
+def _allowed_memory_nodes(root: Path) -> set[int] | None:
+    for line in _read(root / "proc/self/status").splitlines():
+        name, _, value = line.partition(":")
+        if name == "Mems_allowed_list":
+            return set(parse_list(value))
+    return None
+
+
+def _cpu_quota(root: Path) -> float | None:
+    """Return the smallest limit of this process's control group and those above it, of both versions, in CPUs."""
+    quotas = []
+    for folder in _control_groups(root):
+        words = _read(folder / "cpu.max").split() or [
+            *_read(folder / "cpu.cfs_quota_us").split(),
+            *_read(folder / "cpu.cfs_period_us").split(),
+        ]
+        if len(words) == 2 and words[0] not in ("max", "-1"):
+            quotas.append(int(words[0]) / int(words[1]))
+    return min(quotas, default=None)
+
+
+def _control_groups(root: Path) -> Iterator[Path]:
+    """Yield the folders of this process's control groups that may limit CPU time, each with those above it."""
+    groups = {}
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "cpu" in controllers.split(","):
+            groups["cgroup" if controllers else "cgroup2"] = PurePosixPath(path)
+    for line in _read(root / "proc/self/mountinfo").splitlines():
+        mount, _, filesystem = line.partition(" - ")
+        source, mount_point = mount.split()[3:5]
+        kind, _, mount_options = filesystem.split()[:3]
+        if kind not in groups or (kind == "cgroup" and "cpu" not in mount_options.split(",")):
+            continue
+        group = groups[kind]
+        inside = group.relative_to(source) if group.is_relative_to(source) else PurePosixPath()
+        for part in (inside, *inside.parents):
+            yield root / mount_point.lstrip("/") / part
+
+
+def _read(path: Path) -> str:
+    """Return a file's text, empty where there is no such file or it cannot be read."""
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

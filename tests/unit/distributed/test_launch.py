@@ -1,0 +1,183 @@
+"""What the launcher makes of the environment: a plan in words, and torchrun's options."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import pytest
+from bert_large.distributed import backend, command, launch
+from bert_large.distributed.hosts import Machines
+from bert_large.distributed.launch import describe_plan, make_plan
+from bert_large.errors import InputError, UserError
+
+from .machines import read_machine
+
+
+def described(name: str, tmp_path: Path, **variables: str) -> list[str]:
+    """Return the plan in words for a recorded machine."""
+    return describe_plan(make_plan(variables, read_machine(name, tmp_path)), variables)
+
+
+def test_two_nodes(tmp_path: Path) -> None:
+    assert described("two_nodes", tmp_path) == [
+        "NUMA node 0: 28 cores, 126 GiB",
+        "NUMA node 1: 28 cores, 126 GiB",
+        "rank 0 here: 28 threads on CPUs 0-27 of NUMA node 0, memory of node 0",
+        "rank 1 here: 28 threads on CPUs 28-55 of NUMA node 1, memory of node 1",
+    ]
+
+
+def test_a_limit_is_told(tmp_path: Path) -> None:
+    assert described("two_nodes_quota", tmp_path, RANKS_PER_NODE="1")[2:] == [
+        "control groups allow the time of 2.5 CPUs",
+        "rank 0 here: 2 threads on any of 56 cores, memory interleaved over nodes 0-1",
+    ]
+
+
+def test_oneccl_is_told(tmp_path: Path) -> None:
+    """Its cores are set aside for several ranks; one alone has nobody to talk to."""
+    lines = described("two_nodes", tmp_path / "two", BACKEND="ccl")
+    assert lines[2] == ("rank 0 here: 24 threads on CPUs 4-27 of NUMA node 0, memory of node 0, CPUs 0-3 for oneCCL")
+    assert "oneCCL" not in described("one_node", tmp_path / "one", BACKEND="ccl")[-1]
+
+
+def test_several_machines_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "find_interface", lambda machines: "ib0")
+    variables = {"NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "node-a"}
+    found = "this is machine 2 of 4, from 0; the first is node-a, port {}; gloo's network interface is {}"
+    assert described("one_node", tmp_path / "a", **variables)[1] == found.format(29500, "ib0")
+    variables |= {"MASTER_PORT": "1234", "GLOO_SOCKET_IFNAME": "eth3"}
+    assert described("one_node", tmp_path / "b", **variables)[1] == found.format(1234, "eth3")
+
+
+@pytest.mark.parametrize(
+    ("name", "variables", "torchrun"),
+    [
+        ("one_node", {}, False),
+        ("one_node", {"DDP": "true"}, True),
+        ("one_node", {"RANKS_PER_NODE": "2"}, True),
+        ("two_nodes", {}, True),
+        ("two_nodes", {"RANKS_PER_NODE": "1"}, False),
+    ],
+)
+def test_one_rank_needs_no_torchrun(name: str, variables: dict[str, str], torchrun: bool, tmp_path: Path) -> None:
+    assert make_plan(variables, read_machine(name, tmp_path)).uses_torchrun == torchrun
+
+
+def test_settings_of_the_user_win(tmp_path: Path) -> None:
+    topology = read_machine("two_nodes", tmp_path)
+    assert [place.threads for place in make_plan({"OMP_NUM_THREADS": "5"}, topology).placements] == [5, 5]
+    unbound = make_plan({"BIND": "none", "RANKS_PER_NODE": "80"}, topology).placements
+    assert len(unbound) == 80 and not any(place.binds_cores or place.memory_nodes for place in unbound)
+
+
+def test_ranks_of_the_host_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RANKS_PER_NODE wins over them."""
+    monkeypatch.setattr(launch, "find_machines", lambda variables: Machines(own_ranks=4))
+    topology = read_machine("two_nodes", tmp_path)
+    assert len(make_plan({}, topology).placements) == 4
+    assert len(make_plan({"RANKS_PER_NODE": "7"}, topology).placements) == 7
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        (
+            {"RANKS_PER_NODE": "3"},
+            r"3 ranks are asked for \(RANKS_PER_NODE or HOSTFILE\), but this process has 2 cores",
+        ),
+        ({"RANKS_PER_NODE": "0"}, "RANKS_PER_NODE is '0', expected a whole number from 1 on"),
+        ({"OMP_NUM_THREADS": "all"}, "OMP_NUM_THREADS is 'all', expected"),
+        ({"BIND": "yes"}, "BIND is 'yes', expected auto or none"),
+        ({"BACKEND": "nccl"}, "BACKEND is 'nccl', expected one of ccl, mpi, gloo"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT is 'x', expected"),
+    ],
+)
+def test_wrong_settings_are_named(variables: dict[str, str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        make_plan(variables, read_machine("one_node", tmp_path))
+
+
+def test_options_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch, "find_interface", lambda machines: "ib0")
+    topology = read_machine("two_nodes", tmp_path)
+    ranks = ["--nproc-per-node", "2", "--no-python"]
+    assert make_plan({}, topology).torchrun_options() == [*ranks, "--standalone", "--local-addr", "127.0.0.1"]
+    port = ["--nnodes", "1", "--node-rank", "0", "--master-addr", "127.0.0.1", "--master-port", "1234"]
+    assert make_plan({"MASTER_PORT": "1234"}, topology).torchrun_options() == [*ranks, *port]
+    several = {"NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "node-a"}
+    addressed = ["--nnodes", "4", "--node-rank", "2", "--master-addr", "node-a", "--master-port", "29500"]
+    assert make_plan(several, topology).torchrun_options() == [*ranks, *addressed]
+
+
+def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """On this machine, with the backend and why it is chosen."""
+    for name, value in {"RANKS_PER_NODE": "3", "BIND": "none", "OMP_NUM_THREADS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert command.run(argparse.Namespace()) == 0
+    *_, rank, why = capsys.readouterr().out.splitlines()
+    assert rank.startswith("rank 2 here: 1 thread on ")
+    assert why == "backend gloo: oneCCL's bindings are not installed"
+
+
+@pytest.mark.parametrize(
+    ("asked", "ccl", "mpi", "launched", "expected"),
+    [
+        (None, False, False, False, ("gloo", "oneCCL's bindings are not installed")),
+        (None, True, True, True, ("ccl", "oneCCL's bindings are installed")),
+        (None, False, True, False, ("gloo", "oneCCL's bindings are not installed")),
+        (None, False, True, True,
+         ("mpi", "oneCCL's bindings are not installed, PyTorch has MPI and mpirun started the ranks")),
+        ("gloo", True, True, True, ("gloo", "asked for")),
+        ("ccl", True, False, False, ("ccl", "asked for")),
+        ("mpi", True, True, False, ("mpi", "asked for")),
+    ],
+)  # fmt: skip
+def test_the_backend(
+    asked: str | None, ccl: bool, mpi: bool, launched: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.distributed.is_mpi_available", lambda: mpi)
+    monkeypatch.setattr(backend, "_is_installed", lambda package: ccl)
+    loaded: list[str] = []
+    monkeypatch.setattr(importlib, "import_module", loaded.append)
+    if launched:
+        monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    assert backend.choose_backend(asked) == expected
+    assert loaded == (["oneccl_bindings_for_pytorch"] if expected[0] == "ccl" else [])
+    assert backend.will_use_ccl(asked) == (expected[0] == "ccl")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ("ccl", r"BACKEND is ccl, but oneCCL's bindings \(oneccl_bindings_for_pytorch\) are not installed"),
+        ("mpi", "BACKEND is mpi, but this PyTorch was built without MPI"),
+        ("nccl", "BACKEND is 'nccl', expected one of ccl, mpi, gloo"),
+    ],
+)
+def test_a_backend_that_is_not_there(asked: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        backend.choose_backend(asked)
+
+
+def test_mpi_is_not_for_torchruns_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each of them would take itself for the only one, and train alone."""
+    monkeypatch.setattr("torch.distributed.is_mpi_available", lambda: True)
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    assert backend.choose_backend()[0] == "gloo"
+    with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
+        backend.choose_backend("mpi")
+    with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
+        make_plan({"BACKEND": "mpi"}, read_machine("two_nodes", tmp_path))
+
+
+def test_bindings_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of another PyTorch: said, not passed over."""
+    (tmp_path / "oneccl_bindings_for_pytorch.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None
+    with pytest.raises(UserError, match=r"do not load: undefined symbol: _ZN3c10; .* set BACKEND=gloo"):
+        backend.choose_backend()
