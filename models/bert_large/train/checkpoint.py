@@ -168,12 +168,17 @@ def newest_intact(checkpoints: Sequence[Path]) -> tuple[Path | None, list[Damage
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what a kill left half-written.
+    """Delete all but the newest `keep` checkpoints, and what a kill left of others.
 
     To be called when the newest was just written: that one is known to be intact.
     """
     for path in list_checkpoints(folder)[:-keep]:
         _remove(path)
+    remove_partial_checkpoints(folder)
+
+
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Delete what a kill left half-written or half-deleted."""
     for path in folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)
 

@@ -68,6 +68,7 @@ def claim(train: TrainConfig, identity: Mapping[str, Any]) -> Path | None:
         for damage in damages:
             LOGGER.warning("warning: %s; removing that checkpoint and going on from %s", damage, chosen)
         checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
+    checkpoint.remove_partial_checkpoints(folder / "checkpoints")
     if not belongs and not train.benchmark:
         with write_atomically(folder / _RUN_FILE) as file:
             file.write(json.dumps(identity, indent=1).encode())

@@ -142,6 +142,14 @@ def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path: Path, caplog: pyte
     assert sorted(path.name for path in folder.iterdir()) == ["step-00000005", "step-00000010"]
 
 
+def test_what_a_kill_left_of_checkpoints_goes(tmp_path: Path) -> None:
+    """At the next start, as a run that has only its results to leave writes no checkpoint any more."""
+    claimed(tmp_path, 5)
+    (tmp_path / "checkpoints" / ".partial-removed-step-00000001").mkdir()
+    claim(train_config(tmp_path), identity(tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
 def test_when_all_are_damaged_nothing_is_deleted(tmp_path: Path) -> None:
     claimed(tmp_path, 5, 10)
     for path in (tmp_path / "checkpoints").iterdir():
