@@ -11,7 +11,7 @@ from bert_large.train.step import StepRunner
 
 from tests.fault.conftest import SmallDisk
 from tests.integration.test_resume import assert_same_run
-from tests.support.runs import Task, run_here, step_rows
+from tests.support.runs import Task, run_here, run_torchrun, step_rows
 
 
 def fill_at(disk: SmallDisk, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,6 +83,15 @@ def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
     small_disk.make_room()
     task.run(folder, save_every=2)
     assert_same_run(folder, finished)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_ranks(task: Task, tmp_path: Path) -> None:
+    """Only one of them writes; none waits for it for ever."""
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    done = run_torchrun(2, *task.arguments(tmp_path))
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'train.log'} could not be written: No space left on device" in done.stderr
 
 
 def test_too_little_room_for_a_checkpoint_is_told_at_the_start(

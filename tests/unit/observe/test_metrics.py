@@ -47,6 +47,15 @@ def write(folder: Path, first_step: int, *steps: int, evaluation_due: bool = Fal
     writer.close()
 
 
+def write_with_evaluations(folder: Path, *steps: int) -> None:
+    """Write a new run that is evaluated after each step."""
+    writer = MetricsWriter(folder, 0)
+    for step in steps:
+        writer.step(step_figures(step))
+        writer.evaluation(step, 8 * step, EVALUATION)
+    writer.close()
+
+
 def steps_of(folder: Path) -> list[int]:
     return [row["step"] for row in read_rows(folder / "metrics.jsonl", "step")]
 
@@ -82,11 +91,7 @@ def test_rows_are_there_at_once(tmp_path: Path) -> None:
 
 def test_resume_drops_rows_after_its_step(tmp_path: Path) -> None:
     """No step is there twice; the evaluation after the last kept step stays."""
-    writer = MetricsWriter(tmp_path, 0)
-    for step in (1, 2, 3):
-        writer.step(step_figures(step))
-        writer.evaluation(step, 8 * step, EVALUATION)
-    writer.close()
+    write_with_evaluations(tmp_path, 1, 2, 3)
     write(tmp_path, 2, 3, 4)
     assert steps_of(tmp_path) == [1, 2, 3, 4]
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1, 2]
@@ -152,11 +157,7 @@ def scalars(folder: Path) -> dict[str, list[int]]:
 
 def test_tensorboard_shows_each_step_once_after_resumes(tmp_path: Path) -> None:
     """Steps and evaluations after the checkpoint are gone from the files, not only from readers that are told so."""
-    writer = MetricsWriter(tmp_path, 0)
-    for step in (1, 2, 3):
-        writer.step(step_figures(step))
-        writer.evaluation(step, 8 * step, EVALUATION)
-    writer.close()
+    write_with_evaluations(tmp_path, 1, 2, 3)
     write(tmp_path, 2, 3, 4)
     write(tmp_path, 3, 4, 5, 6)
     assert scalars(tmp_path)["train/loss"] == [1, 2, 3, 4, 5, 6]
@@ -170,11 +171,7 @@ def test_tensorboard_shows_each_step_once_after_resumes(tmp_path: Path) -> None:
 
 def test_an_evaluation_to_be_made_anew_is_dropped(tmp_path: Path) -> None:
     """A run that was stopped before an evaluation, resumed, and killed right after it."""
-    writer = MetricsWriter(tmp_path, 0)
-    for step in (1, 2):
-        writer.step(step_figures(step))
-        writer.evaluation(step, 8 * step, EVALUATION)
-    writer.close()
+    write_with_evaluations(tmp_path, 1, 2)
     write(tmp_path, 2, 3, evaluation_due=True)
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1]
     assert steps_of(tmp_path) == [1, 2, 3]
