@@ -131,7 +131,7 @@ def test_phases_hand_over(task: Task, finished: Path, tmp_path: Path) -> None:
     assert [before[name] for name in names] == [eval_rows(finished)[-1][name] for name in names]
     saved = output / "model_save"
     assert sorted(path.name for path in saved.iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
+        "checksums.json", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
     ]  # fmt: skip
     assert json.loads((saved / "config.json").read_text())["hidden_size"] == 32
     old, new = (load_file(folder / "model.safetensors") for folder in (finished / "model_save", saved))
