@@ -17,7 +17,7 @@ install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-ipex fuzz bench lint format clean
+.PHONY: help setup demo test test-ipex fault fuzz bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -41,6 +41,9 @@ fuzz: $(VENV)/.installed-fuzz $(VENV)/.installed-test ## feed FUZZ_RUNS wrong in
 	for target in tfrecord example hdf5 checkpoint; do \
 	  PYTHONPATH=. $(bin)/python -m tests.fault.fuzz "$$target" $(FUZZ_RUNS) || exit; \
 	done
+
+fault: $(VENV)/.installed-test ## kill a run 50 times and compare its end (FAULT_ARGS="--kills 20 --ranks 2")
+	$(bin)/python -m tests.fault.kills $(FAULT_ARGS)
 
 bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
 	$(bin)/bert-large bench record $(BENCH_ARGS)

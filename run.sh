@@ -100,6 +100,7 @@ pass_variables
 user="$(id -u):$(id -g)"
 options=(--rm --init --read-only --tmpfs /tmp --cap-drop ALL --security-opt no-new-privileges
   --shm-size "${SHM_SIZE:-8G}")
+options+=(--stop-timeout 300) # an engine's 10 seconds are too few to write a checkpoint of BERT-large
 # Engines that run as a user who is not root map user ids; inside must be who maps to the caller outside.
 if [[ "${CONTAINER_ENGINE##*/}" == podman ]]; then
   (($(id -u) == 0)) || options+=(--userns keep-id)

@@ -30,6 +30,7 @@ PRETRAIN_OPTIONS=(
   TARGET_ACCURACY=--target-accuracy
   SEED=--seed
   SAVE_EVERY=--save-every
+  STOP_DEADLINE=--stop-deadline
   RESUME=--resume
   BAD_RECORDS=--bad-records
   MAX_BAD_RECORDS=--max-bad-records

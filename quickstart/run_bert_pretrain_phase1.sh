@@ -30,6 +30,7 @@
 #   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
 #   SAVE_EVERY          steps between checkpoints
 #   BAD_RECORDS         damaged training records: stop (default), or skip, MAX_BAD_RECORDS (100) of them at most
+#   STOP_DEADLINE       seconds after SIGTERM or Ctrl-C; a step that would take longer is dropped, not finished
 #   RESUME              auto, never, or the checkpoint to go on from
 #   BENCHMARK           1: measure speed only
 #   MLPERF_LOG          write the MLPerf log there; inside OUTPUT_DIR in a container. Needs the package's extra [mlperf]

@@ -48,6 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((word for word in argv if word in COMMANDS), None)
     arguments = build_parser(chosen).parse_args(argv)
     module = importlib.import_module(COMMANDS[arguments.command][0])
+    if os.getpid() == 1:  # of a container: there a signal without a handler does nothing
+        signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
         return int(module.run(arguments))
     except UserError as error:

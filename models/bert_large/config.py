@@ -214,6 +214,8 @@ class TrainConfig:
     """Stop after so many steps in a row whose loss or gradient is not finite; fp16's loss scale ends runs itself."""
     detect_divergence: float | None = None
     """Stop when the running mean of the masked-LM loss is so many nats above its lowest value; None: never."""
+    stop_deadline: float = 60.0
+    """Seconds that the step in hand has to end in after SIGTERM or SIGINT; one that would take longer is dropped."""
     seed: int = 42
     benchmark: bool = False
     resume: str = "auto"
@@ -228,6 +230,7 @@ class TrainConfig:
             _require(problems, value is None or value > 0, f"--{name.replace('_', '-')} is {value}, expected > 0")
         _require(problems, self.target_accuracy is None or 0 < self.target_accuracy <= 1,
                  f"--target-accuracy is {self.target_accuracy}, expected above 0, at most 1")  # fmt: skip
+        _require(problems, self.stop_deadline >= 0, f"--stop-deadline is {self.stop_deadline}, expected >= 0")
         _require(problems, 0 <= self.seed < 1 << 63, f"--seed is {self.seed}, expected 0 to 2^63 - 1")
         _raise_all(problems, "training settings")
         check_precision(self.precision)

@@ -15,3 +15,11 @@ class InputError(UserError):
 
 class DataError(InputError):
     """A data record breaks its format; the message names the file and the record."""
+
+
+class DamageError(InputError):
+    """A file that this package wrote is not what it was; the message names it and what differs."""
+
+
+class WriteError(UserError):
+    """A file could not be written, such as on a full disk; the message names it and the room there is."""

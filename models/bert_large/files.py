@@ -1,28 +1,76 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and what is said when that fails."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+import google_crc32c
+
+from bert_large.errors import WriteError
+
+_BLOCK_BYTES = 1 << 22
+# What a disk says that takes no more: full, over quota, read-only, broken.
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+
+
+@contextlib.contextmanager
+def explain_write_errors(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
+    """Raise a disk's error within the block as a `WriteError` on `path`; other errors pass as they are."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _DISK_ERRORS:
+            raise
+        raise _write_error(path, error.strerror or str(error), needed_bytes) from error
+
+
+def _write_error(path: Path, reason: str, needed_bytes: int | None) -> WriteError:
+    needed = "" if needed_bytes is None else f", {describe_bytes(needed_bytes)} needed"
+    return WriteError(
+        f"{path} could not be written: {reason}; {describe_bytes(_free_bytes(path))} free there{needed}. Make room and "
+        "start the same command again: it goes on from what is finished"
+    )
+
+
+def require_free_bytes(path: Path, needed_bytes: int) -> None:
+    """Raise `WriteError` when the file system that `path` will be on has less room; a quota is not seen."""
+    if _free_bytes(path) < needed_bytes:
+        raise _write_error(path, os.strerror(errno.ENOSPC), needed_bytes)
+
+
+def _free_bytes(path: Path) -> int:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    return shutil.disk_usage(existing).free
+
+
+def describe_bytes(count: int) -> str:
+    """Return a size as a person reads it, in powers of 1000 as disks are sold: `4.03 GB`."""
+    size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
+    while size >= 1000 and len(units) > 1:
+        size, units = size / 1000, units[1:]
+    return f"{count} bytes" if units[0] == "bytes" else f"{size:.3g} {units[0]}"
 
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; its file takes the name of `path`, flushed to disk, if no error comes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        yield partial
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    with explain_write_errors(path):
+        try:
+            yield partial
+            sync_file(partial)
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+        sync_folder(path.parent)
 
 
 @contextlib.contextmanager
@@ -32,6 +80,35 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
+def remove_partial_files(folder: Path) -> None:
+    """Remove what writers of this folder's files left that were killed; no other may be at work there."""
+    for leftover in folder.glob(".*.partial"):
+        leftover.unlink()
+
+
+class GrowingFile:
+    """A file that is appended to. It has no buffer: what was appended outlives a kill, and an error comes at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = path.open("ab", buffering=0)
+
+    def append(self, data: bytes) -> None:
+        """Write all of `data`; a disk that fills up on the way leaves the start of it."""
+        with explain_write_errors(self._path):
+            while data:
+                data = data[self._file.write(data) :]
+
+    def flush_to_disk(self) -> None:
+        """Put all that was appended on disk."""
+        with explain_write_errors(self._path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal as `sha256sum` prints it."""
     digest = hashlib.sha256()
@@ -39,6 +116,21 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def crc32c_of(path: Path) -> str:
+    """Return the CRC-32C of a file's bytes as eight hexadecimal digits: it finds damage at the speed of memory."""
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            checksum = google_crc32c.extend(checksum, block)
+    return f"{checksum:08x}"
+
+
+def sync_file(path: Path) -> None:
+    """Flush a file's bytes to disk."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

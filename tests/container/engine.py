@@ -30,8 +30,9 @@ DEBIAN_PACKAGES = ("ca-certificates", "python3", "python3-pip", "python3-venv")
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CACHE = Path.home() / ".cache/bert-large-tests"
 START_SECONDS = 60
-MEMORY_FOR_DATA_BYTES = 20 << 30
-"""Free memory from which the engine's data, 8 GB and in a build twice as much for a while, is kept there."""
+MEMORY_FOR_DATA_BYTES = 40 << 30
+"""Free memory from which the engine's data, 8 GB and in a build twice as much for a while, is kept there: a file system
+in memory takes half of it at most."""
 
 
 def missing_requirements() -> list[str]:

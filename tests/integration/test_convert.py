@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bert_large.checksums import check_checksums
 from bert_large.train import checkpoint
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -223,7 +224,7 @@ def test_a_folder_in_use(variables: Variables, config_file: Path, tmp_path: Path
     )
     assert files_of(out) == before
     assert convert(prefix, config_file, out, overwrite=True) == 0
-    assert sorted(files_of(out)) == ["config.json", "model.safetensors", "notes.txt"]
+    assert sorted(files_of(out)) == ["checksums.json", "config.json", "model.safetensors", "notes.txt"]
     assert '"hidden_size": 32' in (out / "config.json").read_text()
     assert_refused(convert(prefix, config_file, config_file), "bert_config.json is a file; name a folder", capsys)
 
@@ -254,7 +255,8 @@ def test_after_a_kill(variables: Variables, config_file: Path, tmp_path: Path) -
     (out / ".partial-convert").mkdir(parents=True)
     (out / ".partial-convert" / "model.safetensors").write_bytes(b"half")
     assert convert(prefix, config_file, out) == 0
-    assert sorted(files_of(out)) == ["config.json", "model.safetensors"]
+    assert sorted(files_of(out)) == ["checksums.json", "config.json", "model.safetensors"]
+    check_checksums(out)
 
 
 def test_writing_over_a_checkpoint(model_folder: Path, variables: Variables, tmp_path: Path, capsys: Any) -> None:

@@ -32,7 +32,7 @@ from tests.support.runs import (
     without_timings,
 )
 
-FILES = ["checkpoints", "data_index", "ended.json", "metrics.jsonl", "model_save", "results.yaml", "run.json",
+FILES = [".lock", "checkpoints", "data_index", "ended.json", "metrics.jsonl", "model_save", "results.yaml", "run.json",
          "summary.log", "tensorboard", "train.log"]  # fmt: skip
 
 
@@ -47,7 +47,9 @@ def test_what_a_run_leaves(finished: Path) -> None:
     assert all(promised <= set(row) for row in rows)
     assert [(row["step"], row["eval_samples"]) for row in eval_rows(finished)] == [(3, 12), (6, 12), (8, 12)]
     assert [path.name for path in list_checkpoints(finished / "checkpoints")] == ["step-00000008"]
-    assert sorted(path.name for path in (finished / "model_save").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (finished / "model_save").iterdir()) == [
+        "checksums.json", "config.json", "model.safetensors"
+    ]  # fmt: skip
 
 
 def test_training_learns(finished: Path) -> None:
@@ -129,7 +131,7 @@ def test_phases_hand_over(task: Task, finished: Path, tmp_path: Path) -> None:
     assert [before[name] for name in names] == [eval_rows(finished)[-1][name] for name in names]
     saved = output / "model_save"
     assert sorted(path.name for path in saved.iterdir()) == [
-        "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
+        "checksums.json", "config.json", "model.safetensors", "tokenizer_config.json", "vocab.txt",
     ]  # fmt: skip
     assert json.loads((saved / "config.json").read_text())["hidden_size"] == 32
     old, new = (load_file(folder / "model.safetensors") for folder in (finished / "model_save", saved))
@@ -216,7 +218,7 @@ def test_benchmark(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str
     printed = re.findall(r"Throughput: (\d+\.\d{3}) sentence/s$", capsys.readouterr().out, flags=re.MULTILINE)
     assert len(printed) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "data_index", "metrics.jsonl", "results.yaml", "summary.log", "tensorboard", "train.log",
+        ".lock", "data_index", "metrics.jsonl", "results.yaml", "summary.log", "tensorboard", "train.log",
     ]  # fmt: skip
     assert (tmp_path / "summary.log").read_text() == f"BERT;training phase1 throughput;fp32; 8;{printed[0]}\n"
     timed = [row["seconds"] for row in step_rows(tmp_path)][10:]

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from bert_large.checksums import write_checksums
 from bert_large.engines import available_engines
 from bert_large.train.checkpoint import list_checkpoints, read_state
 from safetensors.torch import load_file
@@ -189,6 +190,7 @@ def test_fp16(task: Task, tmp_path: Path) -> None:
     state = json.loads((start / "state.json").read_text())
     state["loss_scale"]["scale"] = 2.0**21
     (start / "state.json").write_text(json.dumps(state))
+    write_checksums(start)
     one = task.run(tmp_path / "one", precision="fp16", resume=start)
     done = run_torchrun(2, *task.arguments(tmp_path / "two", precision="fp16", resume=start))
     assert done.returncode == 0, done.stderr

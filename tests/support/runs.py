@@ -91,11 +91,12 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def start_torchrun(ranks: int, *arguments: str, max_restarts: int = 0) -> subprocess.Popen[str]:
-    """Start a command under torchrun."""
-    launcher = options(nproc_per_node=ranks, master_port=free_port(), max_restarts=max_restarts)
+    """Start a command as ranks under torchrun, as the quickstart scripts do."""
+    variables = {"RANKS_PER_NODE": str(ranks), "BIND": "none", "MASTER_PORT": str(free_port()),
+                 "MAX_RESTARTS": str(max_restarts)}  # fmt: skip
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", *launcher, "-m", "bert_large", *arguments],
-        env=process_environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-m", "bert_large.distributed.launch", "-m", "bert_large", *arguments],
+        env=process_environment(**variables), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -127,3 +129,18 @@ def test_preparation_does_not_import_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], env=process_environment(), check=False, timeout=60)
     assert done.returncode == 0
+
+
+def test_process_1_ends_at_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's first process has no default for SIGTERM: without a handler a stop would wait for the kill."""
+    ended: list[int] = []
+    before = signal.getsignal(signal.SIGTERM)
+    failing_command(monkeypatch, 0)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    monkeypatch.setattr(os, "_exit", ended.append)
+    try:
+        assert main(["plot"]) == 0
+        signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert ended == [143]

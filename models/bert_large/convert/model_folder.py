@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from bert_large.checksums import CHECKSUMS_FILE
 from bert_large.config import ModelConfig
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint, checkpoint_files, import_tensorflow, write_checkpoint
 from bert_large.convert.weights import (
@@ -63,13 +64,13 @@ def from_tensorflow(
 def to_tensorflow(folder: Path, prefix: Path, *, step: int, overwrite: bool) -> int:
     """Write a Hugging Face folder's weights as a TensorFlow checkpoint of `step`; return the number of variables."""
     import_tensorflow()  # when it is missing, say so before gigabytes are read
-    weights_file = checkpoint.check_model_folder(folder)
+    checkpoint.check_model_folder(folder)
     config = ModelConfig.from_json(folder / checkpoint.CONFIG_FILE)
     existing = [path for path in checkpoint_files(prefix) if path.exists()]
     if existing and not overwrite:
         raise InputError(f"--to-tf {prefix}: {existing[0]} exists already; give --overwrite to replace it")
     model = skeleton(config).to_empty(device="cpu")
-    checkpoint.load_weights(weights_file, model)
+    checkpoint.load_model(folder, model)
     _make_folder(prefix.parent)
     variables = to_variables(checkpoint.weights_of(model), step)
     write_checkpoint(prefix, variables)
@@ -96,13 +97,14 @@ def _make_folder(folder: Path) -> None:
 
 def _publish(partial: Path, folder: Path) -> None:
     """Move what was written to its place, `config.json` last: without it no command takes a folder for a model."""
-    (folder / checkpoint.CONFIG_FILE).unlink(missing_ok=True)
+    for name in (checkpoint.CONFIG_FILE, CHECKSUMS_FILE):
+        (folder / name).unlink(missing_ok=True)
     for written in checkpoint.list_checkpoints(partial / CHECKPOINTS):
         place = folder / CHECKPOINTS / written.name
         place.parent.mkdir(exist_ok=True)
         shutil.rmtree(place, ignore_errors=True)
         written.replace(place)
         sync_folder(place.parent)
-    for name in (checkpoint.WEIGHTS_FILE, checkpoint.CONFIG_FILE):
+    for name in (checkpoint.WEIGHTS_FILE, CHECKSUMS_FILE, checkpoint.CONFIG_FILE):
         (partial / name).replace(folder / name)
     sync_folder(folder)

@@ -68,6 +68,10 @@ class Ranks:
             distributed.all_reduce(total)
         return total
 
+    def any(self, condition: bool) -> bool:
+        """Tell, on every rank alike, if `condition` holds on any."""
+        return bool(self.sum(torch.tensor([float(condition)]))[0])
+
     def wait_for_all(self) -> None:
         """Return when every rank has come here."""
         if self.world_size > 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_large.errors import WriteError
+from bert_large.files import GrowingFile
 from bert_large.observe.metrics import EvalFigures, StepFigures
 
 LOGGER = logging.getLogger("bert_large")
@@ -24,11 +27,26 @@ class _BarSafeHandler(logging.Handler):
         sys.stdout.flush()
 
 
+class LogFileHandler(logging.Handler):
+    """Appends to a file, and raises what befalls it, such as a full disk; Python's own prints it and goes on."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = GrowingFile(path)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._file.append(f"{self.format(record)}\n".encode())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 def start_logging(log_file: Path | None) -> None:
     """Send the package's log to standard output and `log_file`; ranks without a file stay silent below warnings."""
     handlers: list[logging.Handler] = [_BarSafeHandler()]
     if log_file is not None:
-        handlers.append(logging.FileHandler(log_file, encoding="utf-8"))
+        handlers.append(LogFileHandler(log_file))
     for handler in handlers:
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
     LOGGER.handlers = handlers
@@ -37,10 +55,11 @@ def start_logging(log_file: Path | None) -> None:
 
 
 def log_to_file_only(text: str) -> None:
-    """Write a line to the log file, for what is printed elsewhere."""
+    """Write a line to the log file, for what is printed elsewhere; a disk that takes no line must not hide it."""
     for handler in LOGGER.handlers:
-        if isinstance(handler, logging.FileHandler):
-            handler.handle(LOGGER.makeRecord(LOGGER.name, logging.ERROR, "", 0, text, (), None))
+        if isinstance(handler, LogFileHandler):
+            with contextlib.suppress(WriteError):
+                handler.handle(LOGGER.makeRecord(LOGGER.name, logging.ERROR, "", 0, text, (), None))
 
 
 def step_line(figures: StepFigures, max_steps: int) -> str:

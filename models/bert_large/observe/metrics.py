@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from bert_large.files import GrowingFile, write_atomically
+from bert_large.observe.tensorboard import EventFile, keep_events
 
 # Keeps the weighted mean finite without masked tokens; the reference's constant.
 MASKED_LM_EPSILON = 1e-5
@@ -72,15 +73,21 @@ class EvalFigures:
 class MetricsWriter:
     """An `Observer`: appends figures to `metrics.jsonl` and TensorBoard.
 
-    Rows after `first_step`, left by a run that was killed, are dropped. Figures that are not finite are null, which
-    JSON has a word for, and left out of TensorBoard.
+    Rows after `first_step`, left by a run that was killed, are dropped; so is an evaluation after that step when it is
+    to be made anew. Figures that are not finite are null, which JSON has a word for, and left out of TensorBoard.
     """
 
-    def __init__(self, output_dir: Path, first_step: int) -> None:
-        self._path = output_dir / "metrics.jsonl"
-        _keep_rows_up_to(self._path, first_step)
-        self._file = self._path.open("a", encoding="utf-8")
-        self._tensorboard = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step + 1)
+    def __init__(self, output_dir: Path, first_step: int, evaluation_due: bool = False) -> None:
+        def is_kept(step: int, is_evaluation: bool) -> bool:
+            if first_step == 0 or step > first_step:
+                return False
+            return step < first_step or not (is_evaluation and evaluation_due)
+
+        path, folder = output_dir / "metrics.jsonl", output_dir / "tensorboard"
+        _keep_rows(path, is_kept)
+        keep_events(folder, lambda step, tag: is_kept(step, tag.startswith("eval/")))
+        self._file = GrowingFile(path)
+        self._tensorboard = EventFile(folder, first_step + 1)
 
     def step_starts(self, samples: int) -> None:
         """Write nothing: there are no figures yet."""
@@ -102,42 +109,51 @@ class MetricsWriter:
         """Write nothing: the last rows say it."""
 
     def close(self) -> None:
-        """Flush both."""
+        """Close both."""
         self._file.close()
         self._tensorboard.close()
 
     def flush_to_disk(self) -> None:
         """Put all rows on disk: called before a checkpoint, whose step the rows must reach."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._tensorboard.flush()
+        self._file.flush_to_disk()
+        self._tensorboard.flush_to_disk()
 
     def _write(self, event: str, group: str, step: int, values: dict[str, Any]) -> None:
         finite = {name: value for name, value in values.items() if math.isfinite(value)}
-        self._file.write(json.dumps({"event": event, **dict.fromkeys(values), **finite}, allow_nan=False) + "\n")
-        self._file.flush()
-        for name, value in finite.items():
-            if name != "step":
-                self._tensorboard.add_scalar(f"{group}/{name}", value, step)
+        row = json.dumps({"event": event, **dict.fromkeys(values), **finite}, allow_nan=False)
+        self._file.append(f"{row}\n".encode())
+        self._tensorboard.scalars(step, {f"{group}/{name}": value for name, value in finite.items() if name != "step"})
 
 
-def _keep_rows_up_to(path: Path, step: int) -> None:
-    """Drop rows after `step`, and a last row cut short by a kill; all rows when nothing is kept of the run."""
-    if step == 0:
-        path.unlink(missing_ok=True)
+def _keep_rows(path: Path, is_kept: Callable[[int, bool], bool]) -> None:
+    """Drop the rows of which `is_kept(step, is_evaluation)` is false, and what a kill or a full disk cut short."""
     if not path.exists():
         return
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > step:
-            break
-        kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept), encoding="utf-8")
-    partial.replace(path)
+    for line in lines:
+        try:
+            row = json.loads(line) if line.endswith("\n") else None
+        except ValueError:  # what a power cut left
+            row = None
+        if row is not None and is_kept(row["step"], row["event"] == "eval"):
+            kept.append(line)
+    if kept != lines:
+        with write_atomically(path) as file:
+            file.write("".join(kept).encode())
 
 
 def read_rows(path: Path, event: str) -> list[dict[str, Any]]:
     """Return the rows of one event ("step" or "eval") of a `metrics.jsonl`."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     return [row for row in rows if row["event"] == event]
+
+
+def read_steps(path: Path) -> list[StepFigures]:
+    """Return the figures of all steps in a `metrics.jsonl`; null is not a number."""
+    steps = []
+    for row in read_rows(path, "step"):
+        del row["event"]
+        figures: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+        steps.append(StepFigures(**figures))
+    return steps

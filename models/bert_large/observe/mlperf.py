@@ -14,7 +14,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.errors import InputError
-from bert_large.files import write_atomically
+from bert_large.files import explain_write_errors, sync_file, write_atomically
+from bert_large.observe.console import LogFileHandler
 from bert_large.observe.metrics import EvalFigures, StepFigures
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -95,7 +95,9 @@ class MlperfLog:
         # A logger of its own, that hands nothing on: the package's default one prints to standard output.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handler = _StrictFileHandler(path, mode="a" if first_samples > 0 else "w", encoding="utf-8")
+            if first_samples == 0:
+                path.write_bytes(b"")
+            handler = LogFileHandler(path)
         except OSError as error:
             raise InputError(f"--mlperf-log {path} cannot be written: {error.strerror}; name another file") from None
         handler.setFormatter(logging.Formatter("%(message)s"))
@@ -133,8 +135,8 @@ class MlperfLog:
 
     def flush_to_disk(self) -> None:
         """Put all lines on disk."""
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
+        with explain_write_errors(self._path):
+            sync_file(self._path)
 
     def close(self) -> None:
         """Close the file."""
@@ -166,13 +168,6 @@ class MlperfLog:
 
     def _event(self, key: str, value: Any, samples: int, **metadata: Any) -> None:
         self._mllog.event(key, value, metadata={**metadata, _SAMPLES: samples})
-
-
-class _StrictFileHandler(logging.FileHandler):
-    """Raises what befalls it, such as a full disk; Python's own prints it and goes on."""
-
-    def handleError(self, record: logging.LogRecord) -> None:
-        raise
 
 
 def _cut_back(path: Path, samples: int) -> int | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from bert_large.files import GrowingFile, write_atomically
 from bert_large.observe.metrics import StepFigures, mean
 
 
@@ -42,12 +43,14 @@ def summarize(
 def write_results(output_dir: Path, summary: Summary, *, phase: int, precision: str, global_batch_size: int) -> None:
     """Append to `summary.log` and write `results.yaml`."""
     line = f"BERT;training phase{phase} throughput;{precision}; {global_batch_size};{summary.sequences_per_second:.3f}"
-    with (output_dir / "summary.log").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    summary_log = GrowingFile(output_dir / "summary.log")
+    summary_log.append(f"{line}\n".encode())
+    summary_log.close()
     entries = [
         {"key": "throughput", "value": round(summary.sequences_per_second, 3), "unit": "sentence/s"},
         {"key": "latency", "value": round(summary.step_seconds, 6), "unit": "s/step"},
         {"key": "accuracy", "value": round(summary.masked_lm_accuracy, 6), "unit": "masked_lm_accuracy"},
     ]
     text = yaml.safe_dump({"results": entries}, sort_keys=False)
-    (output_dir / "results.yaml").write_text(text, encoding="utf-8")
+    with write_atomically(output_dir / "results.yaml") as file:
+        file.write(text.encode())

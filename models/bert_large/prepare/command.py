@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.files import sha256_of
+from bert_large.folder_lock import FolderLock
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
@@ -84,16 +85,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--workers is {arguments.workers}, expected at least 1")
     tasks = _plan(arguments)
     vocabulary = read_vocab(arguments.vocab_file)
-    work = _open_work(arguments, tasks, settings, vocabulary)
-    reports = write_shards(
-        work.missing,
-        vocabulary,
-        settings,
-        do_lower_case=arguments.do_lower_case,
-        workers=arguments.workers,
-        output_format=arguments.format,
-    )
-    _make(work, reports)
+    check_outputs(
+        [task.output_file for task in tasks], input_dir=arguments.input_dir, overwrite=True
+    )  # makes the folder
+    with FolderLock(arguments.output_dir, "--output-dir", lambda text: print(text, file=sys.stderr)):
+        work = _open_work(arguments, tasks, settings, vocabulary)
+        reports = write_shards(
+            work.missing,
+            vocabulary,
+            settings,
+            do_lower_case=arguments.do_lower_case,
+            workers=arguments.workers,
+            output_format=arguments.format,
+        )
+        _make(work, reports)
     made = [work.manifest.outputs[task.output_file.name] for task in work.missing]
     records, tokens = sum(output["records"] for output in made), sum(output["tokens"] for output in made)
     kept = f" ({len(tasks) - len(made)} were finished before)" if len(made) < len(tasks) else ""

@@ -1,8 +1,9 @@
-"""Checkpoints: weights, optimizer moments and progress, written whole or not at all.
+"""Checkpoints: weights, optimizer moments and progress, written whole or not at all, and known to be intact.
 
 `checkpoints/step-00000100/` holds `model.safetensors` (weights), `optimizer.safetensors` (moments, named
-`exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`) and `state.json` (progress and the run's identity). It is written under
-another name, flushed to disk, and renamed.
+`exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`), `state.json` (progress and the run's identity) and `checksums.json` of
+these. It is written under another name, flushed to disk, read back from there, and renamed; older ones are deleted
+after that only.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,17 +23,25 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from bert_large.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
 from bert_large.config import ModelConfig
 from bert_large.distributed.environment import Ranks
 from bert_large.distributed.sharding import ParameterShards
-from bert_large.errors import InputError
-from bert_large.files import sync_folder, write_atomically
-from bert_large.optim.build import get_moments, held_parameters, moment_names, set_moments
+from bert_large.errors import DamageError, InputError, WriteError
+from bert_large.files import (
+    drop_from_page_cache,
+    explain_write_errors,
+    require_free_bytes,
+    sync_folder,
+    write_atomically,
+)
+from bert_large.optim.build import MOMENTS, get_moments, held_parameters, moment_names, set_moments
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.loss_scale import LossScale
 
 _PREFIX = "step-"
+_STEP = re.compile(_PREFIX + r"\d{8,}")
 _PARTIAL = ".partial-"
 WEIGHTS_FILE = "model.safetensors"
 MOMENTS_FILE = "optimizer.safetensors"
@@ -53,6 +63,8 @@ class Progress:
     """None: the run's precision needs none."""
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
     loss_trend: LossTrend = field(default_factory=LossTrend)
+    masked_lm_accuracy: float | None = None
+    """Of the evaluation after this step; None: there was none. The target may have been reached here."""
 
     @property
     def updates(self) -> int:
@@ -73,7 +85,11 @@ def save_checkpoint(
     With the optimizer's state in `shards`, the main rank calls this while all others call `hand_over_moments`.
     """
     moments = _all_moments(model, optimizer, shards)
-    return write_checkpoint(folder, weights_of(model), moments, progress, identity)
+    try:
+        return write_checkpoint(folder, weights_of(model), moments, progress, identity)
+    finally:
+        for _ in moments:  # if it failed: others wait to hand over theirs
+            pass
 
 
 def hand_over_moments(model: nn.Module, optimizer: torch.optim.Optimizer, shards: ParameterShards) -> None:
@@ -104,39 +120,113 @@ def write_checkpoint(
     """Write `folder/step-…` from weights by name and moments named as `get_moments` does, and return it."""
     target = folder / f"{_PREFIX}{progress.step:08d}"
     partial = folder / f"{_PARTIAL}{target.name}"
-    folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    shapes = {name: weight.shape for name, weight in weights.items()}
-    save_tensors(partial / WEIGHTS_FILE, shapes, weights.items())
-    moment_shapes = {moment: shape for name, shape in shapes.items() for moment in moment_names(name)}
-    save_tensors(partial / MOMENTS_FILE, moment_shapes, moments)
-    state = {**dataclasses.asdict(progress), "identity": dict(identity)}
-    with write_atomically(partial / STATE_FILE) as file:
-        file.write(json.dumps(state, indent=1).encode())
-    if target.exists():  # from before a resume at an earlier step; the same run makes it the same again
-        shutil.rmtree(target)
-    partial.rename(target)
-    sync_folder(folder)
+    needed_bytes = bytes_to_save(weights)
+    with explain_write_errors(target, needed_bytes):
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        require_free_bytes(target, needed_bytes)
+        try:
+            partial.mkdir()
+            shapes = {name: weight.shape for name, weight in weights.items()}
+            save_tensors(partial / WEIGHTS_FILE, shapes, weights.items())
+            moment_shapes = {moment: shape for name, shape in shapes.items() for moment in moment_names(name)}
+            save_tensors(partial / MOMENTS_FILE, moment_shapes, moments)
+            state = {**dataclasses.asdict(progress), "identity": dict(identity)}
+            with write_atomically(partial / STATE_FILE) as file:
+                file.write(json.dumps(state, indent=1).encode())
+            write_checksums(partial)
+            _read_back(partial)
+        except (OSError, WriteError):
+            shutil.rmtree(partial, ignore_errors=True)  # room for the log to say so
+            raise
+        if target.exists():  # written again, as when a run goes back to a checkpoint elsewhere
+            _remove(target)
+        partial.rename(target)
+        sync_folder(folder)
     return target
 
 
+def _read_back(folder: Path) -> None:
+    """Check a checkpoint as the disk has it: what memory keeps of its files is forgotten first, as far as it can be."""
+    for path in folder.iterdir():
+        drop_from_page_cache(path)
+    try:
+        check_checksums(folder)
+    except DamageError as error:
+        raise WriteError(f"the disk does not give back what was written to it: {error}") from error
+
+
+def bytes_to_save(weights: Mapping[str, torch.Tensor]) -> int:
+    """Return the size of a checkpoint's tensors: the weights and as many of each moment."""
+    return (1 + len(MOMENTS)) * sum(weight.nbytes for weight in weights.values())
+
+
 def list_checkpoints(folder: Path) -> list[Path]:
-    """Return the complete checkpoints of a run, oldest first."""
-    return sorted(path for path in folder.glob(f"{_PREFIX}*") if (path / STATE_FILE).is_file())
+    """Return the checkpoints of a run, oldest first. They were whole once: `check_intact` tells if they still are."""
+    return sorted((path for path in folder.glob(f"{_PREFIX}*") if _STEP.fullmatch(path.name)), key=_step_of)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_PREFIX))
+
+
+def check_intact(checkpoint: Path) -> None:
+    """Read a whole checkpoint; raise `DamageError` if anything in it is not as it was written."""
+    if not checkpoint.is_dir():
+        raise InputError(f"{checkpoint} is no checkpoint to resume from: it is no folder")
+    check_checksums(checkpoint)
+    read_state(checkpoint)
+
+
+def newest_intact(checkpoints: Sequence[Path]) -> tuple[Path | None, list[DamageError]]:
+    """Return the newest of `checkpoints` (oldest first) that is intact, and what is wrong with newer ones.
+
+    Raises `InputError` when there are checkpoints but none is intact.
+    """
+    damages: list[DamageError] = []
+    for checkpoint in reversed(checkpoints):
+        try:
+            check_intact(checkpoint)
+            return checkpoint, damages
+        except DamageError as error:
+            damages.append(error)
+    if damages:
+        raise InputError(
+            f"none of the {len(damages)} checkpoints in {checkpoints[0].parent} is intact, nothing was deleted: "
+            f"{'; '.join(map(str, damages))}. Put one back from a copy, or start anew in an empty OUTPUT_DIR"
+        )
+    return None, []
 
 
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what a kill left half-written."""
-    for path in [*list_checkpoints(folder)[:-keep], *folder.glob(f"{_PARTIAL}*")]:
+    """Delete all but the newest `keep` checkpoints, and what a kill left of others.
+
+    To be called when the newest was just written: that one is known to be intact.
+    """
+    for path in list_checkpoints(folder)[:-keep]:
+        _remove(path)
+    remove_partial_checkpoints(folder)
+
+
+def remove_partial_checkpoints(folder: Path) -> None:
+    """Delete what a kill left half-written or half-deleted."""
+    for path in folder.glob(f"{_PARTIAL}*"):
         shutil.rmtree(path)
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
     """Delete checkpoints after `step`: a run that goes back must not be resumed from what lies ahead of its metrics."""
     for path in list_checkpoints(folder):
-        if read_state(path)[0].step > step:
-            shutil.rmtree(path)
+        if _step_of(path) > step:
+            _remove(path)
+
+
+def _remove(checkpoint: Path) -> None:
+    """Delete a checkpoint, which loses its name first: one that is half-deleted must not be taken for a damaged one."""
+    doomed = checkpoint.with_name(f"{_PARTIAL}removed-{checkpoint.name}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    checkpoint.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
@@ -145,22 +235,24 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         state = json.loads((checkpoint / STATE_FILE).read_text(encoding="utf-8"))
         if isinstance(state, dict):  # those that older versions did not write
             defaults = dataclasses.asdict(Progress())
-            state = {name: defaults[name] for name in ("loss_scale", "skipped", "loss_trend")} | state
-        _check_types(state, {"loss_scale": dict | None, "skipped": dict, "loss_trend": dict, "step": int,
-                             "samples": int | None, "evaluation_due": bool, "identity": dict})  # fmt: skip
+            newer = ("loss_scale", "masked_lm_accuracy", "skipped", "loss_trend")
+            state = {name: defaults[name] for name in newer} | state
+        _check_types(state, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
+                             "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool,
+                             "identity": dict})  # fmt: skip
         scale, skipped, trend = state["loss_scale"], state["skipped"], state["loss_trend"]
         _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
         _check_types(skipped, {"total": int, "in_a_row": int})
         _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
         progress = Progress(
             state["step"], state["samples"], state["evaluation_due"], LossScale(**scale) if scale else None,
-            SkippedSteps(**skipped), LossTrend(**trend),
+            SkippedSteps(**skipped), LossTrend(**trend), state["masked_lm_accuracy"],
         )  # fmt: skip
         return progress, state["identity"]
     except FileNotFoundError:
-        raise InputError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
+        raise DamageError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
+        raise DamageError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
 
 
 def _check_types(values: Any, types: Mapping[str, Any]) -> None:
@@ -220,7 +312,7 @@ def save_tensors(path: Path, shapes: Mapping[str, Sequence[int]], tensors: Itera
         header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offsets[name], end]}
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
-    with path.open("wb") as file:
+    with explain_write_errors(path, end), path.open("wb") as file:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         start = file.tell()
         for name, tensor in tensors:
@@ -264,22 +356,33 @@ def load_weights(path: Path, model: nn.Module) -> None:
 
 
 def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: Path | None) -> None:
-    """Write a Hugging Face folder; each file replaces an older one whole."""
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f"{_PARTIAL}{WEIGHTS_FILE}"
-    weights = weights_of(model)
-    save_tensors(partial, {name: weight.shape for name, weight in weights.items()}, weights.items())
-    partial.replace(folder / WEIGHTS_FILE)
-    with write_atomically(folder / CONFIG_FILE) as file:
-        file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
-    if vocab_file is not None and vocab_file != folder / VOCAB_FILE:
-        with write_atomically(folder / VOCAB_FILE) as file:
-            file.write(vocab_file.read_bytes())
-        with write_atomically(folder / "tokenizer_config.json") as file:
-            lower = not any(
-                token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file).tokens
-            )
-            file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
+    """Write a Hugging Face folder and its checksums; each file replaces an older one whole."""
+    partial = folder / f"{_PARTIAL}model"
+    with explain_write_errors(folder):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            weights = weights_of(model)
+            save_tensors(partial / WEIGHTS_FILE, {name: its.shape for name, its in weights.items()}, weights.items())
+            with write_atomically(partial / CONFIG_FILE) as file:
+                file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
+            if vocab_file is not None:
+                _save_vocabulary(partial, vocab_file)
+            write_checksums(partial)
+            (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model: none are better than wrong ones
+            for path in sorted(partial.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
+                path.replace(folder / path.name)
+            sync_folder(folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _save_vocabulary(folder: Path, vocab_file: Path) -> None:
+    with write_atomically(folder / VOCAB_FILE) as file:
+        file.write(vocab_file.read_bytes())
+    lower = not any(token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file).tokens)
+    with write_atomically(folder / "tokenizer_config.json") as file:
+        file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
 
 
 def check_model_folder(folder: Path) -> Path:
@@ -290,3 +393,17 @@ def check_model_folder(folder: Path) -> Path:
         if not (folder / name).is_file():
             raise InputError(f"CHECKPOINT_DIR {folder} has no {name}; give the model_save folder of a finished run")
     return folder / WEIGHTS_FILE
+
+
+def load_model(folder: Path, model: nn.Module) -> None:
+    """Copy the weights of a `model_save` folder into the model; where the folder has checksums, they must be right."""
+    weights_file = check_model_folder(folder)
+    if (folder / CHECKSUMS_FILE).exists():
+        try:
+            check_checksums(folder)
+        except DamageError as error:
+            raise DamageError(
+                f"CHECKPOINT_DIR: {error}. Put the folder back from a copy, or remove its {CHECKSUMS_FILE} if it was "
+                "changed on purpose"
+            ) from None
+    load_weights(weights_file, model)

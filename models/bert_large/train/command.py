@@ -11,6 +11,7 @@ from bert_large.train.settings import (
     add_settings,
     add_watch_arguments,
 )
+from bert_large.train.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; returns 0, or 128 + the signal that stopped it."""
+    stop_request = StopRequest()
+    stop_request.listen()
     from bert_large.train.pretrain import pretrain  # torch is imported only here, after the options are parsed
 
-    return pretrain(arguments)
+    return pretrain(arguments, stop_request)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -13,6 +14,7 @@ from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.observe.console import Progress
 from bert_large.observe.metrics import EvalFigures, mean
+from bert_large.train.stopping import WorkDropped
 
 
 def count_eval_records(dataset: Dataset, samples: int | None) -> int:
@@ -29,8 +31,12 @@ def evaluate(
     precision: Precision,
     micro_batch_tokens: int,
     samples: int | None,
+    is_stop_asked: Callable[[], bool] = lambda: False,
 ) -> EvalFigures:
-    """Evaluate on the first `samples` records of `dataset` (None: all), every record once, over all ranks."""
+    """Evaluate on the first `samples` records of `dataset` (None: all), every record once, over all ranks.
+
+    Raises `WorkDropped` on all ranks when `is_stop_asked()` comes true on any of them.
+    """
     started = time.perf_counter()
     records = count_eval_records(dataset, samples)
     batches = EvalBatches.cut(
@@ -41,6 +47,8 @@ def evaluate(
     label_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64)
     progress = Progress(len(batches), "batch", visible=ranks.is_main, listener=ranks.note)
     for number in range(len(batches)):
+        if is_stop_asked():
+            break
         (batch,) = batches[number]
         progress.within(f"evaluating: micro-batch {number + 1} of {len(batches)}")
         with precision.autocast():
@@ -60,6 +68,8 @@ def evaluate(
         progress.advance()
     progress.close()
 
+    if ranks.any(is_stop_asked()):
+        raise WorkDropped
     sums, label_counts = ranks.sum(sums), ranks.sum(label_counts)
     masked_lm_loss, masked_lm_correct, masked_tokens, next_sentence_loss, next_sentence_correct, sequences = (
         sums.tolist()

@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.engines.precision import apply_precision
     from bert_large.model.bert import BertForPreTraining
     from bert_large.observe.console import eval_line
-    from bert_large.train.checkpoint import check_model_folder, load_weights
+    from bert_large.train.checkpoint import load_model
     from bert_large.train.evaluate import evaluate
     from bert_large.train.inputs import open_eval_data, resolve_model_config
 
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         # Every rank indexes the records for itself: there is no folder that all of them know.
         dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
         model = BertForPreTraining(config, engine)
-        load_weights(check_model_folder(Path(arguments.checkpoint_dir)), model)
+        load_model(Path(arguments.checkpoint_dir), model)
         figures = evaluate(
             model,
             dataset,

@@ -13,6 +13,9 @@ from bert_large.observe.console import LOGGER, Progress
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder
 
+DATA_INDEX = "data_index"
+"""Folder in a run's output folder that keeps where the records lie."""
+
 
 def resolve_model_config(config_file: str | None, checkpoint_dir: str | None, activation: str | None) -> ModelConfig:
     """Return the model's configuration: the file's, the checkpoint's, or both when they agree."""
@@ -71,7 +74,7 @@ def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks
 def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
     """Open the training records and check that they fit the phase and the model."""
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
-    dataset = open_dataset(folder, train.output_dir / "data_index", model, ranks, data.bad_records_allowed)
+    dataset = open_dataset(folder, train.output_dir / DATA_INDEX, model, ranks, data.bad_records_allowed)
     check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
     bad = dataset.count_bad_records(data.bad_records_allowed).found
     for text in bad:

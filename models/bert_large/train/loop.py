@@ -22,7 +22,10 @@ from bert_large.observe.observer import Observer
 from bert_large.train import checkpoint
 from bert_large.train.bad_steps import TREND_STEPS, LossTrend
 from bert_large.train.step import NonFiniteLossError, StepRunner
-from bert_large.train.stopping import StopRequest
+from bert_large.train.stopping import StopRequest, WorkDropped
+
+# Saving more often than this is worth a word: training waits meanwhile.
+_MAX_SAVING_SHARE = 0.05
 
 BAD_BATCH_FILE = "bad_batch.json"
 
@@ -51,11 +54,19 @@ class TrainingLoop:
     """Evaluate before the first step: asked for, or left undone when the run was interrupted."""
     loss_trend: LossTrend = field(default_factory=LossTrend)
     """Of the steps so far that made an update."""
+    start_accuracy: float | None = None
+    """Masked-LM accuracy of the evaluation after `start_step`, if it is made already."""
     steps: list[StepFigures] = field(default_factory=list)
-    last_evaluation: EvalFigures | None = None
+    accuracy: float | None = field(init=False)
+    """Masked-LM accuracy of the evaluation after the last step; None: there was none."""
     reached_target: bool = False
     stop_signal: int = 0
     """The signal that ended the loop, 0 if none did."""
+
+    def __post_init__(self) -> None:
+        self.accuracy = self.start_accuracy
+        self._saved_step = self.start_step
+        self._saved_at = time.monotonic()
 
     def run(self) -> str:
         """Train until the end and return why it ended."""
@@ -67,34 +78,32 @@ class TrainingLoop:
             listener=self.ranks.note,
         )
         try:
-            reason = None
-            if self.evaluate is not None and self.evaluate_first:
-                reason = self._evaluate(self.start_step, progress)
-            reason = reason or self._reason_to_stop(self.start_step)
-            if reason:  # the run ended here before, but was killed before it left its results
-                self._tell_end(self.start_step)
-                return reason
-            for step in range(self.start_step, self.config.max_steps):
-                figures = self._train_step(step, progress)
-                done = step + 1
-                progress.advance()
-                progress.line(step_line(figures, self.config.max_steps))
-                reason = self._reason_to_stop(done)
+            done = self.start_step
+            evaluation_due = self.evaluate is not None and self.evaluate_first
+            while True:
+                # There is a reason at the start if the run ended here, but was killed before it left its results.
                 interrupted = self._is_interrupted()
-                evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done, reason)
                 if evaluation_due and not interrupted:
-                    reason = self._evaluate(done, progress) or reason
+                    evaluation_due = not self._evaluate(done, progress)
+                    interrupted = evaluation_due and self._is_interrupted()
+                reason = self._reason_to_stop(done)
                 if reason and not interrupted:
                     self._tell_end(done)
-                if not self.config.benchmark and (reason or interrupted or self._is_time_to_save(done)):
-                    self._save(done, evaluation_due and interrupted, progress)
-                if reason or interrupted:
-                    break
-            return reason or f"stopped by signal {self.stop_signal} after step {done}"
+                if self._is_time_to_save(done, ends=reason is not None or interrupted):
+                    self._save(done, evaluation_due, progress)
+                if interrupted:
+                    return f"stopped by signal {self.stop_signal} after step {done}"
+                if reason:
+                    return reason
+                if self._train_step(done, progress):
+                    done += 1
+                    self.accuracy = None
+                    evaluation_due = self.evaluate is not None and self._is_time_to_evaluate(done)
         finally:
             progress.close()
 
-    def _train_step(self, step: int, progress: Progress) -> StepFigures:
+    def _train_step(self, step: int, progress: Progress) -> bool:
+        """Train step `step` (from 0); return False if it was dropped, as all ranks are asked to stop."""
         for observer in self.observers:
             observer.step_starts(step * self.config.global_batch_size)
         started = time.perf_counter()
@@ -111,11 +120,16 @@ class TrainingLoop:
             )
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}. {self._leave_bad_batches(step, str(error))}") from None
+        except WorkDropped:
+            progress.line(f"step {step + 1} would not end within --stop-deadline: dropped, a resumed run makes it anew")
+            return False
         self.steps.append(figures)
         for observer in self.observers:
             observer.step(figures)
+        progress.advance()
+        progress.line(step_line(figures, self.config.max_steps))
         self._watch_loss(figures)
-        return figures
+        return True
 
     def _leave_bad_batches(self, last_step: int, reason: str) -> str:
         """Write which records the steps without an update had, up to `last_step` (from 0), and tell where."""
@@ -145,7 +159,10 @@ class TrainingLoop:
 
     def _reason_to_stop(self, done: int) -> str | None:
         """Return why `done` steps are enough, or None if they are not."""
-        samples = done * self.config.global_batch_size
+        samples, target = done * self.config.global_batch_size, self.config.target_accuracy
+        if target is not None and self.accuracy is not None and self.accuracy >= target:
+            self.reached_target = True
+            return f"masked_lm_accuracy {self.accuracy:.5f} reaches the target {target}"
         if done >= self.config.max_steps:
             return f"all {done} steps done"
         if self.config.max_samples is not None and samples >= self.config.max_samples:
@@ -160,35 +177,41 @@ class TrainingLoop:
             self.stop_signal = round(asked[0] / asked[1])
         return asked[1] > 0
 
-    def _is_time_to_evaluate(self, done: int, reason: str | None) -> bool:
+    def _is_time_to_evaluate(self, done: int) -> bool:
         """Evaluate at the first step that reaches each multiple of the interval, and at the end of longer runs.
 
         A run that ends before its first interval is a trial: evaluating a large model can take longer than all of it.
         """
         interval, batch = self.config.eval_every_samples, self.config.global_batch_size
         samples = done * batch
-        return samples // interval > (samples - batch) // interval or (reason is not None and samples > interval)
+        ends = self._reason_to_stop(done) is not None
+        return samples // interval > (samples - batch) // interval or (ends and samples > interval)
 
-    def _is_time_to_save(self, done: int) -> bool:
-        """Save at each multiple of the interval, but not amid bad steps: the last checkpoint before them is kept."""
-        amid_bad_steps = self.runner.skipped.in_a_row > 0 and self.runner.loss_scale is None
-        return done % self.config.save_every == 0 and not amid_bad_steps
-
-    def _evaluate(self, done: int, progress: Progress) -> str | None:
-        """Evaluate after `done` steps, and return a reason to stop if the target is reached."""
+    def _evaluate(self, done: int, progress: Progress) -> bool:
+        """Evaluate after `done` steps; return False if that was dropped, as all ranks are asked to stop."""
         assert self.evaluate is not None
         samples = done * self.config.global_batch_size
         for observer in self.observers:
             observer.evaluation_starts(samples)
-        self.last_evaluation = self.evaluate()
-        progress.line(f"eval after step {done}: {eval_line(self.last_evaluation)}")
+        try:
+            figures = self.evaluate()
+        except WorkDropped:
+            progress.line(f"the evaluation after step {done} is dropped, a resumed run makes it anew")
+            return False
+        self.accuracy = figures.masked_lm_accuracy
+        progress.line(f"eval after step {done}: {eval_line(figures)}")
         for observer in self.observers:
-            observer.evaluation(done, samples, self.last_evaluation)
-        target = self.config.target_accuracy
-        if target is not None and self.last_evaluation.masked_lm_accuracy >= target:
-            self.reached_target = True
-            return f"masked_lm_accuracy {self.last_evaluation.masked_lm_accuracy:.5f} reaches the target {target}"
-        return None
+            observer.evaluation(done, samples, figures)
+        return True
+
+    def _is_time_to_save(self, done: int, *, ends: bool) -> bool:
+        """Save every so many steps and when the loop ends, but nothing that a checkpoint has already.
+
+        Amid bad steps the last checkpoint before them is kept, so that a resumed run goes through them again.
+        """
+        is_new = done > self._saved_step and not self.config.benchmark
+        amid_bad_steps = self.runner.skipped.in_a_row > 0 and self.runner.loss_scale is None
+        return is_new and (ends or (done % self.config.save_every == 0 and not amid_bad_steps))
 
     def _tell_end(self, done: int) -> None:
         for observer in self.observers:
@@ -197,23 +220,32 @@ class TrainingLoop:
     def _save(self, done: int, evaluation_due: bool, progress: Progress) -> None:
         """Write a checkpoint; what observers wrote first, so that no row that the checkpoint presumes can be lost."""
         progress.within(f"step {done}: saving a checkpoint")
-        for observer in self.observers:
-            observer.flush_to_disk()
-        runner = self.runner
-        if self.ranks.is_main:
-            folder = self.checkpoints_folder(self.config.output_dir)
-            samples = done * self.config.global_batch_size
-            state = checkpoint.Progress(
-                done, samples, evaluation_due, runner.loss_scale, runner.skipped, self.loss_trend
-            )
-            saved = checkpoint.save_checkpoint(
-                folder, runner.model, runner.optimizer, state, self.identity, runner.shards
-            )
-            checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
-            LOGGER.info("checkpoint %s", saved)
-        elif runner.shards is not None:
-            checkpoint.hand_over_moments(runner.model, runner.optimizer, runner.shards)
-        self.ranks.wait_for_all()
+        started = time.monotonic()
+        with self.ranks.failing_together():
+            if self.ranks.is_main:
+                for observer in self.observers:
+                    observer.flush_to_disk()
+                saved = self._save_on_main_rank(done, evaluation_due)
+                self._tell_saved(saved, time.monotonic() - started, started - self._saved_at)
+            elif self.runner.shards is not None:
+                checkpoint.hand_over_moments(self.runner.model, self.runner.optimizer, self.runner.shards)
+        self._saved_step, self._saved_at = done, time.monotonic()
+
+    def _save_on_main_rank(self, done: int, evaluation_due: bool) -> Path:
+        folder, runner = self.checkpoints_folder(self.config.output_dir), self.runner
+        samples = done * self.config.global_batch_size
+        state = checkpoint.Progress(
+            done, samples, evaluation_due, runner.loss_scale, runner.skipped, self.loss_trend, self.accuracy
+        )
+        saved = checkpoint.save_checkpoint(folder, runner.model, runner.optimizer, state, self.identity, runner.shards)
+        checkpoint.remove_old_checkpoints(folder, self.config.keep_checkpoints)
+        return saved
+
+    def _tell_saved(self, saved: Path, seconds: float, since_last_seconds: float) -> None:
+        share = seconds / (seconds + since_last_seconds)
+        LOGGER.info("checkpoint %s: %.1f s, %.1f%% of the time since the last", saved, seconds, 100 * share)
+        if share > _MAX_SAVING_SHARE and self._saved_step > self.start_step and seconds > 1:
+            LOGGER.warning("warning: saving takes %.0f%% of the time: a higher --save-every costs less", 100 * share)
 
     @staticmethod
     def checkpoints_folder(output_dir: Path) -> Path:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,19 +25,21 @@ from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines import check_engine, resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
+from bert_large.files import remove_partial_files, require_free_bytes
+from bert_large.folder_lock import FolderLock
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.allocator import describe_allocator
 from bert_large.observe.base_image import describe_base_image
 from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
-from bert_large.observe.metrics import MetricsWriter
+from bert_large.observe.metrics import MetricsWriter, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
 from bert_large.observe.observer import Observer
 from bert_large.observe.results import summarize, write_results
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
-from bert_large.train.inputs import open_eval_data, open_training_data, resolve_model_config, resolve_vocab
+from bert_large.train.inputs import DATA_INDEX, open_eval_data, open_training_data, resolve_model_config, resolve_vocab
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
 from bert_large.train.settings import (
@@ -68,15 +71,15 @@ class Run:
     """What `optim`, `train` and the sequence length were made of, and where each comes from."""
 
 
-def pretrain(arguments: argparse.Namespace) -> int:
+def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
     """Run `bert-large pretrain`; returns its exit code."""
     try:
         with joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks:
-            stop_request = StopRequest()
-            stop_request.install()
             with ranks.failing_together():
                 run = check_settings(arguments, ranks.world_size)
-                _make_output_dir(run.train.output_dir)
+            with _locked_output_dir(run.train.output_dir, ranks):
+                start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
+                return _train(run, ranks, stop_request)
             start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
             return _train(run, ranks, stop_request)
     except UserError as error:
@@ -84,11 +87,22 @@ def pretrain(arguments: argparse.Namespace) -> int:
         raise
 
 
-def _make_output_dir(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from None
+@contextlib.contextmanager
+def _locked_output_dir(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Make the output folder, and hold its lock on the main rank; raises `InputError` on all when that cannot be."""
+    with contextlib.ExitStack() as stack:
+        with ranks.failing_together():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"OUTPUT_DIR {folder} cannot be made: {error.strerror}") from None
+            if ranks.is_main:
+                stack.enter_context(FolderLock(folder, "OUTPUT_DIR", LOGGER.warning))
+        with ranks.failing_together():
+            if ranks.local_rank == 0:  # the folder may be each host's own
+                for place in (folder, folder / DATA_INDEX):
+                    remove_partial_files(place)
+        yield
 
 
 def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
@@ -138,7 +152,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         forget_records(run.data, ranks)
     times = RunTimes(init_start=init_start, run_start=milliseconds_now())
     dataset = open_training_data(run.data, run.train, run.model, ranks)
-    index_dir = run.train.output_dir / "data_index"
+    index_dir = run.train.output_dir / DATA_INDEX
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
@@ -152,6 +166,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
     loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, start, stop_request, times)
+    stop_request.defer(run.train.stop_deadline)
     with explain_dead_worker():
         reason = loop.run()
     LOGGER.info("training ended: %s", reason)
@@ -213,6 +228,7 @@ def _build_loop(
     shards = ParameterShards(model, ranks) if run.ranks.zero1 and ranks.world_size > 1 else None
     optimizer = build_optimizer(model, run.optim, engine.lamb, None if shards is None else shards.owned)
     _load_weights(run, model, optimizer, resume_from, ranks)
+    _require_room(run.train, model, ranks)
     _log_settings(run, model)
     evaluation = None
     if eval_dataset is not None:
@@ -224,6 +240,7 @@ def _build_loop(
             precision=precision,
             micro_batch_tokens=run.train.micro_batch_tokens,
             samples=run.train.eval_samples,
+            is_stop_asked=lambda: stop_request.signal_number > 0,
         )
     runner = StepRunner(
         model=model,
@@ -239,6 +256,7 @@ def _build_loop(
         shards=shards,
         max_bad_steps=run.train.max_bad_steps,
         skipped=start.skipped,
+        stop_request=stop_request,
     )
     return TrainingLoop(
         config=run.train,
@@ -253,6 +271,7 @@ def _build_loop(
         stop_request=stop_request,
         start_step=start.step,
         evaluate_first=start.evaluation_due or (run.train.eval_at_start and start.step == 0),
+        start_accuracy=start.masked_lm_accuracy,
     )
 
 
@@ -272,9 +291,9 @@ def _open_observers(
 ) -> list[Observer]:
     """Open what is told of the run: nothing but on the main rank."""
     observers: list[Observer] = []
-    if ranks.is_main:
-        observers.append(MetricsWriter(run.train.output_dir, start.step))
     with ranks.failing_together():
+        if ranks.is_main:
+            observers.append(MetricsWriter(run.train.output_dir, start.step, start.evaluation_due))
         if ranks.is_main and run.mlperf is not None and eval_dataset is not None:
             log = open_log(
                 run.mlperf,
@@ -313,11 +332,19 @@ def _load_weights(
         progress = checkpoint.load_checkpoint(resume_from, model, optimizer, ranks)
         LOGGER.info("resuming after step %d from %s", progress.step, resume_from)
     elif run.initial_weights is not None:
-        checkpoint.load_weights(checkpoint.check_model_folder(run.initial_weights), model)
+        checkpoint.load_model(run.initial_weights, model)
         LOGGER.info("starting from the weights of %s", run.initial_weights)
     else:
         model.initialize(run.train.seed)
         LOGGER.info("starting from random weights, seed %d", run.train.seed)
+
+
+def _require_room(train: TrainConfig, model: BertForPreTraining, ranks: Ranks) -> None:
+    """Refuse to train what there is no room to save: a checkpoint is written before an older one is deleted."""
+    with ranks.failing_together():
+        if ranks.is_main and not train.benchmark:
+            needed_bytes = checkpoint.bytes_to_save(checkpoint.weights_of(model))
+            require_free_bytes(TrainingLoop.checkpoints_folder(train.output_dir), needed_bytes)
 
 
 def _log_settings(run: Run, model: BertForPreTraining) -> None:
@@ -332,9 +359,13 @@ def _log_settings(run: Run, model: BertForPreTraining) -> None:
 def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     """Write the summary, and the model unless the run was interrupted or only measured."""
     train = run.train
-    if loop.steps:
-        accuracy = loop.last_evaluation.masked_lm_accuracy if loop.last_evaluation else None
-        summary = summarize(loop.steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
+    # None where the run has come to its end before, but was killed before it left its results.
+    metrics = train.output_dir / "metrics.jsonl"
+    steps = loop.steps or (read_steps(metrics) if metrics.exists() else [])
+    if steps:
+        evaluations = read_rows(metrics, "eval")
+        accuracy = evaluations[-1]["masked_lm_accuracy"] if evaluations else None
+        summary = summarize(steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
         LOGGER.info(summary.throughput_line())
         write_results(
             train.output_dir,

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
 from bert_large.files import write_atomically
+from bert_large.observe.console import LOGGER
 from bert_large.train import checkpoint
 
 _RUN_FILE = "run.json"
@@ -44,29 +45,32 @@ def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
 def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = False) -> Path | None:
     """Take the output folder for this run and return the checkpoint to resume from, if there is one.
 
-    One that the launcher has `restarted`, by the command it was first started with, goes on from its newest checkpoint.
-    Raises `InputError` when the folder holds another run. Only one rank may call this.
+    That is the newest one that is intact; a damaged newer one is warned of and removed. A run that the launcher has
+    `restarted`, by the command it was first started with, goes on from what it has saved. Raises `InputError` when the
+    folder holds another run, or checkpoints of which none is intact. Only one rank may call this, which has the lock.
     """
     folder = train.output_dir
     checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
     belongs = (folder / _RUN_FILE).exists()
-    resume = "auto" if train.resume == "never" and restarted else train.resume
-    if resume == "auto":
-        chosen = checkpoints[-1] if checkpoints else None
-    elif resume == "never":
-        chosen = None
-    else:
-        chosen = Path(resume)
-        candidates = [*checkpoints, chosen] if restarted else [chosen]
-        chosen = max(candidates, key=lambda path: checkpoint.read_state(path)[0].step)
+    resume = "auto" if restarted and (train.resume == "never" or checkpoints) else train.resume
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
         _require_same(folder, json.loads((folder / _RUN_FILE).read_text(encoding="utf-8")), identity)
+    chosen: Path | None = None
+    damages: list[DamageError] = []
+    if resume == "auto":
+        chosen, damages = checkpoint.newest_intact(checkpoints)
+    elif resume != "never":
+        chosen = Path(resume)
+        checkpoint.check_intact(chosen)
     if chosen is not None:
         progress, its_identity = checkpoint.read_state(chosen)
         _require_same(chosen, its_identity, _comparable(identity, its_identity))
+        for damage in damages:
+            LOGGER.warning("warning: %s; removing that checkpoint and going on from %s", damage, chosen)
         checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
+    checkpoint.remove_partial_checkpoints(folder / "checkpoints")
     if not belongs and not train.benchmark:
         with write_atomically(folder / _RUN_FILE) as file:
             file.write(json.dumps(identity, indent=1).encode())

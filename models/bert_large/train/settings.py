@@ -72,6 +72,9 @@ SETTINGS = {
     "detect_divergence": Setting(
         float, None, "stop when the masked-LM loss, its mean over about 100 steps, is so many nats above its lowest"
     ),
+    "stop_deadline": Setting(
+        float, 60.0, "seconds after SIGTERM or Ctrl-C; a step that would take longer is dropped, not finished"
+    ),
     "optimizer": Setting(str, "lamb", "lamb or adamw"),
     "learning_rate": Setting(float, None, "peak learning rate"),
     "beta_1": Setting(float, 0.9, "decay of the first moment"),

@@ -26,6 +26,7 @@ from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
 from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loss_scale import LossScale
+from bert_large.train.stopping import StopRequest, WorkDropped
 
 
 class NonFiniteLossError(UserError):
@@ -53,6 +54,7 @@ class StepRunner:
     gradient_sum: GradientSum = field(default_factory=GradientSum)
     shards: ParameterShards | None = None
     """Whose parameters the optimizer holds; None: all of them, on every rank."""
+    stop_request: StopRequest = field(default_factory=StopRequest)
 
     def __post_init__(self) -> None:
         if self.precision.scales_loss and self.loss_scale is None:
@@ -70,7 +72,8 @@ class StepRunner:
         Losses are normalised over the global batch, so they depend neither on the cut into micro-batches nor on the
         number of ranks. `on_sequences(done)` is called before each micro-batch with this rank's sequences done.
         A step whose loss or gradient is not finite makes no update, and says so in the log; its figures are told as
-        they are. All ranks decide alike, from the same figures. Raises `NonFiniteLossError` where that cannot help.
+        they are. All ranks decide alike, from the same figures. Raises `NonFiniteLossError` where that cannot help, and
+        `WorkDropped` when the step would not end by the deadline of a stop: nothing has changed then but gradients.
         """
         started = time.perf_counter()
         counts = torch.tensor(
@@ -81,9 +84,13 @@ class StepRunner:
         self._zero_gradients()
         sums = torch.zeros(4, dtype=torch.float64)
         dropout, done = StepDropout(self.seed, step), 0
+        sequences = sum(batch.sequences for batch in micro_batches)
         for number, batch in enumerate(micro_batches):
             on_sequences(done)
             is_last = number == len(micro_batches) - 1
+            drops = self.stop_request.drops_step(time.perf_counter() - started, done / sequences)
+            if (drops or is_last) and self.ranks.any(drops):  # each rank comes here once, before gradients are summed
+                raise WorkDropped
             with self._communication(is_last):
                 result = self._forward_backward(batch, dropout, masked_tokens)
             sums += _as_row(result)

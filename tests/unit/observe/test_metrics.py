@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 from bert_large.data.tfrecord import iterate_payloads
-from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures, masked_lm_loss, mean, read_rows
+from bert_large.errors import WriteError
+from bert_large.observe.metrics import (
+    EvalFigures,
+    MetricsWriter,
+    StepFigures,
+    masked_lm_loss,
+    mean,
+    read_rows,
+    read_steps,
+)
 from tensorboardX.proto.event_pb2 import Event
+
+from tests.support.tensorboard import tensorboard_scalars
 
 
 def step_figures(step: int, **changes: Any) -> StepFigures:
@@ -28,10 +40,19 @@ EVALUATION = EvalFigures(
 )  # fmt: skip
 
 
-def write(folder: Path, first_step: int, *steps: int) -> None:
-    writer = MetricsWriter(folder, first_step)
+def write(folder: Path, first_step: int, *steps: int, evaluation_due: bool = False) -> None:
+    writer = MetricsWriter(folder, first_step, evaluation_due)
     for step in steps:
         writer.step(step_figures(step))
+    writer.close()
+
+
+def write_with_evaluations(folder: Path, *steps: int) -> None:
+    """Write a new run that is evaluated after each step."""
+    writer = MetricsWriter(folder, 0)
+    for step in steps:
+        writer.step(step_figures(step))
+        writer.evaluation(step, 8 * step, EVALUATION)
     writer.close()
 
 
@@ -70,11 +91,7 @@ def test_rows_are_there_at_once(tmp_path: Path) -> None:
 
 def test_resume_drops_rows_after_its_step(tmp_path: Path) -> None:
     """No step is there twice; the evaluation after the last kept step stays."""
-    writer = MetricsWriter(tmp_path, 0)
-    for step in (1, 2, 3):
-        writer.step(step_figures(step))
-        writer.evaluation(step, 8 * step, EVALUATION)
-    writer.close()
+    write_with_evaluations(tmp_path, 1, 2, 3)
     write(tmp_path, 2, 3, 4)
     assert steps_of(tmp_path) == [1, 2, 3, 4]
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1, 2]
@@ -131,3 +148,65 @@ def test_figures_that_are_not_finite_are_null(tmp_path: Path) -> None:
     assert list(row) == ["event", *vars(step_figures(1))]
     assert [name for name, value in row.items() if value is None] == ["loss", "gradient_norm"]
     assert row["masked_lm_loss"] == 3.0
+
+
+def scalars(folder: Path) -> dict[str, list[int]]:
+    """Return the steps that TensorBoard itself shows under each tag."""
+    return {tag: [step for step, _ in values] for tag, values in tensorboard_scalars(folder).items()}
+
+
+def test_tensorboard_shows_each_step_once_after_resumes(tmp_path: Path) -> None:
+    """Steps and evaluations after the checkpoint are gone from the files, not only from readers that are told so."""
+    write_with_evaluations(tmp_path, 1, 2, 3)
+    write(tmp_path, 2, 3, 4)
+    write(tmp_path, 3, 4, 5, 6)
+    assert scalars(tmp_path)["train/loss"] == [1, 2, 3, 4, 5, 6]
+    assert scalars(tmp_path)["eval/masked_lm_loss"] == [1, 2]
+    events = [Event.FromString(payload) for path in (tmp_path / "tensorboard").iterdir()
+              for _, payload in iterate_payloads(path)]  # fmt: skip
+    assert sorted(event.step for event in events if event.HasField("summary")) == [1, 1, 2, 2, 3, 4, 5, 6]
+    write(tmp_path, 0, 1)
+    assert scalars(tmp_path)["train/loss"] == [1] and "eval/masked_lm_loss" not in scalars(tmp_path)
+
+
+def test_an_evaluation_to_be_made_anew_is_dropped(tmp_path: Path) -> None:
+    """A run that was stopped before an evaluation, resumed, and killed right after it."""
+    write_with_evaluations(tmp_path, 1, 2)
+    write(tmp_path, 2, 3, evaluation_due=True)
+    assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1]
+    assert steps_of(tmp_path) == [1, 2, 3]
+    assert scalars(tmp_path)["eval/masked_lm_loss"] == [1] and scalars(tmp_path)["train/loss"] == [1, 2, 3]
+
+
+def test_what_a_kill_or_a_power_cut_left_is_dropped(tmp_path: Path) -> None:
+    """The end of a row and of an event, and bytes that are neither."""
+    write(tmp_path, 0, 1, 2, 3)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    for path, rest in ((tmp_path / "metrics.jsonl", b"\0\0\0\xff\n{"), (events, b"\0" * 20)):
+        path.write_bytes(path.read_bytes()[:-9] + rest)
+    write(tmp_path, 2, 3)
+    assert steps_of(tmp_path) == [1, 2, 3] == scalars(tmp_path)["train/loss"]
+
+
+def test_figures_are_read_back(tmp_path: Path) -> None:
+    writer = MetricsWriter(tmp_path, 0)
+    writer.step(step_figures(1))
+    writer.step(step_figures(2, loss=float("inf")))
+    first, second = read_steps(tmp_path / "metrics.jsonl")
+    assert first == step_figures(1)
+    assert math.isnan(second.loss) and second.masked_lm_loss == 1.5
+    writer.close()
+
+
+@pytest.mark.parametrize("place", ["metrics.jsonl", "tensorboard"])
+def test_a_full_disk_is_an_error_at_once(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's writer would wait for ever; the message names the file."""
+    writer = MetricsWriter(tmp_path, 0)
+    file = writer._file if place == "metrics.jsonl" else writer._tensorboard._file
+    full = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115 - the writer closes it
+    monkeypatch.setattr(file, "_file", full)
+    with pytest.raises(
+        WriteError, match=rf"{tmp_path}/{place}.* could not be written: No space left on device; .* free"
+    ):
+        writer.step(step_figures(1))
+    writer.close()

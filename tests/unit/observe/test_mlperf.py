@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from bert_large.errors import InputError
+from bert_large.errors import InputError, WriteError
 from bert_large.observe import mlperf
 from bert_large.observe.mlperf import MlperfLog, RunTimes, check_log
 
@@ -157,7 +157,7 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
             tmp_path / "file" / "log", output_dir=tmp_path, first_samples=0, times=times, settings={}, data={},
             samples_of_block=lambda samples: 0,
         )  # fmt: skip
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(WriteError, match="/dev/full could not be written: No space left"):
         MlperfLog(
             Path("/dev/full"), output_dir=tmp_path, first_samples=0, times=times, settings={}, data={},
             samples_of_block=lambda samples: 0,

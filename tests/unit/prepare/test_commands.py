@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import h5py
 import pytest
 from bert_large import __version__, cli
 from bert_large.data.tfrecord import iterate_payloads
+from bert_large.folder_lock import LOCK_FILE, FolderLock
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
 
@@ -25,7 +27,7 @@ def prepare(text_dir: Path, vocab_file: Path, output_dir: Path, *options: str) -
 
 def names(folder: Path) -> list[str]:
     """Return the names of the record files."""
-    return sorted(path.name for path in folder.iterdir() if path.name != "manifest.json")
+    return sorted(path.name for path in folder.iterdir() if path.name not in ("manifest.json", LOCK_FILE))
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -147,6 +149,19 @@ def test_prepare_never_overwrites_its_input(text_dir: Path, vocab_file: Path) ->
     before = {path: path.read_bytes() for path in text_dir.iterdir()}
     assert prepare(text_dir, vocab_file, text_dir, "--overwrite") == 2
     assert {path: path.read_bytes() for path in text_dir.iterdir()} == before
+
+
+def test_two_at_once_in_one_folder_are_refused(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They would write the same files."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    with FolderLock(folder, "--output-dir", print):
+        assert prepare(text_dir, vocab_file, folder) == 2
+    assert f"error: --output-dir {folder} is in use by process {os.getpid()} on host " in capsys.readouterr().err
+    assert names(folder) == []
+    assert prepare(text_dir, vocab_file, folder) == 0
 
 
 def test_manifest_tells_what_was_made_of_what(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:

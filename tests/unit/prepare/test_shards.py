@@ -16,6 +16,7 @@ import pytest
 from bert_large.data.record import RecordShape
 from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.errors import InputError, UserError
+from bert_large.folder_lock import LOCK_FILE
 from bert_large.prepare import shards
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shard, write_shards
@@ -159,10 +160,9 @@ def test_a_killed_run_goes_on_to_the_same_files(tmp_path: Path, text_dir: Path, 
     assert not (tmp_path / "out" / "part-2").exists()
     for output in ("out", "whole"):
         subprocess.run(command(output), env=environment, check=True, capture_output=True)
-    names = {path.name for path in (tmp_path / "whole").iterdir()}
-    assert (
-        {path.name for path in (tmp_path / "out").iterdir()} == names == {"part-0", "part-1", "part-2", "manifest.json"}
-    )
+    names = {path.name for path in (tmp_path / "whole").iterdir()} - {LOCK_FILE}
+    assert names == {"part-0", "part-1", "part-2", "manifest.json"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*names, LOCK_FILE}
     for name in names:
         assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 

@@ -68,6 +68,7 @@ def test_phase_2_starts_from_the_checkpoint(phase_2: Sandbox) -> None:
         ("BACKEND", "--backend", "gloo"),
         ("SEED", "--seed", "7"),
         ("SAVE_EVERY", "--save-every", "500"),
+        ("STOP_DEADLINE", "--stop-deadline", "20"),
         ("RESUME", "--resume", "never"),
         ("EVAL_DIR", "--eval-dir", "none"),
         ("MLPERF_LOG", "--mlperf-log", "/runs/result 0.txt"),

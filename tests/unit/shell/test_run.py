@@ -46,6 +46,7 @@ def test_the_container_has_no_privilege(docker: Sandbox) -> None:
     assert "--read-only" in call.arguments
     assert call.value("--tmpfs") == "/tmp"
     assert "--init" in call.arguments
+    assert call.arguments[call.arguments.index("--stop-timeout") + 1] == "300"  # a stop leaves time for a checkpoint
     assert "--rm" in call.arguments
 
 

@@ -13,7 +13,7 @@ from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
 from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.step import StepRunner
-from bert_large.train.stopping import StopRequest
+from bert_large.train.stopping import StopRequest, WorkDropped
 
 from tests.support.runs import eval_rows, step_rows
 from tests.unit.observe.test_metrics import EVALUATION, step_figures
@@ -24,40 +24,51 @@ from tests.unit.train.test_run_folder import train_config
 class Steps:
     """Stands for a `StepRunner` of batches of 8: every step takes no time, and may bring a signal."""
 
-    def __init__(self, stop_request: StopRequest, signal_at: int | None) -> None:
+    def __init__(self, stop_request: StopRequest, signal_at: int | None, drop_at: int | None) -> None:
         self.model, self.optimizer = trained(steps=1)
-        self.stop_request, self.signal_at = stop_request, signal_at
+        self.stop_request, self.signal_at, self.drop_at = stop_request, signal_at, drop_at
         self.loss_scale, self.skipped, self.shards = None, SkippedSteps(), None
 
     def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepFigures:
-        if step + 1 == self.signal_at:
+        if step + 1 in (self.signal_at, self.drop_at):
             self.stop_request.signal_number = 15
+        if step + 1 == self.drop_at:
+            raise WorkDropped
         return step_figures(step + 1)
 
 
 def make_loop(
-    folder: Path, *, start_step: int = 0, evaluate_first: bool = False, signal_at: int | None = None,
-    accuracies: list[float] | None = None, **config: Any,
+    folder: Path, *, start_step: int = 0, evaluate_first: bool = False, start_accuracy: float | None = None,
+    signal_at: int | None = None, drop_at: int | None = None, accuracies: list[float | None] | None = None,
+    **config: Any,
 ) -> TrainingLoop:  # fmt: skip
-    """Return a loop whose evaluations give `accuracies`, one after another; None: there is no evaluation set."""
+    """Return a loop whose evaluations give `accuracies`, one after another; None: there is no evaluation set.
+
+    A signal comes within step `signal_at` or `drop_at`, which is dropped, or in an evaluation whose accuracy is None.
+    """
     remaining = list(accuracies or [])
 
     def evaluate() -> EvalFigures:
-        return dataclasses.replace(EVALUATION, masked_lm_accuracy=remaining.pop(0))
+        accuracy = remaining.pop(0)
+        if accuracy is None:
+            stop_request.signal_number = 15
+            raise WorkDropped
+        return dataclasses.replace(EVALUATION, masked_lm_accuracy=accuracy)
 
     stop_request = StopRequest()
     return TrainingLoop(
         config=train_config(folder, **{"max_steps": 6, "save_every": 100, **config}),
-        runner=cast(StepRunner, Steps(stop_request, signal_at)),
+        runner=cast(StepRunner, Steps(stop_request, signal_at, drop_at)),
         ranks=Ranks(),
         batches=iter([[]] * 100),
         evaluate=None if accuracies is None else evaluate,
-        observers=[MetricsWriter(folder, start_step)],
+        observers=[MetricsWriter(folder, start_step, evaluate_first)],
         identity={},
         describe_samples=lambda step: [{"sample": 8 * step}],
         stop_request=stop_request,
         start_step=start_step,
         evaluate_first=evaluate_first,
+        start_accuracy=start_accuracy,
     )
 
 
@@ -81,7 +92,7 @@ def test_evaluates_at_each_multiple_of_the_interval_and_at_the_end(tmp_path: Pat
     loop = make_loop(tmp_path, accuracies=[0.1, 0.2, 0.3], eval_every_samples=20)
     assert loop.run() == "all 6 steps done"
     assert [(row["step"], row["samples"]) for row in eval_rows(tmp_path)] == [(3, 24), (5, 40), (6, 48)]
-    assert loop.last_evaluation is not None and loop.last_evaluation.masked_lm_accuracy == 0.3
+    assert loop.accuracy == 0.3
     assert trained_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
@@ -214,3 +225,60 @@ def test_a_run_killed_at_its_end_trains_no_further(tmp_path: Path, config: dict[
     loop = make_loop(tmp_path, start_step=4, accuracies=[], **config)
     assert loop.run() == reason
     assert loop.steps == [] and not (tmp_path / "checkpoints").exists()
+
+
+def test_a_run_killed_at_its_target_trains_no_further(tmp_path: Path) -> None:
+    """The checkpoint knows the accuracy of its step; a target that was raised since is not reached."""
+    loop = make_loop(tmp_path, start_step=4, accuracies=[], start_accuracy=0.5, target_accuracy=0.5)
+    assert loop.run() == "masked_lm_accuracy 0.50000 reaches the target 0.5"
+    assert loop.steps == [] and loop.reached_target
+    further = make_loop(
+        tmp_path, start_step=4, accuracies=[0.1, 0.1], start_accuracy=0.5, target_accuracy=0.6, eval_every_samples=40
+    )
+    assert further.run() == "all 6 steps done"
+
+
+def test_a_checkpoint_knows_the_accuracy_of_its_step(tmp_path: Path) -> None:
+    make_loop(tmp_path, accuracies=[0.3, 0.4], eval_every_samples=24, save_every=1, keep_checkpoints=9).run()
+    states = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("checkpoints/*/state.json"))]
+    assert [state["masked_lm_accuracy"] for state in states] == [None, None, 0.3, None, None, 0.4]
+
+
+def test_a_dropped_step_leaves_a_checkpoint_of_the_one_before(tmp_path: Path) -> None:
+    """It is told nowhere; resumed, the run makes it anew."""
+    loop = make_loop(tmp_path, drop_at=4)
+    assert loop.run() == "stopped by signal 15 after step 3"
+    assert (trained_steps(tmp_path), checkpoints(tmp_path)) == ([1, 2, 3], {3: False})
+
+
+@pytest.mark.parametrize("changes", [{"drop_at": 1}, {"drop_at": 4, "start_step": 3}, {"drop_at": 3, "save_every": 2}])
+def test_what_is_saved_already_is_not_saved_again(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """To replace a checkpoint by its like would only put it at risk."""
+    make_loop(tmp_path, **changes).run()
+    assert checkpoints(tmp_path) == ({2: False} if "save_every" in changes else {})
+
+
+def test_a_dropped_evaluation_is_made_up_for(tmp_path: Path) -> None:
+    """A signal within it: the checkpoint notes that it is due, and what it told is not told twice."""
+    loop = make_loop(tmp_path, accuracies=[0.1, None], eval_every_samples=16)
+    assert loop.run() == "stopped by signal 15 after step 4"
+    assert (evaluated(tmp_path), checkpoints(tmp_path)) == ([2], {4: True})
+    for _ in range(2):  # the first is killed after the evaluation
+        make_loop(
+            tmp_path, start_step=4, evaluate_first=True, accuracies=[0.2, 0.3], eval_every_samples=16, drop_at=5
+        ).run()
+    make_loop(tmp_path, start_step=4, evaluate_first=True, accuracies=[0.2, 0.3], eval_every_samples=16).run()
+    assert (trained_steps(tmp_path), evaluated(tmp_path)) == ([1, 2, 3, 4, 5, 6], [2, 4, 6])
+
+
+def test_saving_that_takes_long_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By share of the time, from the second checkpoint on: the first may come right after the start."""
+    loop = make_loop(tmp_path)
+    with caplog.at_level("INFO", "bert_large"):
+        loop._tell_saved(tmp_path, 6.0, 94.0)
+        assert "6.0 s, 6.0% of the time since the last" in caplog.text and "warning" not in caplog.text
+        loop._saved_step = 2
+        loop._tell_saved(tmp_path, 4.0, 96.0)
+        assert "warning" not in caplog.text
+        loop._tell_saved(tmp_path, 6.0, 94.0)
+    assert "warning: saving takes 6% of the time: a higher --save-every costs less" in caplog.text

@@ -144,6 +144,50 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
     assert claim(config, identity(tmp_path / "new")) == chosen
 
 
+def damage(checkpoint: Path) -> None:
+    (checkpoint / "optimizer.safetensors").write_bytes(b"")
+
+
+def test_a_damaged_checkpoint_is_passed_over_loudly(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The one before is taken; the damaged one goes, as the run's metrics go back behind it."""
+    claimed(tmp_path, 5, 10, 15)
+    folder = tmp_path / "checkpoints"
+    damage(folder / "step-00000015")
+    with caplog.at_level("WARNING", "bert_large"):
+        assert claim(train_config(tmp_path), identity(tmp_path)) == folder / "step-00000010"
+    (line,) = caplog.messages
+    assert "step-00000015/optimizer.safetensors is damaged: found 0 bytes with CRC-32C 00000000, expected" in line
+    assert line.endswith(f"removing that checkpoint and going on from {folder / 'step-00000010'}")
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000005", "step-00000010"]
+
+
+def test_what_a_kill_left_of_checkpoints_goes(tmp_path: Path) -> None:
+    """At the next start, as a run that has only its results to leave writes no checkpoint any more."""
+    claimed(tmp_path, 5)
+    (tmp_path / "checkpoints" / ".partial-removed-step-00000001").mkdir()
+    claim(train_config(tmp_path), identity(tmp_path))
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000005"]
+
+
+def test_when_all_are_damaged_nothing_is_deleted(tmp_path: Path) -> None:
+    claimed(tmp_path, 5, 10)
+    for path in (tmp_path / "checkpoints").iterdir():
+        damage(path)
+    with pytest.raises(InputError, match="none of the 2 checkpoints"):
+        claim(train_config(tmp_path), identity(tmp_path))
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2
+
+
+def test_a_named_checkpoint_that_is_damaged_is_refused(tmp_path: Path) -> None:
+    """Who names one is not given another."""
+    claimed(tmp_path, 5, 10)
+    chosen = tmp_path / "checkpoints" / "step-00000010"
+    damage(chosen)
+    with pytest.raises(InputError, match=r"optimizer.safetensors is damaged"):
+        claim(train_config(tmp_path, resume=str(chosen)), identity(tmp_path))
+    assert chosen.exists()
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere is no checkpoint to resume from"):
         claim(train_config(tmp_path, resume=str(tmp_path / "nowhere")), identity(tmp_path))

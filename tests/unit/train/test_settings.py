@@ -52,7 +52,7 @@ def test_every_setting_has_an_option_that_wins(tmp_path: Path) -> None:
         "target_accuracy": 0.5, "eval_every_samples": 17, "eval_samples": 19, "eval_at_start": True, "save_every": 23,
         "keep_checkpoints": 29, "optimizer": "adamw", "learning_rate": 0.125, "beta_1": 0.25, "beta_2": 0.375,
         "epsilon": 0.5, "weight_decay": 0.625, "max_gradient_norm": 0.75, "warmup_steps": 31, "start_warmup_step": -37,
-        "decay_power": 0.875, "seed": 41, "max_bad_steps": 43, "detect_divergence": 0.9375,
+        "decay_power": 0.875, "seed": 41, "max_bad_steps": 43, "detect_divergence": 0.9375, "stop_deadline": 47.0,
     }  # fmt: skip
     assert set(given) == set(SETTINGS)
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value).lower())]

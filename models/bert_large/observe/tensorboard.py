@@ -1,0 +1,77 @@
+"""TensorBoard's event files: scalars that are in the file as soon as they are told, each step once.
+
+An event file is a TFRecord file of `Event` messages (tensorboard/compat/proto/event.proto). They are written here, not
+by a library's `SummaryWriter`: those write from a thread of their own, which a full disk ends without a word.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+
+from bert_large.data.tfrecord import iterate_payloads, write_records
+from bert_large.errors import DataError
+from bert_large.files import GrowingFile, write_atomically
+
+_PREFIX = "events.out.tfevents"
+
+
+class EventFile:
+    """A new event file in a folder, beside those that earlier processes of the run have left there."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        """Open the file; readers drop what they know of `first_step` and later ones."""
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"{_PREFIX}.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
+        self._file = GrowingFile(folder / name)
+        self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
+        start = SessionLog(status=SessionLog.START)
+        self._append(Event(wall_time=time.time(), step=first_step, session_log=start))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Write values by their tags."""
+        summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
+        self._append(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def flush_to_disk(self) -> None:
+        """Put all events on disk."""
+        self._file.flush_to_disk()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _append(self, event: Event) -> None:
+        frame = io.BytesIO()
+        write_records(frame, [event.SerializeToString()])
+        self._file.append(frame.getvalue())
+
+
+def keep_events(folder: Path, is_kept: Callable[[int, str], bool]) -> None:
+    """Drop events of which `is_kept(step, tag)` is false, and what a kill cut short; the others stay as they are."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        events, is_whole = _read_events(path)
+        kept = [event for event in events if all(is_kept(event.step, value.tag) for value in event.summary.value)]
+        if not any(event.HasField("summary") for event in kept):
+            path.unlink()
+        elif not is_whole or len(kept) < len(events):
+            with write_atomically(path) as file:
+                write_records(file, [event.SerializeToString() for event in kept])
+
+
+def _read_events(path: Path) -> tuple[list[Event], bool]:
+    """Return the events of a file up to where it is cut short, and whether it is whole."""
+    events = []
+    try:
+        for _, payload in iterate_payloads(path):
+            events.append(Event.FromString(payload))
+    except DataError:
+        return events, False
+    return events, True

@@ -1,0 +1,149 @@
+"""A disk that is full, read-only or damaged: one line that says so, nothing lost, the same end once it is mended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bert_large.train import checkpoint
+from bert_large.train.checkpoint import check_intact, list_checkpoints
+from bert_large.train.step import StepRunner
+
+from tests.fault.conftest import SmallDisk
+from tests.integration.test_resume import assert_same_run
+from tests.support.runs import Task, run_here, run_torchrun, step_rows
+
+
+def fill_at(disk: SmallDisk, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the next run find the disk full within a step."""
+    run = StepRunner.run
+
+    def fill_and_run(self: StepRunner, number: int, *arguments: object) -> object:
+        if number + 1 == step:
+            disk.fill()
+        return run(self, number, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(StepRunner, "run", fill_and_run)
+
+
+@pytest.mark.parametrize("place", ["checkpoints", "tensorboard", "model_save", "metrics.jsonl", "train.log", "all"])
+def test_a_full_disk(
+    task: Task, finished: Path, small_disk: SmallDisk, tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Wherever it fills up: exit code 1, a line that names the file, checkpoints as they were, and the same end."""
+    output = small_disk.folder if place == "all" else tmp_path / "out"
+    if place != "all":
+        output.mkdir()
+        if "." not in place:
+            (small_disk.folder / place).mkdir()
+        (output / place).symlink_to(small_disk.folder / place)
+    settings = {"save_every": 2}
+    with monkeypatch.context() as patch:
+        fill_at(small_disk, 5, patch)
+        assert run_here(*task.arguments(output, **settings)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    named = str(output) if place == "all" else str(output / place)
+    assert line.startswith(f"bert-large pretrain: error: {named}")
+    assert " could not be written: No space left on device; 0 bytes free there" in line and "Make room" in line
+    kept = list_checkpoints(output / "checkpoints")
+    assert [path.name for path in kept][:2] == (
+        ["step-00000006", "step-00000008"] if place == "model_save" else ["step-00000002", "step-00000004"]
+    )
+    for path in kept:
+        check_intact(path)
+    assert not (output / "ended.json").exists()
+    small_disk.make_room()
+    task.run(output, **settings)
+    assert_same_run(output, finished)
+
+
+def test_a_disk_that_fills_up_while_a_checkpoint_is_written(
+    task: Task, finished: Path, small_disk: SmallDisk, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The room was there before, so that the write itself fails; what was written of it is gone after."""
+    folder = small_disk.folder / "out"
+    save_tensors = checkpoint.save_tensors
+    saves = 0
+
+    def fill_and_save(*arguments: Any) -> None:
+        nonlocal saves
+        saves += 1
+        if saves == 4:  # the second checkpoint's moments
+            small_disk.fill()
+        save_tensors(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_tensors", fill_and_save)
+        assert run_here(*task.arguments(folder, save_every=2)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "optimizer.safetensors could not be written: No space left on device; 0 bytes free there, 31" in line
+    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["step-00000002"]
+    small_disk.make_room()
+    task.run(folder, save_every=2)
+    assert_same_run(folder, finished)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_ranks(task: Task, tmp_path: Path) -> None:
+    """Only one of them writes; none waits for it for ever."""
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    done = run_torchrun(2, *task.arguments(tmp_path))
+    assert done.returncode == 1
+    assert f"error: {tmp_path / 'train.log'} could not be written: No space left on device" in done.stderr
+
+
+def test_too_little_room_for_a_checkpoint_is_told_at_the_start(
+    task: Task, small_disk: SmallDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    (output / "checkpoints").symlink_to(small_disk.folder)
+    small_disk.fill()
+    assert run_here(*task.arguments(output)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{output / 'checkpoints'} could not be written: No space left on device; 0 bytes free there, " in line
+    assert not (output / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", [".", "new"])
+def test_a_read_only_folder_is_refused_at_the_start(
+    task: Task, small_disk: SmallDisk, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small_disk.make_read_only()
+    assert run_here(*task.arguments(small_disk.folder / name)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: OUTPUT_DIR {small_disk.folder / name} cannot be " in line and "Read-only file system" in line
+
+
+def test_a_damaged_checkpoint(task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One flipped bit in the newest: a warning, the one before is gone on from, and the end is the same."""
+    task.run(tmp_path, max_steps=6, total_steps=8, save_every=2, eval_dir="none")
+    newest = tmp_path / "checkpoints" / "step-00000006" / "optimizer.safetensors"
+    data = bytearray(newest.read_bytes())
+    data[-1000] ^= 16
+    newest.write_bytes(data)
+    capsys.readouterr()
+    task.run(tmp_path, save_every=2, eval_dir="none")
+    told = capsys.readouterr().out
+    assert f"warning: {newest} is damaged: found" in told and "going on from" in told
+    assert "resuming after step 4" in told
+    assert [row["step"] for row in step_rows(tmp_path)] == list(range(1, 9))
+    for name in ("model_save/model.safetensors", "checkpoints/step-00000008/optimizer.safetensors"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes(), name
+
+
+def test_phase_2_refuses_a_damaged_model(
+    task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model_save"
+    model.mkdir()
+    for path in (finished / "model_save").iterdir():
+        (model / path.name).write_bytes(path.read_bytes())
+    weights = model / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + b"\1\2\3\4")
+    assert run_here(*task.arguments(tmp_path / "out", phase=2, checkpoint_dir=model, config_file=None)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"error: CHECKPOINT_DIR: {weights} is damaged: found " in line
