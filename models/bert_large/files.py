@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -14,6 +15,7 @@ from typing import BinaryIO
 def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; its file takes the name of `path`, flushed to disk, if no error comes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.unlink(missing_ok=True)  # were it a link, the file that it leads to would be written
     try:
         yield partial
         with partial.open("rb") as file:
@@ -30,6 +32,18 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path` that takes its name, flushed to disk, when the block ends without error."""
     with replace_atomically(path) as partial, partial.open("wb") as file:
         yield file
+
+
+def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    """Delete a file or a folder and all that is in it, if it is there; of a link, never what it leads to.
+
+    With `ignore_errors` what cannot be deleted stays: for cleaning up after another error.
+    """
+    with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:

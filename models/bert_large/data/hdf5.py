@@ -30,6 +30,8 @@ def open_shard(path: Path) -> h5py.File:
     except OSError as error:
         raise DataError(f"{path}: not a readable HDF5 file: {error}") from None
     names = (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS)
+    for name in names:
+        _check_own_data(file, name)
     missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise DataError(f"{path}: lacks the datasets {', '.join(missing)}; expected {', '.join(names)}")
@@ -47,6 +49,21 @@ def open_shard(path: Path) -> h5py.File:
         if len(set(widths.values())) > 1:
             raise DataError(f"{path}: row widths differ: {widths}")
     return file
+
+
+def _check_own_data(file: h5py.File, name: str) -> None:
+    """Refuse a data set whose values HDF5 would read from elsewhere: any file that this process may read."""
+    link = file.get(name, getlink=True)  # before it is followed
+    if link is None:
+        return
+    found = None if isinstance(link, h5py.HardLink) else "a link"
+    if found is None and isinstance(dataset := file[name], h5py.Dataset):
+        if dataset.external is not None:
+            found = "stored in another file"
+        elif dataset.is_virtual:
+            found = "virtual"
+    if found is not None:
+        raise DataError(f"{file.filename}: dataset {name} is {found}, expected its values in this file")
 
 
 def shard_shape(file: h5py.File) -> RecordShape:

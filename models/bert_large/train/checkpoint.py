@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from torch import nn
 
 from bert_large.config import ModelConfig
 from bert_large.errors import InputError
-from bert_large.files import default_file_mode, sync_folder, write_atomically
+from bert_large.files import default_file_mode, remove_tree, sync_folder, write_atomically
 from bert_large.optim.build import MOMENTS, get_moments, set_moments
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.loss_scale import LossScale
@@ -54,6 +53,12 @@ class Progress:
         """Optimizer updates made: steps but for those that an overflow skipped."""
         return self.step - (self.loss_scale.skipped_steps if self.loss_scale else 0)
 
+    def __post_init__(self) -> None:
+        counts = {"step": self.step, **({} if self.samples is None else {"samples": self.samples})}
+        for name, value in counts.items():
+            if type(value) is not int or value < 0:  # they come from files, and become names of folders
+                raise ValueError(f"{name} is {value!r}, expected a whole number from 0")
+
 
 def save_checkpoint(
     folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, identity: Mapping[str, Any]
@@ -73,15 +78,14 @@ def write_checkpoint(
     target = folder / f"{_PREFIX}{progress.step:08d}"
     partial = folder / f"{_PARTIAL}{target.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial)
     partial.mkdir()
     save_tensors(partial / WEIGHTS_FILE, weights)
     save_tensors(partial / MOMENTS_FILE, moments)
     state = {**dataclasses.asdict(progress), "identity": dict(identity)}
     with write_atomically(partial / STATE_FILE) as file:
         file.write(json.dumps(state, indent=1).encode())
-    if target.exists():  # from before a resume at an earlier step; the same run makes it the same again
-        shutil.rmtree(target)
+    remove_tree(target)  # from before a resume at an earlier step; the same run makes it the same again
     partial.rename(target)
     sync_folder(folder)
     return target
@@ -95,14 +99,14 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def remove_old_checkpoints(folder: Path, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what a kill left half-written."""
     for path in [*list_checkpoints(folder)[:-keep], *folder.glob(f"{_PARTIAL}*")]:
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
     """Delete checkpoints after `step`: a run that goes back must not be resumed from what lies ahead of its metrics."""
     for path in list_checkpoints(folder):
         if read_state(path)[0].step > step:
-            shutil.rmtree(path)
+            remove_tree(path)
 
 
 def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
@@ -178,6 +182,7 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
     """Write a Hugging Face folder; each file replaces an older one whole."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = folder / f"{_PARTIAL}{WEIGHTS_FILE}"
+    remove_tree(partial)
     save_tensors(partial, weights_of(model))
     partial.replace(folder / WEIGHTS_FILE)
     with write_atomically(folder / CONFIG_FILE) as file:
