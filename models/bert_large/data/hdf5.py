@@ -21,6 +21,8 @@ LABELS = "next_sentence_labels"
 _CHUNK_ROWS = 64
 # Rows that are written together: whole chunks, each compressed once, and few enough not to count in memory.
 _BLOCK_ROWS = 16 * _CHUNK_ROWS
+_LAYOUTS = (h5py.h5d.CHUNKED, h5py.h5d.CONTIGUOUS)
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 
 
 def open_shard(path: Path) -> h5py.File:
@@ -31,7 +33,7 @@ def open_shard(path: Path) -> h5py.File:
         raise DataError(f"{path}: not a readable HDF5 file: {error}") from None
     names = (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS)
     for name in names:
-        _check_own_data(file, name)
+        _check_storage(file, name)
     missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise DataError(f"{path}: lacks the datasets {', '.join(missing)}; expected {', '.join(names)}")
@@ -51,19 +53,27 @@ def open_shard(path: Path) -> h5py.File:
     return file
 
 
-def _check_own_data(file: h5py.File, name: str) -> None:
-    """Refuse a data set whose values HDF5 would read from elsewhere: any file that this process may read."""
+def _check_storage(file: h5py.File, name: str) -> None:
+    """Refuse a data set whose values HDF5 would read from elsewhere, which is any file that this process may read.
+
+    Also one stored in a way that no shard needs: the HDF5 library has had its worst flaws in the seldom used ones.
+    """
     link = file.get(name, getlink=True)  # before it is followed
-    if link is None:
-        return
-    found = None if isinstance(link, h5py.HardLink) else "a link"
-    if found is None and isinstance(dataset := file[name], h5py.Dataset):
+    found = "a link" if isinstance(link, h5py.SoftLink | h5py.ExternalLink) else None
+    if found is None and isinstance(dataset := file.get(name), h5py.Dataset):
+        storage = dataset.id.get_create_plist()
+        filters = {storage.get_filter(number)[0] for number in range(storage.get_nfilters())}
         if dataset.external is not None:
             found = "stored in another file"
-        elif dataset.is_virtual:
-            found = "virtual"
+        elif storage.get_layout() not in _LAYOUTS:
+            found = "virtual or compact"
+        elif filters - _FILTERS:
+            found = f"stored with HDF5's filters {sorted(filters)}"
     if found is not None:
-        raise DataError(f"{file.filename}: dataset {name} is {found}, expected its values in this file")
+        raise DataError(
+            f"{file.filename}: dataset {name} is {found}, expected its values in this file, in chunks or contiguous, "
+            "as they are or compressed with gzip or lzf"
+        )
 
 
 def shard_shape(file: h5py.File) -> RecordShape:
