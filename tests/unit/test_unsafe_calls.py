@@ -49,18 +49,20 @@ def unsafe_calls(source: str) -> set[str]:
         if not isinstance(node, ast.Call):
             continue
         name = _full_name(node.func, imported)
-        options = {word.arg: word.value for word in node.keywords if word.arg}
-
-        def is_true(option: str, options: dict[str, ast.expr] = options) -> bool:
-            value = options.get(option)  # what is no constant may be true
-            return value is not None and not (isinstance(value, ast.Constant) and not value.value)
-
         if name in UNSAFE_CALLS or name.rpartition(".")[2] in OBJECT_COLLECTIVES or name == "shutil.rmtree":
             found.add(name)
-        if name == "torch.load" and not is_true("weights_only"):
+        if name == "torch.load" and not _may_be_true(node, "weights_only"):
             found.add(name)
-        found |= {option for option in ("shell", "allow_pickle", "trust_remote_code") if is_true(option)}
+        found |= {option for option in ("shell", "allow_pickle", "trust_remote_code") if _may_be_true(node, option)}
     return found
+
+
+def _may_be_true(call: ast.Call, option: str) -> bool:
+    """Tell whether a call is given an option that is not plainly false."""
+    return any(
+        word.arg == option and not (isinstance(word.value, ast.Constant) and not word.value.value)
+        for word in call.keywords
+    )
 
 
 def _imported_names(tree: ast.Module) -> dict[str, str]:
