@@ -49,7 +49,9 @@ mount_paths() {
   local name path
   for name in "${OUTPUT_VARIABLES[@]}" "${INPUT_VARIABLES[@]}"; do
     holds_path "$name" || continue
-    path="$(realpath -- "${!name}")"
+    IFS= read -r -d "" path < <(realpath --zero -- "${!name}")
+    [[ "$path" != *[[:cntrl:]]* ]] || die "$name=$path has a line break or another control character, which container" \
+      "engines cannot mount: rename it, or use RUNTIME=native"
     export "$name=$path"
     if [[ " ${OUTPUT_VARIABLES[*]} " == *" $name "* ]]; then
       add_mount "$path" ""

@@ -75,7 +75,8 @@ PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY
 VARIABLE_ALIASES=(BERT_MODEL_CONFIG=CONFIG_FILE PRETRAINED_MODEL=CHECKPOINT_DIR batch_size=BATCH_SIZE)
 
 die() {
-  printf '%s: error: %s\n' "$PROGRAM" "$*" >&2
+  local message="$*"
+  printf '%s: error: %s\n' "$PROGRAM" "${message//[[:cntrl:]]/?}" >&2 # one line, whatever a variable holds
   exit 2
 }
 
@@ -128,6 +129,11 @@ check_variables() {
   done
   ((${#missing[@]} == 0)) || die "$1 needs ${missing[*]}: not set (the head of quickstart/$1 says what each is)"
   check_launch
+  for name in "${INPUT_VARIABLES[@]}" "${OUTPUT_VARIABLES[@]}"; do
+    if [[ "${!name:-}" == -* ]]; then
+      export "$name=./${!name}" # else it would be read as an option
+    fi
+  done
   for name in "${INPUT_VARIABLES[@]}"; do
     check_input "$name"
   done
@@ -158,7 +164,7 @@ check_launch() {
 # Whether a variable is set and its value is a path: some of them also take words.
 holds_path() {
   case "$1=${!1:-}" in
-    *= | EVAL_DIR=none | RESUME=auto | RESUME=never) return 1 ;;
+    "$1=" | EVAL_DIR=none | RESUME=auto | RESUME=never) return 1 ;;
   esac
 }
 
@@ -167,7 +173,10 @@ check_input() {
   holds_path "$name" || return 0
   case "$name" in
     RESUME) [[ -e "$path" ]] || die "$name=$path is neither auto nor never, and no such checkpoint exists" ;;
-    MODEL_DIR) [[ -d "$path/models/bert_large" ]] || die "$name=$path has no models/bert_large in it" ;;
+    MODEL_DIR)
+      [[ -d "$path/models/bert_large" ]] || die "$name=$path has no models/bert_large in it"
+      [[ "$path" != *:* ]] || die "$name=$path has a colon in it, which separates paths in PYTHONPATH: rename it"
+      ;;
     *_DIR) [[ -d "$path" ]] || die "$name=$path is not a directory" ;;
     *) [[ -f "$path" ]] || die "$name=$path is not a file" ;;
   esac
@@ -230,7 +239,11 @@ append_options() {
   local entry name
   for entry in "${options[@]}"; do
     name="${entry%%=*}"
-    [[ -z "${!name:-}" ]] || ARGUMENTS+=("${entry#*=}" "${!name}")
+    case "${!name:-}" in
+      "") ;;
+      -*) ARGUMENTS+=("${entry#*=}=${!name}") ;; # as a word of its own it would be read as an option
+      *) ARGUMENTS+=("${entry#*=}" "${!name}") ;;
+    esac
   done
 }
 

@@ -29,6 +29,9 @@ def check_checksums(folder: Path) -> None:
     try:
         files = json.loads(manifest.read_bytes())["files"]
         expected = {name: (int(facts["bytes"]), str(facts["crc32c"])) for name, facts in files.items()}
+        for name in files:
+            if Path(name).name != name:
+                raise ValueError(f"{name!r} is no name of a file in this folder")
     except FileNotFoundError:
         raise DamageError(f"{folder} has no {CHECKSUMS_FILE}, which is written last") from None
     except OSError as error:

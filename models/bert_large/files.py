@@ -63,6 +63,7 @@ def replace_atomically(path: Path) -> Iterator[Path]:
     """Yield a temporary name beside `path`; its file takes the name of `path`, flushed to disk, if no error comes."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with explain_write_errors(path):
+        partial.unlink(missing_ok=True)  # were it a link, the file that it leads to would be written
         try:
             yield partial
             sync_file(partial)
@@ -84,6 +85,18 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what writers of this folder's files left that were killed; no other may be at work there."""
     for leftover in folder.glob(".*.partial"):
         leftover.unlink()
+
+
+def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
+    """Delete a file or a folder and all that is in it, if it is there; of a link, never what it leads to.
+
+    With `ignore_errors` what cannot be deleted stays: for cleaning up after another error.
+    """
+    with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=ignore_errors)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class GrowingFile:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bert_large.files import write_atomically
+from bert_large.files import remove_tree, write_atomically
 
 
 def test_output_appears_when_complete(tmp_path: Path) -> None:
@@ -27,3 +27,39 @@ def test_failed_output_leaves_the_old_one(tmp_path: Path) -> None:
         raise KeyboardInterrupt
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_in_place_of_the_temporary_file_is_not_written_through(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"keep")
+    (tmp_path / f".out.{os.getpid()}.partial").symlink_to(other)
+    with write_atomically(tmp_path / "out") as file:
+        file.write(b"new")
+    assert other.read_bytes() == b"keep"
+    assert (tmp_path / "out").read_bytes() == b"new" and not (tmp_path / "out").is_symlink()
+
+
+def test_what_links_lead_to_is_not_removed(tmp_path: Path) -> None:
+    """Neither when the link is what is to be removed, nor when it lies in there."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "file").write_bytes(b"keep")
+    (tmp_path / "link").symlink_to("other")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "folder" / "inner" / "link").symlink_to(tmp_path / "other")
+    for name in ("link", "dangling", "folder", "not there"):
+        remove_tree(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    assert (tmp_path / "other" / "file").read_bytes() == b"keep"
+
+
+def test_an_error_while_removing_is_raised_unless_it_is_to_be_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    remove_tree(tmp_path / "file", ignore_errors=True)
+    with pytest.raises(PermissionError):
+        remove_tree(tmp_path / "file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 from bert_large.checksums import CHECKSUMS_FILE
@@ -19,7 +18,7 @@ from bert_large.convert.weights import (
     to_variables,
 )
 from bert_large.errors import InputError
-from bert_large.files import sync_folder
+from bert_large.files import remove_tree, sync_folder
 from bert_large.train import checkpoint
 from bert_large.train.run_folder import imported_identity
 
@@ -40,7 +39,7 @@ def from_tensorflow(
     check_variables(source, shapes)
     slots, step = (choose_slots(source, shapes), read_step(source)) if moments else (None, 0)
     partial = folder / _PARTIAL
-    shutil.rmtree(partial, ignore_errors=True)
+    remove_tree(partial)
     _make_folder(partial)
     try:
         model = skeleton(config)
@@ -56,7 +55,7 @@ def from_tensorflow(
             )
         _publish(partial, folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
     resumable = checkpoint.list_checkpoints(folder / CHECKPOINTS)[-1] if slots is not None else None
     return sum(parameter.numel() for parameter in model.parameters()), resumable
 
@@ -102,7 +101,7 @@ def _publish(partial: Path, folder: Path) -> None:
     for written in checkpoint.list_checkpoints(partial / CHECKPOINTS):
         place = folder / CHECKPOINTS / written.name
         place.parent.mkdir(exist_ok=True)
-        shutil.rmtree(place, ignore_errors=True)
+        remove_tree(place)
         written.replace(place)
         sync_folder(place.parent)
     for name in (checkpoint.WEIGHTS_FILE, CHECKSUMS_FILE, checkpoint.CONFIG_FILE):

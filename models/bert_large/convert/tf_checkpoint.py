@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.errors import InputError
-from bert_large.files import sync_folder
+from bert_large.files import remove_tree, sync_folder
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
 
@@ -92,5 +91,5 @@ def write_checkpoint(prefix: Path, variables: Mapping[str, NDArray[Any]]) -> Non
     except tensorflow.errors.OpError as error:  # it wraps the system's errors, such as a full disk
         raise OSError(f"{prefix} could not be written: {error}") from error
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
     sync_folder(prefix.parent)

@@ -28,6 +28,8 @@ _MAX_CHUNK_BYTES = 1 << 28
 _MAX_WIDTH = 1 << 15
 # What h5py makes of the HDF5 library's errors.
 _LIBRARY_ERRORS = (OSError, RuntimeError, ValueError, KeyError, TypeError)
+_LAYOUTS = (h5py.h5d.CHUNKED, h5py.h5d.CONTIGUOUS)
+_FILTERS = {h5py.h5z.FILTER_DEFLATE, h5py.h5z.FILTER_SHUFFLE, h5py.h5z.FILTER_FLETCHER32, h5py.h5z.FILTER_LZF}
 
 
 def open_shard(path: Path) -> h5py.File:
@@ -51,6 +53,8 @@ def open_shard(path: Path) -> h5py.File:
 
 def _check_datasets(path: Path, file: h5py.File) -> None:
     names = (*TOKEN_DATASETS, *PREDICTION_DATASETS, LABELS)
+    for name in names:
+        _check_storage(file, name)
     missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
     if missing:
         raise DataError(f"{path}: lacks the datasets {', '.join(missing)}; expected {', '.join(names)}")
@@ -74,6 +78,29 @@ def _check_datasets(path: Path, file: h5py.File) -> None:
             raise DataError(f"{path}: row widths differ: {widths}")
         if max(widths.values()) > _MAX_WIDTH:
             raise DataError(f"{path}: row widths are {widths}, expected {_MAX_WIDTH} at most")
+
+
+def _check_storage(file: h5py.File, name: str) -> None:
+    """Refuse a data set whose values HDF5 would read from elsewhere, which is any file that this process may read.
+
+    Also one stored in a way that no shard needs: the HDF5 library has had its worst flaws in the seldom used ones.
+    """
+    link = file.get(name, getlink=True)  # before it is followed
+    found = "a link" if isinstance(link, h5py.SoftLink | h5py.ExternalLink) else None
+    if found is None and isinstance(dataset := file.get(name), h5py.Dataset):
+        storage = dataset.id.get_create_plist()
+        filters = {storage.get_filter(number)[0] for number in range(storage.get_nfilters())}
+        if dataset.external is not None:
+            found = "stored in another file"
+        elif storage.get_layout() not in _LAYOUTS:
+            found = "virtual or compact"
+        elif filters - _FILTERS:
+            found = f"stored with HDF5's filters {sorted(filters)}"
+    if found is not None:
+        raise DataError(
+            f"{file.filename}: dataset {name} is {found}, expected its values in this file, in chunks or contiguous, "
+            "as they are or compressed with gzip or lzf"
+        )
 
 
 def shard_shape(file: h5py.File) -> RecordShape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.files import sync_folder
+from bert_large.files import remove_tree, sync_folder
 from bert_large.prepare.articles import FORMATS, detect_format, iterate_articles, list_text_files
 from bert_large.prepare.files import MANIFEST_NAME
 from bert_large.prepare.manifest import FileFacts, Manifest, check_same_task, describe_files, read_manifest
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     target = arguments.output_dir.resolve()
     unfinished = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(unfinished, ignore_errors=True)  # of a run that was killed
+    remove_tree(unfinished)  # of a run that was killed
     try:
         summary = _make(unfinished, files, manifest, arguments)
         if arguments.overwrite:
@@ -86,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
         unfinished.replace(target)
         sync_folder(target.parent)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        remove_tree(unfinished, ignore_errors=True)
         raise
     print(f"wrote {summary} to {arguments.output_dir}, {time.perf_counter() - start:.1f} s")
     return 0
@@ -243,4 +242,4 @@ def _remove(folder: Path) -> None:
     earlier = read_manifest(folder) if folder.is_dir() else None
     if earlier is not None:
         (folder / MANIFEST_NAME).unlink()
-        shutil.rmtree(folder)
+        remove_tree(folder)

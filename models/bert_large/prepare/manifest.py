@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bert_large import __version__
@@ -78,6 +78,9 @@ def read_manifest(folder: Path) -> Manifest | None:
         if content["format"] != _FORMAT:
             raise ValueError(f"format is {content['format']}, expected {_FORMAT}")
         inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()}
+        for name, output in content["outputs"].items():
+            _check_inside(name)
+            FileFacts(output["bytes"], output["sha256"])
         return Manifest(content["settings"], inputs, content["outputs"])
     except FileNotFoundError:
         return None
@@ -86,6 +89,13 @@ def read_manifest(folder: Path) -> Manifest | None:
             f"{path}: not a manifest that this version wrote ({error}); "
             "delete it to make the folder's files again with --overwrite"
         ) from error
+
+
+def _check_inside(name: str) -> None:
+    """Raise `ValueError` for a name that leads out of its folder: a manifest may come from elsewhere."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ValueError(f"the output {name!r} is not inside the folder")
 
 
 def describe_files(

@@ -13,7 +13,6 @@ import json
 import math
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,7 @@ from bert_large.errors import DamageError, InputError, WriteError
 from bert_large.files import (
     drop_from_page_cache,
     explain_write_errors,
+    remove_tree,
     require_free_bytes,
     sync_folder,
     write_atomically,
@@ -70,6 +70,12 @@ class Progress:
     def updates(self) -> int:
         """Optimizer updates made: all steps but those that were skipped."""
         return self.step - self.skipped.total
+
+    def __post_init__(self) -> None:
+        counts = {"step": self.step, **({} if self.samples is None else {"samples": self.samples})}
+        for name, value in counts.items():
+            if type(value) is not int or value < 0:  # they come from files, and become names of folders
+                raise ValueError(f"{name} is {value!r}, expected a whole number from 0")
 
 
 def save_checkpoint(
@@ -123,7 +129,7 @@ def write_checkpoint(
     needed_bytes = bytes_to_save(weights)
     with explain_write_errors(target, needed_bytes):
         folder.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
         require_free_bytes(target, needed_bytes)
         try:
             partial.mkdir()
@@ -137,9 +143,9 @@ def write_checkpoint(
             write_checksums(partial)
             _read_back(partial)
         except (OSError, WriteError):
-            shutil.rmtree(partial, ignore_errors=True)  # room for the log to say so
+            remove_tree(partial, ignore_errors=True)  # room for the log to say so
             raise
-        if target.exists():  # written again, as when a run goes back to a checkpoint elsewhere
+        if os.path.lexists(target):  # written again, as when a run goes back to a checkpoint elsewhere
             _remove(target)
         partial.rename(target)
         sync_folder(folder)
@@ -211,7 +217,7 @@ def remove_old_checkpoints(folder: Path, keep: int) -> None:
 def remove_partial_checkpoints(folder: Path) -> None:
     """Delete what a kill left half-written or half-deleted."""
     for path in folder.glob(f"{_PARTIAL}*"):
-        shutil.rmtree(path)
+        remove_tree(path)
 
 
 def remove_later_checkpoints(folder: Path, step: int) -> None:
@@ -224,9 +230,9 @@ def remove_later_checkpoints(folder: Path, step: int) -> None:
 def _remove(checkpoint: Path) -> None:
     """Delete a checkpoint, which loses its name first: one that is half-deleted must not be taken for a damaged one."""
     doomed = checkpoint.with_name(f"{_PARTIAL}removed-{checkpoint.name}")
-    shutil.rmtree(doomed, ignore_errors=True)
+    remove_tree(doomed, ignore_errors=True)
     checkpoint.rename(doomed)
-    shutil.rmtree(doomed)
+    remove_tree(doomed)
 
 
 def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
@@ -359,7 +365,7 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
     """Write a Hugging Face folder and its checksums; each file replaces an older one whole."""
     partial = folder / f"{_PARTIAL}model"
     with explain_write_errors(folder):
-        shutil.rmtree(partial, ignore_errors=True)
+        remove_tree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
             weights = weights_of(model)
@@ -374,7 +380,7 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
                 path.replace(folder / path.name)
             sync_folder(folder)
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            remove_tree(partial, ignore_errors=True)
 
 
 def _save_vocabulary(folder: Path, vocab_file: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -80,6 +81,66 @@ def test_wrong_datasets_are_named(shard: Path, change: Callable[[h5py.File], Non
     with pytest.raises(DataError) as caught:
         hdf5.open_shard(shard)
     assert str(caught.value).startswith(f"{shard}: ") and message in str(caught.value)
+
+
+def move_out(file: h5py.File, how: str) -> None:
+    """Let a data set's values come from another file, where they are right."""
+    other = Path(file.filename).with_name("other")
+    values = file["input_ids"][:]
+    del file["input_ids"]
+    if how == "external storage":
+        values.tofile(other)
+        file.create_dataset("input_ids", values.shape, values.dtype, external=[(other, 0, values.nbytes)])
+        return
+    with h5py.File(other, "w") as target:
+        target["ids"] = values
+    if how == "external link":
+        file["input_ids"] = h5py.ExternalLink(other, "ids")
+    elif how == "virtual":
+        layout = h5py.VirtualLayout(values.shape, values.dtype)
+        layout[:] = h5py.VirtualSource(other, "ids", values.shape)
+        file.create_virtual_dataset("input_ids", layout)
+    else:
+        file["link"] = h5py.ExternalLink(other, "ids")
+        file["input_ids"] = h5py.SoftLink("/link")
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("external storage", "input_ids is stored in another file"),
+        ("external link", "input_ids is a link"),
+        ("soft link", "input_ids is a link"),
+        ("virtual", "input_ids is virtual"),
+    ],
+)
+def test_values_of_other_files_are_refused(shard: Path, how: str, message: str) -> None:
+    """A shard from elsewhere must not make its reader read, say, a key."""
+    with h5py.File(shard, "r+") as file:
+        move_out(file, how)
+    with h5py.File(shard) as file:
+        np.testing.assert_array_equal(file["input_ids"].shape, (5, 128))  # HDF5 itself would follow
+    with pytest.raises(DataError, match=message):
+        hdf5.open_shard(shard)
+
+
+def test_seldom_used_filters_are_refused(shard: Path) -> None:
+    with h5py.File(shard, "r+") as file:
+        values = file["input_ids"][:]
+        del file["input_ids"]
+        file.create_dataset("input_ids", data=values, chunks=(5, 128), scaleoffset=0)
+    with pytest.raises(DataError, match=r"input_ids is stored with HDF5's filters \[6\]"):
+        hdf5.open_shard(shard)
+
+
+@pytest.mark.parametrize("options", [{"compression": "lzf"}, {"shuffle": True, "fletcher32": True}])
+def test_common_filters_are_read(shard: Path, options: dict[str, Any]) -> None:
+    with h5py.File(shard, "r+") as file:
+        values = file["input_ids"][:]
+        del file["input_ids"]
+        file.create_dataset("input_ids", data=values, **options)
+    with hdf5.open_shard(shard) as file:
+        assert_same_record(hdf5.read_rows(file, 0, 1)[0], RECORDS[0])
 
 
 @pytest.mark.parametrize(

@@ -295,6 +295,22 @@ def test_a_manifest_that_is_none_is_refused(
         assert "manifest.json: not a manifest that this version wrote" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("name", ["../mine", "..", "/etc/hostname", "folder/../../mine", ""])
+def test_a_manifest_cannot_name_files_elsewhere(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else, in a folder from somewhere else, --overwrite would delete what it names."""
+    (tmp_path / "mine").write_text("keep")
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    manifest["outputs"][name] = manifest["outputs"]["part-0"]
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
+    for options in ([], ["--overwrite"]):
+        assert prepare(text_dir, vocab_file, tmp_path / "out", *options) == 2
+        assert f"the output {name!r} is not inside the folder" in capsys.readouterr().err
+    assert (tmp_path / "mine").read_text() == "keep"
+
+
 def test_hdf5_files_are_named_as_nvidias(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -184,3 +184,12 @@ def test_folders_must_lie_apart(tmp_path: Path, raw: Path, capsys: pytest.Captur
     for output in (raw, raw / "inside", tmp_path):
         assert corpus(raw, output) == 2
         assert "hold one another" in capsys.readouterr().err
+
+
+def test_a_link_where_the_corpus_is_made_is_not_written_through(tmp_path: Path, raw: Path) -> None:
+    """Others may make one where many users have their folders, as in /tmp."""
+    (tmp_path / "other").mkdir()
+    (tmp_path / ".out.partial").symlink_to("other")
+    assert corpus(raw, tmp_path / "out") == 0
+    assert list((tmp_path / "other").iterdir()) == []
+    assert not (tmp_path / "out").is_symlink()

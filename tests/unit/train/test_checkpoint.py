@@ -435,3 +435,41 @@ def test_what_is_no_model_folder(tmp_path: Path) -> None:
     for no_folder in ("nowhere", "good/config.json"):
         with pytest.raises(InputError, match=r"CHECKPOINT_DIR .* does not exist or is no folder"):
             check_model_folder(tmp_path / no_folder)
+
+
+def test_links_among_the_checkpoints(tmp_path: Path) -> None:
+    """In a folder from elsewhere: what they lead to is neither deleted nor written to, and saving goes on."""
+    other = save(tmp_path / "other", 9)
+    kept = {path.name: path.read_bytes() for path in other.iterdir()}
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for name in ("step-00000001", "step-00000003", "step-00000009", ".partial-step-00000003", ".partial-x"):
+        (folder / name).symlink_to(other)
+    (folder / "step-00000002").symlink_to("nowhere")
+    save(folder, 2)
+    save(folder, 3)
+    remove_later_checkpoints(folder, 3)
+    remove_old_checkpoints(folder, keep=1)
+    assert {path.name: path.read_bytes() for path in other.iterdir()} == kept
+    (newest,) = list_checkpoints(folder)
+    assert not newest.is_symlink()
+
+
+def test_a_link_in_place_of_the_temporary_model(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"keep")
+    (tmp_path / "model_save").mkdir()
+    (tmp_path / "model_save" / ".partial-model.safetensors").symlink_to(other)
+    save_model(tmp_path / "model_save", tiny_model(), tiny_config(), None)
+    assert other.read_bytes() == b"keep"
+    assert not (tmp_path / "model_save" / "model.safetensors").is_symlink()
+
+
+@pytest.mark.parametrize(("name", "value"), [("step", "../../x"), ("step", -1), ("step", 1.5), ("samples", "8")])
+def test_counts_that_are_none_are_damage(tmp_path: Path, name: str, value: object) -> None:
+    """They are compared, and become names of folders."""
+    saved = save(tmp_path, 1)
+    state = json.loads((saved / "state.json").read_text())
+    (saved / "state.json").write_text(json.dumps(state | {name: value}))
+    with pytest.raises(InputError, match=f"state.json is damaged: {name} is "):
+        read_state(saved)

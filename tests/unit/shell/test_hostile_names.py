@@ -1,0 +1,174 @@
+"""Values that a shell could take for something else arrive as they are, or are refused; none of them runs anything."""
+
+from __future__ import annotations
+
+import csv
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .sandbox import Call, Sandbox
+
+PHASE_1 = "quickstart/run_bert_pretrain_phase1.sh"
+PATHS = {
+    "OUTPUT_DIR": "--output-dir",
+    "DATASET_DIR": "--dataset-dir",
+    "EVAL_DIR": "--eval-dir",
+    "CHECKPOINT_DIR": "--checkpoint-dir",
+    "RESUME": "--resume",
+    "CONFIG_FILE": "--config-file",
+    "VOCAB_FILE": "--vocab-file",
+}
+TEXTS = {
+    "MLPERF_SUBMITTER": "--mlperf-submitter",
+    "MLPERF_PLATFORM": "--mlperf-platform",
+    "MLPERF_LOG": "--mlperf-log",
+    "RECIPE": "--recipe",
+}
+ONE_LINE = [
+    "$(touch injected)", "`touch injected`", "; touch injected;", "&& touch injected", "| touch injected",
+    "a'b", 'a"b', '",target=elsewhere,"', "a\\b", "*", "?[a]", "{a,b}", "~", "${HOME}", "$HOME", "!!", "#a",
+    "-rf", "--overwrite", "--privileged", "a=", "=", "a:b", "a,readonly", " a  b ", "%s%n", "ä€",
+]  # fmt: skip
+WITH_CONTROL_CHARACTERS = ["line\nbreak", "trailing\n", "\nleading", "carriage\rreturn", "tab\t", "\x1b[2J"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_runs(tmp_path: Path) -> Iterator[None]:
+    """Fail a test in which a value was run as a command."""
+    yield
+    assert list(tmp_path.rglob("injected")) == []
+
+
+def give_paths(sandbox: Sandbox, name: str, *, relative: bool = False) -> dict[str, str]:
+    """Set every path to one of that name, in a folder of the variable's or right where the script runs."""
+    paths = {}
+    for variable in PATHS:
+        make = sandbox.file if variable.endswith("_FILE") else sandbox.folder
+        paths[variable] = make(name if relative and variable == "DATASET_DIR" else f"{variable}/{name}")
+    sandbox.variables |= paths
+    if relative:
+        sandbox.variables["DATASET_DIR"] = name
+    return paths
+
+
+def value_of(call: Call, option: str) -> str:
+    """Return an option's value, given as a word of its own or with an equals sign."""
+    joined = [word.removeprefix(f"{option}=") for word in call.arguments if word.startswith(f"{option}=")]
+    return joined[0] if joined else call.value(option)
+
+
+def mounts(call: Call) -> set[tuple[str, ...]]:
+    """Return the fields of every mount, read as the engines read them: a record of CSV."""
+    return {tuple(row) for mount in call.values("--mount") for row in csv.reader([mount], strict=True)}
+
+
+@pytest.mark.parametrize("name", ONE_LINE + WITH_CONTROL_CHARACTERS)
+def test_paths_reach_the_trainer(phase_1: Sandbox, name: str) -> None:
+    paths = give_paths(phase_1, name)
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == 0, result.stderr
+    call = phase_1.calls("python3")[-1]
+    assert {variable: value_of(call, option) for variable, option in PATHS.items()} == paths
+
+
+@pytest.mark.parametrize("name", [name for name in ONE_LINE if name != "~"])
+def test_paths_reach_the_container(docker: Sandbox, name: str) -> None:
+    paths = give_paths(docker, name)
+    result = docker.run("run.sh")
+    assert result.returncode == 0, result.stderr
+    call = docker.calls("docker")[-1]
+    assert {variable: call.environment[variable] for variable in PATHS} == paths
+    assert set(PATHS) <= set(call.values("--env"))
+    assert mounts(call) == {
+        ("type=bind", f"source={path}", f"target={path}", *(["readonly"] if variable != "OUTPUT_DIR" else []))
+        for variable, path in paths.items()
+    }
+
+
+@pytest.mark.parametrize("name", WITH_CONTROL_CHARACTERS)
+@pytest.mark.parametrize("variable", ["OUTPUT_DIR", "CONFIG_FILE"])
+def test_paths_that_no_container_can_have_are_refused(docker: Sandbox, variable: str, name: str) -> None:
+    """An engine would mount another path, one that ends at the line break."""
+    make = docker.folder if variable == "OUTPUT_DIR" else docker.file
+    docker.variables[variable] = make(name)
+    result = docker.run("run.sh")
+    assert result.returncode == 2
+    (line,) = result.stderr.split("\n")[:-1]
+    assert line.startswith(f"run.sh: error: {variable}=") and "control character" in line and line.isprintable()
+    assert not any(call.arguments[0] == "run" for call in docker.calls("docker"))
+
+
+@pytest.mark.parametrize("name", ["-rf", "--overwrite", "-", "--", "~", "*", "a=", "none", "auto"])
+@pytest.mark.parametrize("script", [PHASE_1, "run.sh"])
+def test_relative_paths(docker: Sandbox, script: str, name: str) -> None:
+    give_paths(docker, name, relative=True)
+    result = docker.run(script)
+    assert result.returncode == 0, result.stderr
+    if script == "run.sh":
+        found = docker.calls("docker")[-1].environment["DATASET_DIR"]
+    else:
+        found = value_of(docker.calls("python3")[-1], "--dataset-dir")
+        assert not found.startswith("-")
+    assert (docker.directory / found).samefile(docker.directory / name)
+
+
+@pytest.mark.parametrize("text", ONE_LINE + WITH_CONTROL_CHARACTERS)
+def test_texts_arrive(docker: Sandbox, text: str) -> None:
+    docker.variables |= dict.fromkeys(TEXTS, text)
+    for script in (PHASE_1, "run.sh"):
+        result = docker.run(script)
+        assert result.returncode == 0, result.stderr
+    trainer, container = docker.calls("python3")[-1], docker.calls("docker")[-1]
+    assert {value_of(trainer, option) for option in TEXTS.values()} == {text}
+    assert text not in trainer.arguments or not text.startswith("-")
+    assert {container.environment[variable] for variable in TEXTS} == {text}
+    assert set(TEXTS) <= set(container.values("--env"))
+    assert text not in container.arguments
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["--label 'a=$(touch injected)'", '--label "a=`touch injected`"', "--label a=* ; touch injected",
+     "--label a\n--label b", "--label 'a=${HOME}' && touch injected", "--label ~ --label {a,b}"],
+)  # fmt: skip
+def test_docker_args_are_words_only(docker: Sandbox, written: str) -> None:
+    docker.variables["DOCKER_ARGS"] = written
+    result = docker.run("run.sh")
+    assert result.returncode == 0, result.stderr
+    words = shlex.split(written)
+    arguments = docker.calls("docker")[-1].arguments
+    assert arguments[-2 - len(words) : -2] == words
+
+
+@pytest.mark.parametrize(
+    "variable",
+    ["NNODES", "RANKS_PER_NODE", "TRAINING_PHASE", "PRECISION", "SCRIPT", "BENCHMARK", "DDP", "ALLOCATOR", "RUNTIME"],
+)
+@pytest.mark.parametrize("value", ["a[$(touch injected)]", "1\n2; touch injected", "$(touch injected)"])
+def test_words_are_chosen_not_evaluated(docker: Sandbox, variable: str, value: str) -> None:
+    """Bash evaluates what stands in arithmetic, subscripts and all."""
+    docker.variables[variable] = value
+    result = docker.run("run.sh")
+    assert result.returncode == 2
+    assert len(result.stderr.splitlines()) == 1 and f"{variable}=" in result.stderr
+
+
+@pytest.mark.parametrize("value", ["$(touch injected)", "a b", "a\n; touch injected", "-t", "*"])
+def test_build_arguments(sandbox: Sandbox, value: str) -> None:
+    sandbox.fake("docker")
+    sandbox.variables |= {"BASE_IMAGE": value, "PIP_INDEX_URL": value}
+    result = sandbox.run("build.sh")
+    assert result.returncode == 0, result.stderr
+    call = sandbox.calls("docker")[-1]
+    assert f"BASE_IMAGE={value}" in call.values("--build-arg")
+    assert call.environment["PIP_INDEX_URL"] == value
+
+
+def test_a_colon_in_model_dir(phase_1: Sandbox) -> None:
+    phase_1.folder("a:b/models/bert_large")
+    phase_1.variables["MODEL_DIR"] = str(phase_1.directory / "a:b")
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == 2 and "has a colon" in result.stderr
