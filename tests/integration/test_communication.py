@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bert_large.engines import ENGINES
+from bert_large.engines import available_engines
 from bert_large.train.checkpoint import list_checkpoints, read_state
 
 from tests.support.runs import PROJECT, Task, finish, run_torchrun, start_ranks, step_rows, without_timings
@@ -38,7 +38,7 @@ def assert_same_run(found: Path, expected: Path) -> None:
         assert (one / file).read_bytes() == (other / file).read_bytes(), file
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", available_engines())
 def test_sums_overlap_with_the_backward_pass(engine: str) -> None:
     """While it stands still before the first layer has ended, the first bucket is summed; none in other micro-batches.
 
@@ -75,7 +75,7 @@ def test_compressed_gradients(task: Task, plain: Path, tmp_path: Path) -> None:
     assert step_rows(found)[0]["gradient_norm"] != step_rows(plain)[0]["gradient_norm"]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", available_engines())
 def test_divided_state_is_the_same_run(task: Task, tmp_path: Path, engine: str) -> None:
     """LAMB's norms are of whole parameters wherever they are computed: not a bit differs, clipping included."""
     runs = [run_two(task, tmp_path / name, engine=engine, zero1=name == "divided") for name in ("divided", "whole")]

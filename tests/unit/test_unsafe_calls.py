@@ -30,12 +30,10 @@ UNSAFE_CALLS = {
     "yaml.full_load", "torch.hub.load", "torch.jit.load", "torch.export.load", "shutil.unpack_archive",
     "tempfile.mktemp", "xml.etree.ElementTree.parse",
 }  # fmt: skip
-# Between the ranks of one run these pickle; docs/SECURITY.md says whom that trusts.
+# They pickle what goes between ranks.
 OBJECT_COLLECTIVES = {"all_gather_object", "broadcast_object_list", "gather_object", "scatter_object_list",
                       "send_object_list", "recv_object_list"}  # fmt: skip
 ALLOWED = {
-    ("distributed/environment.py", "all_gather_object"),
-    ("distributed/environment.py", "broadcast_object_list"),
     ("files.py", "shutil.rmtree"),  # remove_tree, which follows no links
 }
 

@@ -79,13 +79,22 @@ class Ranks:
             distributed.barrier()
 
     def gather(self, value: Any) -> list[Any]:
-        """Return what every rank gives, in their order, on every rank."""
-        values = [value]
-        if self.world_size > 1:
-            self.meet()
-            values = [None] * self.world_size
-            distributed.all_gather_object(values, value)
-        return values
+        """Return what every rank gives, in their order, on every rank: what JSON has words for, tuples as lists.
+
+        Not pickled, as PyTorch's own would be: nothing that comes over the network can run code.
+        """
+        text = _to_bytes(value)
+        if self.world_size == 1:
+            return [_from_bytes(text)]
+        self.meet()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.world_size)]
+        distributed.all_gather(sizes, torch.tensor([len(text)]))
+        longest = max(int(size) for size in sizes)
+        texts = [torch.zeros(longest, dtype=torch.uint8) for _ in range(self.world_size)]
+        padded = torch.zeros(longest, dtype=torch.uint8)
+        padded[: len(text)] = text
+        distributed.all_gather(texts, padded)
+        return [_from_bytes(its[: int(size)]) for its, size in zip(texts, sizes, strict=True)]
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
@@ -98,13 +107,19 @@ class Ranks:
             yield
         except UserError as error:
             mine = error
-        errors = self.gather(mine)
-        found = next((rank for rank, error in enumerate(errors) if error is not None), None)
-        if found is not None:
-            self._end_alike()
-            if None in errors:
-                errors[found].args = (f"{errors[found]} (found by {self.names[found]})",)
-            raise errors[found]
+        if self.world_size == 1 and mine is not None:
+            raise mine
+        failures = self.gather(None if mine is None else [str(mine), mine.exit_code])
+        found = next((rank for rank, failure in enumerate(failures) if failure is not None), None)
+        if found is None:
+            return
+        self._end_alike()
+        message, exit_code = failures[found]
+        failure = mine if found == self.rank and mine is not None else UserError(message)
+        failure.exit_code = exit_code
+        if None in failures:
+            failure.args = (f"{message} (found by {self.names[found]})",)
+        raise failure
 
     def require_agreement(self, values: Mapping[str, Any]) -> None:
         """Refuse a run unless every rank gives the same values by name."""
@@ -117,12 +132,16 @@ class Ranks:
             self.heartbeat.close()
 
     def broadcast(self, value: Any) -> Any:
-        """Return rank 0's value on every rank; any object that pickles."""
-        holder = [value]
+        """Return rank 0's value on every rank; as `gather` takes and gives it."""
+        text = _to_bytes(value)
         if self.world_size > 1:
             self.meet()
-            distributed.broadcast_object_list(holder)
-        return holder[0]
+            size = torch.tensor([len(text)])
+            distributed.broadcast(size, src=0)
+            if not self.is_main:
+                text = torch.zeros(int(size), dtype=torch.uint8)
+            distributed.broadcast(text, src=0)
+        return _from_bytes(text)
 
     def broadcast_tensors(self, tensors: Sequence[torch.Tensor]) -> None:
         """Overwrite tensors with rank 0's."""
@@ -153,6 +172,14 @@ class Ranks:
         if self.backend is not None:
             lines.insert(0, f"backend {self.backend}: {self.backend_reason}")
         return lines + list(dict.fromkeys(remark for _, remark in places if remark))
+
+
+def _to_bytes(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
+
+
+def _from_bytes(text: torch.Tensor) -> Any:
+    return json.loads(text.numpy().tobytes())
 
 
 def restarts() -> int:

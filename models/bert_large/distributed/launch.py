@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from bert_large.distributed.topology import Topology, format_list, read_topology
 from bert_large.errors import InputError, UserError
 
 _DEFAULT_PORT = 29500  # torchrun's
+_LOOPBACK, _LOOPBACK_INTERFACE = "127.0.0.1", "lo"
 _STOP_SECONDS = 600
 """What torchrun gives ranks to end after a signal, instead of 30 s: they finish their step and save a checkpoint."""
 
@@ -35,7 +37,7 @@ class Plan:
     machines: Machines
     port: int | None
     interface: str | None
-    """Network interface for gloo; None: gloo's own choice, or the user's."""
+    """Network interface for gloo; None: the user's choice."""
     restarts: int
     """How often torchrun starts all ranks again after one has failed."""
     uses_torchrun: bool
@@ -43,14 +45,18 @@ class Plan:
     def torchrun_options(self) -> list[str]:
         """Return the options that torchrun is given."""
         options = ["--nproc-per-node", str(len(self.placements)), "--max-restarts", str(self.restarts), "--no-python"]
-        if self.machines.count == 1 and self.port is None:
-            return [*options, "--standalone", "--local-addr", "127.0.0.1"]  # else it needs a host name that resolves
+        if self.machines.count == 1:
+            # Not --standalone, which keeps pickles in a store that anybody on the network can write to.
+            address, port = _LOOPBACK, self.port or _free_port()
+            options += ["--local-addr", address]  # else it needs a host name that resolves
+        else:
+            address, port = str(self.machines.master), self.port or _DEFAULT_PORT
         return [
             *options,
             *("--nnodes", str(self.machines.count)),
             *("--node-rank", str(self.machines.own_position)),
-            *("--master-addr", self.machines.master or "127.0.0.1"),
-            *("--master-port", str(self.port or _DEFAULT_PORT)),
+            *("--master-addr", address),
+            *("--master-port", str(port)),
         ]
 
 
@@ -71,8 +77,8 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
     if threads is not None:
         placements = tuple(replace(placement, threads=threads) for placement in placements)
     interface = None
-    if machines.count > 1 and not variables.get("GLOO_SOCKET_IFNAME"):
-        interface = find_interface(machines)
+    if not variables.get("GLOO_SOCKET_IFNAME"):
+        interface = find_interface(machines) if machines.count > 1 else _LOOPBACK_INTERFACE
     restarts = whole_number(variables, "MAX_RESTARTS", least=0) or 0
     return Plan(
         topology=topology,
@@ -124,6 +130,13 @@ def start(plan: Plan, program: Sequence[str]) -> int:
     if plan.interface is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = plan.interface
     return _torchrun([*plan.torchrun_options(), sys.executable, "-m", bind.__name__, sys.executable, "-u", *program])
+
+
+def _free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as listener:
+        listener.bind((_LOOPBACK, 0))
+        return int(listener.getsockname()[1])
 
 
 def _torchrun(arguments: Sequence[str]) -> int:

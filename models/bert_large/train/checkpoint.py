@@ -243,22 +243,28 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
             defaults = dataclasses.asdict(Progress())
             newer = ("loss_scale", "masked_lm_accuracy", "skipped", "loss_trend")
             state = {name: defaults[name] for name in newer} | state
-        _check_types(state, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
-                             "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool,
-                             "identity": dict})  # fmt: skip
-        scale, skipped, trend = state["loss_scale"], state["skipped"], state["loss_trend"]
-        _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
-        _check_types(skipped, {"total": int, "in_a_row": int})
-        _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
-        progress = Progress(
-            state["step"], state["samples"], state["evaluation_due"], LossScale(**scale) if scale else None,
-            SkippedSteps(**skipped), LossTrend(**trend), state["masked_lm_accuracy"],
-        )  # fmt: skip
-        return progress, state["identity"]
+        identity = state.pop("identity", None) if isinstance(state, dict) else None
+        progress = progress_from(state)
+        if not isinstance(identity, dict):
+            raise ValueError(f"identity is {str(identity)[:60]}")
+        return progress, identity
     except FileNotFoundError:
         raise DamageError(f"{checkpoint} is no checkpoint to resume from: it has no {STATE_FILE}") from None
     except (ValueError, RecursionError) as error:
         raise DamageError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
+
+
+def progress_from(values: Any) -> Progress:
+    """Return the progress that `dataclasses.asdict` made these values of; `ValueError` if it cannot have."""
+    _check_types(values, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
+                          "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool})  # fmt: skip
+    scale, skipped, trend = values["loss_scale"], values["skipped"], values["loss_trend"]
+    _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
+    _check_types(skipped, {"total": int, "in_a_row": int})
+    _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
+    loss_scale = LossScale(**scale) if scale else None
+    parts = {"loss_scale": loss_scale, "skipped": SkippedSteps(**skipped), "loss_trend": LossTrend(**trend)}
+    return Progress(**{**values, **parts})
 
 
 def _check_types(values: Any, types: Mapping[str, Any]) -> None:
@@ -287,7 +293,7 @@ def load_checkpoint(
             moments = read_tensors(
                 checkpoint / MOMENTS_FILE, [moment for name in names for moment in moment_names(name)]
             )
-    progress = ranks.broadcast(progress)
+    progress = progress_from(ranks.broadcast(dataclasses.asdict(progress)))
     ranks.broadcast_tensors(list(weights_of(model).values()))
     held, held_moments = held_parameters(model, optimizer), {}
     for name, parameter in model.named_parameters():

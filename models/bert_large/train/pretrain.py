@@ -321,7 +321,8 @@ def _claim_folder(
             chosen = run_folder.claim(train, identity, restarted=restarts() > 0)
             start = checkpoint.read_state(chosen)[0] if chosen else start
             ended = run_folder.reason_ended(train)
-    return ranks.broadcast((chosen, start, ended))
+    folder, progress, ended = ranks.broadcast((str(chosen) if chosen else None, dataclasses.asdict(start), ended))
+    return Path(folder) if folder else None, checkpoint.progress_from(progress), ended
 
 
 def _load_weights(
