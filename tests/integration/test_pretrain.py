@@ -290,7 +290,8 @@ def test_damage_found_while_training_ends_the_run(task: Task, tmp_path: Path) ->
     os.utime(data, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     done = run_process(*task.arguments(tmp_path / "out", **settings, data_workers=1))
     assert done.returncode == 2
-    assert re.fullmatch(rf"bert-large pretrain: error: {data}: record \d+ at byte \d+: wrong checksum of a record .*\n", done.stderr)
+    found = r"record \d+ at byte \d+: wrong checksum of a record .*\n"
+    assert re.fullmatch(rf"bert-large pretrain: error: {data}: {found}", done.stderr)
     assert [row["step"] for row in step_rows(tmp_path / "out")] == list(range(1, 8))
 
 

@@ -165,7 +165,7 @@ def test_damaged_data_ends_all(task: Task, tmp_path: Path) -> None:
     for done in finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path / "out", dataset_dir=data.parent))):
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
-        assert f"error: {data}: byte " in line and "truncated" in line
+        assert f"error: {data}: record " in line and "runs past the end" in line
 
 
 def test_two_ranks_evaluate_as_one(task: Task, one_rank: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,8 @@ def test_from_text_to_records(tmp_path: Path) -> None:
     run_block(block(FROM_TEXT), tmp_path)
     records = tmp_path / "records"
     for folder, name in (("seq_128", "part-00000-of-00002_128"), ("seq_512", "part-00001-of-00002")):
-        assert sorted(path.name for path in (records / folder).iterdir()) == ["manifest.json", name]
+        visible = [path.name for path in (records / folder).iterdir() if not path.name.startswith(".")]
+        assert sorted(visible) == ["manifest.json", name]
     assert (records / "vocab.txt").read_text().startswith("[PAD]\n")
 
 

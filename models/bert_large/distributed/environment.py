@@ -260,23 +260,24 @@ def _join(asked: str | None, silence_seconds: float, timeout_seconds: float) -> 
     )  # fmt: skip
     heartbeat.start()
     backend, reason = choose_backend(asked)
-    with _output_to_stderr():  # gloo of PyTorch 2.8 says there that it is connected, where a command's JSON goes
+    with _output_dropped():  # gloo of PyTorch 2.8 says there that it is connected, where a command's JSON goes
         distributed.init_process_group(backend, store=connection, rank=rank, world_size=world_size, timeout=_NEVER)
     local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     return Ranks(rank, world_size, local_rank, backend, reason, names, heartbeat), heartbeat
 
 
 @contextlib.contextmanager
-def _output_to_stderr() -> Iterator[None]:
-    """Send to standard error what C++ code writes to standard output."""
+def _output_dropped() -> Iterator[None]:
+    """Drop what C++ code writes to standard output."""
     sys.stdout.flush()
-    output = os.dup(1)
-    os.dup2(2, 1)
+    output, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
     try:
         yield
     finally:
         os.dup2(output, 1)
         os.close(output)
+        os.close(nowhere)
 
 
 def _gather_keys(store: distributed.Store, name: str, world_size: int, timeout_seconds: float) -> list[bytes]:

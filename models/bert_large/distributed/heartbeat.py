@@ -27,6 +27,7 @@ BEATS_IN_SILENCE = 10
 """Beats in a row that a lost rank has missed."""
 _BEATS_IN_DOUBT = 4
 """The same once a collective has failed, when something is wrong for certain."""
+_CLOSING_SECONDS = 5.0
 _ADVICE = "Start the same command again on all hosts to go on from the last checkpoint"
 
 
@@ -150,11 +151,12 @@ class Heartbeat:
         self._left_to_main = threading.Event()
         """The main thread is ending the process."""
         self._closed = threading.Event()
+        self._threads = [threading.Thread(target=task, daemon=True) for task in (self._beat_on, self._guard_store)]
 
     def start(self) -> None:
         """Begin to beat and to watch."""
-        for task in (self._beat_on, self._guard_store):
-            threading.Thread(target=task, daemon=True).start()
+        for thread in self._threads:
+            thread.start()
 
     def note(self, doing: str) -> None:
         """Note that this rank gets on, and with what."""
@@ -184,10 +186,15 @@ class Heartbeat:
         time.sleep(self._beat_seconds)  # where this rank is the store's host, the others must read it before it ends
 
     def close(self) -> None:
-        """Watch no longer: all ranks are about to leave."""
+        """Watch no longer: all ranks are about to leave.
+
+        A thread that were still in the store's C++ code when Python ends would abort the process.
+        """
         self._left_to_main.set()
         self._closed.set()
         self._hurry.set()
+        for thread in self._threads:
+            thread.join(timeout=_CLOSING_SECONDS)
 
     def _beat_on(self) -> None:
         while not self._closed.is_set():

@@ -150,9 +150,9 @@ def make(store: MemoryStore) -> Iterator[Make]:
         return made[-1]
 
     yield make
+    store.reachable.set()
     for its in made:
         its.close()
-    store.reachable.set()
 
 
 @pytest.fixture
