@@ -15,6 +15,7 @@ from bert_large.distributed.topology import read_topology
 from bert_large.doctor import memory, processor, software, system
 from bert_large.doctor.data import check_data
 from bert_large.doctor.finding import OK, Finding
+from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
 from bert_large.engines.precision import read_cpu_flags
 from bert_large.files import free_bytes
@@ -68,10 +69,11 @@ def _software(cpu_flags: frozenset[str]) -> list[Finding]:
 def _memory(
     model: ModelConfig, phase: int | None, micro_batch_tokens: int, precision: str | None, plan: Plan | None
 ) -> list[Finding]:
+    precision = precision or "fp32"
+    if not computes("native", precision):
+        return [memory.no_prediction(precision)]
     longest = PHASE_SEQ_LENGTHS[phase or min(PHASE_SEQ_LENGTHS)]  # a micro-batch holds one sequence at least
-    need = memory.predict_memory(
-        model, precision=precision or "fp32", micro_batch_tokens=max(micro_batch_tokens, longest)
-    )
+    need = memory.predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
     count = 1 if plan is None else len(plan.placements)
     return [memory.check_memory(need, count, memory.read_available_bytes())]
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from bert_large.distributed.launch import Plan, describe_plan, make_plan
 from bert_large.distributed.topology import Topology
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
-from bert_large.engines import check_engine
+from bert_large.engines import computes
 from bert_large.engines.precision import PRODUCT_FLAGS, get_precision
 from bert_large.errors import InputError
 
@@ -19,9 +19,7 @@ def check_precision(cpu_flags: frozenset[str], asked: str | None) -> list[Findin
         description, warning = get_precision(asked).describe(cpu_flags)
         level = OK if warning is None else WARNING
         findings.append(Finding(level, "precision asked for", description, warning or ""))
-        try:
-            check_engine("native", asked)
-        except InputError:
+        if not computes("native", asked):
             findings.append(
                 Finding(
                     WARNING,
