@@ -15,8 +15,9 @@ from bert_large.engines.precision import PRODUCT_FLAGS, read_cpu_flags
 from tests.support.runs import process_environment
 
 TOLERANCE = 0.15
-SHAPE: dict[str, Any] = {"hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 4,
-         "vocab_size": 8192}  # fmt: skip
+SHAPE: dict[str, Any] = {
+    "hidden_size": 512, "intermediate_size": 2048, "num_attention_heads": 8, "num_hidden_layers": 4, "vocab_size": 8192,
+}  # fmt: skip
 TOKENS, LENGTH = 2048, 128
 
 

@@ -74,7 +74,8 @@ def predict_memory(model: ModelConfig, *, precision: str, micro_batch_tokens: in
     All of these add up: the engine keeps freed blocks, and those of different sizes do not serve each other.
     Against measured peaks of two and four layers of hidden size 1024, in fp32 and bf16, with 1024, 2048 and 4096 tokens
     (`bert-large bench train --compare`, one thread), it was 4% too low at worst, and with micro-batches all of one size
-    9% too high; of BERT-large in fp32 with 4096 tokens, 11.58 GiB, 3% too high.
+    9% too high; of BERT-large in fp32 with 4096 tokens, 11.58 GiB, 3% too high. One rank was measured: of several, each
+    is taken to need as much.
     """
     width = get_precision(precision).activation_dtype.itemsize
     hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
