@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
     "convert": ("bert_large.convert.command", "turn a TensorFlow checkpoint into a model folder, or the reverse"),
     "kernels": ("bert_large.engines.native.command", "build the native engine's kernels, as set-up does"),
+    "doctor": ("bert_large.doctor.command", "tell what this machine offers, and what is wrong with the set-up"),
     "ranks": ("bert_large.distributed.command", "show which ranks a run would start here, and what they are bound to"),
     "recipes": ("bert_large.recipes.command", "list the named hyperparameter sets"),
     "bench": ("bert_large.bench.command", "measure speed and memory, against matrix products and Hugging Face"),
