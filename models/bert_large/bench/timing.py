@@ -48,9 +48,7 @@ class Timing:
         }
 
 
-def alternate(
-    variants: Mapping[str, Variant], *, rounds: int, warmups: int, visible: bool = True
-) -> dict[str, Timing]:
+def alternate(variants: Mapping[str, Variant], *, rounds: int, warmups: int, visible: bool = True) -> dict[str, Timing]:
     """Run every variant once a round and return the timing of each over `rounds` rounds, after `warmups` untimed ones.
 
     Every other round goes through the variants backwards, so that none always follows the same one.

@@ -58,9 +58,8 @@ def stage_marker(stage: str) -> record_function:
 
 @contextlib.contextmanager
 def marked(owner: object, methods: Mapping[str, str]) -> Iterator[None]:
-    """Mark calls of an object's methods (those that it has) as of the stages named, as long as the context lasts."""
-    found = {name: stage for name, stage in methods.items() if hasattr(owner, name)}
-    shadows = {name: _in_stage(getattr(owner, name), stage) for name, stage in found.items()}
+    """Mark calls of an object's methods as of the stages named, as long as the context lasts."""
+    shadows = {name: _in_stage(getattr(owner, name), stage) for name, stage in methods.items()}
     vars(owner).update(shadows)  # also on a frozen dataclass; found before the class's own
     try:
         yield

@@ -36,13 +36,13 @@ from bert_large.observe.metrics import MetricsWriter, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
 from bert_large.observe.observer import Observer
 from bert_large.observe.results import summarize, write_results
-from bert_large.observe.step_profile import StepProfiler, check_size
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
 from bert_large.train.inputs import DATA_INDEX, open_eval_data, open_training_data, resolve_model_config, resolve_vocab
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
+from bert_large.train.profile import StepProfiler, check_size
 from bert_large.train.settings import (
     BENCHMARK_WARMUP_STEPS,
     Resolved,
@@ -272,11 +272,7 @@ def _build_loop(
             folder=run.train.output_dir / "profile",
             steps=run.train.profile_steps,
             start_step=start.step,
-            global_batch_size=run.train.global_batch_size,
-            model=model,
-            ranks=ranks,
-            precision=precision,
-            shards=shards,
+            runner=runner,
         )
         batches = profiler.watch(batches)
         observers.insert(0, profiler)

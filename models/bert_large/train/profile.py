@@ -19,16 +19,13 @@ from bert_large.bench.gemm import measure_flops_per_second
 from bert_large.bench.machine import describe_software
 from bert_large.bench.report import format_rows
 from bert_large.data.batch import RaggedBatch
-from bert_large.distributed.environment import Ranks
-from bert_large.distributed.sharding import ParameterShards
-from bert_large.engines.precision import Precision
 from bert_large.errors import InputError
 from bert_large.files import write_atomically
-from bert_large.model.bert import BertForPreTraining
 from bert_large.observe.console import LOGGER
 from bert_large.observe.flops import product_flops
 from bert_large.observe.metrics import EvalFigures, StepFigures, mean
 from bert_large.observe.stages import STAGES, StageSeconds, divide_step, marked, stage_marker
+from bert_large.train.step import StepRunner
 
 WARMUP_STEPS = 3
 """Steps of a process before the first that is profiled: memory and copies of weights are made in them."""
@@ -69,11 +66,7 @@ class StepProfiler:
     steps: int
     start_step: int
     """Steps that were done before this process."""
-    global_batch_size: int
-    model: BertForPreTraining
-    ranks: Ranks
-    precision: Precision
-    shards: ParameterShards | None = None
+    runner: StepRunner
     _step: contextlib.ExitStack | None = None
     """What ends the profile of the step in hand."""
     _profile: profile | None = None
@@ -93,20 +86,23 @@ class StepProfiler:
             if self._step is not None:
                 self._tokens += [batch.tokens for batch in micro_batches]
                 for batch in micro_batches:
-                    self._flops.update(product_flops(self.model.config, batch))
+                    self._flops.update(product_flops(self.runner.model.config, batch))
             yield micro_batches
 
     def step_starts(self, samples: int) -> None:
         """Profile the step if it is one of those."""
-        step = samples // self.global_batch_size
+        step = samples // self.runner.global_batch_size
         if not self.start_step + WARMUP_STEPS <= step < self.start_step + WARMUP_STEPS + self.steps:
             return
+        runner, engine = self.runner, self.runner.model.engine
         with contextlib.ExitStack() as stack:
-            stack.enter_context(marked(self.model.engine, _ENGINE_STAGES))
-            stack.enter_context(marked(self.model, {"next_sentence_logits": "head"}))
-            stack.enter_context(marked(self.ranks, {"sum": "communication"}))
-            if self.shards is not None:
-                stack.enter_context(marked(self.shards, {"share_weights": "communication"}))
+            stack.enter_context(marked(engine, {n: stage for n, stage in _ENGINE_STAGES.items() if hasattr(engine, n)}))
+            stack.enter_context(marked(runner.model, {"next_sentence_logits": "head"}))
+            stack.enter_context(marked(runner.ranks, {"sum": "communication"}))
+            if runner.shards is not None:
+                stack.enter_context(marked(runner.shards, {"share_weights": "communication"}))
+            if runner.ranks.world_size > 1:  # outside of autograd's nodes it waits for the sums of gradients
+                stack.enter_context(marked(runner, {"backward": "communication"}))
             self._profile = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
             stack.enter_context(record_function(_event_name(step + 1)))
             self._step = stack.pop_all()
@@ -117,9 +113,9 @@ class StepProfiler:
             return
         self._step.close()
         self._step = None
-        self.ranks.note(f"writing the profile of step {figures.step}")
+        self.runner.ranks.note(f"writing the profile of step {figures.step}")
         self._write_trace(figures.step, self._profile)
-        if self.ranks.is_main:
+        if self.runner.ranks.is_main:
             divided = divide_step(self._profile.events(), _event_name(figures.step))
             for stage, seconds in divided.items():
                 self._seconds[stage].total += seconds.total
@@ -152,31 +148,32 @@ class StepProfiler:
 
     def _write_trace(self, step: int, profiled: profile) -> None:
         self.folder.mkdir(exist_ok=True)
-        path = self.folder / f"rank{self.ranks.rank}_step{step}.json.gz"
-        with tempfile.NamedTemporaryFile(suffix=".json") as plain:
-            profiled.export_chrome_trace(plain.name)
-            with write_atomically(path) as file, gzip.open(file, "wb") as compressed, open(plain.name, "rb") as text:
+        path = self.folder / f"rank{self.runner.ranks.rank}_step{step}.json.gz"
+        with tempfile.TemporaryDirectory() as scratch:
+            plain = Path(scratch) / "trace.json"
+            profiled.export_chrome_trace(str(plain))
+            with write_atomically(path) as file, plain.open("rb") as text, gzip.open(file, "wb") as compressed:
                 shutil.copyfileobj(text, compressed)
 
     def _leave_table(self) -> None:
         """Measure the rate of products, on all ranks at once as in a step; write and log the table on rank 0."""
-        self.ranks.note("measuring the rate of matrix products")
-        model = self.model.config
+        self.runner.ranks.note("measuring the rate of matrix products")
+        model = self.runner.model.config
         rate = measure_flops_per_second(
             tokens=round(mean(sum(self._tokens), len(self._tokens))),
             hidden=model.hidden_size,
             intermediate=model.intermediate_size,
-            dtype=self.precision.activation_dtype,
+            dtype=self.runner.precision.activation_dtype,
         )
-        if not self.ranks.is_main:
+        if not self.runner.ranks.is_main:
             return
         steps = len(self._profiled)
         figures = {
             "steps": self._profiled,
-            "engine": self.model.engine.name,
-            "precision": self.precision.name,
-            "world_size": self.ranks.world_size,
-            "rank": self.ranks.rank,
+            "engine": self.runner.model.engine.name,
+            "precision": self.runner.precision.name,
+            "world_size": self.runner.ranks.world_size,
+            "rank": self.runner.ranks.rank,
             "micro_batches": len(self._tokens) / steps,
             "tokens": sum(self._tokens) / steps,
             "seconds": sum(seconds.total for seconds in self._seconds.values()) / steps,
