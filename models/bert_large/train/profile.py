@@ -29,8 +29,11 @@ from bert_large.train.step import StepRunner
 
 WARMUP_STEPS = 3
 """Steps of a process before the first that is profiled: memory and copies of weights are made in them."""
-_MAX_LAYER_PASSES = 4000
-"""Layers times micro-batches of a step: each leaves 100 events (native) to 300 (eager) of about 1 kB in memory."""
+_MAX_LAYER_PASSES = 700
+"""Layers times micro-batches of a step, so that its trace has some 60 MB before compression (native).
+
+Each leaves about 350 events of 260 bytes (native), or 2500 (eager and ipex, whose dropout masks are many small steps).
+"""
 _ENGINE_STAGES = {
     "embed_norm_dropout": "embedding",
     "attention_block": "attention",
@@ -50,8 +53,8 @@ def check_size(*, layers: int, sequences: int, max_seq_length: int, micro_batch_
     if layers * micro_batches > _MAX_LAYER_PASSES:
         raise InputError(
             f"--profile: a step of up to {micro_batches} micro-batches on a rank makes too large a trace, at most "
-            f"{_MAX_LAYER_PASSES // layers} with {layers} layers; lower --global-batch-size, a micro-batch's time is "
-            "the same"
+            f"{_MAX_LAYER_PASSES // layers} with {layers} layers; profile a lower "
+            "--global-batch-size, with --benchmark in an OUTPUT_DIR of its own: a micro-batch's time is the same"
         )
 
 
