@@ -218,6 +218,8 @@ class TrainConfig:
     """Seconds that the step in hand has to end in after SIGTERM or SIGINT; one that would take longer is dropped."""
     seed: int = 42
     benchmark: bool = False
+    profile_steps: int = 0
+    """Steps to profile, after the first few; 0: none."""
     resume: str = "auto"
 
     def __post_init__(self) -> None:

@@ -44,7 +44,7 @@ class TrainingLoop:
     batches: Iterator[list[RaggedBatch]]
     evaluate: Callable[[], EvalFigures] | None
     observers: Sequence[Observer]
-    """Told of the run's course; on the main rank only."""
+    """Told of the run's course; on other ranks than the main one there is a profiler at most."""
     identity: Mapping[str, Any]
     describe_samples: Callable[[int], list[dict[str, Any]]]
     """Where each sample of a step (from 0) lies."""
