@@ -90,12 +90,12 @@ def draw(chart: Chart, runs: Sequence[RecordedRun]) -> Figure:
     """Draw one chart of all runs; raises `InputError` without matplotlib."""
     with _style():
         from matplotlib.figure import Figure
-        from matplotlib.ticker import EngFormatter, NullFormatter, StrMethodFormatter
+        from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 
         figure = Figure(figsize=(5.6, 4.0), layout="constrained")
         axes = figure.subplots()
         axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.25)
+        axes.grid(alpha=0.15)
         axes.set_title(chart.title, loc="left")
         axes.set_xlabel("sequences trained on")
         axes.set_ylabel(chart.unit)
@@ -108,9 +108,11 @@ def draw(chart: Chart, runs: Sequence[RecordedRun]) -> Figure:
             _draw_levels(axes, runs, legend)
         if chart.from_zero:
             axes.set_ylim(bottom=0)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}") if _is_within_a_decade(axes) else NullFormatter())
+        thousands = EngFormatter(sep="")
+        plain = FuncFormatter(lambda value, place: thousands(value) if value >= 1000 else f"{value:g}")
+        axes.xaxis.set_major_formatter(thousands)
+        axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_minor_formatter(plain if _is_within_a_decade(axes) else NullFormatter())
         _draw_legend(figure, legend)
         return figure
 

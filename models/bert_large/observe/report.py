@@ -30,8 +30,8 @@ h1 {{ font-size: 1.6rem; margin: 0 }} h2 {{ font-size: 1.2rem; margin: 2.2rem 0 
 p, footer {{ color: var(--soft); margin: .3rem 0 }}
 .scroll {{ overflow-x: auto }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top }}
-thead th {{ white-space: nowrap }}
+th, td {{ padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top;
+  min-width: 8rem; max-width: 26rem; overflow-wrap: anywhere }}
 tbody th {{ font-weight: 400; color: var(--soft) }}
 tr.differs td {{ font-weight: 600 }}
 .name {{ overflow-wrap: anywhere }}
@@ -55,7 +55,7 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
         figures.append(f'<img src="{address}" width="403" height="288" alt="{escape(_describe(chart, runs))}">')
         if picture_dir is not None:
             pictures[picture_dir / f"{chart.name}.png"] = as_png(figure)
-    written = {page: _page(runs, figures).encode(), **pictures}
+    written = {page: _page(runs, figures).encode(errors="replace"), **pictures}
     for path, content in written.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as file:
@@ -66,13 +66,16 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
 def _charts_with_values(runs: Sequence[RecordedRun]) -> list[Chart]:
     """Return the charts worth a look: that of skipped updates only where there were any."""
     return [
-        chart for chart in CHARTS if chart.name != "skipped_updates" or any(_skipped_updates(run) != "0" for run in runs)
+        chart
+        for chart in CHARTS
+        if chart.name != "skipped_updates" or any(_skipped_updates(run) != "0" for run in runs)
     ]
 
 
 def _describe(chart: Chart, runs: Sequence[RecordedRun]) -> str:
     """Return what who cannot see a chart should know of it."""
-    return " ".join([f"{chart.title} ({chart.unit}) over sequences trained on.", *(_course(chart, run) for run in runs)])
+    courses = " ".join(_course(chart, run) for run in runs)
+    return f"{chart.title} ({chart.unit}) over sequences trained on. {courses}"
 
 
 def _course(chart: Chart, run: RecordedRun) -> str:
@@ -88,7 +91,7 @@ def _course(chart: Chart, run: RecordedRun) -> str:
 
 
 def _page(runs: Sequence[RecordedRun], figures: Iterable[str]) -> str:
-    title = f"{', '.join(run.label for run in runs)} – BERT pretraining"
+    title = f"{', '.join(run.label for run in runs)}: BERT pretraining"
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -126,8 +129,8 @@ def _summary(runs: Sequence[RecordedRun]) -> str:
         "ended": [run.ended or "not yet, or was stopped" for run in runs],
         "steps": [f"{run.steps[-1]['step']:,}" if run.steps else "0" for run in runs],
         "sequences": [f"{run.steps[-1]['samples']:,}" if run.steps else "0" for run in runs],
-        "last training loss": [_last(run.steps, "masked_lm_loss", "masked-LM") for run in runs],
-        "last evaluation": [_last(run.evaluations, "masked_lm_accuracy", "masked-LM accuracy") for run in runs],
+        "last step's masked-LM loss": [_last(run.steps, "masked_lm_loss") for run in runs],
+        "last evaluation's masked-LM accuracy": [_last(run.evaluations, "masked_lm_accuracy") for run in runs],
         "target accuracy": [_or_none(run.target_accuracy) for run in runs],
         "median sequences/s": [_median(run, "sequences_per_second") for run in runs],
         "median tokens/s": [_median(run, "tokens_per_second") for run in runs],
@@ -154,11 +157,11 @@ def _by_name(prefix: str, values: Sequence[Mapping[str, Any]]) -> dict[str, list
 
 def _table(runs: Sequence[RecordedRun], rows: Mapping[str, Sequence[str]], *, mark_differences: bool) -> str:
     """Return a table with a column per run."""
-    header = "".join(f'<th scope="col" class="name">{_named(number, run)}</th>' for number, run in enumerate(runs))
+    header = "".join(f'<th scope="col">{_named(number, run)}</th>' for number, run in enumerate(runs))
     body = []
     for name, values in rows.items():
         differs = ' class="differs"' if mark_differences and len(set(values)) > 1 else ""
-        cells = "".join(f'<td class="name">{escape(value)}</td>' for value in values)
+        cells = "".join(f"<td>{escape(value)}</td>" for value in values)
         body.append(f'<tr{differs}><th scope="row">{escape(name)}</th>{cells}</tr>')
     return (
         f'<div class="scroll"><table><thead><tr><td></td>{header}</tr></thead>\n'
@@ -196,9 +199,9 @@ def _named(number: int, run: RecordedRun) -> str:
     return f'<span class="swatch" style="background:{color}"></span>{escape(run.label)}'
 
 
-def _last(rows: Sequence[Mapping[str, Any]], name: str, title: str) -> str:
+def _last(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [row[name] for row in rows if row.get(name) is not None]
-    return f"{title} {values[-1]:.4f}" if values else "none"
+    return f"{values[-1]:.4f}" if values else "none"
 
 
 def _median(run: RecordedRun, name: str) -> str:
