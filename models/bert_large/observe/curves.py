@@ -144,7 +144,7 @@ def _style() -> Iterator[None]:
     except ModuleNotFoundError:
         raise InputError("drawing needs matplotlib, which is not installed; pip install 'bert-large[plot]'") from None
     inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color", "grid.color")
-    style = {
+    style: dict[Any, Any] = {
         **dict.fromkeys(inked, INK),
         "legend.frameon": False,
         "svg.fonttype": "none",

@@ -118,7 +118,8 @@ def test_bar_shows_the_last_step_on_one_line(monkeypatch: pytest.MonkeyPatch) ->
         terminal = Terminal()
         monkeypatch.setattr(sys, "stderr", terminal)
         progress = Progress(28252, "step", visible=True, initial=12344)
-        progress._bar.dynamic_ncols, progress._bar.ncols = None, columns
+        monkeypatch.setattr(progress._bar, "dynamic_ncols", None)
+        monkeypatch.setattr(progress._bar, "ncols", columns)
         progress.advance(status=step_status(step_figures(2)))
         progress.within("step 12346: 1/8 sequences")
         last = terminal.getvalue().split("\r")[-1]
