@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -46,11 +47,11 @@ def tensorboard(folder: Path) -> Iterator[str]:
         server.communicate(timeout=60)
 
 
-def ask(address: str, route: str, **query: str) -> dict[str, dict[str, object]] | list[list[float]]:
+def ask(address: str, route: str, **query: str) -> Any:
+    """Return the JSON that a route of the scalars' API answers."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{address}/data/plugin/scalars/{route}?{urlencode(query)}", timeout=60) as reply:
-        answer: dict[str, dict[str, object]] | list[list[float]] = json.load(reply)
-    return answer
+        return json.load(reply)
 
 
 def test_tensorboard_serves_what_metrics_say(tmp_path: Path) -> None:
@@ -69,7 +70,7 @@ def test_tensorboard_serves_what_metrics_say(tmp_path: Path) -> None:
                     expected.setdefault(f"{group}/{name}", []).append((row["step"], value))
     with tensorboard(tmp_path) as address:
         tags = ask(address, "tags")
-        assert isinstance(tags, dict) and list(tags) == ["run/tensorboard"]
+        assert list(tags) == ["run/tensorboard"]
         assert set(tags["run/tensorboard"]) == set(expected)
         for tag, values in expected.items():
             served = ask(address, "scalars", run="run/tensorboard", tag=tag)
