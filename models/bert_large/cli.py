@@ -27,7 +27,7 @@ COMMANDS = {
     "ranks": ("bert_large.distributed.command", "show which ranks a run would start here, and what they are bound to"),
     "recipes": ("bert_large.recipes.command", "list the named hyperparameter sets"),
     "bench": ("bert_large.bench.command", "measure speed and memory, against matrix products and Hugging Face"),
-    "plot": ("bert_large.observe.plot_command", "draw loss curves of runs as a PNG"),
+    "report": ("bert_large.observe.report_command", "show runs on one page: curves, settings, machine, restarts"),
 }
 
 

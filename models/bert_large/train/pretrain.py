@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import bert_large
-from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig, flatten
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.order import SampleOrder
@@ -191,7 +191,7 @@ def _common_settings(run: Run, engine: Operations) -> dict[str, Any]:
     train = dataclasses.asdict(run.train)
     for own in ("output_dir", "resume", "micro_batch_tokens", "engine"):
         del train[own]
-    return run_folder.flatten(
+    return flatten(
         {
             **train,
             **dataclasses.asdict(run.ranks),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, flatten
 from bert_large.errors import DamageError, InputError
 from bert_large.files import write_atomically
 from bert_large.observe.console import LOGGER
@@ -100,14 +100,6 @@ def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, 
                 else ""
             )
         )
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level: `{"model.hidden_size": 1024}`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
 
 
 def mark_ended(train: TrainConfig, reason: str) -> None:
