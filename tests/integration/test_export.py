@@ -51,8 +51,15 @@ def test_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: s
     import onnx
     import onnxruntime
     import transformers
-    from bert_large.export.onnx_graph import INPUTS, OUTPUTS, TOLERANCE, ragged_outputs, relative_difference
-    from bert_large.export.onnx_graph import run_session, sample_batch
+    from bert_large.export.onnx_graph import (
+        INPUTS,
+        OUTPUTS,
+        TOLERANCE,
+        ragged_outputs,
+        relative_difference,
+        run_session,
+        sample_batch,
+    )
 
     assert sorted(path.name for path in onnx_folder.iterdir()) == ["encoder.onnx", "pretraining.onnx"]
     path = str(onnx_folder / f"{graph}.onnx")
