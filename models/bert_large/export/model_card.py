@@ -83,10 +83,11 @@ def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
         raise InputError(f"--run-dir {folder}: its files are damaged: {error!r}") from None
     last_step = {name: value for name, value in steps[-1].items() if name in _STEP_FIGURES} if steps else {}
     last_evaluation = {name: value for name, value in evaluations[-1].items() if name != "event"} if evaluations else {}
-    sections = [
-        "## Training\n\nSettings of the run of `bert-large` that this model comes from; `data` is a digest of its "
-        f"records. Training before that run, of an earlier phase, is not recorded with it.\n\n{_table(settings)}\n\n{end}"
-    ]
+    introduction = (
+        "Settings of the run of `bert-large` that this model comes from; `data` is a digest of its records. Training "
+        "before that run, of an earlier phase, is not recorded with it."
+    )
+    sections = [f"## Training\n\n{introduction}\n\n{_table(settings)}\n\n{end}"]
     for title, values in (
         ("Last evaluation, on held-out records", last_evaluation),
         ("Last step, on the training records", last_step),

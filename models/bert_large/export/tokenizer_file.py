@@ -7,6 +7,7 @@ library's tables lower and Python's, if older, do not know: 55 code points with 
 
 from __future__ import annotations
 
+import functools
 import sys
 import unicodedata
 from collections.abc import Callable
@@ -53,8 +54,8 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer
 
 
 def _normalizer(do_lower_case: bool) -> Normalizer:
-    cleaned = TextNormalizer(do_lower_case=False)
-    steps = [Replace(Regex("[\t\n\r]"), " "), Replace(Regex(_class_of(lambda character: not cleaned(character))), "")]
+    removed, _ = _removed_and_alone()
+    steps = [Replace(Regex("[\t\n\r]"), " "), Replace(Regex(removed), "")]
     if do_lower_case:
         steps += [
             Replace(Regex(_final_sigmas()), _FINAL_SIGMA),
@@ -66,11 +67,21 @@ def _normalizer(do_lower_case: bool) -> Normalizer:
 
 
 def _pre_tokenizer() -> PreTokenizer:
-    cleaned = TextNormalizer(do_lower_case=False)
-    alone = _class_of(lambda character: cleaned(character) == f" {character} ")
+    _, alone = _removed_and_alone()
     return PreTokenizers([WhitespaceSplit(), Split(Regex(alone), "isolated")])
 
 
+@functools.cache
+def _removed_and_alone() -> tuple[str, str]:
+    """Return the classes of characters that go, and of those that stand as words of their own."""
+    cleaned = TextNormalizer(do_lower_case=False)
+    return (
+        _class_of(lambda character: not cleaned(character)),
+        _class_of(lambda character: cleaned(character) == f" {character} "),
+    )
+
+
+@functools.cache
 def _final_sigmas() -> str:
     """Return a pattern of sigmas that end a word: they are lowered to a form of their own, which `Lowercase` is not.
 
