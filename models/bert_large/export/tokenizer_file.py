@@ -55,7 +55,7 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer
 
 def _normalizer(do_lower_case: bool) -> Normalizer:
     removed, _ = _removed_and_alone()
-    steps = [Replace(Regex("[\t\n\r]"), " "), Replace(Regex(removed), "")]
+    steps: list[Normalizer] = [Replace(Regex("[\t\n\r]"), " "), Replace(Regex(removed), "")]
     if do_lower_case:
         steps += [
             Replace(Regex(_final_sigmas()), _FINAL_SIGMA),
