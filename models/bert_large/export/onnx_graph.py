@@ -78,7 +78,7 @@ def export_onnx(
     transformers.utils.logging.disable_progress_bar()
     theirs = transformers.BertForPreTraining.from_pretrained(
         str(checkpoint_dir), attn_implementation="eager", local_files_only=True
-    ).eval()
+    )  # in evaluation mode
     make_folder(output_dir)
     for graph in graphs:
         path = output_dir / f"{graph}.onnx"
