@@ -37,7 +37,7 @@ prepare() {
     --dupe-factor "$dupe_factor" --random-seed 12345 "$@"
 }
 
-for name in text held_out_text dataset phase1 phase2 vocab.txt bert_config.json loss_curves.png; do
+for name in text held_out_text dataset phase1 phase2 vocab.txt bert_config.json curves report.html; do
   rm -rf -- "${DEMO_DIR:?}/$name"
 done
 mkdir -p -- "$DEMO_DIR"
@@ -59,6 +59,7 @@ say "phase 2"
 OUTPUT_DIR="$DEMO_DIR/phase2" CHECKPOINT_DIR="$DEMO_DIR/phase1/model_save" "$QUICKSTART_DIR/run_bert_pretrain_phase2.sh"
 
 say "what was learned"
-"$PYTHON" -m bert_large plot "$DEMO_DIR/phase1" "$DEMO_DIR/phase2" --output-file "$DEMO_DIR/loss_curves.png" >/dev/null
+"$PYTHON" -m bert_large report "$DEMO_DIR/phase1" "$DEMO_DIR/phase2" \
+  --output-file "$DEMO_DIR/report.html" --png-dir "$DEMO_DIR/curves" >/dev/null
 "$PYTHON" "$QUICKSTART_DIR/demo_report.py" "$DEMO_DIR"
 printf 'finished in %d s\n' $((SECONDS - started))

@@ -26,7 +26,8 @@ def main() -> int:
         print(f"{label:40} {before[name]:15.4f} {after[name]:15.4f}")
     print(f"{'accuracy of the most frequent token':40} {guess:15.4f} {guess:15.4f}")
     print(f"model:       {demo / 'phase2' / 'model_save'}")
-    print(f"loss curves: {demo / 'loss_curves.png'}")
+    print(f"loss curves: {demo / 'curves/masked_lm_loss.png'}")
+    print(f"all curves, settings and times: {demo / 'report.html'}")
     if after["masked_lm_accuracy"] < PLAINLY * guess:
         print(f"error: the accuracy after is below {PLAINLY} times the most frequent token's", file=sys.stderr)
         return 1

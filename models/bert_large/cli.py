@@ -22,11 +22,13 @@ COMMANDS = {
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
     "convert": ("bert_large.convert.command", "turn a TensorFlow checkpoint into a model folder, or the reverse"),
+    "export": ("bert_large.export.command", "turn a model folder into ONNX, or a Hugging Face folder with a card"),
     "kernels": ("bert_large.engines.native.command", "build the native engine's kernels, as set-up does"),
+    "doctor": ("bert_large.doctor.command", "tell what this machine offers, and what is wrong with the set-up"),
     "ranks": ("bert_large.distributed.command", "show which ranks a run would start here, and what they are bound to"),
     "recipes": ("bert_large.recipes.command", "list the named hyperparameter sets"),
     "bench": ("bert_large.bench.command", "measure speed and memory, against matrix products and Hugging Face"),
-    "plot": ("bert_large.observe.plot_command", "draw loss curves of runs as a PNG"),
+    "report": ("bert_large.observe.report_command", "show runs on one page: curves, settings, machine, restarts"),
 }
 
 

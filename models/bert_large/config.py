@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -218,6 +219,8 @@ class TrainConfig:
     """Seconds that the step in hand has to end in after SIGTERM or SIGINT; one that would take longer is dropped."""
     seed: int = 42
     benchmark: bool = False
+    profile_steps: int = 0
+    """Steps to profile, after the first few; 0: none."""
     resume: str = "auto"
 
     def __post_init__(self) -> None:
@@ -286,3 +289,11 @@ def check_precision(name: str) -> None:
 def reference_eval_every_samples(global_batch_size: int) -> int:
     """Return the samples between evaluations that the MLPerf BERT rules set for a global batch size."""
     return int(0.05 * (230.23 * global_batch_size + 3_000_000) / 25_000) * 25_000
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level: `{"model.hidden_size": 1024}`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
+    return flat

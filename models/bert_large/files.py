@@ -34,18 +34,19 @@ def explain_write_errors(path: Path, needed_bytes: int | None = None) -> Iterato
 def _write_error(path: Path, reason: str, needed_bytes: int | None) -> WriteError:
     needed = "" if needed_bytes is None else f", {describe_bytes(needed_bytes)} needed"
     return WriteError(
-        f"{path} could not be written: {reason}; {describe_bytes(_free_bytes(path))} free there{needed}. Make room and "
+        f"{path} could not be written: {reason}; {describe_bytes(free_bytes(path))} free there{needed}. Make room and "
         "start the same command again: it goes on from what is finished"
     )
 
 
 def require_free_bytes(path: Path, needed_bytes: int) -> None:
     """Raise `WriteError` when the file system that `path` will be on has less room; a quota is not seen."""
-    if _free_bytes(path) < needed_bytes:
+    if free_bytes(path) < needed_bytes:
         raise _write_error(path, os.strerror(errno.ENOSPC), needed_bytes)
 
 
-def _free_bytes(path: Path) -> int:
+def free_bytes(path: Path) -> int:
+    """Return the room on the file system that `path` is on, or will be."""
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free
 

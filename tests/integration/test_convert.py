@@ -252,8 +252,8 @@ def test_a_full_disk(
 def test_after_a_kill(variables: Variables, config_file: Path, tmp_path: Path) -> None:
     """What was left half-written is no reason to refuse the folder, and goes."""
     prefix, out = save_tf(tmp_path / "model.ckpt-1", variables), tmp_path / "out"
-    (out / ".partial-convert").mkdir(parents=True)
-    (out / ".partial-convert" / "model.safetensors").write_bytes(b"half")
+    (out / ".partial-output").mkdir(parents=True)
+    (out / ".partial-output" / "model.safetensors").write_bytes(b"half")
     assert convert(prefix, config_file, out) == 0
     assert sorted(files_of(out)) == ["checksums.json", "config.json", "model.safetensors"]
     check_checksums(out)

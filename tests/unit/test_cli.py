@@ -20,7 +20,7 @@ from tests.support.runs import process_environment, run_process
 
 
 def failing_command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | int) -> None:
-    """Make `bert-large plot` take no options and end with `outcome`."""
+    """Make `bert-large report` take no options and end with `outcome`."""
 
     def run(arguments: argparse.Namespace) -> int:
         if isinstance(outcome, BaseException):
@@ -36,13 +36,13 @@ def failing_command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | in
     [
         (0, 0, ""),
         (143, 143, ""),
-        (UserError("the loss is not finite"), 1, "bert-large plot: error: the loss is not finite\n"),
-        (InputError("DATASET_DIR is empty"), 2, "bert-large plot: error: DATASET_DIR is empty\n"),
-        (DataError("part-0: byte 5"), 2, "bert-large plot: error: part-0: byte 5\n"),
+        (UserError("the loss is not finite"), 1, "bert-large report: error: the loss is not finite\n"),
+        (InputError("DATASET_DIR is empty"), 2, "bert-large report: error: DATASET_DIR is empty\n"),
+        (DataError("part-0: byte 5"), 2, "bert-large report: error: part-0: byte 5\n"),
         (
             OSError(28, "No space left on device", "/full"),
             1,
-            "bert-large plot: error: [Errno 28] No space left on device: '/full'\n",
+            "bert-large report: error: [Errno 28] No space left on device: '/full'\n",
         ),
         (KeyboardInterrupt(), 130, ""),
     ],
@@ -56,7 +56,7 @@ def test_exit_codes(
 ) -> None:
     """2: wrong input, 1: any other failure; the reason is one line on standard error."""
     failing_command(monkeypatch, outcome)
-    assert main(["plot"]) == code
+    assert main(["report"]) == code
     assert capsys.readouterr() == ("", printed)
 
 
@@ -64,7 +64,7 @@ def test_defects_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no user's error keeps its traceback."""
     failing_command(monkeypatch, ZeroDivisionError())
     with pytest.raises(ZeroDivisionError):
-        main(["plot"])
+        main(["report"])
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["pretrain"], ["pretrain", "--dataset-dir"], ["recipes", "--x"]])
@@ -119,7 +119,7 @@ def test_as_a_module() -> None:
     """`python -m bert_large` returns the exit code."""
     done = run_process("recipes")
     assert (done.returncode, done.stderr) == (0, "") and "intel" in done.stdout
-    assert run_process("plot", "nowhere", "--output-file", "x.png").returncode == 2
+    assert run_process("report", "nowhere", "--output-file", "x.html").returncode == 2
 
 
 def test_preparation_does_not_import_torch() -> None:
@@ -139,7 +139,7 @@ def test_process_1_ends_at_a_signal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getpid", lambda: 1)
     monkeypatch.setattr(os, "_exit", ended.append)
     try:
-        assert main(["plot"]) == 0
+        assert main(["report"]) == 0
         signal.raise_signal(signal.SIGTERM)
     finally:
         signal.signal(signal.SIGTERM, before)

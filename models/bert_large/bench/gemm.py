@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
+from bert_large.bench.timing import Variant, alternate
+
 
 @dataclass(frozen=True)
 class Product:
@@ -93,3 +95,14 @@ class LinearProducts:
             product.forward()
         for product in reversed(products):
             product.backward()
+
+
+def measure_flops_per_second(*, tokens: int, hidden: int, intermediate: int, dtype: torch.dtype) -> float:
+    """Return the rate of a layer's products here and now: the best of a few rounds of the faster form."""
+    products = LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
+    forms = {
+        "fused": Variant(lambda round_: products.run(products.fused)),
+        "separate": Variant(lambda round_: products.run(products.separate)),
+    }
+    timings = alternate(forms, rounds=5, warmups=1, visible=False)
+    return products.flops / min(timing.minimum for timing in timings.values())

@@ -48,13 +48,14 @@ class Timing:
         }
 
 
-def alternate(variants: Mapping[str, Variant], *, rounds: int, warmups: int) -> dict[str, Timing]:
+def alternate(variants: Mapping[str, Variant], *, rounds: int, warmups: int, visible: bool = True) -> dict[str, Timing]:
     """Run every variant once a round and return the timing of each over `rounds` rounds, after `warmups` untimed ones.
 
     Every other round goes through the variants backwards, so that none always follows the same one.
+    `visible` shows how far it is.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    progress = Progress((warmups + rounds) * len(variants), "run", visible=True)
+    progress = Progress((warmups + rounds) * len(variants), "run", visible=visible)
     try:
         for round_ in range(warmups + rounds):
             for name in list(variants)[:: -1 if round_ % 2 else 1]:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from bert_large.config import ACTIVATIONS, ModelConfig
 from bert_large.errors import InputError
+from bert_large.options import check_options
 
-# The options of each way: (needed, allowed); those of the other way are refused.
-_FROM_TF = ("config_file", "output_dir"), ("moments", "gelu")
-_TO_TF = ("checkpoint_dir",), ("global_step",)
+# The options that each way needs, and all that it has; those of the other way are refused.
+_FROM_TF_NEEDS, _TO_TF_NEEDS = ("config_file", "output_dir"), ("checkpoint_dir",)
+_FROM_TF, _TO_TF = (*_FROM_TF_NEEDS, "moments", "gelu"), (*_TO_TF_NEEDS, "global_step")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.convert.model_folder import from_tensorflow, to_tensorflow  # imports torch
 
     if arguments.tf_checkpoint is not None:
-        _check_options(arguments, "--tf-checkpoint", _FROM_TF, _TO_TF)
+        check_options(arguments, "--tf-checkpoint", _FROM_TF_NEEDS, _TO_TF)
         parameters, resumable = from_tensorflow(
             arguments.tf_checkpoint,
             ModelConfig.from_json(arguments.config_file, arguments.gelu),
@@ -51,29 +52,10 @@ def run(arguments: argparse.Namespace) -> int:
         if resumable is not None:
             print(f"continue with: bert-large pretrain --resume {resumable}")
         return 0
-    _check_options(arguments, "--to-tf", _TO_TF, _FROM_TF)
+    check_options(arguments, "--to-tf", _TO_TF_NEEDS, _FROM_TF)
     step = arguments.global_step or 0
     if step < 0:
         raise InputError(f"--global-step is {step}, expected 0 or more")
     variables = to_tensorflow(arguments.checkpoint_dir, arguments.to_tf, step=step, overwrite=arguments.overwrite)
     print(f"wrote {variables} variables to {arguments.to_tf}")
     return 0
-
-
-def _check_options(
-    arguments: argparse.Namespace,
-    way: str,
-    own: tuple[tuple[str, ...], tuple[str, ...]],
-    others: tuple[tuple[str, ...], tuple[str, ...]],
-) -> None:
-    """Raise `InputError` when an option is missing, or belongs to the other way and would be ignored."""
-    missing = [_option(name) for name in own[0] if getattr(arguments, name) is None]
-    if missing:
-        raise InputError(f"{way} needs {' and '.join(missing)}")
-    foreign = [_option(name) for names in others for name in names if getattr(arguments, name) is not None]
-    if foreign:
-        raise InputError(f"{', '.join(foreign)} cannot be given with {way}")
-
-
-def _option(name: str) -> str:
-    return f"--{name.replace('_', '-')}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bert_large.checksums import CHECKSUMS_FILE
 from bert_large.config import ModelConfig
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint, checkpoint_files, import_tensorflow, write_checkpoint
 from bert_large.convert.weights import (
@@ -19,11 +18,11 @@ from bert_large.convert.weights import (
 )
 from bert_large.errors import InputError
 from bert_large.files import remove_tree, sync_folder
+from bert_large.output_folder import make_folder, partial_folder, publish_model, require_free
 from bert_large.train import checkpoint
 from bert_large.train.run_folder import imported_identity
 
 CHECKPOINTS = "checkpoints"
-_PARTIAL = ".partial-convert"
 
 
 def from_tensorflow(
@@ -34,14 +33,11 @@ def from_tensorflow(
     All names, types and shapes are checked before anything is written; `config.json` comes last, so a folder that has
     it is whole. Memory: the weights once, and then the moments once.
     """
-    _require_free(folder, overwrite)
+    require_free(folder, overwrite=overwrite)
     source, shapes = TensorFlowCheckpoint(prefix), parameter_shapes(config)
     check_variables(source, shapes)
     slots, step = (choose_slots(source, shapes), read_step(source)) if moments else (None, 0)
-    partial = folder / _PARTIAL
-    remove_tree(partial)
-    _make_folder(partial)
-    try:
+    with partial_folder(folder) as partial:
         model = skeleton(config)
         model.load_state_dict(read_parameters(source, shapes), assign=True)
         checkpoint.save_model(partial, model, config, None)
@@ -53,9 +49,8 @@ def from_tensorflow(
                 checkpoint.Progress(step, samples=None),
                 imported_identity(str(prefix), config),
             )
-        _publish(partial, folder)
-    finally:
-        remove_tree(partial, ignore_errors=True)
+        _publish_checkpoints(partial / CHECKPOINTS, folder / CHECKPOINTS)
+        publish_model(partial, folder)
     resumable = checkpoint.list_checkpoints(folder / CHECKPOINTS)[-1] if slots is not None else None
     return sum(parameter.numel() for parameter in model.parameters()), resumable
 
@@ -70,40 +65,16 @@ def to_tensorflow(folder: Path, prefix: Path, *, step: int, overwrite: bool) -> 
         raise InputError(f"--to-tf {prefix}: {existing[0]} exists already; give --overwrite to replace it")
     model = skeleton(config).to_empty(device="cpu")
     checkpoint.load_model(folder, model)
-    _make_folder(prefix.parent)
+    make_folder(prefix.parent)
     variables = to_variables(checkpoint.weights_of(model), step)
     write_checkpoint(prefix, variables)
     return len(variables)
 
 
-def _require_free(folder: Path, overwrite: bool) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"--output-dir {folder} is a file; name a folder")
-    found = sorted(path.name for path in folder.glob("*") if path.name != _PARTIAL)
-    if found and not overwrite:
-        raise InputError(
-            f"--output-dir {folder} is not empty: it holds {found[0]}; name an empty folder, or give --overwrite to "
-            "replace the files that convert writes"
-        )
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"the output folder {folder} cannot be made: {error.strerror}; choose another") from None
-
-
-def _publish(partial: Path, folder: Path) -> None:
-    """Move what was written to its place, `config.json` last: without it no command takes a folder for a model."""
-    for name in (checkpoint.CONFIG_FILE, CHECKSUMS_FILE):
-        (folder / name).unlink(missing_ok=True)
-    for written in checkpoint.list_checkpoints(partial / CHECKPOINTS):
-        place = folder / CHECKPOINTS / written.name
-        place.parent.mkdir(exist_ok=True)
+def _publish_checkpoints(partial: Path, folder: Path) -> None:
+    for written in checkpoint.list_checkpoints(partial):
+        place = folder / written.name
+        folder.mkdir(exist_ok=True)
         remove_tree(place)
         written.replace(place)
-        sync_folder(place.parent)
-    for name in (checkpoint.WEIGHTS_FILE, CHECKSUMS_FILE, checkpoint.CONFIG_FILE):
-        (partial / name).replace(folder / name)
-    sync_folder(folder)
+        sync_folder(folder)

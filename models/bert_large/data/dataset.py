@@ -19,7 +19,7 @@ from bert_large.data.tfrecord import decode_record, masked_crc32c, open_shard, r
 from bert_large.errors import DataError, InputError
 
 EVAL_FOLDERS = ("eval", "eval_set_uncompressed")
-_MAX_OPEN_FILES = 512  # a process may often have 1024; NVIDIA's data are 2048 shards
+MAX_OPEN_FILES = 512  # a process may often have 1024; NVIDIA's data are 2048 shards
 
 
 def find_training_folder(dataset_dir: Path, max_seq_length: int) -> Path:
@@ -177,7 +177,7 @@ class Dataset:
 
     def _open(self, shard: int, opener: Callable[[Path], Any]) -> Any:
         if shard not in self._files:
-            if len(self._files) == _MAX_OPEN_FILES:
+            if len(self._files) == MAX_OPEN_FILES:
                 self._files.pop(next(iter(self._files))).close()
             self._files[shard] = opener(self.shards[shard].path)
         return self._files[shard]

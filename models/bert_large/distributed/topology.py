@@ -114,7 +114,7 @@ def _allowed_memory_nodes(root: Path) -> set[int] | None:
 def _cpu_quota(root: Path) -> float | None:
     """Return the smallest limit of this process's control group and those above it, of both versions, in CPUs."""
     quotas = []
-    for folder in _control_groups(root):
+    for folder in control_groups(root, "cpu"):
         words = _read(folder / "cpu.max").split() or [
             *_read(folder / "cpu.cfs_quota_us").split(),
             *_read(folder / "cpu.cfs_period_us").split(),
@@ -124,18 +124,21 @@ def _cpu_quota(root: Path) -> float | None:
     return min(quotas, default=None)
 
 
-def _control_groups(root: Path) -> Iterator[Path]:
-    """Yield the folders of this process's control groups that may limit CPU time, each with those above it."""
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Yield the folders of this process's control groups that may have a controller's limit, each with those above it.
+
+    `controller` is `cpu` or `memory`; both versions of control groups are looked at.
+    """
     groups = {}
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
-        if not controllers or "cpu" in controllers.split(","):
+        if not controllers or controller in controllers.split(","):
             groups["cgroup" if controllers else "cgroup2"] = PurePosixPath(path)
     for line in _read(root / "proc/self/mountinfo").splitlines():
         mount, _, filesystem = line.partition(" - ")
         source, mount_point = mount.split()[3:5]
         kind, _, mount_options = filesystem.split()[:3]
-        if kind not in groups or (kind == "cgroup" and "cpu" not in mount_options.split(",")):
+        if kind not in groups or (kind == "cgroup" and controller not in mount_options.split(",")):
             continue
         group = groups[kind]
         inside = group.relative_to(source) if group.is_relative_to(source) else PurePosixPath()

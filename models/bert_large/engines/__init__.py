@@ -24,7 +24,7 @@ def check_engine(name: str, precision: str) -> None:
     """Refuse what `resolve_engine` does not know, and an engine that cannot compute here or in a precision."""
     if name not in ("auto", *ENGINES):
         raise InputError(f"--engine is {name!r}, expected one of auto, {', '.join(ENGINES)}")
-    if name != "auto" and not _computes(name, precision):
+    if name != "auto" and not computes(name, precision):
         raise InputError(
             f"--engine is {name!r}, which has no kernels for --precision {precision}; "
             "use --engine auto or eager, or --precision bf16"
@@ -51,7 +51,7 @@ def _choose(precision: str) -> tuple[str, str]:
     That is native, compiled here if need be. Without a compiler it is IPEX if that is installed, as an image of Intel's
     has it; elsewhere nobody is given the far slower eager engine unasked, but the error that says what is missing.
     """
-    if not _computes("native", precision):
+    if not computes("native", precision):
         return "eager", f"auto: the native engine has no kernels for {precision}"
     try:
         load_kernels()
@@ -72,5 +72,6 @@ def _make(name: str, precision: str) -> tuple[Operations, str]:
     return engine, f"C++ kernels for {engine.instructions}"
 
 
-def _computes(name: str, precision: str) -> bool:
+def computes(name: str, precision: str) -> bool:
+    """Tell whether an engine has kernels for a precision that `config.PRECISIONS` names."""
     return name not in _DTYPES or get_precision(precision).activation_dtype in _DTYPES[name]

@@ -17,6 +17,8 @@ from bert_large.observe.metrics import EvalFigures, StepFigures
 
 LOGGER = logging.getLogger("bert_large")
 _LINE_EVERY_SECONDS = 30.0
+_BAR = "{unit} {n_fmt}/{total_fmt} |{bar}|{postfix}, {remaining} left {desc}"
+"""What is cut off where the terminal is narrow comes last."""
 
 
 class _BarSafeHandler(logging.Handler):
@@ -74,6 +76,14 @@ def step_line(figures: StepFigures, max_steps: int) -> str:
     )
 
 
+def step_status(figures: StepFigures) -> str:
+    """Return what a progress bar says of the last step."""
+    return (
+        f"loss {figures.loss:.3f}, accuracy {figures.masked_lm_accuracy:.3f}, "
+        f"{figures.sequences_per_second:.1f} sequences/s"
+    )
+
+
 def eval_line(figures: EvalFigures) -> str:
     """Return the log line of an evaluation."""
     return (
@@ -103,12 +113,19 @@ class Progress:
         self._on_terminal = visible and sys.stderr.isatty()
         self._visible = visible
         self._bar = tqdm(
-            total=total, initial=initial, unit=unit, disable=not self._on_terminal, dynamic_ncols=True, leave=False
+            total=total,
+            initial=initial,
+            unit=unit,
+            disable=not self._on_terminal,
+            dynamic_ncols=True,
+            leave=False,
+            bar_format=_BAR if total else None,  # without a total there is no time left either
         )
         self._last_line = time.monotonic()
 
-    def advance(self, amount: int = 1) -> None:
-        """Count work as done."""
+    def advance(self, amount: int = 1, status: str = "") -> None:
+        """Count work as done; the bar shows `status`, what it gave."""
+        self._bar.set_postfix_str(status, refresh=False)
         self._bar.update(amount)
 
     def within(self, text: str) -> None:

@@ -129,13 +129,10 @@ def _keep_rows(path: Path, is_kept: Callable[[int, bool], bool]) -> None:
     """Drop the rows of which `is_kept(step, is_evaluation)` is false, and what a kill or a full disk cut short."""
     if not path.exists():
         return
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = _read_lines(path)
     kept = []
     for line in lines:
-        try:
-            row = json.loads(line) if line.endswith("\n") else None
-        except ValueError:  # what a power cut left
-            row = None
+        row = _parse_row(line)
         if row is not None and is_kept(row["step"], row["event"] == "eval"):
             kept.append(line)
     if kept != lines:
@@ -144,9 +141,22 @@ def _keep_rows(path: Path, is_kept: Callable[[int, bool], bool]) -> None:
 
 
 def read_rows(path: Path, event: str) -> list[dict[str, Any]]:
-    """Return the rows of one event ("step" or "eval") of a `metrics.jsonl`."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["event"] == event]
+    """Return the rows of one event ("step" or "eval") of a `metrics.jsonl`, which a run may be writing to."""
+    rows = map(_parse_row, _read_lines(path))
+    return [row for row in rows if row is not None and row["event"] == event]
+
+
+def _read_lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+
+
+def _parse_row(line: str) -> dict[str, Any] | None:
+    """Return the row; None for what a kill, a full disk or a power cut left of one, or one that is being written."""
+    try:
+        row = json.loads(line) if line.endswith("\n") else None
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and {"event", "step"} <= row.keys() else None
 
 
 def read_steps(path: Path) -> list[StepFigures]:

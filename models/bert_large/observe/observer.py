@@ -8,7 +8,7 @@ from bert_large.observe.metrics import EvalFigures, StepFigures
 
 
 class Observer(Protocol):
-    """Told of a run's course, in order, on the main rank. `samples` are the sequences trained on so far."""
+    """Told of a run's course, in order. `samples` are the sequences trained on so far."""
 
     def step_starts(self, samples: int) -> None:
         """Take note that a step begins; its data are not asked for yet."""

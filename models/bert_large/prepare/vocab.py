@@ -33,6 +33,11 @@ class Vocabulary:
     sep_id: int
     mask_id: int
 
+    @property
+    def is_lower_case(self) -> bool:
+        """No word piece has a capital: text must be lowered, or words with capitals would all be unknown."""
+        return not any(token != token.lower() and not token.startswith("[") for token in self.tokens)
+
 
 def read_vocab(path: Path) -> Vocabulary:
     """Read a vocabulary file; raise `InputError` for a blank or duplicate line or a missing special token."""

@@ -48,6 +48,7 @@ MOMENTS_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 CONFIG_FILE = "config.json"
 VOCAB_FILE = "vocab.txt"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 
 @dataclass(frozen=True)
@@ -392,9 +393,9 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
 def _save_vocabulary(folder: Path, vocab_file: Path) -> None:
     with write_atomically(folder / VOCAB_FILE) as file:
         file.write(vocab_file.read_bytes())
-    lower = not any(token != token.lower() and not token.startswith("[") for token in read_vocab(vocab_file).tokens)
-    with write_atomically(folder / "tokenizer_config.json") as file:
-        file.write(json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": lower}, indent=2).encode())
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": read_vocab(vocab_file).is_lower_case}
+    with write_atomically(folder / TOKENIZER_CONFIG_FILE) as file:
+        file.write(json.dumps(settings, indent=2).encode())
 
 
 def check_model_folder(folder: Path) -> Path:

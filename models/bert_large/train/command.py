@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 from bert_large.train.settings import (
+    PROFILE_STEPS,
     add_compute_arguments,
     add_mlperf_arguments,
     add_ranks_arguments,
@@ -31,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-bad-records", type=int, default=100, help="how many to skip at most (default 100)")
     parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint's folder (default auto)")
     parser.add_argument("--benchmark", action="store_true", help="measure throughput: 60 steps, nothing is saved")
+    parser.add_argument("--profile", action="store_true", help="trace some steps: where does their time go?")
+    parser.add_argument("--profile-steps", type=int, help=f"how many steps to trace (default {PROFILE_STEPS})")
     add_ranks_arguments(parser)
     add_watch_arguments(parser)
     add_mlperf_arguments(parser)
@@ -42,6 +46,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train; returns 0, or 128 + the signal that stopped it."""
     stop_request = StopRequest()
     stop_request.listen()
+    if arguments.profile:  # the profiler tells of each of its starts unless told not to before torch is imported
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     from bert_large.train.pretrain import pretrain  # torch is imported only here, after the options are parsed
 
     return pretrain(arguments, stop_request)

@@ -16,7 +16,7 @@ from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.environment import Ranks
 from bert_large.errors import UserError
 from bert_large.files import write_atomically
-from bert_large.observe.console import LOGGER, Progress, eval_line, step_line
+from bert_large.observe.console import LOGGER, Progress, eval_line, step_line, step_status
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
 from bert_large.train import checkpoint
@@ -44,7 +44,7 @@ class TrainingLoop:
     batches: Iterator[list[RaggedBatch]]
     evaluate: Callable[[], EvalFigures] | None
     observers: Sequence[Observer]
-    """Told of the run's course; on the main rank only."""
+    """Told of the run's course; on other ranks than the main one there is a profiler at most."""
     identity: Mapping[str, Any]
     describe_samples: Callable[[int], list[dict[str, Any]]]
     """Where each sample of a step (from 0) lies."""
@@ -126,7 +126,7 @@ class TrainingLoop:
         self.steps.append(figures)
         for observer in self.observers:
             observer.step(figures)
-        progress.advance()
+        progress.advance(status=step_status(figures))
         progress.line(step_line(figures, self.config.max_steps))
         self._watch_loss(figures)
         return True

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import bert_large
-from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig, flatten
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.order import SampleOrder
@@ -42,6 +42,7 @@ from bert_large.train.evaluate import evaluate
 from bert_large.train.inputs import DATA_INDEX, open_eval_data, open_training_data, resolve_model_config, resolve_vocab
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
+from bert_large.train.profile import StepProfiler, check_size
 from bert_large.train.settings import (
     BENCHMARK_WARMUP_STEPS,
     Resolved,
@@ -118,6 +119,13 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         check_log(mlperf.log, train.output_dir)
     check_engine(train.engine, train.precision)
     model = resolve_model_config(arguments.config_file, arguments.checkpoint_dir, arguments.gelu)
+    if train.profile_steps:
+        check_size(
+            layers=model.num_hidden_layers,
+            sequences=-(-train.global_batch_size // world_size),
+            max_seq_length=data.max_seq_length,
+            micro_batch_tokens=train.micro_batch_tokens,
+        )
     find_training_folder(data.dataset_dir, data.max_seq_length)
     return Run(
         data=data,
@@ -183,7 +191,7 @@ def _common_settings(run: Run, engine: Operations) -> dict[str, Any]:
     train = dataclasses.asdict(run.train)
     for own in ("output_dir", "resume", "micro_batch_tokens", "engine"):
         del train[own]
-    return run_folder.flatten(
+    return flatten(
         {
             **train,
             **dataclasses.asdict(run.ranks),
@@ -258,13 +266,23 @@ def _build_loop(
         skipped=start.skipped,
         stop_request=stop_request,
     )
+    observers = _open_observers(run, ranks, start, step_batches, eval_dataset, times)
+    if run.train.profile_steps:
+        profiler = StepProfiler(
+            folder=run.train.output_dir / "profile",
+            steps=run.train.profile_steps,
+            start_step=start.step,
+            runner=runner,
+        )
+        batches = profiler.watch(batches)
+        observers.insert(0, profiler)
     return TrainingLoop(
         config=run.train,
         runner=runner,
         ranks=ranks,
         batches=batches,
         evaluate=evaluation,
-        observers=_open_observers(run, ranks, start, step_batches, eval_dataset, times),
+        observers=observers,
         identity=identity,
         describe_samples=step_batches.describe_samples,
         loss_trend=start.loss_trend,
@@ -289,7 +307,7 @@ def _open_observers(
     eval_dataset: Dataset | None,
     times: RunTimes,
 ) -> list[Observer]:
-    """Open what is told of the run: nothing but on the main rank."""
+    """Open what writes the run's files as it is told of it: nothing but on the main rank."""
     observers: list[Observer] = []
     with ranks.failing_together():
         if ranks.is_main:

@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig
+from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, flatten
 from bert_large.errors import DamageError, InputError
 from bert_large.files import write_atomically
 from bert_large.observe.console import LOGGER
 from bert_large.train import checkpoint
 
-_RUN_FILE = "run.json"
-_ENDED_FILE = "ended.json"
+RUN_FILE = "run.json"
+ENDED_FILE = "ended.json"
 _IMPORTED_FROM = "imported_from"
 _STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
 
@@ -51,12 +51,12 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
     """
     folder = train.output_dir
     checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
-    belongs = (folder / _RUN_FILE).exists()
+    belongs = (folder / RUN_FILE).exists()
     resume = "auto" if restarted and (train.resume == "never" or checkpoints) else train.resume
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
-        _require_same(folder, json.loads((folder / _RUN_FILE).read_text(encoding="utf-8")), identity)
+        _require_same(folder, json.loads((folder / RUN_FILE).read_text(encoding="utf-8")), identity)
     chosen: Path | None = None
     damages: list[DamageError] = []
     if resume == "auto":
@@ -72,7 +72,7 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
         checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
     checkpoint.remove_partial_checkpoints(folder / "checkpoints")
     if not belongs and not train.benchmark:
-        with write_atomically(folder / _RUN_FILE) as file:
+        with write_atomically(folder / RUN_FILE) as file:
             file.write(json.dumps(identity, indent=1).encode())
     return chosen
 
@@ -102,23 +102,15 @@ def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, 
         )
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level: `{"model.hidden_size": 1024}`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return flat
-
-
 def mark_ended(train: TrainConfig, reason: str) -> None:
     """Note that the run reached its end by its stop criteria, after its results are written."""
-    with write_atomically(train.output_dir / _ENDED_FILE) as file:
+    with write_atomically(train.output_dir / ENDED_FILE) as file:
         file.write(json.dumps({"reason": reason, **_criteria(train)}, indent=1).encode())
 
 
 def reason_ended(train: TrainConfig) -> str | None:
     """Return why the run in the folder ended, or None if it has not, or is now asked to go further."""
-    path = train.output_dir / _ENDED_FILE
+    path = train.output_dir / ENDED_FILE
     if train.benchmark or not path.exists():
         return None
     ended = json.loads(path.read_text(encoding="utf-8"))

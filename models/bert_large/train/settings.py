@@ -204,10 +204,25 @@ def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, Tra
     train = TrainConfig(
         output_dir=Path(arguments.output_dir), phase=arguments.phase, precision=arguments.precision,
         engine=arguments.engine, benchmark=arguments.benchmark, resume=arguments.resume,
+        profile_steps=_resolve_profile_steps(arguments),
         **_pick(values, TrainConfig),
     )  # fmt: skip
     optim = OptimConfig(**_pick(values, OptimConfig))
     return _data_config(arguments, values["max_seq_length"]), optim, train
+
+
+def _resolve_profile_steps(arguments: argparse.Namespace) -> int:
+    """Return how many steps to profile, 0 if none."""
+    steps = arguments.profile_steps
+    if not arguments.profile:
+        if steps is not None:
+            raise InputError("--profile-steps is given without --profile; give both")
+        return 0
+    if steps is None:
+        return PROFILE_STEPS
+    if steps <= 0:
+        raise InputError(f"--profile-steps is {steps}, expected > 0")
+    return int(steps)
 
 
 def resolve_arguments(arguments: argparse.Namespace) -> dict[str, Resolved]:
@@ -238,6 +253,8 @@ BENCHMARK_STEPS = 60
 """Steps of a benchmark run, as in Intel's package."""
 BENCHMARK_WARMUP_STEPS = 10
 """Steps left out of a summary's timing."""
+PROFILE_STEPS = 3
+"""Steps that `--profile` profiles unless told otherwise; a benchmark's are among those left out of its timing."""
 
 
 def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConfig:

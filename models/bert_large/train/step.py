@@ -132,8 +132,12 @@ class StepRunner:
             result = self._replica(batch, dropout)
         loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
         loss = loss + result.next_sentence_loss / self.global_batch_size
-        (loss * self._loss_factor).backward()
+        self.backward(loss * self._loss_factor)
         return result
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Make a micro-batch's gradients; that of the last one also waits for their sums over ranks."""
+        loss.backward()
 
     @property
     def _loss_factor(self) -> float:

@@ -421,7 +421,7 @@ def test_samples_are_described(damaged: Dataset) -> None:
 
 
 def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bert_large.data.dataset._MAX_OPEN_FILES", 2)
+    monkeypatch.setattr("bert_large.data.dataset.MAX_OPEN_FILES", 2)
     for number, record in enumerate(RECORDS):
         write_one = partial(write_hdf5_shard if number % 2 else write_shard, records=[record], shape=SHAPE)
         write_one(tmp_path / "data" / f"part-{number}{'.hdf5' if number % 2 else ''}")

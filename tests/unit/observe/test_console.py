@@ -11,9 +11,22 @@ from pathlib import Path
 
 import pytest
 from bert_large.observe import console
-from bert_large.observe.console import LOGGER, Progress, eval_line, log_to_file_only, start_logging, step_line
+from bert_large.observe.console import (
+    LOGGER,
+    Progress,
+    eval_line,
+    log_to_file_only,
+    start_logging,
+    step_line,
+    step_status,
+)
 
 from tests.unit.observe.test_metrics import EVALUATION, step_figures
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.fixture(autouse=True)
@@ -90,10 +103,6 @@ def test_hidden_progress_says_nothing_from_within(
 def test_progress_is_a_bar_on_a_terminal(visible: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On standard error, with what goes on inside the step; on one rank only."""
 
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     progress = Progress(10, "step", visible=visible, initial=4)
@@ -101,3 +110,22 @@ def test_progress_is_a_bar_on_a_terminal(visible: bool, monkeypatch: pytest.Monk
     progress.close()
     shown = terminal.getvalue()
     assert ("step 5: 1/8 sequences" in shown and "4/10" in shown) if visible else shown == ""
+
+
+def test_bar_shows_the_last_step_on_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Step, loss, accuracy, throughput and the time left fit 100 columns; narrower terminals get what fits."""
+    for columns in (100, 60):
+        terminal = Terminal()
+        monkeypatch.setattr(sys, "stderr", terminal)
+        progress = Progress(28252, "step", visible=True, initial=12344)
+        monkeypatch.setattr(progress._bar, "dynamic_ncols", None)
+        monkeypatch.setattr(progress._bar, "ncols", columns)
+        progress.advance(status=step_status(step_figures(2)))
+        progress.within("step 12346: 1/8 sequences")
+        last = terminal.getvalue().split("\r")[-1]
+        progress.close()
+        assert "\n" not in terminal.getvalue() and len(last.strip()) <= columns
+        assert last.startswith("step 12345/28252 |")
+        assert "|, loss 1.750, accuracy 0.250, 4.0 " in last or columns < 100
+        if columns == 100:
+            assert re.search(r"4\.0 sequences/s, [\d:?]+ left ", last), last

@@ -107,12 +107,18 @@ def load_kernels() -> str:
     return instruction_set
 
 
+def find_kernels(instruction_set: str) -> Path | None:
+    """Return the library of an instruction set, None if it is not built yet."""
+    paths = (folder / library_name(instruction_set) for folder in kernel_folders())
+    return next((path for path in paths if path.is_file()), None)
+
+
 def build_kernels(instruction_set: str) -> Path:
     """Return the library of an instruction set, after building it if it is not there yet."""
+    built = find_kernels(instruction_set)
+    if built is not None:
+        return built
     name = library_name(instruction_set)
-    for folder in kernel_folders():
-        if (folder / name).is_file():
-            return folder / name
     for folder in kernel_folders():
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -130,6 +136,11 @@ def build_kernels(instruction_set: str) -> Path:
     )
 
 
+def compiler_name() -> str:
+    """Return the C++ compiler that builds are made with; it need not be there."""
+    return os.environ.get("CXX", "g++")
+
+
 def _options(instruction_set: str) -> list[str]:
     flags = [f"-m{flag.replace('_', '')}" for flag in INSTRUCTION_SETS[instruction_set]]
     wide = ["-mprefer-vector-width=512"] if instruction_set.startswith("avx512") else []
@@ -138,7 +149,7 @@ def _options(instruction_set: str) -> list[str]:
 
 def _compile(instruction_set: str, library: Path) -> None:
     """Compile into a folder of its own and move the result to its place, so that no half-written library is found."""
-    compiler = os.environ.get("CXX", "g++")
+    compiler = compiler_name()
     if shutil.which(compiler) is None:
         raise KernelBuildError(
             f"engine native needs a C++ compiler to build its kernels once, and {compiler} was not found: install it "

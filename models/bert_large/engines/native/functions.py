@@ -16,7 +16,7 @@ from bert_large.engines.native.gradients import add_product, add_weight_gradient
 from bert_large.engines.native.memory import Rows
 from bert_large.model.operations import Dense, Norm
 
-_HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
+HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
 _kernels = torch.ops.bert_large
 
 
@@ -196,8 +196,8 @@ class MaskedCrossEntropy(torch.autograd.Function):
         bias_gradient = torch.zeros_like(bias) if wants_gradients else None
         transformed_gradient = torch.empty_like(transformed)
         with torch.autocast("cpu", enabled=False):
-            for start in range(0, len(labels), _HEAD_ROWS):
-                rows = slice(start, start + _HEAD_ROWS)
+            for start in range(0, len(labels), HEAD_ROWS):
+                rows = slice(start, start + HEAD_ROWS)
                 logits = torch.mm(transformed[rows], weight.t())
                 sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
                 loss, correct = loss + sums[0], correct + sums[1]

@@ -1,0 +1,69 @@
+"""A folder for Hugging Face's hub: the model, its tokenizer and a model card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from bert_large.checksums import write_checksums
+from bert_large.convert.weights import skeleton
+from bert_large.errors import InputError
+from bert_large.export.model_card import model_card
+from bert_large.export.tokenizer_file import build_tokenizer
+from bert_large.files import write_atomically
+from bert_large.output_folder import partial_folder, publish_model
+from bert_large.prepare.vocab import CLS, MASK, PAD, SEP, UNK, read_vocab
+from bert_large.train import checkpoint
+from bert_large.train.inputs import resolve_model_config, resolve_vocab
+from bert_large.train.run_folder import RUN_FILE
+
+
+def export_folder(
+    checkpoint_dir: Path,
+    output_dir: Path,
+    *,
+    vocab_file: str | None,
+    do_lower_case: bool | None,
+    run_dir: Path | None,
+) -> None:
+    """Write the folder; all of it is made, and the weights checked, before the first file takes its place.
+
+    `do_lower_case` None: as the vocabulary looks. `run_dir` None: the folder that `checkpoint_dir` lies in, if it is a
+    run's.
+    """
+    config = resolve_model_config(None, str(checkpoint_dir), None)
+    vocab_path = resolve_vocab(vocab_file, str(checkpoint_dir), config)
+    if vocab_path is None:
+        raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {checkpoint.VOCAB_FILE}; give --vocab-file")
+    vocabulary = read_vocab(vocab_path)
+    lower = vocabulary.is_lower_case if do_lower_case is None else do_lower_case
+    beside = checkpoint_dir.absolute().parent
+    if run_dir is None and (beside / RUN_FILE).exists():
+        run_dir = beside
+    model = skeleton(config).to_empty(device="cpu")
+    card = model_card(config, sum(weights.numel() for weights in model.parameters()), lower, run_dir)
+    checkpoint.load_model(checkpoint_dir, model)
+    tokenizer_settings = {
+        # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "do_lower_case": lower,
+        "model_max_length": config.max_position_embeddings,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "pad_token": PAD,
+        "unk_token": UNK,
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "mask_token": MASK,
+    }
+    with partial_folder(output_dir) as partial:
+        checkpoint.save_model(partial, model, config, vocab_path)
+        _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, do_lower_case=lower).to_str(pretty=True))
+        _write_text(partial / checkpoint.TOKENIZER_CONFIG_FILE, json.dumps(tokenizer_settings, indent=2) + "\n")
+        write_checksums(partial)
+        _write_text(partial / "README.md", card)  # without a checksum: it is there to be edited
+        publish_model(partial, output_dir)
+
+
+def _write_text(path: Path, text: str) -> None:
+    with write_atomically(path) as file:
+        file.write(text.encode())

@@ -1,0 +1,207 @@
+"""ONNX graphs of the encoder and of the pretraining model, in the usual padded form.
+
+The graph is that of `transformers`' model with our weights; before a file is kept, onnxruntime runs it and its outputs
+are compared with our model's, which knows no padding.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.data.record import Record
+from bert_large.engines.eager import EagerEngine
+from bert_large.errors import InputError, UserError
+from bert_large.files import describe_bytes, replace_atomically
+from bert_large.model.bert import BertForPreTraining
+from bert_large.output_folder import make_folder
+from bert_large.train.checkpoint import load_model
+from bert_large.train.inputs import resolve_model_config
+
+INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+"""int64 [batch, sequence] each; the mask is 1 at tokens and 0 at padding."""
+OUTPUTS = {
+    "encoder": ("last_hidden_state", "pooler_output"),
+    "pretraining": ("prediction_logits", "seq_relationship_logits"),
+}
+"""What each graph gives, float32: one row for each token and one for each sequence, by the names of `transformers`."""
+TOLERANCE = 1e-4
+"""Largest difference allowed, relative to an output's largest value; about 2e-6 was seen."""
+_FILE_LIMIT_BYTES = 2**31  # protobuf's
+
+
+class _PaddedGraph(nn.Module):
+    """A model of `transformers` that takes its inputs by place and gives the outputs named."""
+
+    def __init__(self, model: nn.Module, outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.outputs = tuple(outputs)
+
+    def forward(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+        return tuple(getattr(found, name) for name in self.outputs)
+
+
+def export_onnx(
+    checkpoint_dir: Path, output_dir: Path, graphs: Sequence[str], opset: int
+) -> Iterator[tuple[Path, float]]:
+    """Write `GRAPH.onnx` for each of `graphs`; yield its path and the largest difference found from our model.
+
+    Raises `InputError` when a library is missing or the model is beyond the format, `UserError` when a file does not
+    give our model's outputs; the file is not kept then.
+    """
+    transformers = _import_libraries()
+    config = resolve_model_config(None, str(checkpoint_dir), None)
+    model = BertForPreTraining(config, EagerEngine())
+    load_model(checkpoint_dir, model)
+    # The decoder's weights are in the file twice: as the embeddings and, transposed, for the product.
+    needed_bytes = 4 * (sum(weight.numel() for weight in model.parameters()) + config.vocab_size * config.hidden_size)
+    if needed_bytes > _FILE_LIMIT_BYTES:
+        raise InputError(
+            f"CHECKPOINT_DIR {checkpoint_dir}: an ONNX file holds at most {describe_bytes(_FILE_LIMIT_BYTES)}, this "
+            f"model needs {describe_bytes(needed_bytes)}"
+        )
+    transformers.utils.logging.disable_progress_bar()
+    theirs = transformers.BertForPreTraining.from_pretrained(
+        str(checkpoint_dir), attn_implementation="eager", local_files_only=True
+    )  # in evaluation mode
+    make_folder(output_dir)
+    for graph in graphs:
+        path = output_dir / f"{graph}.onnx"
+        with replace_atomically(path) as partial:
+            _write(partial, _PaddedGraph(theirs.bert if graph == "encoder" else theirs, OUTPUTS[graph]), opset)
+            difference = _check(partial, model, OUTPUTS[graph], opset)
+        yield path, difference
+
+
+def _import_libraries() -> Any:
+    """Return `transformers` when all that is needed can be imported; raise `InputError` that says how to install it."""
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"--format onnx needs more packages ({error}); install them: "
+            f"{sys.executable} -m pip install 'bert-large[onnx]'"
+        ) from None
+    return transformers
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what the exporter says of libraries that are not there and of its own deprecated calls."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _write(path: Path, graph: _PaddedGraph, opset: int) -> None:
+    # A size of 1 would be taken for a constant, and one tensor given thrice for one input.
+    examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in INPUTS)
+    axes = {
+        0: torch.export.Dim("batch"),
+        1: torch.export.Dim("sequence", max=graph.model.config.max_position_embeddings),
+    }
+    with _quiet(), torch.no_grad():
+        torch.onnx.export(
+            graph,
+            examples,
+            str(path),
+            input_names=INPUTS,
+            output_names=graph.outputs,
+            dynamic_shapes=(axes,) * len(INPUTS),
+            opset_version=opset,
+            external_data=False,
+            dynamo=True,
+            verbose=False,
+        )
+
+
+def _check(path: Path, model: BertForPreTraining, outputs: Sequence[str], opset: int) -> float:
+    """Return the largest difference of a file's outputs from our model's; raise `UserError` when it is too large."""
+    import onnx
+    import onnxruntime
+
+    onnx.checker.check_model(str(path))
+    found_opset = {its.domain: its.version for its in onnx.load(str(path)).opset_import}.get("")
+    if found_opset != opset:
+        raise UserError(f"the exporter wrote opset {found_opset}, --opset is {opset}; choose another")
+    batch = sample_batch(model.config.vocab_size, model.config.max_position_embeddings)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    found = run_session(session, batch)
+    expected = ragged_outputs(model, batch)
+    differences = {name: relative_difference(found[name], expected[name]) for name in outputs}
+    for name, difference in differences.items():
+        if not difference <= TOLERANCE:  # nor when it is not a number
+            raise UserError(
+                f"{name} of the ONNX graph is {difference:.1e} from the model's, relative to the largest value, "
+                f"expected at most {TOLERANCE}; the file was not kept. Is every weight finite? If so, other versions "
+                "of torch, onnxscript and onnxruntime are to be tried"
+            )
+    return max(differences.values())
+
+
+def sample_batch(vocab_size: int, max_positions: int) -> RaggedBatch:
+    """Return sequences of very different lengths, the longest and the shortest possible among them."""
+    generator = np.random.default_rng(0)
+    records = []
+    for length in (min(7, max_positions), 1, max_positions, max_positions // 2 + 1):
+        ids = generator.integers(vocab_size, size=length, dtype=np.int32)
+        segments = (np.arange(length) > length // 2).astype(np.uint8)
+        records.append(Record(ids, segments, np.arange(length, dtype=np.int32), ids, 0))
+    return make_batch(records, range(len(records)))
+
+
+def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
+    """Run a graph on the batch, padded; return its outputs, those of tokens without padding [T, …]."""
+    feeds = {name: np.zeros((batch.sequences, batch.max_length), np.int64) for name in INPUTS}
+    places = batch.sequence_ids.numpy(), batch.position_ids.numpy()
+    feeds["input_ids"][places] = batch.input_ids.numpy()
+    feeds["attention_mask"][places] = 1
+    feeds["token_type_ids"][places] = batch.token_type_ids.numpy()
+    names = [output.name for output in session.get_outputs()]
+    values = zip(names, session.run(names, feeds), strict=True)
+    return {name: torch.from_numpy(value[places] if value.ndim == 3 else value) for name, value in values}
+
+
+@torch.no_grad()
+def ragged_outputs(model: BertForPreTraining, batch: RaggedBatch) -> dict[str, torch.Tensor]:
+    """Return what our model gives for every output: tokens' [T, …] and sequences' [B, …]."""
+    engine = EagerEngine()
+    hidden = model.bert(batch, engine, None)
+    pooler, head = model.bert.pooler.dense, model.cls.predictions
+    first_tokens = hidden[batch.cu_seqlens[:-1].long()]
+    transformed = engine.transform(hidden, head.transform.dense, model.config.hidden_act, head.transform.LayerNorm)
+    return {
+        "last_hidden_state": hidden,
+        "pooler_output": torch.tanh(functional.linear(first_tokens, pooler.weight, pooler.bias)),
+        "prediction_logits": functional.linear(transformed, model.bert.embeddings.word_embeddings.weight, head.bias),
+        "seq_relationship_logits": model.next_sentence_logits(batch, hidden),
+    }
+
+
+def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return the largest difference over the largest expected value."""
+    return float((found - expected).abs().max() / expected.abs().max())

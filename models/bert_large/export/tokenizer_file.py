@@ -1,0 +1,110 @@
+"""The package's tokenizer as a `tokenizer.json`, which the `tokenizers` library runs by itself.
+
+The library's own BERT rules differ from the reference's (see `prepare.normalizer`). Here its general ones are given
+the character classes of Python's Unicode tables, so that ids are those of `prepare`. Left are letters that the
+library's tables lower and Python's, if older, do not know: 55 code points with Python 3.11, and one decomposition.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import unicodedata
+from collections.abc import Callable
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders
+from tokenizers.models import WordPiece
+from tokenizers.normalizers import NFD, Lowercase, Normalizer, Replace
+from tokenizers.normalizers import Sequence as Normalizers
+from tokenizers.pre_tokenizers import PreTokenizer, Split, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.processors import TemplateProcessing
+
+from bert_large.prepare.normalizer import TextNormalizer
+from bert_large.prepare.tokenizer import MAX_WORD_CHARACTERS
+from bert_large.prepare.vocab import CLS, CONTINUATION, SEP, SPECIAL_TOKENS, UNK, Vocabulary
+
+_SIGMA, _FINAL_SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
+_SURROGATES = range(0xD800, 0xE000)
+
+
+def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer:
+    """Return a tokenizer that gives the ids of `WordPieceTokenizer` between [CLS] and [SEP].
+
+    Unlike there, text can name special tokens: `[MASK]` is one.
+    """
+    tokenizer = Tokenizer(
+        WordPiece(
+            {token: index for index, token in enumerate(vocabulary.tokens)},
+            unk_token=UNK,
+            max_input_chars_per_word=MAX_WORD_CHARACTERS,
+            continuing_subword_prefix=CONTINUATION,
+        )
+    )
+    tokenizer.normalizer = _normalizer(do_lower_case)
+    tokenizer.pre_tokenizer = _pre_tokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.post_processor = TemplateProcessing(
+        single=f"{CLS} $A {SEP}",
+        pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+        special_tokens=[(CLS, vocabulary.cls_id), (SEP, vocabulary.sep_id)],
+    )
+    return tokenizer
+
+
+def _normalizer(do_lower_case: bool) -> Normalizer:
+    removed, _ = _removed_and_alone()
+    steps: list[Normalizer] = [Replace(Regex("[\t\n\r]"), " "), Replace(Regex(removed), "")]
+    if do_lower_case:
+        steps += [
+            Replace(Regex(_final_sigmas()), _FINAL_SIGMA),
+            Lowercase(),
+            NFD(),
+            Replace(Regex(_class_of(lambda character: unicodedata.category(character) == "Mn")), ""),
+        ]
+    return Normalizers(steps)
+
+
+def _pre_tokenizer() -> PreTokenizer:
+    _, alone = _removed_and_alone()
+    return PreTokenizers([WhitespaceSplit(), Split(Regex(alone), "isolated")])
+
+
+@functools.cache
+def _removed_and_alone() -> tuple[str, str]:
+    """Return the classes of characters that go, and of those that stand as words of their own."""
+    cleaned = TextNormalizer(do_lower_case=False)
+    return (
+        _class_of(lambda character: not cleaned(character)),
+        _class_of(lambda character: cleaned(character) == f" {character} "),
+    )
+
+
+@functools.cache
+def _final_sigmas() -> str:
+    """Return a pattern of sigmas that end a word: they are lowered to a form of their own, which `Lowercase` is not.
+
+    The Unicode Standard's condition Final_Sigma: a cased letter comes before and none after, with any number of
+    case-ignorable characters between. Both classes are probed, as Python keeps them to itself.
+    """
+    cased = _class_of(lambda character: f"A{_SIGMA}{character}".lower()[1] != _FINAL_SIGMA)
+    ignorable = _class_of(
+        lambda character: (
+            f"A{character}{_SIGMA}".lower()[-1] == _FINAL_SIGMA and f"{character}{_SIGMA}".lower()[-1] != _FINAL_SIGMA
+        )
+    )
+    return f"{cased}{ignorable}*\\K{_SIGMA}(?!{ignorable}*{cased})"
+
+
+def _class_of(belongs: Callable[[str], bool]) -> str:
+    """Return the class, as regular expressions write it, of all characters that belong."""
+    ranges: list[list[int]] = []
+    for point in range(sys.maxunicode + 1):
+        if point in _SURROGATES or not belongs(chr(point)):
+            continue
+        if ranges and ranges[-1][1] == point - 1:
+            ranges[-1][1] = point
+        else:
+            ranges.append([point, point])
+    return "[" + "".join(f"\\x{{{first:x}}}-\\x{{{last:x}}}" for first, last in ranges) + "]"

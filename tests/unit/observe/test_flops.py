@@ -1,0 +1,23 @@
+"""Operations of a step's products."""
+
+from __future__ import annotations
+
+import numpy as np
+from bert_large.bench.synthetic import make_record
+from bert_large.data.batch import make_batch
+from bert_large.observe.flops import product_flops
+from torch.utils.flop_counter import FlopCounterMode
+
+from tests.support.models import tiny_model
+
+
+def test_product_flops_are_what_pytorch_counts() -> None:
+    """On sequences of one length, so that the eager engine computes nothing for padding."""
+    model = tiny_model()
+    generator = np.random.default_rng(0)
+    records = [make_record(generator, 24, max_predictions=24, vocab_size=model.config.vocab_size) for _ in range(3)]
+    batch = make_batch(records, range(3))
+    with FlopCounterMode(display=False) as counted:
+        sums = model(batch, None)
+        (sums.masked_lm_loss + sums.next_sentence_loss).backward()
+    assert sum(product_flops(model.config, batch).values()) == counted.get_total_flops()
