@@ -83,7 +83,8 @@ def export_onnx(
     for graph in graphs:
         path = output_dir / f"{graph}.onnx"
         with replace_atomically(path) as partial:
-            _write(partial, _PaddedGraph(theirs.bert if graph == "encoder" else theirs, OUTPUTS[graph]), opset)
+            wrapped = _PaddedGraph(theirs.bert if graph == "encoder" else theirs, OUTPUTS[graph])
+            _write(partial, wrapped, config.max_position_embeddings, opset)
             difference = _check(partial, model, OUTPUTS[graph], opset)
         yield path, difference
 
@@ -117,12 +118,12 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _write(path: Path, graph: _PaddedGraph, opset: int) -> None:
+def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None:
     # A size of 1 would be taken for a constant, and one tensor given thrice for one input.
     examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in INPUTS)
     axes = {
         0: torch.export.Dim("batch"),
-        1: torch.export.Dim("sequence", max=graph.model.config.max_position_embeddings),
+        1: torch.export.Dim("sequence", max=max_length),
     }
     with _quiet(), torch.no_grad():
         torch.onnx.export(
