@@ -9,15 +9,19 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from bert_large.cli import COMMANDS, build_parser
+from bert_large.convert.model_folder import to_tensorflow
+from bert_large.train import checkpoint
 
 from tests.support import documents
-from tests.support.models import write_config
+from tests.support.mlperf import events, values
+from tests.support.models import tiny_model, write_config
 from tests.support.records import PHASE_2_SHAPE, VOCAB_SIZE, make_records, write_folder
 from tests.support.runs import PROJECT
 
@@ -43,6 +47,11 @@ def in_code(document: str) -> list[str]:
     """Return what a document has in single backticks."""
     text = re.sub(r"^```.*?^```$", "", documents.read(document), flags=re.DOTALL | re.MULTILINE)
     return [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", text)]
+
+
+def documented_variables() -> set[str]:
+    """Return the names of variables that the page of settings tells of."""
+    return set(re.findall(r"[A-Za-z][A-Za-z0-9_]+", " ".join(in_code(SETTINGS_PAGE))))
 
 
 def check_options(command: Sequence[str]) -> None:
@@ -74,7 +83,7 @@ def check_command(words: list[str]) -> None:
         targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in arguments if re.fullmatch("[a-z-]+", word)} <= targets
     elif program in (".venv/bin/python", "python"):
-        assert arguments[0] == "-m" or (PROJECT / arguments[0]).exists(), words
+        assert arguments[0] in ("-", "-m") or (PROJECT / arguments[0]).exists(), words
     else:
         assert program in FOREIGN, f"{program}: is that a program?"
 
@@ -134,7 +143,7 @@ def test_every_group_is_run_here() -> None:
 @pytest.mark.parametrize("document", documents.DOCUMENTS)
 def test_commands_exist(document: str) -> None:
     """Scripts, options and files of every command are there, and its variables are in the table of settings."""
-    documented = set(in_code(SETTINGS_PAGE))
+    documented = documented_variables()
     for block in documents.blocks(document):
         subprocess.run(["bash", "-n", "-c", block.text], check=True)
         unknown = documents.variables(block.text) - documented
@@ -182,7 +191,6 @@ def test_every_guide_is_in_the_readme() -> None:
 
 def test_settings_are_complete() -> None:
     """Every variable that a script's head explains, every one that becomes an option, and every option of pretrain."""
-    told = set(in_code(SETTINGS_PAGE))
     common = (PROJECT / "quickstart" / "common.sh").read_text(encoding="utf-8")
     pairs = re.findall(r"^  ([A-Z0-9_]+)=(--[\w-]+)$", common, re.MULTILINE)
     assert len(pairs) > 30
@@ -193,9 +201,9 @@ def test_settings_are_complete() -> None:
         head = (PROJECT / script).read_text(encoding="utf-8").partition("set -euo")[0]
         explained = re.findall(r"^#   ((?:[A-Z][A-Z0-9_]+,? ?)+)  ", head, re.MULTILINE)
         for name in (name for names in explained for name in re.findall(r"[A-Z0-9_]+", names)):
-            assert name in told, f"{script}: {name}"
-    words = {word.partition("=")[0] for code in told for word in code.split()}
-    assert option_names("pretrain") - {"--help"} <= words
+            assert name in documented_variables(), f"{script}: {name}"
+    words = {word.partition("=")[0] for code in in_code(SETTINGS_PAGE) for word in code.split()}
+    assert option_names("pretrain") - {"--help", "--version"} <= words
 
 
 def test_quoted_messages_are_those_of_the_source() -> None:
@@ -204,3 +212,94 @@ def test_quoted_messages_are_those_of_the_source() -> None:
     assert len(rows) > 30
     missing = [message for message in rows if not documents.is_in_source(message)]
     assert missing == []
+
+
+SMALL = {"BATCH_SIZE": "8", "MAX_STEPS": "7"}
+
+
+@pytest.mark.slow
+def test_readme_trains(workshop: Path) -> None:
+    """A look at the machine, both phases, an evaluation, a report, exports, a profile; and what OUTPUT.md looks at."""
+    printed = documents.run_group("README.md", "train", workshop, SMALL)
+    runs = workshop / "runs"
+    for phase in ("phase1", "phase2"):
+        config = json.loads((runs / phase / "model_save" / "config.json").read_text())
+        assert config["vocab_size"] == VOCAB_SIZE
+    assert re.search(r"masked_lm_accuracy 0\.\d+", printed)
+    assert "on 20 samples" in printed
+    assert (runs / "report.html").stat().st_size > 10_000
+    assert (runs / "curves" / "masked_lm_loss.png").stat().st_size > 1000
+    assert (runs / "hugging-face" / "tokenizer.json").exists()
+    assert (runs / "onnx" / "encoder.onnx").exists()
+    assert "products' bound" in printed
+    printed = documents.run_group("docs/OUTPUT.md", "look", workshop, {})
+    assert json.loads(printed.splitlines()[-1])["masked_lm_accuracy"] >= 0
+
+
+def test_readme_makes_records(workshop: Path, text: Path) -> None:
+    """A vocabulary and the records of both phases from a folder of text."""
+    documents.run_group("README.md", "text", workshop, {})
+    records = workshop / "data" / "own"
+    for folder, name in (("seq_128", "part-00000-of-00002_128"), ("seq_512", "part-00001-of-00002")):
+        visible = [path.name for path in (records / folder).iterdir() if not path.name.startswith(".")]
+        assert sorted(visible) == ["manifest.json", name]
+    assert (records / "vocab.txt").read_text().startswith("[PAD]\n")
+
+
+def test_settings_are_listed(workshop: Path) -> None:
+    printed = documents.run_group("docs/SETTINGS.md", "help", workshop, {})
+    assert "--global-batch-size" in printed and "mlperf-256: MLPerf BERT at global batch 256" in printed
+
+
+def test_ranks_are_shown(workshop: Path) -> None:
+    printed = documents.run_group("docs/CLUSTER.md", "ranks", workshop, {"RANKS_PER_NODE": "1"})
+    assert len(re.findall(r"^rank 0 here: \d+ thread", printed, re.MULTILINE)) == 2
+
+
+def test_choices_are_measured(workshop: Path) -> None:
+    """The machine is looked at, and steps are timed without anything being saved."""
+    printed = documents.run_group("docs/PRECISION_AND_BATCH.md", "choose", workshop, SMALL)
+    assert "predicted for micro-batches of 4096 tokens" in printed
+    assert "BERT;training phase1 throughput;fp32; 8;" in printed
+    assert not (workshop / "runs" / "speed" / "checkpoints").exists()
+
+
+def test_benchmarks(workshop: Path) -> None:
+    """On a model of 32 hidden units: each command prints one object."""
+    small = {"--json": "--json --hidden-size 32 --rounds 1 --compare"}
+    printed = documents.run_group("docs/MEASURED.md", "bench", workshop, {}, small)
+    figures = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    assert [its["benchmark"] for its in figures] == ["step", "train"]
+    assert "step_over_gemm" in figures[0] and "sequences_per_second" in figures[1]
+
+
+@pytest.mark.slow
+def test_mlperf_guide(workshop: Path, text: Path) -> None:
+    """From text and a TensorFlow checkpoint of a tiny model to a log; the guide's checker is run by test_mlperf.py."""
+    data = workshop / "data" / "mlperf"
+    data.mkdir()
+    for name in ("text", "eval_text"):
+        (data / name).symlink_to(text)
+    for name in ("vocab.txt", "bert_config.json"):
+        shutil.copy(workshop / "data" / "bert" / name, data)
+    model = tiny_model()
+    checkpoint.save_model(data / "model", model, model.config, None)
+    to_tensorflow(data / "model", data / "tf1_ckpt" / "model.ckpt-28252", step=0, overwrite=False)
+    smaller = {"--count 10000": "--count 20"}
+    printed = documents.run_group("docs/MLPERF.md", "mlperf", workshop, SMALL | {"MAX_STEPS": "2"}, smaller)
+    assert re.search(r"masked_lm_accuracy 0\.\d+ .*on 20 samples", printed)
+    log = workshop / "runs" / "mlperf" / "1" / "result_0.txt"
+    assert values(log)["submission_org"] == "An Organisation"
+    assert events(log)[-1]["metadata"]["status"] == "aborted"
+
+
+@pytest.mark.slow
+def test_own_corpus_guide(workshop: Path) -> None:
+    """The whole way, with fewer steps and records than the guide has."""
+    fewer = {"MAX_STEPS": "20", "DUPE_FACTOR": "1", "EVAL_RECORDS": "20", "PHASE1_FRACTION": "1"}
+    printed = documents.run_group("docs/OWN_CORPUS.md", "own", workshop, fewer)
+    runs = workshop / "runs" / "own"
+    assert "0 problem" in printed
+    assert len(re.findall(r"training ended: all 20 steps done", printed)) == 2
+    assert (runs / "report.html").exists() and (runs / "onnx" / "pretraining.onnx").exists()
+    assert len(re.findall(r"^0\.\d{3} the .+ of the list", printed, re.MULTILINE)) == 5

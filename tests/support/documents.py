@@ -68,18 +68,22 @@ def groups() -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a script: variables that are set before it and comments left out."""
+    """Yield the words of each command of a script; variables set before it, comments and here-documents are left out."""
+    text = re.sub(r"(<<'?(\w+)'?.*?)\n.*?^\2$", r"\1", text, flags=re.DOTALL | re.MULTILINE)
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         command: list[str] = []
+        before = ""
         for word in [*lexer, ";"]:
-            if set(word) <= set("();<>|&"):
+            if set(word) <= set("();|&"):
                 if command:
                     yield command
                 command = []
-            elif command or not re.match(r"\w+=|(do|then|done|fi|exec)$", word):
-                command.append(word)
+            elif not set(word) <= set("<>&") and before not in ("<", ">", ">>", "<<"):
+                if command or not re.match(r"\w+=|(do|then|done|fi|exec)$", word):
+                    command.append(word)
+            before = word
         for inner in re.findall(r'"\$\((.*)\)"', line):
             yield from commands(inner)
 
@@ -104,11 +108,16 @@ def make_workshop(folder: Path) -> None:
         program.chmod(0o755)
 
 
-def run_group(document: str, group: str, folder: Path, settings: Mapping[str, str], **replaced: str) -> str:
-    """Run a group's blocks in a workshop as one script; return what they print, and the reason if they fail."""
+def run_group(
+    document: str, group: str, folder: Path, settings: Mapping[str, str], replaced: Mapping[str, str] | None = None
+) -> str:
+    """Run a group's blocks in a workshop as one script and return what they print.
+
+    `settings` are environment variables; `replaced` has parts of the script for which a variable cannot give others.
+    """
     script = "".join(block.text for block in blocks(document) if (block.mark, block.what) == ("run", group))
     script = re.sub(r"(?<![\w./])/(data|runs)\b", rf"{folder}/\1", script)
-    for theirs, ours in replaced.items():
+    for theirs, ours in (replaced or {}).items():
         assert theirs in script, theirs
         script = script.replace(theirs, ours)
     outer = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
