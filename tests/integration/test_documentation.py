@@ -37,7 +37,7 @@ NEEDS = {
     "an hour": "tests/unit/bench and tests/fault run short forms",
     "a package index": "tests/unit/shell/test_install_torch.py",
 }
-FOREIGN = {"az", "cat", "cd", "cp", "docker", "export", "for", "kubectl", "ls", "mkdir", "mv", "pip", "pip-audit", "set"}
+FOREIGN = {"az", "cat", "cp", "export", "for", "kubectl", "mkdir", "pip", "pip-audit"}
 FOLDERS = ("benchmarks", "docker", "docs", "jobs", "licenses", "models", "notebooks", "quickstart", "tests")
 SETTINGS_PAGE = "docs/SETTINGS.md"
 PRETRAIN = ["--dataset-dir", "D", "--output-dir", "O"]

@@ -68,21 +68,22 @@ def groups() -> list[tuple[str, str]]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a script; variables set before it, comments and here-documents are left out."""
+    """Yield the words of each command of a script, without variables set before it, comments and here-documents."""
     text = re.sub(r"(<<'?(\w+)'?.*?)\n.*?^\2$", r"\1", text, flags=re.DOTALL | re.MULTILINE)
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
         command: list[str] = []
-        before = ""
+        before = ";"
         for word in [*lexer, ";"]:
             if set(word) <= set("();|&"):
                 if command:
                     yield command
                 command = []
-            elif not set(word) <= set("<>&") and before not in ("<", ">", ">>", "<<"):
-                if command or not re.match(r"\w+=|(do|then|done|fi|exec)$", word):
-                    command.append(word)
+            elif set(word) <= set("<>&") or set(before) <= set("<>"):
+                pass  # where input comes from or output goes
+            elif command or not re.match(r"\w+=|(do|then|done|fi|exec)$", word):
+                command.append(word)
             before = word
         for inner in re.findall(r'"\$\((.*)\)"', line):
             yield from commands(inner)
