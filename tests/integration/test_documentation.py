@@ -84,6 +84,8 @@ def check_command(words: list[str]) -> None:
         assert {word for word in arguments if re.fullmatch("[a-z-]+", word)} <= targets
     elif program in (".venv/bin/python", "python"):
         assert arguments[0] in ("-", "-m") or (PROJECT / arguments[0]).exists(), words
+    elif program.startswith("."):
+        assert (PROJECT / program).exists(), program
     else:
         assert program in FOREIGN, f"{program}: is that a program?"
 
