@@ -123,7 +123,7 @@ def text(workshop: Path) -> Path:
     folder.mkdir()
     articles = [[f"the cat number {i} sat on the mat .", "then it ran away .", f"{i} dogs slept ."] for i in range(30)]
     joined = "\n\n".join("\n".join(article) for article in articles)
-    (folder / "articles.txt").write_text(joined, encoding="utf-8")
+    (folder / "part-00000-of-00001").write_text(joined, encoding="utf-8")
     return folder
 
 
