@@ -34,6 +34,7 @@ NEEDS = {
     "Kubernetes": "tests/unit/jobs/test_kubernetes.py checks the files",
     "Azure": "tests/unit/jobs/test_azureml.py checks the files",
     "MLCommons' data": "tests/integration/test_convert.py and test_mlperf.py run such commands on small models",
+    "a task's data": "tests/integration/test_finetune.py and the two beside it",
     "an hour": "tests/unit/bench and tests/fault run short forms",
     "a package index": "tests/unit/shell/test_install_torch.py",
 }
