@@ -95,7 +95,7 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
 
 
 def with_options(variables: Mapping[str, str], program: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables as the program's own options change them: its `--backend` wins over BACKEND, as in the ranks.
+    """Return the variables as the program's own options change them: `--backend` wins over BACKEND, as in the ranks.
 
     Options that only the program knows, and what is wrong with its `--backend`, are left to it.
     """

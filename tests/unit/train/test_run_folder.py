@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from bert_large.config import DataConfig, OptimConfig, TrainConfig
 from bert_large.errors import DamageError, InputError
-from bert_large.train.checkpoint import Progress, save_checkpoint
+from bert_large.train.checkpoint import save_checkpoint
+from bert_large.train.progress import Progress
 from bert_large.train.run_folder import claim, imported_identity, mark_ended, reason_ended, run_identity
 
 from tests.support.models import tiny_config
