@@ -168,7 +168,7 @@ def test_wrong_settings_of_torchruns_ranks_are_told_once(task: Task, tmp_path: P
     done = run_torchrun(2, *task.arguments(tmp_path / "out", learning_rate=0))
     assert done.returncode == 2
     told = [line for line in done.stderr.splitlines() if "error: " in line]
-    assert told[0] == "bert-large pretrain: error: --learning-rate is 0.0, expected > 0"
+    assert told[0] == "bert-large pretrain: error: optimizer settings: --learning-rate is 0.0, expected > 0"
     assert len(told) == 2 and told[1].startswith("bert-large: error: rank ")
 
 
