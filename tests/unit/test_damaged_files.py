@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,13 +102,14 @@ def card(folder: Path) -> None:
 
 def write_log(folder: Path) -> None:
     """Leave an MLPerf log of three lines, as the library for it writes them."""
-    lines = [
+    lines: list[dict[str, Any]] = [
         {"key": "output_dir", "value": str(folder.resolve()), "metadata": {"file": "a.py", "lineno": 1}},
         {"key": "run_start", "value": None, "metadata": {"samples_count": 0}},
         {"key": "block_start", "value": None, "metadata": {"samples_count": 8, "first_epoch_num": 8}},
     ]
-    others = {"namespace": "", "time_ms": 1, "event_type": "POINT_IN_TIME"}
-    (folder / "log").write_text("".join(f":::MLLOG {json.dumps(others | line)}\n" for line in lines))
+    for line in lines:
+        line.update(namespace="", time_ms=1, event_type="POINT_IN_TIME")
+    (folder / "log").write_text("".join(f":::MLLOG {json.dumps(line)}\n" for line in lines))
 
 
 def resume_log(folder: Path) -> None:

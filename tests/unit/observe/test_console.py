@@ -58,7 +58,7 @@ def test_a_path_that_is_no_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdout", terminal)
     start_logging(tmp_path / "train.log")
     LOGGER.info("resuming after step 5 from %s", Path("out\udcff"))
-    for text in (terminal.buffer.getvalue(), (tmp_path / "train.log").read_bytes()):  # type: ignore[attr-defined]
+    for text in (terminal.buffer.getvalue(), (tmp_path / "train.log").read_bytes()):
         assert text.endswith(b" resuming after step 5 from out\\udcff\n")
 
 
