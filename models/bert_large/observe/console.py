@@ -21,6 +21,16 @@ _BAR = "{unit} {n_fmt}/{total_fmt} |{bar}|{postfix}, {remaining} left {desc}"
 """What is cut off where the terminal is narrow comes last."""
 
 
+class _LineFormatter(logging.Formatter):
+    """A time and the message; bytes of a path that are no UTF-8, which files and terminals refuse, are spelled out."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode(errors="backslashreplace").decode()
+
+
 class _BarSafeHandler(logging.Handler):
     """Prints to standard output above a progress bar, if one is drawn."""
 
@@ -50,7 +60,7 @@ def start_logging(log_file: Path | None) -> None:
     if log_file is not None:
         handlers.append(LogFileHandler(log_file))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_LineFormatter())
     LOGGER.handlers = handlers
     LOGGER.setLevel(logging.INFO if log_file is not None else logging.WARNING)
     LOGGER.propagate = False

@@ -52,6 +52,16 @@ def test_eval_line_names_the_baseline_beside_the_accuracy() -> None:
     assert "next_sentence_accuracy 0.7000 next_sentence_loss 0.6000 on 50 samples" in line
 
 
+def test_a_path_that_is_no_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal and a file refuse such bytes; the run must not end for it."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    start_logging(tmp_path / "train.log")
+    LOGGER.info("resuming after step 5 from %s", Path("out\udcff"))
+    for text in (terminal.buffer.getvalue(), (tmp_path / "train.log").read_bytes()):
+        assert text.endswith(b" resuming after step 5 from out\\udcff\n")
+
+
 def test_lines_go_to_standard_output_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start_logging(tmp_path / "train.log")
     LOGGER.info("hello")
