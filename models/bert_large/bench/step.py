@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bert_large.bench.agreement import Outcome, exact_products, find_differences
+from bert_large.bench.agreement import TOLERANCES, Outcome, exact_products, find_differences
 from bert_large.bench.compared import Compared, figure_name, resolve_compared
 from bert_large.bench.gemm import LinearProducts
 from bert_large.bench.hugging_face import make_encoder, without_dropout
@@ -145,9 +146,13 @@ def measure(
     compared = resolve_compared(engine, compare, precision)
     chosen = apply_precision(precision)
     encoders = _Encoders(model, compared.engine, sequences=batch_size, length=sequence_length)
+    expected = encoders.reference()
     makers = encoders.makers(compared, chosen, drops=False)
     outcomes = {name: partial(_outcome, make) for name, make in makers.items()}
-    differences = find_differences(outcomes, encoders.reference(), precision)
+    differences = find_differences(outcomes, expected, TOLERANCES[precision])
+    compared = compared.without(differences)
+    runs = {name: make() for name, make in encoders.makers(compared, chosen, drops=True).items()}
+    differences |= find_differences({name: its.outcome for name, its in runs.items()}, expected, math.inf)
     compared = compared.without(differences)
     products = LinearProducts(
         tokens=sequence_length * batch_size,
@@ -157,8 +162,9 @@ def measure(
         dtype=chosen.activation_dtype,
     )
     yardsticks = products.variants("gemm_")
-    runs = {name: make() for name, make in encoders.makers(compared, chosen, drops=True).items()}
-    variants = yardsticks | {name: Variant(its.run, its.prepare) for name, its in runs.items()}
+    variants = yardsticks | {
+        name: Variant(its.run, its.prepare) for name, its in runs.items() if name not in differences
+    }
     timings = alternate(variants, rounds=rounds, warmups=warmups)
     yardstick = min(yardsticks, key=lambda name: timings[name].minimum)
     return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 
 import torch
 
-from bert_large.bench.agreement import Outcome, compute_gradients, exact_products, find_differences
+from bert_large.bench.agreement import TOLERANCES, Outcome, compute_gradients, exact_products, find_differences
 from bert_large.bench.compared import Compared, figure_name, resolve_compared
 from bert_large.bench.hugging_face import HuggingFaceTraining, pad, without_dropout
 from bert_large.bench.machine import describe_software, peak_memory_bytes
@@ -91,12 +92,13 @@ def _pad_step(batches: StepBatches, step: int, batch_size: int) -> list[dict[str
     ]
 
 
-def _find_differences(
-    compared: Compared, model: BertForPreTraining, batches: StepBatches, precision: Precision, sequences: int
-) -> dict[str, str]:
-    """Return in what those differ whose loss and gradients of a micro-batch are not those of the reference."""
+def _keep_those_that_agree(
+    compared: Compared, runner: StepRunner, batches: StepBatches, sequences: int
+) -> tuple[Compared, dict[str, HuggingFaceTraining], dict[str, str]]:
+    """Return those whose loss and gradients of a micro-batch agree, Hugging Face's of them, and how others differ."""
     if not compared.names:  # and no memory is to be taken for a comparison
-        return {}
+        return compared, {}, {}
+    model, precision = runner.model, runner.precision
     numbers = batches.order.record_numbers(0, min(sequences, batches.global_batch_size))
     records = batches.dataset.read_all(numbers)
     batch, padded = make_batch(records, range(len(records))), pad(records, batches.dataset.shape.max_seq_length)
@@ -108,17 +110,26 @@ def _find_differences(
         loss = sums.masked_lm_loss / batch.masked_tokens + sums.next_sentence_loss / batch.sequences
         return compute_gradients(loss, model)
 
-    def of_form(form: str) -> Outcome:
-        config = without_dropout(model.config)
+    def train(form: str, config: ModelConfig) -> HuggingFaceTraining:
+        torch.manual_seed(SEED)
         return HuggingFaceTraining(
-            config, form, model.state_dict(), precision=precision, learning_rate=LEARNING_RATE, max_norm=1.0
-        ).outcome(padded)
+            config, form, model.state_dict(), precision=precision, learning_rate=LEARNING_RATE,
+            max_norm=runner.max_gradient_norm,
+        )  # fmt: skip
+
+    def of_form(form: str) -> Outcome:
+        return train(form, without_dropout(model.config)).outcome(padded)
 
     with exact_products():
         expected = of_engine(EagerEngine(), get_precision("fp32"))
     outcomes = {engine.name: partial(of_engine, engine, precision) for engine in compared.engines}
     outcomes |= {figure_name(form): partial(of_form, form) for form in compared.forms}
-    return find_differences(outcomes, expected, precision.name)
+    differences = find_differences(outcomes, expected, TOLERANCES[precision.name])
+    trainings = {figure_name(form): train(form, model.config) for form in compared.without(differences).forms}
+    timed = {name: partial(training.outcome, padded) for name, training in trainings.items()}
+    differences |= find_differences(timed, expected, math.inf)
+    compared = compared.without(differences)
+    return compared, {name: trainings[name] for name in map(figure_name, compared.forms)}, differences
 
 
 def measure(
@@ -152,23 +163,19 @@ def measure(
         chosen = apply_precision(precision)
         trained = BertForPreTraining(model, compared.engine)
         trained.initialize(SEED)
-        differences = _find_differences(compared, trained, step_batches, chosen, hugging_face_batch_size)
-        compared = compared.without(differences)
         runner = build_runner(trained, chosen, global_batch_size=global_batch_size)
+        compared, trainings, differences = _keep_those_that_agree(
+            compared, runner, step_batches, hugging_face_batch_size
+        )
         ours = _OurTraining(runner, compared.engine, batches, steps)
         others = [
             _OurTraining(runner, other, iterate_steps(step_batches, 0, total_steps, workers=0), steps)
             for other in compared.other_engines
         ]
         variants = {its.engine.name: Variant(its.run, its.prepare) for its in (ours, *others)}
-        for form in compared.forms:
-            torch.manual_seed(SEED)
-            training = HuggingFaceTraining(
-                model, form, trained.state_dict(), precision=chosen, learning_rate=LEARNING_RATE,
-                max_norm=runner.max_gradient_norm,
-            )  # fmt: skip
+        for name, training in trainings.items():
             theirs = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
-            variants[figure_name(form)] = Variant(theirs.run, theirs.prepare)
+            variants[name] = Variant(theirs.run, theirs.prepare)
         timings = alternate(variants, rounds=rounds, warmups=warmups)
         peak = peak_memory_bytes()
         loading_seconds = _loading_seconds(step_batches, min(total_steps, 3))
