@@ -168,14 +168,13 @@ def measure(
             compared, runner, step_batches, hugging_face_batch_size
         )
         ours = _OurTraining(runner, compared.engine, batches, steps)
-        others = [
-            _OurTraining(runner, other, iterate_steps(step_batches, 0, total_steps, workers=0), steps)
-            for other in compared.other_engines
-        ]
-        variants = {its.engine.name: Variant(its.run, its.prepare) for its in (ours, *others)}
+        contenders: dict[str, _OurTraining | _TheirTraining] = {compared.engine.name: ours}
+        for other in compared.other_engines:
+            its_batches = iterate_steps(step_batches, 0, total_steps, workers=0)
+            contenders[other.name] = _OurTraining(runner, other, its_batches, steps)
         for name, training in trainings.items():
-            theirs = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
-            variants[name] = Variant(theirs.run, theirs.prepare)
+            contenders[name] = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
+        variants = {name: Variant(its.run, its.prepare) for name, its in contenders.items()}
         timings = alternate(variants, rounds=rounds, warmups=warmups)
         peak = peak_memory_bytes()
         loading_seconds = _loading_seconds(step_batches, min(total_steps, 3))
