@@ -222,6 +222,7 @@ def run(arguments: argparse.Namespace) -> int:
     }[arguments.benchmark]  # fmt: skip
     figures = benchmark.measure(
         model=_model(arguments),
+        engine=arguments.engine,
         precision=arguments.precision,
         rounds=arguments.rounds,
         warmups=arguments.warmups,
@@ -264,7 +265,6 @@ def _model(arguments: argparse.Namespace) -> ModelConfig:
 
 def _step_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "engine": arguments.engine,
         "compare": _COMPARED["step"] if arguments.compare is None else arguments.compare,
         "sequence_length": arguments.seq_len,
         "batch_size": arguments.batch_size,
@@ -275,7 +275,6 @@ def _train_options(arguments: argparse.Namespace) -> dict[str, Any]:
     phase = arguments.phase
     return {
         "phase": phase,
-        "engine": arguments.engine,
         "compare": _COMPARED["train"] if arguments.compare is None else arguments.compare,
         "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[phase],
         "micro_batch_tokens": arguments.micro_batch_tokens,
@@ -287,7 +286,6 @@ def _train_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "engine": arguments.engine,
         "sequence_length": arguments.seq_len,
         "tokens": arguments.tokens,
         "micro_batch_tokens": arguments.micro_batch_tokens,
@@ -297,7 +295,6 @@ def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _ranks_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "phase": arguments.phase,
-        "engine": arguments.engine,
         "ranks": arguments.ranks,
         "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[arguments.phase],
         "micro_batch_tokens": arguments.micro_batch_tokens,
@@ -308,7 +305,6 @@ def _ranks_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _checkpoint_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "engine": arguments.engine,
         "folder": Path(arguments.output_dir),
         "save_every": arguments.save_every,
         "step_seconds": arguments.step_seconds,
