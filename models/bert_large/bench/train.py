@@ -132,6 +132,23 @@ def _keep_those_that_agree(
     return compared, {name: trainings[name] for name in map(figure_name, compared.forms)}, differences
 
 
+def _make_contenders(
+    ours: _OurTraining,
+    compared: Compared,
+    trainings: Mapping[str, HuggingFaceTraining],
+    batches: StepBatches,
+    hugging_face_batch_size: int,
+) -> dict[str, _OurTraining | _TheirTraining]:
+    """Return what takes turns, by name: our engines read the same data, each from its start."""
+    contenders: dict[str, _OurTraining | _TheirTraining] = {compared.engine.name: ours}
+    for engine in compared.other_engines:
+        its_batches = iterate_steps(batches, 0, len(batches.dataset) // batches.global_batch_size, workers=0)
+        contenders[engine.name] = _OurTraining(ours.runner, engine, its_batches, ours.steps_per_round)
+    for name, training in trainings.items():
+        contenders[name] = _TheirTraining(training, batches, hugging_face_batch_size, ours.steps_per_round)
+    return contenders
+
+
 def measure(
     *,
     model: ModelConfig,
@@ -168,21 +185,16 @@ def measure(
             compared, runner, step_batches, hugging_face_batch_size
         )
         ours = _OurTraining(runner, compared.engine, batches, steps)
-        contenders: dict[str, _OurTraining | _TheirTraining] = {compared.engine.name: ours}
-        for other in compared.other_engines:
-            its_batches = iterate_steps(step_batches, 0, total_steps, workers=0)
-            contenders[other.name] = _OurTraining(runner, other, its_batches, steps)
-        for name, training in trainings.items():
-            contenders[name] = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
+        contenders = _make_contenders(ours, compared, trainings, step_batches, hugging_face_batch_size)
         variants = {name: Variant(its.run, its.prepare) for name, its in contenders.items()}
         timings = alternate(variants, rounds=rounds, warmups=warmups)
         peak = peak_memory_bytes()
-        loading_seconds = _loading_seconds(step_batches, min(total_steps, 3))
+        data = _data_figures(step_batches, min(total_steps, 3), phase)
     ours.prepare(0)
     optimizer = measure_optimizer(
         trained, runner.optimizer, max_norm=runner.max_gradient_norm, rounds=max(rounds, _OPTIMIZER_ROUNDS), warmups=1
     )
-    timing, dataset = timings[compared.engine.name], step_batches.dataset
+    timing = timings[compared.engine.name]
     return {
         "benchmark": "train",
         "phase": phase,
@@ -198,13 +210,11 @@ def measure(
         "steps_per_round": steps,
         "rounds": rounds,
         "warmups": warmups,
-        "tokens_per_sequence": dataset.total_tokens() / len(dataset),
-        "distribution_tokens_per_sequence": phase_lengths(phase).mean,
+        **data,
         **_throughput(timings, compared.engine.name, compared.names, steps * global_batch_size),
         "hugging_face_batch_size": hugging_face_batch_size if compared.forms else None,
         "data_wait_share": ours.data_wait_share(warmups * steps),
-        "data_loading_seconds": loading_seconds,
-        "data_loading_share": loading_seconds * steps / timing.median,
+        "data_loading_share": data["data_loading_seconds"] * steps / timing.median,
         "peak_memory_bytes": peak,
         "peak_memory_includes_hugging_face": bool(compared.forms),
         **optimizer,
@@ -214,8 +224,8 @@ def measure(
     }
 
 
-def _loading_seconds(batches: StepBatches, steps: int) -> float:
-    """Return the least time in which one process reads and decodes a step's records.
+def _data_figures(batches: StepBatches, steps: int, phase: int) -> dict[str, float]:
+    """Return how long the sequences are, and the least time in which one process reads and decodes a step's records.
 
     Beyond a step's own time, training would wait for data however far ahead the loader began.
     """
@@ -224,7 +234,11 @@ def _loading_seconds(batches: StepBatches, steps: int) -> float:
         started = time.perf_counter()
         _ = batches[step]
         seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return {
+        "tokens_per_sequence": batches.dataset.total_tokens() / len(batches.dataset),
+        "distribution_tokens_per_sequence": phase_lengths(phase).mean,
+        "data_loading_seconds": min(seconds),
+    }
 
 
 def _throughput(
