@@ -32,9 +32,11 @@ class _LineFormatter(logging.Formatter):
 
 
 class _BarSafeHandler(logging.Handler):
-    """Prints to standard output above a progress bar, if one is drawn."""
+    """Prints to standard output above a progress bar, if one is drawn, what the bar does not show already."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "shown_by_bar", False) and sys.stdout.isatty():
+            return
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
 
@@ -147,9 +149,12 @@ class Progress:
             LOGGER.info(text)
             self._last_line = now
 
-    def line(self, text: str) -> None:
-        """Log a line about finished work; restarts the wait for the next line from within."""
-        LOGGER.info(text)
+    def line(self, text: str, *, of_a_step: bool = False) -> None:
+        """Log a line about finished work; restarts the wait for the next line from within.
+
+        On a terminal the bar shows the last step, and the line of a step goes to the log file alone.
+        """
+        LOGGER.info(text, extra={"shown_by_bar": of_a_step and self._on_terminal})
         self._last_line = time.monotonic()
 
     def close(self) -> None:

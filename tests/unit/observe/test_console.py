@@ -72,6 +72,23 @@ def test_lines_go_to_standard_output_and_the_file(tmp_path: Path, capsys: pytest
     assert first + "\n" == printed and second.endswith(" error: printed elsewhere")
 
 
+@pytest.mark.parametrize("piped", [False, True], ids=["terminal", "output to a pipe"])
+def test_a_terminal_shows_steps_in_the_bar_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piped: bool) -> None:
+    """Their lines would push evaluations and warnings out of sight; the log file and a pipe get them all."""
+    output = io.StringIO() if piped else Terminal()
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    start_logging(tmp_path / "train.log")
+    progress = Progress(10, "step", visible=True)
+    progress.line("step 1/10 done", of_a_step=True)
+    progress.line("eval after step 1")
+    progress.close()
+    lines = (tmp_path / "train.log").read_text()
+    assert "step 1/10 done" in lines and "eval after step 1" in lines
+    assert ("step 1/10 done" in output.getvalue()) == piped
+    assert "eval after step 1" in output.getvalue()
+
+
 def test_other_ranks_only_warn(capsys: pytest.CaptureFixture[str]) -> None:
     start_logging(None)
     LOGGER.info("hello")
