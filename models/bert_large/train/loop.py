@@ -127,7 +127,7 @@ class TrainingLoop:
         for observer in self.observers:
             observer.step(figures)
         progress.advance(status=step_status(figures))
-        progress.line(step_line(figures, self.config.max_steps))
+        progress.line(step_line(figures, self.config.max_steps), of_a_step=True)
         self._watch_loss(figures)
         return True
 

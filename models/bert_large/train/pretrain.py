@@ -81,8 +81,6 @@ def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
             with _locked_output_dir(run.train.output_dir, ranks):
                 start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
                 return _train(run, ranks, stop_request)
-            start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
-            return _train(run, ranks, stop_request)
     except UserError as error:
         log_to_file_only(f"error: {error}")
         raise
