@@ -300,9 +300,11 @@ def test_mlperf_guide(workshop: Path, text: Path) -> None:
 def test_own_corpus_guide(workshop: Path) -> None:
     """The whole way, with fewer steps and records than the guide has."""
     fewer = {"MAX_STEPS": "20", "DUPE_FACTOR": "1", "EVAL_RECORDS": "20", "PHASE1_FRACTION": "1"}
+    fewer |= {"EPOCHS": "1", "MAX_TRAIN_SAMPLES": "64"}
     printed = documents.run_group("docs/OWN_CORPUS.md", "own", workshop, fewer)
     runs = workshop / "runs" / "own"
     assert "0 problem" in printed
     assert len(re.findall(r"training ended: all 20 steps done", printed)) == 2
+    assert re.search(r"^validation accuracy +0\.\d+ +0\.\d+ +0\.\d+ +0\.\d+$", printed, re.MULTILINE)
     assert (runs / "report.html").exists() and (runs / "onnx" / "pretraining.onnx").exists()
     assert len(re.findall(r"^0\.\d{3} the ", printed, re.MULTILINE)) == 5
