@@ -10,6 +10,7 @@ from bert_large.observe.metrics import read_rows
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
 from tests.integration.conftest import Demo
+from tests.support.runs import PROJECT
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -36,3 +37,12 @@ def test_demo_learns_and_leaves_what_it_promises(demo: Demo) -> None:
     model = AutoModelForPreTraining.from_pretrained(demo.folder / "phase2" / "model_save")
     tokenizer = AutoTokenizer.from_pretrained(demo.folder / "phase2" / "model_save")
     assert model.config.vocab_size == len(tokenizer)
+
+
+@pytest.mark.slow
+def test_the_readme_has_its_lines(demo: Demo) -> None:
+    """What the README shows of the demo's end is what the demo prints, but for figures and folders."""
+    (shown,) = re.findall(r"^```text\n(held-out text.*?)^```", (PROJECT / "README.md").read_text(), re.DOTALL | re.M)
+    labels = [re.split(r"  +|: ", line)[0] for line in shown.splitlines()]
+    printed = [re.split(r"  +|: ", line)[0] for line in demo.printed.splitlines()]
+    assert labels == printed[printed.index(labels[0]) :][: len(labels)]
