@@ -307,4 +307,4 @@ def test_own_corpus_guide(workshop: Path) -> None:
     assert len(re.findall(r"training ended: all 20 steps done", printed)) == 2
     assert re.search(r"^validation accuracy +0\.\d+ +0\.\d+ +0\.\d+ +0\.\d+$", printed, re.MULTILINE)
     assert (runs / "report.html").exists() and (runs / "onnx" / "pretraining.onnx").exists()
-    assert len(re.findall(r"^0\.\d{3} the ", printed, re.MULTILINE)) == 5
+    assert len(re.findall(r"^0\.\d{3} the\b", printed, re.MULTILINE)) == 5
