@@ -62,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     stop.listen()
     task = make_task(arguments)
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(FinetuneSettings)}
-    settings = FinetuneSettings(**task.defaults | {name: value for name, value in given.items() if value is not None})
+    settings = FinetuneSettings(**dict(task.defaults) | {name: value for name, value in given.items() if value is not None})
     seeds = parse_seeds(arguments.seeds or arguments.seed or "42")
     if arguments.save_every < 1:
         raise InputError(f"--save-every is {arguments.save_every}, expected > 0")

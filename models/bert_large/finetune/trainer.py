@@ -107,7 +107,7 @@ class SeedRun:
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         if trainer.state.global_step < trainer.state.max_steps:
             raise Stopped
-        trainer.model.load_state_dict(load_file(self.folder / MODEL / WEIGHTS_FILE))
+        model.load_state_dict(load_file(self.folder / MODEL / WEIGHTS_FILE))
         best_step, _ = _best(trainer.state.log_history, f"eval_{self.task.main_metric}")
         samples = len(self.data.train) * self.settings.epochs
         return {
@@ -189,8 +189,7 @@ class _Trainer(Trainer):
         outcome = self.predict(self._watched.features, metric_key_prefix="eval")
         figures = self._task.compute_metrics(self._watched.examples, self._watched.features, outcome.predictions)
         metrics = {f"eval_{name}": value for name, value in figures.items()}
-        if "eval_loss" in outcome.metrics:
-            metrics["eval_loss"] = outcome.metrics["eval_loss"]
+        metrics |= {name: value for name, value in (outcome.metrics or {}).items() if name == "eval_loss"}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
