@@ -183,9 +183,13 @@ def test_a_finished_seed_is_not_trained_again(
     out = tmp_path / "out"
     assert finetune(out, **arguments) == 0
     assert_same(out, finished)
-    trained = []
-    train = Trainer.train
-    monkeypatch.setattr(Trainer, "train", lambda self, **words: (trained.append(self.args.seed), train(self, **words)))
+    trained, train = [], Trainer.train
+
+    def recorded(self: Trainer, **words: Any) -> Any:
+        trained.append(self.args.seed)
+        return train(self, **words)
+
+    monkeypatch.setattr(Trainer, "train", recorded)
     assert finetune(out, **arguments | {"seed": None, "seeds": "7,8"}) == 0
     assert trained == [8]
     found = results(out)["seeds"]
@@ -293,6 +297,12 @@ def test_bf16(arguments: dict[str, Any], finished: Path, tmp_path: Path) -> None
     expected = load_file(finished / "model_save" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {value.dtype for value in expected.values()}
     assert not all(weights[name].equal(value) for name, value in expected.items())
+
+
+def test_regression_in_bf16(arguments: dict[str, Any], tmp_path: Path) -> None:
+    assert finetune(tmp_path / "out", **arguments | {"task": "stsb", "precision": "bf16", "epochs": 1}) == 0
+    scores = (tmp_path / "out" / "predictions" / "STS-B.tsv").read_text().splitlines()[1:]
+    assert all(0 <= float(line.split("\t")[1]) <= 5 for line in scores)
 
 
 def test_a_distilbert_folder(arguments: dict[str, Any], model: Path, tmp_path: Path) -> None:

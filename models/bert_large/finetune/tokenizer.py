@@ -30,7 +30,7 @@ def load_tokenizer(
 
     config = read_object(checkpoint_dir / CONFIG_FILE)
     if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
-        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True, trust_remote_code=False)
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)
         return tokenizer
     path = vocab_file or checkpoint_dir / VOCAB_FILE

@@ -88,7 +88,11 @@ class SeedRun:
             raise Stopped
         set_seed(self.seed)  # the head's first weights
         model = self.task.model_class().from_pretrained(
-            self.checkpoint_dir, local_files_only=True, use_safetensors=True, **self.model_settings
+            self.checkpoint_dir,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **self.model_settings,
         )
         trainer = _Trainer(
             task=self.task,

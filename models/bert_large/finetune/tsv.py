@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.errors import DataError
-from bert_large.observe.console import LOGGER
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,8 @@ def read_rows(
     if names is None:
         raise DataError(f"{path}: line 1: found an empty file, expected the columns {', '.join(columns)}")
     if skipped:
+        from bert_large.observe.console import LOGGER  # imports torch
+
         LOGGER.info("%s: %d rows that lack columns are left out", path, skipped)
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import sys
 
 import pytest
 from bert_large.errors import InputError
 from bert_large.finetune.command import parse_seeds
 from bert_large.finetune.results import best_seed, summarize, table_lines
 from bert_large.finetune.settings import FinetuneSettings
+
+from tests.support.runs import run_here
 
 
 def test_every_problem_is_told_at_once() -> None:
@@ -30,6 +33,16 @@ def test_seeds() -> None:
     for text in ("", "1,1", "1;2", "-1", "1,", str(2**32)):
         with pytest.raises(InputError, match="--seeds is "):
             parse_seeds(text)
+
+
+def test_packages_that_are_missing_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert run_here("finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o") == 1
+    error = capsys.readouterr().err
+    assert "packages that are missing (import of accelerate halted" in error
+    assert "pip install 'bert-large[finetune]'" in error
 
 
 def seed(number: int, accuracy: float) -> dict[str, object]:
