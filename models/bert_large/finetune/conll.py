@@ -40,7 +40,8 @@ class Sentence:
 def read_conll(path: Path) -> list[Sentence]:
     """Read a file with tags in IOB1, IOB2 (BIO) or BIOES; all become IOB2, with the same entities.
 
-    Raises `DataError`, which names the file and the line, for a line without a tag or with other columns than the first.
+    Raises `DataError`, which names the file and the line, for one without a tag or with more or fewer columns than the
+    first.
     """
     sentences: list[Sentence] = []
     words: list[str] = []

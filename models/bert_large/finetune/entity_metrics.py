@@ -6,16 +6,19 @@ An entity that the model finds is correct when a gold entity has the same type, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from bert_large.finetune.conll import entities
 
 
-def entity_scores(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> dict[str, float]:
+def entity_scores(
+    sentences: Iterable[tuple[Sequence[str], Sequence[str]]], types: Collection[str] = ()
+) -> dict[str, float]:
     """Return the scores of sentences, each a pair of gold and predicted tags, as percentages.
 
     `precision`, `recall` and `f1` are over the entities of all types, `PER_precision` and so on over those of the type
-    PER; a share of nothing is 0. `accuracy` is the share of words with the right tag.
+    PER: each one that occurs, or is in `types`. A share of nothing is 0. `accuracy` is the share of words with the
+    right tag.
     """
     gold, predicted, correct = Counter[str](), Counter[str](), Counter[str]()
     words = right = 0
@@ -27,7 +30,7 @@ def entity_scores(sentences: Iterable[tuple[Sequence[str], Sequence[str]]]) -> d
             counter.update(entity.type for entity in counted)
     scores = {"accuracy": _percentage(right, words)}
     scores |= _scores("", correct.total(), predicted.total(), gold.total())
-    for kind in sorted(gold | predicted):
+    for kind in sorted({*gold, *predicted, *types}):
         scores |= _scores(f"{kind}_", correct[kind], predicted[kind], gold[kind])
     return scores
 

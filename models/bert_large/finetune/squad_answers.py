@@ -15,9 +15,17 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from bert_large.finetune.squad_windows import Window
-
 Logits = NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredWindow:
+    """A window (see `squad_windows.Window`) and what the model says of it: logits [tokens], the first of them [CLS]."""
+
+    context_begin: int
+    offsets: NDArray[np.int32]
+    start_logits: Logits
+    end_logits: Logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,37 +81,30 @@ class Prediction:
         ]
 
 
-def predict(
-    context: str,
-    windows: Sequence[Window],
-    start_logits: Sequence[Logits],
-    end_logits: Sequence[Logits],
-    *,
-    n_best: int,
-    max_answer_length: int,
-) -> Prediction:
-    """Return the prediction for a question from all its windows and their logits (float32 [tokens of the window]).
+def predict(context: str, windows: Sequence[ScoredWindow], *, n_best: int, max_answer_length: int) -> Prediction:
+    """Return the prediction for a question from all its windows.
 
     It has up to `n_best` candidates of up to `max_answer_length` tokens.
     """
-    found: list[Candidate] = []
-    for window, starts, ends in zip(windows, start_logits, end_logits, strict=True):
-        inside = slice(window.context_begin, window.context_begin + len(window.offsets))
-        for first, last in _best_spans(starts[inside], ends[inside], n_best, max_answer_length):
-            text = context[window.offsets[first, 0] : window.offsets[last, 1]]
-            found.append(Candidate(text, float(starts[inside][first]), float(ends[inside][last])))
-    no_answer = min(
-        (Candidate("", float(starts[0]), float(ends[0])) for starts, ends in zip(start_logits, end_logits, strict=True)),
-        key=lambda candidate: candidate.score,
-    )
+    found = [
+        Candidate(context[window.offsets[first, 0] : window.offsets[last, 1]], *logits)
+        for window in windows
+        for first, last, logits in _best_spans(window, n_best, max_answer_length)
+    ]
     best: dict[str, Candidate] = {}
     for candidate in sorted(found, key=lambda candidate: -candidate.score):
         best.setdefault(candidate.text, candidate)
+    no_answer = min(
+        (Candidate("", float(window.start_logits[0]), float(window.end_logits[0])) for window in windows),
+        key=lambda candidate: candidate.score,
+    )
     return Prediction(list(best.values())[:n_best] or [no_answer], no_answer)
 
 
-def _best_spans(starts: Logits, ends: Logits, count: int, max_length: int) -> Iterator[tuple[int, int]]:
-    """Yield the first and last token of the `count` spans of up to `max_length` tokens that score highest."""
+def _best_spans(window: ScoredWindow, count: int, max_length: int) -> Iterator[tuple[int, int, tuple[float, float]]]:
+    """Yield first and last context token, and their logits, of the `count` spans that score highest."""
+    inside = slice(window.context_begin, window.context_begin + len(window.offsets))
+    starts, ends = window.start_logits[inside], window.end_logits[inside]
     length = min(max_length, len(starts))
     if not length:
         return
@@ -112,4 +113,4 @@ def _best_spans(starts: Logits, ends: Logits, count: int, max_length: int) -> It
     for index in np.argpartition(-scores, min(count, len(scores)) - 1)[:count]:
         if scores[index] > -np.inf:
             first, more = divmod(int(index), length)
-            yield first, first + more
+            yield first, first + more, (float(starts[first]), float(ends[first + more]))

@@ -32,6 +32,20 @@ class Question:
     context: str
     answers: tuple[Answer, ...]
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Question:
+        """Return the question of a row of `datasets`, where `answers` is a list of texts and one of starts."""
+        answers = tuple(map(Answer, row["answers"]["text"], row["answers"]["answer_start"]))
+        return cls(row["id"], row["question"], row["context"], answers)
+
+    def to_row(self) -> dict[str, Any]:
+        """Return what `from_row` takes."""
+        answers = {
+            "text": [answer.text for answer in self.answers],
+            "answer_start": [answer.start for answer in self.answers],
+        }
+        return {"id": self.id, "question": self.text, "context": self.context, "answers": answers}
+
 
 def read_squad(path: Path, *, unanswerable: bool) -> list[Question]:
     """Read an official file; raise `DataError`, which names the file and the question, where it breaks its format.
@@ -46,19 +60,8 @@ def read_squad(path: Path, *, unanswerable: bool) -> list[Question]:
 
 
 def from_rows(source: str, rows: Iterable[Mapping[str, Any]], *, unanswerable: bool) -> list[Question]:
-    """Return the questions of `rajpurkar/squad` or `squad_v2`, where `answers` is a list of texts and one of starts."""
-    return _checked(source, (_from_row(source, row) for row in rows), unanswerable)
-
-
-def _from_row(source: str, row: Mapping[str, Any]) -> Question:
-    try:
-        answers = tuple(map(Answer, row["answers"]["text"], row["answers"]["answer_start"]))
-        return Question(row["id"], row["question"], row["context"], answers)
-    except (KeyError, TypeError) as error:
-        raise DataError(
-            f"{source}: a row has {', '.join(row)}; expected id, question, context, and answers with text and "
-            "answer_start"
-        ) from error
+    """Return the questions of `rajpurkar/squad` or `squad_v2`; errors are those of `read_squad`, naming `source`."""
+    return _checked(source, map(Question.from_row, rows), unanswerable)
 
 
 def _questions(path: Path, content: object) -> Iterator[Question]:

@@ -36,7 +36,10 @@ def f1(prediction: str, gold: str) -> float:
 
 
 def squad_1_scores(gold_answers: GoldAnswers, predictions: Mapping[str, str]) -> dict[str, float]:
-    """Return `exact_match` and `f1` over all questions; each counts with its best gold answer, one not answered as 0."""
+    """Return `exact_match` and `f1` over all questions.
+
+    A question has the score of its best gold answer, one that is not answered 0.
+    """
     exact, overlap = [], []
     for question, golds in gold_answers.items():
         answered = question in predictions
@@ -109,9 +112,7 @@ def _f1_or_both_empty(prediction: str, gold: str) -> float:
     return exact_match(prediction, gold)
 
 
-def _averages(
-    prefix: str, scores: Mapping[str, Mapping[str, float]], questions: Collection[str]
-) -> dict[str, float]:
+def _averages(prefix: str, scores: Mapping[str, Mapping[str, float]], questions: Collection[str]) -> dict[str, float]:
     if not questions:
         return {}
     averages = {

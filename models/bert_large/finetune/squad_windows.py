@@ -7,17 +7,18 @@ all of it is trained to point both at [CLS], and so is every window of a questio
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
-
 from bert_large.errors import InputError
 from bert_large.finetune.squad_examples import Answer, Question
-from bert_large.prepare.vocab import CLS, SEP
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _SPECIAL_TOKENS = 3
 
@@ -46,8 +47,8 @@ class Window:
 
 
 def make_windows(
-    questions: Sequence[Question],
-    tokenizer: Tokenizer,
+    questions: Iterable[Question],
+    tokenizer: PreTrainedTokenizerFast,
     *,
     max_seq_length: int,
     doc_stride: int,
@@ -64,23 +65,22 @@ def make_windows(
         )
     if doc_stride < 1:
         raise InputError(f"the document stride is {doc_stride}, expected at least 1 token")
-    cls, sep = (np.array([tokenizer.token_to_id(token)], dtype=np.int32) for token in (CLS, SEP))
-    index = 0
-    for context, together in groupby(questions, key=lambda question: question.context):
-        encoding = tokenizer.encode(context, add_special_tokens=False)
-        ids = np.array(encoding.ids, dtype=np.int32)
-        offsets = np.array(encoding.offsets, dtype=np.int32).reshape(-1, 2)
-        for question in together:
-            query_ids = tokenizer.encode(question.text, add_special_tokens=False).ids[:max_query_length]
-            head = np.concatenate([cls, np.array(query_ids, dtype=np.int32), sep])
-            room = max_seq_length - len(head) - 1
+    cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+    numbered = enumerate(questions)
+    for context, together in groupby(numbered, key=lambda item: item[1].context):
+        encoding = tokenizer(context, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        ids = np.array(encoding["input_ids"], dtype=np.int32)
+        offsets = np.array(encoding["offset_mapping"], dtype=np.int32).reshape(-1, 2)
+        for number, question in together:
+            query = tokenizer(question.text, add_special_tokens=False, verbose=False)["input_ids"][:max_query_length]
+            head = np.array([cls, *query, sep], dtype=np.int32)
             answer = answer_tokens(question.answers[0], offsets) if question.answers else None
-            for begin, end in window_bounds(len(ids), room, doc_stride):
-                inside = answer is not None and begin <= answer[0] and answer[1] < end
-                first, last = (len(head) - begin + token for token in answer) if answer and inside else (0, 0)
-                input_ids = np.concatenate([head, ids[begin:end], sep])
-                yield Window(index, input_ids, len(head), offsets[begin:end], first, last)
-            index += 1
+            for begin, end in window_bounds(len(ids), max_seq_length - len(head) - 1, doc_stride):
+                first = last = 0
+                if answer is not None and begin <= answer[0] and answer[1] < end:
+                    first, last = (len(head) + token - begin for token in answer)
+                input_ids = np.append(np.concatenate([head, ids[begin:end]]), np.int32(sep))
+                yield Window(number, input_ids, len(head), offsets[begin:end], first, last)
 
 
 def window_bounds(tokens: int, room: int, doc_stride: int) -> Iterator[tuple[int, int]]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
-
 from bert_large.errors import InputError
 from bert_large.finetune.conll import Sentence
-from bert_large.prepare.vocab import CLS, SEP, UNK
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 IGNORED_LABEL = -100
 """The label of tokens without a tag, which PyTorch's cross-entropy leaves out."""
@@ -37,7 +38,11 @@ class Chunk:
 
 
 def make_chunks(
-    sentences: Sequence[Sentence], tokenizer: Tokenizer, label_ids: Mapping[str, int], *, max_seq_length: int
+    sentences: Sequence[Sentence],
+    tokenizer: PreTrainedTokenizerFast,
+    label_ids: Mapping[str, int],
+    *,
+    max_seq_length: int,
 ) -> Iterator[Chunk]:
     """Yield the chunks of each sentence, in order, of up to `max_seq_length` tokens; a word that is longer is cut.
 
@@ -47,27 +52,31 @@ def make_chunks(
     room = max_seq_length - _SPECIAL_TOKENS
     if room < 1:
         raise InputError(f"the maximal sequence length is {max_seq_length}, expected over {_SPECIAL_TOKENS}")
-    cls, sep, unk = (tokenizer.token_to_id(token) for token in (CLS, SEP, UNK))
-    for index, sentence in enumerate(sentences):
-        ids, first_pieces, labels = [cls], [], []  # type: tuple[list[int], list[int], list[int]]
-        for pieces, tag in zip(_pieces(sentence.words, tokenizer, unk), sentence.tags, strict=True):
-            pieces = pieces[:room]
-            if len(ids) + len(pieces) >= max_seq_length:
-                yield _chunk(index, [*ids, sep], first_pieces, labels)
-                ids, first_pieces, labels = [cls], [], []
+    for number, sentence in enumerate(sentences):
+        ids, first_pieces, labels = _empty(tokenizer)
+        for pieces, tag in zip(_pieces(sentence.words, tokenizer), sentence.tags, strict=True):
+            fitting = pieces[:room]
+            if len(ids) + len(fitting) >= max_seq_length:
+                yield _chunk(number, [*ids, tokenizer.sep_token_id], first_pieces, labels)
+                ids, first_pieces, labels = _empty(tokenizer)
             first_pieces.append(len(ids))
             labels.append(label_ids.get(tag, IGNORED_LABEL))
-            ids += pieces
-        yield _chunk(index, [*ids, sep], first_pieces, labels)
+            ids += fitting
+        yield _chunk(number, [*ids, tokenizer.sep_token_id], first_pieces, labels)
 
 
-def _pieces(words: Sequence[str], tokenizer: Tokenizer, unk: int) -> list[list[int]]:
+def _empty(tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[int], list[int]]:
+    """Return ids, first pieces and labels of a chunk without words."""
+    return [tokenizer.cls_token_id], [], []
+
+
+def _pieces(words: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> list[list[int]]:
     """Return the ids of each word's pieces."""
-    encoding = tokenizer.encode(words, is_pretokenized=True, add_special_tokens=False)
+    encoding = tokenizer(list(words), is_split_into_words=True, add_special_tokens=False, verbose=False)
     pieces: list[list[int]] = [[] for _ in words]
-    for token, word in zip(encoding.ids, encoding.word_ids, strict=True):
+    for token, word in zip(encoding["input_ids"], encoding.word_ids(), strict=True):
         pieces[word].append(token)
-    return [of_word or [unk] for of_word in pieces]
+    return [of_word or [tokenizer.unk_token_id] for of_word in pieces]
 
 
 def _chunk(sentence: int, ids: list[int], first_pieces: list[int], word_labels: list[int]) -> Chunk:

@@ -34,7 +34,9 @@ def test_entities(tags: str, expected: list[tuple[str, int, int]]) -> None:
     assert entities(tags.split()) == expected
 
 
-@pytest.mark.parametrize("tags", ["I-PER B-PER I-PER O I-LOC", "B-PER B-PER I-PER O B-LOC", "S-PER B-PER E-PER O S-LOC"])
+@pytest.mark.parametrize(
+    "tags", ["I-PER B-PER I-PER O I-LOC", "B-PER B-PER I-PER O B-LOC", "S-PER B-PER E-PER O S-LOC"]
+)
 def test_schemes_agree(tags: str) -> None:
     assert to_iob2(tags.split()) == ["B-PER", "B-PER", "I-PER", "O", "B-LOC"]
 

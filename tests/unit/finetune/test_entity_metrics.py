@@ -7,13 +7,12 @@ from bert_large.finetune.entity_metrics import entity_scores
 def test_by_hand() -> None:
     """Gold 5 entities, found 4, correct 2; 9 of 12 words have the right tag.
 
-    PER: gold 3, found 2, correct 1 (the other ends early); LOC: gold 2, found 1, correct 1; ORG: found 1, of wrong type.
+    PER: gold 3, found 2, correct 1 (the other ends early); LOC: gold 2, found 1, correct 1; ORG: found 1.
     """
     gold = "B-PER I-PER O B-LOC | B-PER I-PER O B-LOC | B-PER O O O"
     predicted = "B-PER I-PER O B-LOC | B-PER O O B-ORG | O O O O"
     pairs = [
-        (expected.split(), found.split())
-        for expected, found in zip(gold.split("|"), predicted.split("|"), strict=True)
+        (expected.split(), found.split()) for expected, found in zip(gold.split("|"), predicted.split("|"), strict=True)
     ]
     assert entity_scores(pairs) == pytest.approx(
         {

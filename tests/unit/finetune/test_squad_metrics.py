@@ -79,7 +79,8 @@ def test_squad_2_threshold_turns_answers_into_none() -> None:
 def test_best_threshold() -> None:
     """In the order of odds a, e, b, d, c; none answered: 2 of 5 (c, d).
 
-    exact: a 3, e 4, b 4, d 4 (still not answered), c 3. F1: a 3, e 4, b 4 2/3, d 4 2/3, c 3 2/3. The first highest counts.
+    exact: a 3, e 4, b 4, d 4 (still not answered), c 3. F1: a 3, e 4, b 4 2/3, d 4 2/3, c 3 2/3. Of equals
+    the first counts.
     """
     scores = squad_2_scores(GOLDS, PREDICTIONS, ODDS, threshold=0.0)
     assert (scores["best_exact"], scores["best_exact_thresh"]) == (80, -1.0)

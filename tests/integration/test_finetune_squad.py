@@ -1,0 +1,88 @@
+"""`bert-large finetune --task squad` and `squad2`, from official files to the files that their scripts evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from bert_large.cli import main
+
+from tests.support.finetuning import finetune, tiny_model_folder
+
+CONTEXTS = ["abc xy cab", "bca cab zz", "qq abc bb ee", "zz xy bb"]
+ANSWERS = {"who": "xy", "what": "cab", "which": "bb"}
+COPIES = 40
+
+
+def paragraph(context: str, copy: int, answerable_only: bool) -> dict[str, Any]:
+    questions = [
+        {
+            "id": f"{context}-{word}-{copy}",
+            "question": f"{word}?",
+            "answers": [{"text": answer, "answer_start": context.index(answer)}] if answer in context else [],
+        }
+        for word, answer in ANSWERS.items()
+        if answer in context or not answerable_only
+    ]
+    return {"context": context, "qas": questions}
+
+
+def write_data(folder: Path, version: str) -> Path:
+    """Write both files: the same questions to evaluate as to train, but those in many copies."""
+    folder.mkdir()
+    for name, copies in (("train", COPIES), ("dev", 1)):
+        paragraphs = [paragraph(context, copy, version == "1.1") for copy in range(copies) for context in CONTEXTS]
+        content = {"version": version, "data": [{"title": "t", "paragraphs": paragraphs}]}
+        (folder / f"{name}-v{version}.json").write_text(json.dumps(content))
+    return folder
+
+
+SETTINGS = {"max_seq_length": 24, "max_query_length": 6, "doc_stride": 6, "batch_size": 16, "epochs": 3,
+            "learning_rate": 3e-3, "seed": 1}  # fmt: skip
+
+
+def test_squad_learns_its_questions(tmp_path: Path) -> None:
+    data, model = write_data(tmp_path / "data", "1.1"), tiny_model_folder(tmp_path / "model")
+    results = finetune("squad", data, model, tmp_path / "out", **SETTINGS)
+    found = results["seeds"][0]["metrics"]["validation"]
+    assert set(found) == {"exact_match", "f1"}
+    assert found["exact_match"] > 95 and found["f1"] > 95
+    predictions = json.loads((tmp_path / "out/predictions/predictions.json").read_text())
+    assert predictions["abc xy cab-who-0"] == "xy"
+    n_best = json.loads((tmp_path / "out/predictions/nbest_predictions.json").read_text())
+    assert {question: candidates[0]["text"] for question, candidates in n_best.items()} == predictions
+    assert not (tmp_path / "out/predictions/null_odds.json").exists()
+
+
+def test_squad2_learns_what_has_no_answer(tmp_path: Path) -> None:
+    data, model = write_data(tmp_path / "data", "2.0"), tiny_model_folder(tmp_path / "model")
+    results = finetune("squad2", data, model, tmp_path / "out", **SETTINGS)
+    found = results["seeds"][0]["metrics"]["validation"]
+    assert found["HasAns_total"] + found["NoAns_total"] == found["total"] == 12
+    assert min(found["f1"], found["HasAns_exact"], found["NoAns_exact"]) > 95
+    predictions = json.loads((tmp_path / "out/predictions/predictions.json").read_text())
+    null_odds = json.loads((tmp_path / "out/predictions/null_odds.json").read_text())
+    assert predictions["zz xy bb-what-0"] == "" and predictions["zz xy bb-which-0"] == "bb"
+    assert {question for question, odds in null_odds.items() if odds > 0} == {
+        question for question, text in predictions.items() if not text
+    }
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("squad", ["--null-score-diff-threshold", "1"], "--null-score-diff-threshold cannot be given with --task squad"),
+        ("squad", ["--doc-stride", "0"], "doc_stride is 0, expected > 0"),
+        ("squad", ["--max-seq-length", "64"], "the maximal sequence length is 64, expected over 67"),
+        ("squad2", [], "has no train-v2.0.json; found dev-v1.1.json, train-v1.1.json"),
+    ],
+)
+def test_wrong_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, options: list[str], message: str
+) -> None:
+    data, model = write_data(tmp_path / "data", "1.1"), tiny_model_folder(tmp_path / "model")
+    arguments = ["--task", task, "--data-dir", data, "--checkpoint-dir", model, "--output-dir", tmp_path / "out"]
+    assert main(["finetune", *map(str, arguments), *options]) == 2
+    assert message in capsys.readouterr().err
