@@ -28,7 +28,9 @@ def test_ner_learns_its_sentences(tmp_path: Path) -> None:
     data.mkdir()
     (data / "eng.train").write_text("-DOCSTART- -X- O\n\n" + f"{SENTENCES}\n" * 80)
     (data / "eng.testa").write_text(SENTENCES)
-    (data / "eng.testb").write_text(SENTENCES.replace("\n\n", "\n").replace("I-LOC\nzz NNP I-LOC", "I-LOC\nzz NNP B-LOC"))
+    (data / "eng.testb").write_text(
+        SENTENCES.replace("\n\n", "\n").replace("I-LOC\nzz NNP I-LOC", "I-LOC\nzz NNP B-LOC")
+    )
     model = tiny_model_folder(tmp_path / "model")
     settings = {"max_seq_length": 14, "batch_size": 16, "epochs": 3, "learning_rate": 3e-3}
     results = finetune("ner", data, model, tmp_path / "out", **settings)
@@ -51,9 +53,7 @@ def test_ner_learns_its_sentences(tmp_path: Path) -> None:
         ({"train.txt": SENTENCES, "dev.txt": "a O\nb\n"}, "dev.txt: line 2: 'b' has 1 columns"),
     ],
 )
-def test_wrong_data(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], message: str
-) -> None:
+def test_wrong_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     model = tiny_model_folder(tmp_path / "model")

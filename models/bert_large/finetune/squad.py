@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,23 +26,49 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+HUB_DATASETS = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": f"{text} (default {default:g})"})
+
+
 @dataclass(frozen=True, kw_only=True)
 class SquadOptions:
-    """The options of both versions, with the names and defaults of BERT's own code; lengths are in tokens."""
+    """The tasks' options of the command, with the names and defaults of BERT's own code."""
 
-    doc_stride: int = 128
-    """From the start of a window of a long text to that of the next."""
-    max_query_length: int = 64
-    """Longer questions are cut."""
-    n_best_size: int = 20
-    """Answers to a question in nbest_predictions.json."""
-    max_answer_length: int = 30
-    """Longer answers are not considered."""
+    doc_stride: int = _option(128, "tokens from the start of a window of a long text to that of the next")
+    max_query_length: int = _option(64, "tokens; longer questions are cut")
+    n_best_size: int = _option(20, "answers to a question in nbest_predictions.json")
+    max_answer_length: int = _option(30, "tokens; longer answers are not considered")
+    null_score_diff_threshold: float = _option(
+        0.0, "squad2: a question has no answer where that scores more than this above the best one, in nats"
+    )
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} is {value}, expected > 0" for name, value in vars(self).items() if value < 1]
+        wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in _COUNTS if vars(self)[name] < 1]
         if wrong:
             raise InputError(f"wrong settings: {'; '.join(wrong)}")
+
+
+OPTIONS = tuple(field.name for field in fields(SquadOptions))
+NULL_OPTION = OPTIONS[-1]
+"""Of `squad2` alone."""
+_COUNTS = OPTIONS[:-1]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options; those that are not given are None."""
+    group = parser.add_argument_group("with --task squad or squad2")
+    for name, described in zip(OPTIONS, fields(SquadOptions), strict=True):
+        kind = int if name in _COUNTS else float
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=described.metadata["help"])
+
+
+def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTask:
+    """Return a task with the options that were given; `version` is 1.1 or 2.0."""
+    given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
+    return SquadTask(name=name, version=version, squad=SquadOptions(**given))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +78,7 @@ class SquadTask:
     name: str
     version: str
     """As the names of its files have it: train-v1.1.json, dev-v1.1.json."""
-    hub_dataset: str
     squad: SquadOptions
-    null_threshold: float | None = None
-    """2.0: a question has no answer where "no answer" scores more than this above the best one, in nats."""
     main_metric: str = "f1"
 
     @property
@@ -64,24 +89,25 @@ class SquadTask:
     @property
     def options(self) -> Mapping[str, Any]:
         """Return what decides the answers."""
-        return vars(self.squad) | ({} if self.null_threshold is None else {"null_threshold": self.null_threshold})
+        return vars(self.squad)
 
     @property
-    def _unanswerable(self) -> bool:
-        return self.null_threshold is not None
+    def unanswerable(self) -> bool:
+        """Whether questions may have no answer."""
+        return self.version != "1.1"
 
     def load(self, data_dir: Path | None) -> Splits:
         """Read the official files, or the hub's version."""
         splits = {"train": "train", "validation": "dev"}
         if data_dir is None:
-            hub = load_from_hub(self.hub_dataset)
+            name = HUB_DATASETS[self.version]
+            hub = load_from_hub(name)
             questions = {
-                split: from_rows(f"{self.hub_dataset} {split}", hub[split], unanswerable=self._unanswerable)
-                for split in splits
+                split: from_rows(f"{name} {split}", hub[split], unanswerable=self.unanswerable) for split in splits
             }
         else:
             files = find_files(data_dir, {split: [f"{name}-v{self.version}.json"] for split, name in splits.items()})
-            questions = {split: read_squad(path, unanswerable=self._unanswerable) for split, path in files.items()}
+            questions = {split: read_squad(path, unanswerable=self.unanswerable) for split, path in files.items()}
         return Splits(
             train=_to_dataset(questions["train"]),
             evaluation={"validation": _to_dataset(questions["validation"])},
@@ -139,27 +165,22 @@ class SquadTask:
         gold_answers = {row["id"]: row["answers"]["text"] for row in examples}
         answers = self._predict(examples, features, predictions)
         texts = {question: answer.text for question, answer in answers.items()}
-        if self.null_threshold is None:
+        if not self.unanswerable:
             return squad_1_scores(gold_answers, texts)
-        null_odds = {question: answer.null_odds for question, answer in answers.items()}
-        return squad_2_scores(gold_answers, texts, null_odds, self.null_threshold)
+        return squad_2_scores(gold_answers, texts, _null_odds(answers), self.squad.null_score_diff_threshold)
 
     def write_predictions(
         self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any
     ) -> None:
         """Write the files of BERT's own code, which the official evaluation script takes."""
         answers = self._predict(examples, features, predictions)
-        threshold = self.null_threshold
-        texts = {
-            question: "" if threshold is not None and answer.null_odds > threshold else answer.text
-            for question, answer in answers.items()
-        }
+        threshold = self.squad.null_score_diff_threshold if self.unanswerable else math.inf
+        texts = {question: "" if answer.null_odds > threshold else answer.text for question, answer in answers.items()}
         write_json(folder / "predictions.json", texts)
-        n_best = {question: answer.n_best(with_no_answer=self._unanswerable) for question, answer in answers.items()}
+        n_best = {question: answer.n_best(with_no_answer=self.unanswerable) for question, answer in answers.items()}
         write_json(folder / "nbest_predictions.json", n_best)
-        if self._unanswerable:
-            null_odds = {question: answer.null_odds for question, answer in answers.items()}
-            write_json(folder / "null_odds.json", null_odds)
+        if self.unanswerable:
+            write_json(folder / "null_odds.json", _null_odds(answers))
 
     def _predict(
         self, examples: Dataset, features: Dataset, predictions: tuple[np.ndarray, np.ndarray]
@@ -176,6 +197,10 @@ class SquadTask:
                 max_answer_length=self.squad.max_answer_length,
             )
         return answers
+
+
+def _null_odds(answers: Mapping[str, Prediction]) -> dict[str, float]:
+    return {question: answer.null_odds for question, answer in answers.items()}
 
 
 def _scored_window(feature: dict[str, Any], start_logits: np.ndarray, end_logits: np.ndarray) -> ScoredWindow:
