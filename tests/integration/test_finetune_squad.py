@@ -79,7 +79,7 @@ def test_squad2_learns_what_has_no_answer(tmp_path: Path) -> None:
             "--null-score-diff-threshold cannot be given with --task squad",
         ),
         ("squad", ["--doc-stride", "0"], "doc_stride is 0, expected > 0"),
-        ("squad", ["--max-seq-length", "64"], "the maximal sequence length is 64, expected over 67"),
+        ("squad", ["--max-seq-length", "64"], "--max-seq-length is 64, expected over 67"),
         ("squad2", [], "has no train-v2.0.json; found dev-v1.1.json, train-v1.1.json"),
     ],
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from bert_large.errors import DataError
 from bert_large.files import write_atomically
 from bert_large.finetune.conll import OUTSIDE, Sentence, labels_of, read_conll, to_iob2

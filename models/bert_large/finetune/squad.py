@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
 from bert_large.errors import InputError
 from bert_large.finetune.data_files import find_files
 from bert_large.finetune.hub import load_from_hub
@@ -18,7 +19,7 @@ from bert_large.finetune.results import write_json
 from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
 from bert_large.finetune.squad_examples import Question, from_rows, read_squad
 from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
-from bert_large.finetune.squad_windows import make_windows
+from bert_large.finetune.squad_windows import make_windows, require_room
 from bert_large.finetune.task import Collator, Splits
 
 if TYPE_CHECKING:
@@ -46,29 +47,32 @@ class SquadOptions:
     )
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in _COUNTS if vars(self)[name] < 1]
+        wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in OPTIONS_OF_1 if vars(self)[name] < 1]
         if wrong:
             raise InputError(f"wrong settings: {'; '.join(wrong)}")
 
 
 OPTIONS = tuple(field.name for field in fields(SquadOptions))
-NULL_OPTION = OPTIONS[-1]
-"""Of `squad2` alone."""
-_COUNTS = OPTIONS[:-1]
+OPTIONS_OF_1 = tuple(option for option in OPTIONS if option != "null_score_diff_threshold")
+"""Those that `squad` has too: whole numbers, all of them."""
+_DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
+"""BERT's own for BERT-large."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options; those that are not given are None."""
     group = parser.add_argument_group("with --task squad or squad2")
     for name, described in zip(OPTIONS, fields(SquadOptions), strict=True):
-        kind = int if name in _COUNTS else float
+        kind = int if name in OPTIONS_OF_1 else float
         group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=described.metadata["help"])
 
 
 def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTask:
     """Return a task with the options that were given; `version` is 1.1 or 2.0."""
     given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
-    return SquadTask(name=name, version=version, squad=SquadOptions(**given))
+    options = SquadOptions(**given)
+    require_room(arguments.max_seq_length or _DEFAULTS["max_seq_length"], options.max_query_length)
+    return SquadTask(name=name, version=version, squad=options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +88,7 @@ class SquadTask:
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Return BERT's own settings for BERT-large."""
-        return {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
+        return _DEFAULTS
 
     @property
     def options(self) -> Mapping[str, Any]:

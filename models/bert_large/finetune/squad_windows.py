@@ -13,9 +13,10 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bert_large.errors import InputError
 from bert_large.finetune.squad_examples import Answer, Question
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -56,15 +57,9 @@ def make_windows(
 ) -> Iterator[Window]:
     """Yield the windows of each question, in order; they cover its whole context, and a longer question is cut.
 
-    All lengths are in tokens. Raises `InputError` when a window has no room for the context.
+    All lengths are in tokens, at least 1. Raises `InputError` when a window has no room for the context.
     """
-    if max_seq_length <= max_query_length + _SPECIAL_TOKENS:
-        raise InputError(
-            f"the maximal sequence length is {max_seq_length}, expected over {max_query_length + _SPECIAL_TOKENS}: "
-            f"{max_query_length} tokens of the question, {_SPECIAL_TOKENS} special ones, and the context"
-        )
-    if doc_stride < 1:
-        raise InputError(f"the document stride is {doc_stride}, expected at least 1 token")
+    require_room(max_seq_length, max_query_length)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
     numbered = enumerate(questions)
     for context, together in groupby(numbered, key=lambda item: item[1].context):
@@ -81,6 +76,16 @@ def make_windows(
                     first, last = (len(head) + token - begin for token in answer)
                 input_ids = np.append(np.concatenate([head, ids[begin:end]]), np.int32(sep))
                 yield Window(number, input_ids, len(head), offsets[begin:end], first, last)
+
+
+def require_room(max_seq_length: int, max_query_length: int) -> None:
+    """Raise `InputError` unless a window holds the longest question and at least a token of the context."""
+    needed = max_query_length + _SPECIAL_TOKENS
+    if max_seq_length <= needed:
+        raise InputError(
+            f"--max-seq-length is {max_seq_length}, expected over {needed}: up to {max_query_length} tokens of the "
+            f"question (--max-query-length), {_SPECIAL_TOKENS} special ones, and the context's"
+        )
 
 
 def window_bounds(tokens: int, room: int, doc_stride: int) -> Iterator[tuple[int, int]]:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+
 from bert_large.errors import InputError
 from bert_large.finetune.conll import Sentence
-from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -51,7 +52,7 @@ def make_chunks(
     """
     room = max_seq_length - _SPECIAL_TOKENS
     if room < 1:
-        raise InputError(f"the maximal sequence length is {max_seq_length}, expected over {_SPECIAL_TOKENS}")
+        raise InputError(f"--max-seq-length is {max_seq_length}, expected over {_SPECIAL_TOKENS}")
     for number, sentence in enumerate(sentences):
         ids, first_pieces, labels = _empty(tokenizer)
         for pieces, tag in zip(_pieces(sentence.words, tokenizer), sentence.tags, strict=True):

@@ -66,10 +66,9 @@ def test_questions_are_numbered_over_contexts(tokenizer: Any) -> None:
     assert [its.question for its in windows] == [0, 1, 2, 3]
 
 
-@pytest.mark.parametrize(("length", "stride", "message"), [(7, 4, "is 7, expected over 7"), (16, 0, "is 0, expected")])
-def test_no_room(tokenizer: Any, length: int, stride: int, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        windows_of(tokenizer, Question("q", "who", "ab", ()), length, stride)
+def test_no_room(tokenizer: Any) -> None:
+    with pytest.raises(InputError, match="--max-seq-length is 7, expected over 7"):
+        windows_of(tokenizer, Question("q", "who", "ab", ()), 7, 4)
 
 
 @given(st.integers(0, 60), st.integers(1, 20), st.integers(1, 30))
