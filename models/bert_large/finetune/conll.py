@@ -18,6 +18,7 @@ from bert_large.prepare.documents import read_lines
 
 OUTSIDE = "O"
 _DOCUMENT_START = "-DOCSTART-"
+_BYTE_ORDER_MARK = "\ufeff"
 _TAG = re.compile(r"O|[BIES]-\S+")
 
 
@@ -55,6 +56,7 @@ def read_conll(path: Path) -> list[Sentence]:
             tags.clear()
 
     for number, line in enumerate(read_lines(path), start=1):
+        line = line.removeprefix(_BYTE_ORDER_MARK)
         if not line or line.startswith(_DOCUMENT_START):
             end_sentence()
             continue

@@ -67,7 +67,7 @@ def test_columns_of_2003(tmp_path: Path) -> None:
     [
         "\n\na O\nb S-X\n\n\n\nc O",  # blank lines everywhere, none at the end
         "a\tO\nb\tB-X\n \t\nc\tO\n",
-        "a O\r\nb I-X\r\n\r\nc O\r\n",
+        "\ufeffa O\r\nb I-X\r\n\r\nc O\r\n",  # as Windows writes it
         "-DOCSTART- O\na O\nb B-X\n-DOCSTART-\nc O\n",  # a document's start also ends a sentence
     ],
 )

@@ -39,5 +39,7 @@ def test_an_entity_ends_with_its_sentence() -> None:
 
 
 def test_nothing_found_and_nothing_there() -> None:
-    scores = entity_scores([(["O", "O"], ["O", "O"])])
-    assert scores == {"accuracy": 100, "precision": 0, "recall": 0, "f1": 0}
+    scores = entity_scores([(["O", "O"], ["O", "O"])], types=["PER"])
+    assert scores == {
+        "accuracy": 100, "precision": 0, "recall": 0, "f1": 0, "PER_precision": 0, "PER_recall": 0, "PER_f1": 0,
+    }  # fmt: skip
