@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from bert_large.errors import InputError, UserError
-from bert_large.finetune.settings import FinetuneSettings
+from bert_large.finetune.settings import PRECISIONS, FinetuneSettings
 from bert_large.finetune.tasks import TASKS, add_task_arguments, make_task
 from bert_large.folder_lock import FolderLock
 
@@ -19,7 +19,7 @@ _HELP = {
     "warmup_share": "share of the steps in which the rate rises",
     "weight_decay": "decoupled, not on biases and LayerNorm",
     "max_seq_length": "tokens; longer sequences are cut",
-    "precision": "fp32, or bf16: matrix products in bf16",
+    "precision": f"one of {', '.join(PRECISIONS)}",
     "max_train_samples": "train on the first examples only",
     "max_eval_samples": "evaluate on the first examples of each split only",
 }
@@ -62,7 +62,9 @@ def run(arguments: argparse.Namespace) -> int:
     stop.listen()
     task = make_task(arguments)
     given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(FinetuneSettings)}
-    settings = FinetuneSettings(**task.defaults | {name: value for name, value in given.items() if value is not None})
+    settings = FinetuneSettings(
+        **dict(task.defaults) | {name: value for name, value in given.items() if value is not None}
+    )
     seeds = parse_seeds(arguments.seeds or arguments.seed or "42")
     if arguments.save_every < 1:
         raise InputError(f"--save-every is {arguments.save_every}, expected > 0")
@@ -71,6 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     import datasets
     import transformers
 
+    from bert_large.engines.precision import apply_precision
     from bert_large.finetune.results import table_lines
     from bert_large.finetune.run import FinetuneRun
     from bert_large.finetune.tokenizer import load_tokenizer
@@ -84,9 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
     datasets.disable_progress_bars()
     check_model_intact(arguments.checkpoint_dir)
     tokenizer = load_tokenizer(arguments.checkpoint_dir, arguments.vocab_file, arguments.do_lower_case)
+    if settings.max_seq_length > tokenizer.model_max_length:
+        raise InputError(
+            f"max_seq_length is {settings.max_seq_length}, the model has positions for {tokenizer.model_max_length}"
+        )
     make_folder(arguments.output_dir)
     with FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)):
-        start_logging(arguments.output_dir / "finetune.log")
+        start_logging(arguments.output_dir / "train.log")
+        apply_precision(settings.precision)
         try:
             results = FinetuneRun(
                 task=task,

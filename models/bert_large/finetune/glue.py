@@ -189,7 +189,7 @@ GLUE_TASKS = {
             files=standard_files(("#1 String", "#2 String"), label="Quality"),
             labels={"0": "not_equivalent", "1": "equivalent"},
             metric=accuracy_and_f1,
-            main_metric="mean",
+            main_metric="average",
             submissions={"test": "MRPC.tsv"},
         ),
         GlueTask(
@@ -200,7 +200,7 @@ GLUE_TASKS = {
             ),  # some rows of the official train.tsv are cut short
             labels={"0": "not_duplicate", "1": "duplicate"},
             metric=accuracy_and_f1,
-            main_metric="mean",
+            main_metric="average",
             hub_texts=("question1", "question2"),
             submissions={"test": "QQP.tsv"},
         ),
@@ -210,7 +210,7 @@ GLUE_TASKS = {
             files=standard_files(_PAIR, label="score"),
             labels={},
             metric=correlations,
-            main_metric="mean",
+            main_metric="average",
             submissions={"test": "STS-B.tsv"},
         ),
         GlueTask(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bert_large import config
 from bert_large.errors import InputError
 
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = tuple(name for name in config.PRECISIONS if name != "fp16")
+"""The Trainer scales no loss on CPUs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +28,7 @@ class FinetuneSettings:
     max_seq_length: int = 128
     """Tokens of a sequence; longer ones are cut."""
     precision: str = "fp32"
-    """fp32, or bf16: matrix products in bf16, weights in fp32."""
+    """Of matrix products; weights are fp32 in every one."""
     max_train_samples: int | None = None
     """Train on the first examples only."""
     max_eval_samples: int | None = None
@@ -45,6 +47,6 @@ class FinetuneSettings:
         if self.max_seq_length < 8:
             problems.append(f"max_seq_length is {self.max_seq_length}, expected at least 8")
         if self.precision not in PRECISIONS:
-            problems.append(f"precision is {self.precision!r}, expected {' or '.join(PRECISIONS)}")
+            problems.append(f"precision is {self.precision!r}, expected one of {', '.join(PRECISIONS)}")
         if problems:
             raise InputError(f"wrong settings: {'; '.join(problems)}")

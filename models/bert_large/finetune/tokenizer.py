@@ -30,7 +30,7 @@ def load_tokenizer(
 
     config = json.loads((checkpoint_dir / CONFIG_FILE).read_text(encoding="utf-8"))
     if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True)
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)
         return tokenizer
     path = vocab_file or checkpoint_dir / VOCAB_FILE

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
 from bert_large.checksums import check_checksums, write_checksums
+from bert_large.engines.precision import get_precision
 from bert_large.errors import DamageError
 from bert_large.files import remove_tree, write_atomically
 from bert_large.finetune.settings import FinetuneSettings
@@ -28,7 +30,7 @@ from bert_large.train.stopping import StopRequest
 CHECKPOINTS, MODEL = "checkpoints", "model_save"
 _KEPT_CHECKPOINTS = 2
 _TIMING_FILE = "timing.json"
-_LOG_EVERY_STEPS = 50
+_LOG_EVERY_STEPS = 10
 
 
 @dataclass(frozen=True)
@@ -80,8 +82,10 @@ class SeedRun:
     def run(self, stop: StopRequest) -> dict[str, Any]:
         """Train, predict every split with the best weights, write predictions, and return the figures.
 
-        Raises `Stopped` after a checkpoint when a signal comes while it trains.
+        Raises `Stopped` when a signal has come: before it starts, or with a checkpoint while it trains.
         """
+        if stop.signal_number:
+            raise Stopped
         set_seed(self.seed)  # the head's first weights
         model = self.task.model_class().from_pretrained(
             self.checkpoint_dir, local_files_only=True, use_safetensors=True, **self.model_settings
@@ -107,7 +111,7 @@ class SeedRun:
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         if trainer.state.global_step < trainer.state.max_steps:
             raise Stopped
-        trainer.model.load_state_dict(load_file(self.folder / MODEL / WEIGHTS_FILE))
+        model.load_state_dict(load_file(self.folder / MODEL / WEIGHTS_FILE))
         best_step, _ = _best(trainer.state.log_history, f"eval_{self.task.main_metric}")
         samples = len(self.data.train) * self.settings.epochs
         return {
@@ -125,7 +129,7 @@ class SeedRun:
         return TrainingArguments(
             output_dir=str(self.folder / CHECKPOINTS),
             use_cpu=True,
-            bf16=settings.precision == "bf16",
+            bf16=get_precision(settings.precision).autocast_dtype == torch.bfloat16,
             seed=self.seed,
             data_seed=self.seed,
             num_train_epochs=settings.epochs,
@@ -189,8 +193,7 @@ class _Trainer(Trainer):
         outcome = self.predict(self._watched.features, metric_key_prefix="eval")
         figures = self._task.compute_metrics(self._watched.examples, self._watched.features, outcome.predictions)
         metrics = {f"eval_{name}": value for name, value in figures.items()}
-        if "eval_loss" in outcome.metrics:
-            metrics["eval_loss"] = outcome.metrics["eval_loss"]
+        metrics |= {name: value for name, value in (outcome.metrics or {}).items() if name == "eval_loss"}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
