@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bert_large.cli import main
 
-from tests.support.finetuning import finetune, tiny_model_folder
+from tests.support.finetune import finetuned, write_quick_model
+from tests.support.runs import options, run_here
 
 SENTENCES = """abc NN O
 pq NNP I-PER
@@ -22,7 +22,12 @@ abc NN O
 """
 
 
-def test_ner_learns_its_sentences(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_quick_model(tmp_path_factory.mktemp("start") / "model_save")
+
+
+def test_ner_learns_its_sentences(model: Path, tmp_path: Path) -> None:
     """In IOB1, of three columns; a sentence is longer than the model's window."""
     data = tmp_path / "data"
     data.mkdir()
@@ -31,10 +36,8 @@ def test_ner_learns_its_sentences(tmp_path: Path) -> None:
     (data / "eng.testb").write_text(
         SENTENCES.replace("\n\n", "\n").replace("I-LOC\nzz NNP I-LOC", "I-LOC\nzz NNP B-LOC")
     )
-    model = tiny_model_folder(tmp_path / "model")
-    settings = {"max_seq_length": 14, "batch_size": 16, "epochs": 3, "learning_rate": 3e-3}
-    results = finetune("ner", data, model, tmp_path / "out", **settings)
-    found = results["seeds"][0]["metrics"]
+    settings = {"max_seq_length": 10, "batch_size": 16, "epochs": 3, "learning_rate": 3e-3}
+    found = finetuned(tmp_path / "out", task="ner", data_dir=data, checkpoint_dir=model, **settings)
     assert list(found) == ["validation", "test"]
     assert found["validation"]["f1"] == found["validation"]["PER_recall"] == 100
     tagged = (tmp_path / "out/predictions/validation.conll").read_text().splitlines()
@@ -53,10 +56,11 @@ def test_ner_learns_its_sentences(tmp_path: Path) -> None:
         ({"train.txt": SENTENCES, "dev.txt": "a O\nb\n"}, "dev.txt: line 2: 'b' has 1 columns"),
     ],
 )
-def test_wrong_data(tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], message: str) -> None:
+def test_wrong_data(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], files: dict[str, str], message: str
+) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    model = tiny_model_folder(tmp_path / "model")
-    arguments = ["--data-dir", tmp_path, "--checkpoint-dir", model, "--output-dir", tmp_path / "out"]
-    assert main(["finetune", "--task", "ner", *map(str, arguments)]) == 2
+    values = {"task": "ner", "data_dir": tmp_path, "checkpoint_dir": model, "output_dir": tmp_path / "out"}
+    assert run_here("finetune", *options(**values)) == 2
     assert message in capsys.readouterr().err

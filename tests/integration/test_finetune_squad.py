@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.cli import main
 
-from tests.support.finetuning import finetune, tiny_model_folder
+from tests.support.finetune import finetuned, write_quick_model
+from tests.support.runs import options, run_here
 
 CONTEXTS = ["abc xy cab", "bca cab zz", "qq abc bb ee", "zz xy bb"]
 ANSWERS = {"who": "xy", "what": "cab", "which": "bb"}
 COPIES = 40
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_quick_model(tmp_path_factory.mktemp("start") / "model_save")
 
 
 def paragraph(context: str, copy: int, answerable_only: bool) -> dict[str, Any]:
@@ -43,10 +48,10 @@ SETTINGS = {"max_seq_length": 24, "max_query_length": 6, "doc_stride": 6, "batch
             "learning_rate": 3e-3, "seed": 1}  # fmt: skip
 
 
-def test_squad_learns_its_questions(tmp_path: Path) -> None:
-    data, model = write_data(tmp_path / "data", "1.1"), tiny_model_folder(tmp_path / "model")
-    results = finetune("squad", data, model, tmp_path / "out", **SETTINGS)
-    found = results["seeds"][0]["metrics"]["validation"]
+def test_squad_learns_its_questions(model: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", "1.1")
+    metrics = finetuned(tmp_path / "out", task="squad", data_dir=data, checkpoint_dir=model, **SETTINGS)
+    found = metrics["validation"]
     assert set(found) == {"exact_match", "f1"}
     assert found["exact_match"] > 95 and found["f1"] > 95
     predictions = json.loads((tmp_path / "out/predictions/predictions.json").read_text())
@@ -56,10 +61,10 @@ def test_squad_learns_its_questions(tmp_path: Path) -> None:
     assert not (tmp_path / "out/predictions/null_odds.json").exists()
 
 
-def test_squad2_learns_what_has_no_answer(tmp_path: Path) -> None:
-    data, model = write_data(tmp_path / "data", "2.0"), tiny_model_folder(tmp_path / "model")
-    results = finetune("squad2", data, model, tmp_path / "out", **SETTINGS)
-    found = results["seeds"][0]["metrics"]["validation"]
+def test_squad2_learns_what_has_no_answer(model: Path, tmp_path: Path) -> None:
+    data = write_data(tmp_path / "data", "2.0")
+    metrics = finetuned(tmp_path / "out", task="squad2", data_dir=data, checkpoint_dir=model, **SETTINGS)
+    found = metrics["validation"]
     assert found["HasAns_total"] + found["NoAns_total"] == found["total"] == 12
     assert min(found["f1"], found["HasAns_exact"], found["NoAns_exact"]) > 95
     predictions = json.loads((tmp_path / "out/predictions/predictions.json").read_text())
@@ -71,22 +76,18 @@ def test_squad2_learns_what_has_no_answer(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "options", "message"),
+    ("task", "settings", "message"),
     [
-        (
-            "squad",
-            ["--null-score-diff-threshold", "1"],
-            "--null-score-diff-threshold cannot be given with --task squad",
-        ),
-        ("squad", ["--doc-stride", "0"], "doc_stride is 0, expected > 0"),
-        ("squad", ["--max-seq-length", "64"], "--max-seq-length is 64, expected over 67"),
-        ("squad2", [], "has no train-v2.0.json; found dev-v1.1.json, train-v1.1.json"),
+        ("squad", {"null_score_diff_threshold": 1}, "--null-score-diff-threshold cannot be given with --task squad"),
+        ("squad", {"doc_stride": 0}, "doc_stride is 0, expected > 0"),
+        ("squad", {"max_seq_length": 64}, "--max-seq-length is 64, expected over 67"),
+        ("squad2", {}, "has no train-v2.0.json; found dev-v1.1.json, train-v1.1.json"),
     ],
 )
 def test_wrong_options(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, options: list[str], message: str
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str, settings: dict[str, Any], message: str
 ) -> None:
-    data, model = write_data(tmp_path / "data", "1.1"), tiny_model_folder(tmp_path / "model")
-    arguments = ["--task", task, "--data-dir", data, "--checkpoint-dir", model, "--output-dir", tmp_path / "out"]
-    assert main(["finetune", *map(str, arguments), *options]) == 2
+    data = write_data(tmp_path / "data", "1.1")
+    values = {"task": task, "data_dir": data, "checkpoint_dir": model, "output_dir": tmp_path / "out", **settings}
+    assert run_here("finetune", *options(**values)) == 2
     assert message in capsys.readouterr().err
