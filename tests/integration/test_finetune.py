@@ -18,6 +18,7 @@ from bert_large.finetune.trainer import SeedRun
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel, Trainer
 
+from tests.integration.conftest import Demo
 from tests.support.finetune import write_model
 from tests.support.glue import write_glue, write_tsv
 from tests.support.runs import PROJECT, options, run_here
@@ -301,25 +302,7 @@ def test_the_quickstart_script(model: Path, glue: Path, tmp_path: Path) -> None:
     assert results(tmp_path / "an out")["best_seed"] == 3
 
 
-NEUTRAL = [
-    "the",
-    "a",
-    "of",
-    "and",
-    "value",
-    "name",
-    "module",
-    "class",
-    "string",
-    "list",
-    "object",
-    "file",
-    "function",
-    "is",
-    "in",
-    "to",
-    "with",
-]
+NEUTRAL = ("the", "a", "of", "and", "value", "name", "module", "class", "string", "list", "object", "file", "in", "to")
 SIDES = (("error", "false", "fails", "invalid", "not"), ("true", "returns", "valid", "new", "same"))
 
 
@@ -340,12 +323,13 @@ def write_learnable_task(folder: Path, *, train: int, dev: int) -> float:
 
 
 @pytest.mark.slow
-def test_it_learns_from_the_demos_model(demo: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(1500)
+def test_it_learns_from_the_demos_model(demo: Demo, tmp_path: Path) -> None:
     """A task that words decide, over two seeds, is all but solved."""
     majority = write_learnable_task(tmp_path / "data", train=1500, dev=300)
     settings = {"epochs": 3, "learning_rate": 3e-4, "max_seq_length": 32, "seeds": "1,2"}
     out = tmp_path / "out"
-    model = demo / "phase2" / "model_save"
+    model = demo.folder / "phase2" / "model_save"
     assert finetune(out, task="sst2", data_dir=tmp_path / "data", checkpoint_dir=model, **settings) == 0
     for seed in results(out)["seeds"]:
         assert seed["metrics"]["validation"]["accuracy"] > 0.95 > majority + 0.2

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.errors import DataError
+from bert_large.observe.console import LOGGER
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,10 @@ def read_rows(
     """Yield the rows of a file, which must have all `columns`; blank lines are passed over.
 
     `header`: the names of the fields in a file whose first line is a row already. Fields beyond the header's are left
-    out. A row that ends before the last of `columns` is a `DataError`, or with `skip_short` left out.
+    out. A row that ends before the last of `columns` is a `DataError`, or with `skip_short` left out; the log
+    then says how many are.
     """
-    names = header
+    names, skipped = header, 0
     for number, line in _numbered_lines(path):
         fields = line.split("\t")
         if names is None:
@@ -45,10 +47,14 @@ def read_rows(
         row = Row(path, number, dict(zip(names, fields, strict=False)))
         if all(name in row.fields for name in columns):
             yield row
-        elif not skip_short:
+        elif skip_short:
+            skipped += 1
+        else:
             raise row.error(f"{len(fields)} fields", f"{len(names)}: {', '.join(names)}")
     if names is None:
         raise DataError(f"{path}: line 1: found an empty file, expected the columns {', '.join(columns)}")
+    if skipped:
+        LOGGER.info("%s: %d rows that lack columns are left out", path, skipped)
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:

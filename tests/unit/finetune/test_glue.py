@@ -185,7 +185,7 @@ def test_the_hubs_version_has_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> N
         found = Dataset.from_dict(rows)
         return found.cast_column("label", label) if min(labels) >= 0 else found
 
-    def load(name: str, configuration: str, revision: None) -> DatasetDict:
+    def load(name: str, configuration: str, **_: object) -> DatasetDict:
         assert name == "nyu-mll/glue"
         if configuration == "ax":
             return DatasetDict({"test": split([-1, -1])})
@@ -201,7 +201,7 @@ def test_the_hubs_version_has_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_without_a_network_the_error_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(name: str, configuration: str, revision: None) -> DatasetDict:
+    def load(name: str, configuration: str, **_: object) -> DatasetDict:
         raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub\nmore")
 
     monkeypatch.setattr("datasets.load_dataset", load)

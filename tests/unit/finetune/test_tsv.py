@@ -44,9 +44,11 @@ def test_what_is_wrong_is_named(tmp_path: Path, text: str | bytes, message: str)
         list(read_rows(path, ("a", "b")))
 
 
-def test_short_rows_are_left_out_if_asked_for(tmp_path: Path) -> None:
+def test_short_rows_are_left_out_if_asked_for(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     path = write(tmp_path, "a\tb\n1\n2\t3\n")
     assert [row.fields["b"] for row in read_rows(path, ("a", "b"), skip_short=True)] == ["3"]
+    assert caplog.messages == [f"{path}: 1 rows that lack columns are left out"]
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
