@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -261,6 +262,23 @@ def test_a_damaged_model_is_refused(
     assert "model.safetensors is damaged" in capsys.readouterr().err
 
 
+def test_a_loss_that_is_not_finite_ends_the_run(
+    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune(tmp_path / "out", **arguments | {"learning_rate": 1e30, "epochs": 4}) == 1
+    assert "seed 7: at step 10 the loss is nan" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["run.json", "seed-7/results.json"])
+def test_a_damaged_file_of_the_run_is_named(
+    name: str, arguments: dict[str, Any], finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(finished, tmp_path / "out")
+    (tmp_path / "out" / name).write_text("{")
+    assert finetune(tmp_path / "out", **arguments) == 2
+    assert f"{tmp_path / 'out' / name} is damaged" in capsys.readouterr().err
+
+
 def test_samples_can_be_limited(arguments: dict[str, Any], tmp_path: Path) -> None:
     assert finetune(tmp_path / "out", **arguments, max_train_samples=5, max_eval_samples=4) == 0
     assert "train 5, validation 4, test 4 sequences" in (tmp_path / "out" / "train.log").read_text()
@@ -280,7 +298,7 @@ def test_bf16(arguments: dict[str, Any], finished: Path, tmp_path: Path) -> None
 def test_a_distilbert_folder(arguments: dict[str, Any], model: Path, tmp_path: Path) -> None:
     """It has no segments, and no pooler."""
     folder = tmp_path / "distilled"
-    DistilBertModel(DistilBertConfig(vocab_size=79, dim=32, n_layers=2, n_heads=2, hidden_dim=64)).save_pretrained(
+    DistilBertModel(DistilBertConfig(vocab_size=78, dim=32, n_layers=2, n_heads=2, hidden_dim=64)).save_pretrained(
         folder
     )
     changes = {"task": "rte", "checkpoint_dir": folder, "vocab_file": model.parent / "vocab.txt", "epochs": 1}

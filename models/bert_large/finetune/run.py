@@ -18,6 +18,7 @@ from bert_large.finetune.results import RESULTS_FILE, best_seed, summarize, writ
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Splits, Task
 from bert_large.finetune.trainer import CHECKPOINTS, MODEL, Encoded, EncodedSplits, SeedRun
+from bert_large.json_file import read_object
 from bert_large.observe.console import LOGGER
 from bert_large.output_folder import partial_folder, publish_model
 from bert_large.train.checkpoint import WEIGHTS_FILE
@@ -82,7 +83,7 @@ class FinetuneRun:
                 raise InputError(
                     f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder (or --resume auto to continue it)"
                 )
-            require_same(self.output_dir, json.loads(path.read_text(encoding="utf-8")), identity)
+            require_same(self.output_dir, read_object(path), identity)
         else:
             write_json(path, identity)
 
@@ -140,7 +141,7 @@ class FinetuneRun:
             ).run(stop)
             write_json(folder / RESULTS_FILE, figures)
         remove_tree(folder / CHECKPOINTS)
-        return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        return read_object(folder / RESULTS_FILE)
 
     def _seed_folder(self, seed: int) -> Path:
         folder = self.output_dir / f"seed-{seed}"

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
+from bert_large.json_file import read_object
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.checkpoint import CONFIG_FILE, TOKENIZER_CONFIG_FILE, VOCAB_FILE
 
@@ -28,7 +28,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    config = json.loads((checkpoint_dir / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = read_object(checkpoint_dir / CONFIG_FILE)
     if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True)
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)
@@ -55,7 +55,7 @@ def _stated_case(checkpoint_dir: Path, do_lower_case: bool | None) -> bool | Non
     path = checkpoint_dir / TOKENIZER_CONFIG_FILE
     if do_lower_case is not None or not path.is_file():
         return do_lower_case
-    return json.loads(path.read_text(encoding="utf-8")).get("do_lower_case")
+    return read_object(path).get("do_lower_case")
 
 
 def _check_size(path: Path, tokens: int, config: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from bert_large.checksums import check_checksums, write_checksums
 from bert_large.engines.precision import get_precision
-from bert_large.errors import DamageError
+from bert_large.errors import DamageError, UserError
 from bert_large.files import remove_tree, write_atomically
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
@@ -145,6 +145,7 @@ class SeedRun:
             save_steps=self.save_every,
             save_total_limit=_KEPT_CHECKPOINTS,
             logging_steps=_LOG_EVERY_STEPS,
+            logging_nan_inf_filter=False,
             report_to=[],
             disable_tqdm=True,
             dataloader_pin_memory=False,
@@ -241,13 +242,21 @@ class _Timer(TrainerCallback):
 
 
 class _Log(TrainerCallback):
-    """Writes the Trainer's figures into our log."""
+    """Writes the Trainer's figures into our log, and ends a run that has lost its way."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        figures = " ".join(f"{name} {value:.4g}" for name, value in (logs or {}).items() if isinstance(value, float))
+        logs = logs or {}
+        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
+            return
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise UserError(
+                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}, so nothing is learned. "
+                "Start again in an empty folder with a lower --learning-rate"
+            )
+        figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
         LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, figures)
 
 
