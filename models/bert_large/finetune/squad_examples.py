@@ -54,7 +54,7 @@ def read_squad(path: Path, *, unanswerable: bool) -> list[Question]:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, cut short, nested without end
         raise DataError(f"{path} is not JSON: {error}; expected a file of SQuAD's format") from error
     return _checked(path, _questions(path, content), unanswerable)
 

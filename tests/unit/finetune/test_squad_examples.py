@@ -74,6 +74,7 @@ def test_no_answer_is_of_2_alone(tmp_path: Path) -> None:
     [
         (b'{"data": [', "dev.json is not JSON"),
         (b"\xff", "dev.json is not JSON"),
+        (b"[" * 100_000, "dev.json is not JSON"),
         (b"[]", "dev.json: has no 'data'"),
         (b'{"data": [{"paragraphs": [{"qas": []}]}]}', r"data\[0\].paragraphs\[0\]: has no 'context'"),
         (b'{"data": [{"paragraphs": {}}]}', r"data\[0\]: 'paragraphs' is a dict, expected a list"),
