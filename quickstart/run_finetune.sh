@@ -6,7 +6,7 @@
 # Started again, it goes on where it was stopped. It needs the package's extra [finetune].
 #
 # Required variables:
-#   TASK                cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte or wnli; `bert-large finetune --help` lists all
+#   TASK                cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli (GLUE), squad, squad2, or ner
 #   CHECKPOINT_DIR      model_save to start from (also: PRETRAINED_MODEL)
 #   OUTPUT_DIR          where everything goes; made if missing. One run, one folder
 #

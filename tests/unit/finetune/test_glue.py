@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from bert_large.errors import DataError, InputError
-from bert_large.finetune import hub
+from bert_large.finetune import hub, squad
 from bert_large.finetune.glue import GLUE_TASKS
 from bert_large.finetune.tasks import make_task
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -210,7 +210,7 @@ def test_without_a_network_the_error_says_what_to_give(monkeypatch: pytest.Monke
 
 
 def test_names_are_taken_as_glue_writes_them() -> None:
-    arguments = SimpleNamespace(task="STS-B")
+    arguments = SimpleNamespace(task="STS-B", **dict.fromkeys(squad.OPTIONS))
     assert make_task(arguments).name == "stsb"  # type: ignore[arg-type]
     with pytest.raises(InputError, match="--task 'SNLI' is unknown; choose one of cola, sst2"):
         make_task(SimpleNamespace(task="SNLI"))  # type: ignore[arg-type]
