@@ -20,6 +20,7 @@ COMMANDS = {
     "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
     "pick": ("bert_large.prepare.pick_command", "pick evenly spaced records, as for MLCommons' evaluation set"),
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
+    "finetune": ("bert_large.finetune.command", "train a model folder on a labelled task: GLUE, SQuAD, entities"),
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
     "convert": ("bert_large.convert.command", "turn a TensorFlow checkpoint into a model folder, or the reverse"),
     "export": ("bert_large.export.command", "turn a model folder into ONNX, or a Hugging Face folder with a card"),

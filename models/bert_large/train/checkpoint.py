@@ -316,6 +316,11 @@ def check_model_folder(folder: Path) -> Path:
 
 def load_model(folder: Path, model: nn.Module) -> None:
     """Copy the weights of a `model_save` folder into the model; where the folder has checksums, they must be right."""
+    load_weights(check_model_intact(folder), model)
+
+
+def check_model_intact(folder: Path) -> Path:
+    """Return the weights file of a `model_save` folder; where the folder has checksums, they must be right."""
     weights_file = check_model_folder(folder)
     if (folder / CHECKSUMS_FILE).exists():
         try:
@@ -325,4 +330,4 @@ def load_model(folder: Path, model: nn.Module) -> None:
                 f"CHECKPOINT_DIR: {error}. Put the folder back from a copy, or remove its {CHECKSUMS_FILE} if it was "
                 "changed on purpose"
             ) from None
-    load_weights(weights_file, model)
+    return weights_file

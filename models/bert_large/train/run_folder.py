@@ -57,7 +57,7 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
-        _require_same(folder, _read_identity(folder / RUN_FILE), identity)
+        require_same(folder, _read_identity(folder / RUN_FILE), identity)
     chosen: Path | None = None
     damages: list[DamageError] = []
     if resume == "auto":
@@ -67,7 +67,7 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
         checkpoint.check_intact(chosen)
     if chosen is not None:
         progress, its_identity = checkpoint.read_state(chosen)
-        _require_same(chosen, its_identity, _comparable(identity, its_identity))
+        require_same(chosen, its_identity, _comparable(identity, its_identity))
         for damage in damages:
             LOGGER.warning("warning: %s; removing that checkpoint and going on from %s", damage, chosen)
         checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
@@ -95,7 +95,8 @@ def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> 
     return {_IMPORTED_FROM: checkpoints[_IMPORTED_FROM], "model": identity["model"]}
 
 
-def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise `InputError` that names every setting in which two identities differ."""
     flat_found, flat_expected = flatten(found), flatten(expected)
     differences = [
         f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
