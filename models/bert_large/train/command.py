@@ -28,6 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="intel", help="named settings, see `bert-large recipes` (default intel)")
     parser.add_argument("--max-seq-length", type=int, help="token slots of the records (default: the phase's)")
     parser.add_argument("--no-shuffle", action="store_true", help="train on records in file order")
+    parser.add_argument(
+        "--dynamic-masking",
+        action="store_true",
+        help="draw masks anew for each sample of each epoch, in place of the records' own; needs the vocabulary",
+    )
     parser.add_argument("--data-workers", type=int, default=1, help="processes a rank reads ahead with (default 1)")
     parser.add_argument("--bad-records", default="stop", help="damaged training records: stop or skip (default stop)")
     parser.add_argument("--max-bad-records", type=int, default=100, help="how many to skip at most (default 100)")

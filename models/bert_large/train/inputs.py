@@ -6,7 +6,8 @@ from pathlib import Path
 
 from bert_large.config import DataConfig, ModelConfig, TrainConfig
 from bert_large.data.dataset import Dataset, check_training_data, find_training_folder
-from bert_large.data.record import RecordLimits
+from bert_large.data.masking import DynamicMasking
+from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.environment import Ranks
 from bert_large.errors import InputError
 from bert_large.observe.console import LOGGER, Progress
@@ -52,6 +53,37 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
             "use the vocabulary that the records were made with, and a configuration with at least its size"
         )
     return path
+
+
+def require_vocab(vocab_file: Path | None) -> Path:
+    """Return the vocabulary that masks are drawn with; raises `InputError` where there is none."""
+    if vocab_file is None:
+        raise InputError(
+            "--dynamic-masking needs the vocabulary that the records were made with: set VOCAB_FILE (--vocab-file)"
+        )
+    return vocab_file
+
+
+def resolve_masking(
+    vocab_file: Path | None, data: DataConfig, train: TrainConfig, dataset: Dataset
+) -> DynamicMasking | None:
+    """Return what draws masks anew, if that is asked for; raises `InputError` without the records' vocabulary."""
+    if not data.dynamic_masking:
+        return None
+    vocabulary = read_vocab(require_vocab(vocab_file))
+    masking = DynamicMasking(
+        seed=train.seed,
+        max_predictions=dataset.shape.max_predictions,
+        vocab_size=len(vocabulary.tokens),
+        cls_id=vocabulary.cls_id,
+        sep_id=vocabulary.sep_id,
+        mask_id=vocabulary.mask_id,
+    )
+    masking.check(dataset.read(0, BadRecords(data.bad_records_allowed)))
+    LOGGER.info(
+        "masks are drawn anew in every epoch: at most %d a record, %s", masking.max_predictions, masking.vocabulary
+    )
+    return masking
 
 
 def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:

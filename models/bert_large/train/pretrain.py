@@ -17,6 +17,7 @@ import bert_large
 from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig, flatten
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
+from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder
 from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.environment import Ranks, joined_ranks, restarts
@@ -39,7 +40,15 @@ from bert_large.observe.results import summarize, write_results
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
-from bert_large.train.inputs import DATA_INDEX, open_eval_data, open_training_data, resolve_model_config, resolve_vocab
+from bert_large.train.inputs import (
+    DATA_INDEX,
+    open_eval_data,
+    open_training_data,
+    require_vocab,
+    resolve_masking,
+    resolve_model_config,
+    resolve_vocab,
+)
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
 from bert_large.train.profile import StepProfiler, check_size
@@ -81,8 +90,6 @@ def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
             with _locked_output_dir(run.train.output_dir, ranks):
                 start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
                 return _train(run, ranks, stop_request)
-            start_logging(run.train.output_dir / "train.log" if ranks.is_main else None)
-            return _train(run, ranks, stop_request)
     except UserError as error:
         log_to_file_only(f"error: {error}")
         raise
@@ -127,6 +134,9 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             micro_batch_tokens=train.micro_batch_tokens,
         )
     find_training_folder(data.dataset_dir, data.max_seq_length)
+    vocab_file = resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model)
+    if data.dynamic_masking:
+        require_vocab(vocab_file)
     return Run(
         data=data,
         optim=optim,
@@ -134,7 +144,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         ranks=resolve_ranks(arguments),
         model=model,
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
-        vocab_file=resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model),
+        vocab_file=vocab_file,
         mlperf=mlperf,
         settings=resolve_arguments(arguments),
     )
@@ -164,16 +174,19 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
-    fingerprints = {"data": dataset.fingerprint()}
+    masking = resolve_masking(run.vocab_file, run.data, run.train, dataset)
+    fingerprints = {"data": dataset.fingerprint(), "masks": masking.vocabulary if masking else "the records' own"}
     if eval_dataset is not None:
         fingerprints["evaluation data"] = eval_dataset.fingerprint()
     ranks.require_agreement(fingerprints)
-    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprints["data"])
+    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprints["data"], masking)
     resume_from, start, ended = _claim_folder(run.train, identity, ranks)
     if ended is not None:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
-    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, start, stop_request, times)
+    loop = _build_loop(
+        run, ranks, engine, dataset, masking, eval_dataset, identity, resume_from, start, stop_request, times
+    )
     stop_request.defer(run.train.stop_deadline)
     with explain_dead_worker():
         reason = loop.run()
@@ -212,6 +225,7 @@ def _build_loop(
     ranks: Ranks,
     engine: Operations,
     dataset: Dataset,
+    masking: DynamicMasking | None,
     eval_dataset: Dataset | None,
     identity: Mapping[str, Any],
     resume_from: Path | None,
@@ -227,6 +241,7 @@ def _build_loop(
         rank=ranks.rank,
         world_size=ranks.world_size,
         max_bad_records=run.data.bad_records_allowed,
+        masking=masking,
     )
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
     on_bad_record = partial(_note_bad_record, dataset.count_bad_records(run.data.bad_records_allowed))

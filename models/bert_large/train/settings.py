@@ -270,6 +270,7 @@ def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConf
         eval_dir=eval_dir,
         max_seq_length=max_seq_length,
         shuffle=not arguments.no_shuffle,
+        dynamic_masking=arguments.dynamic_masking,
         workers=arguments.data_workers,
         bad_records=arguments.bad_records,
         max_bad_records=arguments.max_bad_records,
