@@ -38,15 +38,18 @@ from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
 from bert_large.observe.observer import Observer
 from bert_large.observe.results import summarize, write_results
 from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
 from bert_large.train.inputs import (
     DATA_INDEX,
+    make_text_records,
     open_eval_data,
     open_training_data,
     require_vocab,
     resolve_masking,
     resolve_model_config,
+    resolve_text,
     resolve_vocab,
 )
 from bert_large.train.loop import TrainingLoop
@@ -76,6 +79,10 @@ class Run:
     model: ModelConfig
     initial_weights: Path | None
     vocab_file: Path | None
+    do_lower_case: bool | None
+    """None: as the vocabulary says."""
+    text: TextSettings | None
+    """How records are made of text before training; None: they are there."""
     mlperf: MlperfConfig | None
     settings: Mapping[str, Resolved]
     """What `optim`, `train` and the sequence length were made of, and where each comes from."""
@@ -133,8 +140,18 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             max_seq_length=data.max_seq_length,
             micro_batch_tokens=train.micro_batch_tokens,
         )
-    find_training_folder(data.dataset_dir, data.max_seq_length)
     vocab_file = resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model)
+    text = resolve_text(
+        data,
+        vocab_file,
+        model,
+        from_checkpoint=arguments.checkpoint_dir is not None,
+        do_lower_case=arguments.do_lower_case,
+    )
+    if text is not None:
+        vocab_file = vocab_of(data.dataset_dir, text)
+    else:
+        find_training_folder(data.dataset_dir, data.max_seq_length)
     if data.dynamic_masking:
         require_vocab(vocab_file)
     return Run(
@@ -145,6 +162,8 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         model=model,
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
         vocab_file=vocab_file,
+        do_lower_case=arguments.do_lower_case if text is None else text.lowers,
+        text=text,
         mlperf=mlperf,
         settings=resolve_arguments(arguments),
     )
@@ -165,6 +184,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     LOGGER.info(describe_allocator())
     if base_image := describe_base_image():
         LOGGER.info(base_image)
+    run = dataclasses.replace(run, data=make_text_records(run.data, run.text, ranks))
     init_start = milliseconds_now()
     if run.mlperf is not None:
         forget_records(run.data, ranks)
@@ -411,6 +431,6 @@ def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     if loop.stop_signal or train.benchmark:
         return
     folder = train.output_dir / "model_save"
-    checkpoint.save_model(folder, loop.runner.model, run.model, run.vocab_file)
+    checkpoint.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case)
     run_folder.mark_ended(train, reason)
     LOGGER.info("model saved in %s", folder)
