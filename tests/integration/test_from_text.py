@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -59,7 +60,9 @@ def trained(place: Path) -> Path:
 
 
 def times(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file() and path.name != ".lock"}
+    """Return when each file was made that is not written anew each time."""
+    kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "manifest.json"))
+    return {path: path.stat().st_mtime_ns for path in kept}
 
 
 def test_it_trains_and_evaluates(trained: Path) -> None:
@@ -89,7 +92,7 @@ def test_a_second_start_goes_on(place: Path, trained: Path) -> None:
 
 
 def test_what_was_left_undone_is_made(place: Path, tmp_path: Path) -> None:
-    """After the records were begun: those that are there stay, and the rest is the same as in one go."""
+    """After the records were begun: what is there stays, and the rest is the same as in one go."""
     assert run_here(*arguments(place, tmp_path / "whole")) == 0
     part = tmp_path / "part" / "records"
     part.mkdir(parents=True)
@@ -111,6 +114,16 @@ def test_phase_2_from_the_same_text(place: Path, trained: Path, tmp_path: Path) 
     dataset = Dataset.open(tmp_path / "records" / "seq_512", tmp_path / "data_index", build=True)
     assert dataset.shape == RecordShape(512, 76)
     assert len(eval_rows(tmp_path)) == 1
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with little text, and a finished run on it."""
+    folder = tmp_path_factory.mktemp("small")
+    write_text(folder / "some text", articles=8)
+    write_config(folder / "config.json", vocab_size=VOCAB_SIZE)
+    assert run_here(*arguments(folder, folder / "out")) == 0
+    return folder
 
 
 def change_text(place: Path) -> None:
@@ -140,21 +153,18 @@ def break_text(place: Path) -> None:
     ],
 )
 def test_refusals(
-    place: Path,
+    small: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     change: Callable[[Path], None],
     settings: dict[str, Any],
     message: str,
 ) -> None:
-    write_text(tmp_path / "some text")
-    write_config(tmp_path / "config.json", vocab_size=VOCAB_SIZE)
-    output = tmp_path / settings.pop("output", "out")
-    if output.name == "out":
-        assert run_here(*arguments(tmp_path, output, eval_dir="none", max_steps=1)) == 0
-    change(tmp_path)
-    capsys.readouterr()
-    assert run_here(*arguments(tmp_path, output, eval_dir="none", max_steps=1, **settings)) == 2
+    place = tmp_path / "place"
+    shutil.copytree(small, place)
+    change(place)
+    output = place / settings.pop("output", "out")
+    assert run_here(*arguments(place, output, **settings)) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
 
@@ -170,12 +180,9 @@ def test_a_model_without_a_vocabulary(
     assert "CHECKPOINT_DIR has no vocab.txt to make records of TEXT_DIR with" in capsys.readouterr().err
 
 
-def test_text_too_small_to_hold_any_out(tmp_path: Path) -> None:
-    write_text(tmp_path / "some text", articles=8)
-    write_config(tmp_path / "config.json", vocab_size=VOCAB_SIZE)
-    assert run_here(*arguments(tmp_path, tmp_path / "out")) == 0
-    assert eval_rows(tmp_path / "out") == []
-    assert "no evaluation: the text is too small" in (tmp_path / "out" / "train.log").read_text()
+def test_text_too_small_to_hold_any_out(small: Path) -> None:
+    assert eval_rows(small / "out") == []
+    assert "no evaluation: the text is too small" in (small / "out" / "train.log").read_text()
 
 
 def test_cased(place: Path, tmp_path: Path) -> None:
