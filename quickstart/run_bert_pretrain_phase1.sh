@@ -28,7 +28,8 @@
 #                       Python package intel-openmp has
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
-#   VOCAB_FILE          vocabulary to save with the model (default with TEXT_DIR: trained from the text)
+#   VOCAB_FILE          vocabulary to save with the model (default with TEXT_DIR: trained from the text, lowered; with
+#                       the option --no-do-lower-case, cased)
 #   DYNAMIC_MASKING     1: draw masks anew in every epoch, in place of the records' own; needs VOCAB_FILE or TEXT_DIR
 #   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
 #   SAVE_EVERY          steps between checkpoints
