@@ -68,8 +68,9 @@ pass_variables() {
   local name names=("${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
   VARIABLES=(--env HOME=/tmp)
   for name in "${PRETRAIN_OPTIONS[@]}" "${CORPUS_OPTIONS[@]}" "${VOCAB_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}" \
-    "${PICK_OPTIONS[@]}"; do
-    names+=("${name%%=*}")
+    "${PICK_OPTIONS[@]}" "${FINETUNE_OPTIONS[@]}"; do
+    name="${name%%=*}"
+    [[ " ${names[*]} " == *" $name "* ]] || names+=("$name")
   done
   for name in "${names[@]}"; do
     if [[ -n "${!name:-}" ]]; then

@@ -65,6 +65,28 @@ PREPARE_OPTIONS=(
 VOCAB_OPTIONS=(VOCAB_SIZE=--vocab-size)
 PICK_OPTIONS=(EVAL_RECORDS=--count)
 
+# The same of `bert-large finetune`.
+FINETUNE_OPTIONS=(
+  TASK=--task
+  DATASET_DIR=--data-dir
+  CHECKPOINT_DIR=--checkpoint-dir
+  OUTPUT_DIR=--output-dir
+  VOCAB_FILE=--vocab-file
+  PRECISION=--precision
+  EPOCHS=--epochs
+  BATCH_SIZE=--batch-size
+  LEARNING_RATE=--learning-rate
+  WARMUP_SHARE=--warmup-share
+  WEIGHT_DECAY=--weight-decay
+  MAX_SEQ_LENGTH=--max-seq-length
+  MAX_TRAIN_SAMPLES=--max-train-samples
+  MAX_EVAL_SAMPLES=--max-eval-samples
+  SEED=--seed
+  SEEDS=--seeds
+  SAVE_EVERY=--save-every
+  RESUME=--resume
+)
+
 # Variables that are no option of a command but say how it runs.
 LAUNCH_VARIABLES=(BENCHMARK DYNAMIC_MASKING TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE NODE_RANK MASTER_ADDR MASTER_PORT
   MAX_RESTARTS BIND GLOO_SOCKET_IFNAME OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY
@@ -103,6 +125,11 @@ describe_script() {
       ;;&
     run_bert_pretrain_phase1.sh) REQUIRED_VARIABLES+=(CONFIG_FILE) ;;
     run_bert_pretrain_phase2.sh) REQUIRED_VARIABLES+=(CHECKPOINT_DIR) ;;
+    run_finetune.sh)
+      REQUIRED_VARIABLES=(TASK CHECKPOINT_DIR OUTPUT_DIR)
+      INPUT_VARIABLES=(DATASET_DIR CHECKPOINT_DIR VOCAB_FILE MODEL_DIR)
+      OUTPUT_VARIABLES=(OUTPUT_DIR)
+      ;;
     prepare_dataset.sh)
       REQUIRED_VARIABLES=(INPUT_DIR DATASET_DIR)
       INPUT_VARIABLES=(INPUT_DIR VOCAB_FILE MODEL_DIR)
@@ -268,7 +295,7 @@ run_to_end() {
 
 # Let oneDNN use what the precision asks for: AMX where there is AMX, or, for avx-fp32, what it chooses itself.
 set_instruction_set() {
-  case "$PRECISION" in
+  case "${PRECISION:-fp32}" in
     avx-fp32) unset DNNL_MAX_CPU_ISA ;;
     fp16) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX_FP16 ;;
     *) export DNNL_MAX_CPU_ISA=AVX512_CORE_AMX ;;

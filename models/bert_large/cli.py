@@ -20,6 +20,7 @@ COMMANDS = {
     "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
     "pick": ("bert_large.prepare.pick_command", "pick evenly spaced records, as for MLCommons' evaluation set"),
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
+    "finetune": ("bert_large.finetune.command", "train a model folder on a labelled task: GLUE, SQuAD, entities"),
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
     "convert": ("bert_large.convert.command", "turn a TensorFlow checkpoint into a model folder, or the reverse"),
     "export": ("bert_large.export.command", "turn a model folder into ONNX, or a Hugging Face folder with a card"),
@@ -44,18 +45,23 @@ def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
     return parser
 
 
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Return what the command line says; ends the process with exit code 2 where it is wrong."""
+    chosen = next((word for word in argv if word in COMMANDS), None)
+    return build_parser(chosen).parse_args(argv)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 wrong input, 1 any other failure."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    chosen = next((word for word in argv if word in COMMANDS), None)
-    arguments = build_parser(chosen).parse_args(argv)
+    arguments = parse(sys.argv[1:] if argv is None else argv)
     module = importlib.import_module(COMMANDS[arguments.command][0])
     if os.getpid() == 1:  # of a container: there a signal without a handler does nothing
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
         return int(module.run(arguments))
     except UserError as error:
-        print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
+        if not error.told_by_another:
+            print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -5,6 +5,8 @@ class UserError(Exception):
     """Something the user can mend. The message states what was found, what was expected, and what to do."""
 
     exit_code = 1
+    told_by_another = False
+    """Another rank of this machine has the same error and prints it."""
 
 
 class InputError(UserError):

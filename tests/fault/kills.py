@@ -107,8 +107,8 @@ class Killer:
             "checkpoint": (lambda: is_amid(".partial-step-*"), 0.05),
             "retention": (lambda: is_amid(".partial-removed-*"), 0.0),
             "evaluation": (lambda: self._awaits_evaluation() and self._log().stat().st_size > log_bytes + 2000, 0.1),
-            "results": (self.has_last_checkpoint, 0.1),
-            "model_save": (lambda: is_amid(".partial-*/*", self.output / "model_save"), 0.02),
+            "results": (self.has_last_checkpoint, 0.02),
+            "model_save": (lambda: is_amid(".partial-*/*", self.output / "model_save"), 0.01),
         }
         is_there, seconds = shows[aim]
         deadline = time.monotonic() + _TIMEOUT_SECONDS
@@ -222,14 +222,13 @@ def kill_often(folder: Path, *, aims: Sequence[str], last_aims: Sequence[str], r
 def main() -> None:
     """Parse the command line, kill, and print where the kills fell."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--kills", type=int, default=50, help="before the end; those at the end come on top")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where to work; kept (default: a temporary folder, removed)")
     arguments = parser.parse_args()
-    last = max(1, arguments.kills // 8)
-    aims = [AIMS[number % len(AIMS)] for number in range(arguments.kills - last)]
-    last_aims = [LAST_AIMS[number % len(LAST_AIMS)] for number in range(last)]
+    aims = [AIMS[number % len(AIMS)] for number in range(arguments.kills)]
+    last_aims = [LAST_AIMS[number % len(LAST_AIMS)] for number in range(max(1, arguments.kills // 8))]
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         folder = arguments.folder or Path(temporary)

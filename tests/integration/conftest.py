@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ from bert_large.train.step import StepRunner
 
 from tests.support.models import write_config
 from tests.support.records import PHASE_2_SHAPE, make_records, write_folder
-from tests.support.runs import Task
+from tests.support.runs import PROJECT, Task
 
 # Eight steps of eight samples: more than the epoch of 50 records. Recipe `intel` gives the rest.
 SETTINGS = {
@@ -72,3 +75,23 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
         monkeypatch.setattr(StepRunner, "run", run_and_signal)
 
     return arrange
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A demo that has run."""
+
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
+    """The demo, from start to end by its own script: a minute or more."""
+    folder = tmp_path_factory.mktemp("demo") / "a demo"
+    environment = os.environ | {"DEMO_DIR": str(folder), "PYTHON": sys.executable}
+    done = subprocess.run(
+        [PROJECT / "quickstart" / "demo.sh"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return Demo(folder, done.stdout)

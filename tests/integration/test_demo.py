@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bert_large.observe.metrics import read_rows
 from transformers import AutoModelForPreTraining, AutoTokenizer
 
-PROJECT = Path(__file__).resolve().parents[2]
+from tests.integration.conftest import Demo
+
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_demo_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
+def test_demo_learns_and_leaves_what_it_promises(demo: Demo) -> None:
     """A small BERT is trained in both phases, beats guessing plainly, and loads in transformers with its tokenizer."""
-    demo = tmp_path / "a demo"
-    environment = os.environ | {"DEMO_DIR": str(demo), "PYTHON": sys.executable}
-    done = subprocess.run(
-        [PROJECT / "quickstart" / "demo.sh"], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-
-    report = done.stdout.split("== what was learned")[1]
+    report = demo.printed.split("== what was learned")[1]
     before, after = map(float, re.findall(r"masked-LM accuracy +([\d.]+) +([\d.]+)", report)[0])
     guess = float(re.findall(r"most frequent token +([\d.]+)", report)[0])
     assert 0.02 < guess < 0.15
@@ -38,10 +29,10 @@ def test_demo_learns_and_leaves_what_it_promises(tmp_path: Path) -> None:
     picture = Path(re.findall(r"loss curves: (.+)", report)[0])
     assert picture.read_bytes().startswith(PNG_SIGNATURE)
 
-    last_of_phase_1 = read_rows(demo / "phase1" / "metrics.jsonl", "eval")[-1]
-    first_of_phase_2 = read_rows(demo / "phase2" / "metrics.jsonl", "eval")[0]
+    last_of_phase_1 = read_rows(demo.folder / "phase1" / "metrics.jsonl", "eval")[-1]
+    first_of_phase_2 = read_rows(demo.folder / "phase2" / "metrics.jsonl", "eval")[0]
     assert first_of_phase_2["masked_lm_loss"] == pytest.approx(last_of_phase_1["masked_lm_loss"], rel=1e-5)
 
-    model = AutoModelForPreTraining.from_pretrained(demo / "phase2" / "model_save")
-    tokenizer = AutoTokenizer.from_pretrained(demo / "phase2" / "model_save")
+    model = AutoModelForPreTraining.from_pretrained(demo.folder / "phase2" / "model_save")
+    tokenizer = AutoTokenizer.from_pretrained(demo.folder / "phase2" / "model_save")
     assert model.config.vocab_size == len(tokenizer)

@@ -187,4 +187,4 @@ def test_the_card_of_a_run(task: Task, finished: Path, tmp_path: Path, capsys: A
     assert "is the run of another model" in capsys.readouterr().err
     (other / "run.json").write_text("[")
     assert export(finished / "model_save", tmp_path / "out2", "hugging-face", **more) == 2
-    assert "its files are damaged" in capsys.readouterr().err
+    assert f"--run-dir: {other / 'run.json'} is damaged: it is no JSON: Expecting value" in capsys.readouterr().err

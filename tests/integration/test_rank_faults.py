@@ -131,14 +131,15 @@ def test_torchrun_starts_again(task: Task, tmp_path: Path) -> None:
     assert_same_losses(output, task.run(tmp_path / "undisturbed", **RUN))
 
 
-def assert_refused(processes: Sequence[subprocess.Popen[str]], *reasons: str) -> None:
-    """Both ranks say the same, in one line, with exit code 2."""
+def assert_refused(processes: Sequence[subprocess.Popen[str]], *reasons: str, lines: int = 1) -> None:
+    """Both ranks end with exit code 2, and the same line is printed so often: by the first rank of each host."""
     results = finish(processes)
     assert [done.returncode for done in results] == [2, 2], results[0].stderr
-    for done in results:
-        (line,) = done.stderr.splitlines()
-        for reason in (f"rank 1 on host {os.uname().nodename}", *reasons):
-            assert reason in line
+    printed = [line for done in results for line in done.stderr.splitlines()]
+    (line,) = results[0].stderr.splitlines()
+    assert printed == [line] * lines
+    for reason in (f"rank 1 on host {os.uname().nodename}", *reasons):
+        assert reason in line
 
 
 def test_other_settings_are_refused(task: Task, tmp_path: Path) -> None:
@@ -152,7 +153,7 @@ def test_other_data_are_refused(task: Task, tmp_path: Path) -> None:
     write_folder(tmp_path / "data" / "seq_128", make_records(50, lengths=(5, 90)), shards=3)
     arguments = [task.arguments(tmp_path / "out", **ENDLESS, dataset_dir=folder)
                  for folder in (task.dataset_dir, tmp_path / "data")]  # fmt: skip
-    assert_refused(start_different_ranks([(*COMMAND, *its) for its in arguments], ON_TWO_HOSTS), "data is ")
+    assert_refused(start_different_ranks([(*COMMAND, *its) for its in arguments], ON_TWO_HOSTS), "data is ", lines=2)
 
 
 def test_other_code_is_refused(task: Task, tmp_path: Path) -> None:
@@ -162,13 +163,16 @@ def test_other_code_is_refused(task: Task, tmp_path: Path) -> None:
         file.write("# changed\n")
     arguments = (*COMMAND, *task.arguments(tmp_path / "out", **ENDLESS))
     other = {"PYTHONPATH": python_path(tmp_path)}
-    assert_refused(start_different_ranks([arguments, arguments], [{}, other]), "source code is ")
+    processes = start_different_ranks([arguments, arguments], [{}, other])
+    assert_refused(processes, "source code is ", lines=2)  # each finds it, before they know one another
 
 
 def test_settings_that_are_wrong_on_one_rank(task: Task, tmp_path: Path) -> None:
-    """A file that one host lacks: no rank waits for it, and all say which rank lacks it."""
+    """A file that one host lacks: no rank waits for it, and every host's first says which rank lacks it."""
     arguments = [task.arguments(tmp_path / "out", **ENDLESS, **own) for own in ({}, {"config_file": "/nowhere.json"})]
-    assert_refused(start_different_ranks([(*COMMAND, *its) for its in arguments]), "/nowhere.json", "found by rank 1")
+    for variables, lines in (([{}, {}], 1), (ON_TWO_HOSTS, 2)):
+        processes = start_different_ranks([(*COMMAND, *its) for its in arguments], variables)
+        assert_refused(processes, "/nowhere.json", "found by rank 1", lines=lines)
 
 
 def test_a_rank_that_never_comes(task: Task, tmp_path: Path) -> None:

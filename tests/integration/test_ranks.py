@@ -25,6 +25,7 @@ from tests.support.runs import (
     run_torchrun,
     start_ranks,
     step_rows,
+    told_once,
     wait_for_steps,
 )
 
@@ -139,22 +140,17 @@ def test_gradients_are_reduced_once_a_step(engine: str) -> None:
 
 def test_a_batch_smaller_than_the_ranks_is_refused(task: Task, tmp_path: Path) -> None:
     results = finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, global_batch_size=1)))
-    for done in results:
-        assert done.returncode == 2
-        assert (
-            "error: --global-batch-size is 1, expected one sequence a rank at least; there are 2 ranks" in done.stderr
-        )
+    line = told_once(results)
+    assert line.endswith("error: --global-batch-size is 1, expected one sequence a rank at least; there are 2 ranks")
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
 def test_an_error_on_one_rank_ends_all(task: Task, tmp_path: Path) -> None:
-    """Only one rank looks into the output folder: when it holds another run, all say so and none waits for ever."""
+    """Only one rank looks into the output folder: when it holds another run, none waits for ever."""
     task.run(tmp_path, max_steps=1, total_steps=8)
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    for done in finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, seed=7))):
-        assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
-        assert "is of another run: seed was 42, is 7" in line
+    line = told_once(finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, seed=7))))
+    assert "is of another run: seed was 42, is 7" in line
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
@@ -162,10 +158,24 @@ def test_damaged_data_ends_all(task: Task, tmp_path: Path) -> None:
     """Only one rank of a machine checks the records."""
     data = write_folder(tmp_path / "data", make_records(8)) / "part-00000-of-00001"
     data.write_bytes(data.read_bytes()[:-1])
-    for done in finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path / "out", dataset_dir=data.parent))):
-        assert done.returncode == 2
-        (line,) = done.stderr.splitlines()
-        assert f"error: {data}: record " in line and "runs past the end" in line
+    arguments = task.arguments(tmp_path / "out", dataset_dir=data.parent)
+    line = told_once(finish(start_ranks(2, "-m", "bert_large", *arguments)))
+    assert f"error: {data}: record " in line and "runs past the end" in line
+
+
+def test_wrong_settings_of_torchruns_ranks_are_told_once(task: Task, tmp_path: Path) -> None:
+    """By the first of them, which is not ended by torchrun before it has said so; then the launcher says whose."""
+    done = run_torchrun(2, *task.arguments(tmp_path / "out", learning_rate=0))
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert told[0] == "bert-large pretrain: error: optimizer settings: --learning-rate is 0.0, expected > 0"
+    assert len(told) == 2 and told[1].startswith("bert-large: error: rank ")
+
+
+def test_an_evaluation_that_cannot_be_is_told_once(task: Task, one_rank: Path, tmp_path: Path) -> None:
+    arguments = ["evaluate", *options(checkpoint_dir=one_rank / "model_save", eval_dir=tmp_path / "none")]
+    line = told_once(finish(start_ranks(2, "-m", "bert_large", *arguments)))
+    assert line == f"bert-large evaluate: error: data folder {tmp_path / 'none'} does not exist or is no folder"
 
 
 def test_two_ranks_evaluate_as_one(task: Task, one_rank: Path, capsys: pytest.CaptureFixture[str]) -> None:

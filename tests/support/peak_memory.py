@@ -12,7 +12,7 @@ import sys
 import numpy as np
 from bert_large.bench.machine import peak_memory_bytes
 from bert_large.bench.synthetic import make_record
-from bert_large.bench.train import build_runner
+from bert_large.bench.training import build_runner
 from bert_large.config import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines import resolve_engine

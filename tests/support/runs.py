@@ -152,6 +152,14 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.Comple
     ]
 
 
+def told_once(results: Sequence[subprocess.CompletedProcess[str]]) -> str:
+    """Return the one line that ranks of a machine print when all end for the same wrong input, with exit code 2."""
+    assert [done.returncode for done in results] == [2] * len(results), results[0].stderr
+    assert [done.stderr for done in results[1:]] == [""] * (len(results) - 1)
+    (line,) = results[0].stderr.splitlines()
+    return line
+
+
 def free_port() -> int:
     """Return a port of this machine that nobody listens on."""
     with socket.socket() as listener:

@@ -60,6 +60,17 @@ def test_exit_codes(
     assert capsys.readouterr() == ("", printed)
 
 
+def test_an_error_that_another_rank_prints_is_not_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The exit code is the same."""
+    error = InputError("DATASET_DIR is empty")
+    error.told_by_another = True
+    failing_command(monkeypatch, error)
+    assert main(["report"]) == 2
+    assert capsys.readouterr() == ("", "")
+
+
 def test_defects_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is no user's error keeps its traceback."""
     failing_command(monkeypatch, ZeroDivisionError())

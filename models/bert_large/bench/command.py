@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, ModelConfig, check_precision
 from bert_large.errors import InputError
 
-_LAYERS = {"step": 2, "train": 12, "tokens": 2, "ranks": 4}
+_LAYERS = {"step": 2, "train": 12, "tokens": 2, "ranks": 4, "checkpoint": 24}
 _GLOBAL_BATCH_SIZES = {1: 32, 2: 8}
 _HUGGING_FACE_BATCH_SIZES = {1: 16, 2: 4}
 """The sizes at which its padded micro-batches hold 2048 tokens: larger ones were not faster."""
@@ -30,6 +31,7 @@ _SUMMARIES = {
     "train": "whole optimizer steps on sequences of real lengths, against Hugging Face's padded steps",
     "tokens": "the cost of a token in steps of different sizes",
     "ranks": "steps on several ranks against one rank on the same cores, and what communication costs",
+    "checkpoint": "how long training stands still while a checkpoint is saved",
     "scaling": "a model of many sockets, from measured inputs",
     "record": "run the set and write a dated record of it",
 }
@@ -47,6 +49,16 @@ def _not_negative(text: str) -> int:
     return int(text)
 
 
+def _positive_seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r}, expected seconds > 0")
+    return seconds
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the sub-commands."""
     subparsers = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
@@ -55,6 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "train": _add_train_arguments,
         "tokens": _add_tokens_arguments,
         "ranks": _add_ranks_arguments,
+        "checkpoint": _add_checkpoint_arguments,
         "scaling": _add_scaling_arguments,
         "record": _add_record_arguments,
     }
@@ -97,7 +110,8 @@ def _add_compare_argument(parser: argparse.ArgumentParser, default: str) -> None
         nargs="*",
         metavar="NAME",
         help="what takes turns with the engine: eager, native, ipex, and Hugging Face's model as hugging-face, "
-        "hugging-face-sdpa, hugging-face-compile or hugging-face-ipex, which need transformers; both that have ipex in "
+        "hugging-face-sdpa, hugging-face-compile or hugging-face-ipex, which need transformers; what does not compute "
+        "the same is told and not timed; both that have ipex in "
         f"the name load IPEX, which changes PyTorch for all of them; without a name: nothing (default: {default})",
     )
 
@@ -164,6 +178,19 @@ def _add_ranks_arguments(parser: argparse.ArgumentParser) -> None:
     _add_run_arguments(parser, 5)
 
 
+def _add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    from bert_large.train.settings import SETTINGS
+
+    save_every = SETTINGS["save_every"].default
+    parser.add_argument("--output-dir", default="output", help="a folder on the disk in question (default output)")
+    parser.add_argument(
+        "--save-every", type=_positive, default=save_every, help=f"steps between checkpoints (default {save_every})"
+    )
+    parser.add_argument("--step-seconds", type=_positive_seconds, help="time of a step, of which saving takes a share")
+    _add_engine_argument(parser)
+    _add_run_arguments(parser, 3)
+
+
 def _add_scaling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--update", metavar="FILE", help="put the tables into a document, between their marks")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
@@ -191,9 +218,11 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     options = {
         "step": _step_options, "train": _train_options, "tokens": _tokens_options, "ranks": _ranks_options,
+        "checkpoint": _checkpoint_options,
     }[arguments.benchmark]  # fmt: skip
     figures = benchmark.measure(
         model=_model(arguments),
+        engine=arguments.engine,
         precision=arguments.precision,
         rounds=arguments.rounds,
         warmups=arguments.warmups,
@@ -236,7 +265,6 @@ def _model(arguments: argparse.Namespace) -> ModelConfig:
 
 def _step_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "engine": arguments.engine,
         "compare": _COMPARED["step"] if arguments.compare is None else arguments.compare,
         "sequence_length": arguments.seq_len,
         "batch_size": arguments.batch_size,
@@ -247,7 +275,6 @@ def _train_options(arguments: argparse.Namespace) -> dict[str, Any]:
     phase = arguments.phase
     return {
         "phase": phase,
-        "engine": arguments.engine,
         "compare": _COMPARED["train"] if arguments.compare is None else arguments.compare,
         "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[phase],
         "micro_batch_tokens": arguments.micro_batch_tokens,
@@ -259,7 +286,6 @@ def _train_options(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "engine": arguments.engine,
         "sequence_length": arguments.seq_len,
         "tokens": arguments.tokens,
         "micro_batch_tokens": arguments.micro_batch_tokens,
@@ -269,12 +295,19 @@ def _tokens_options(arguments: argparse.Namespace) -> dict[str, Any]:
 def _ranks_options(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
         "phase": arguments.phase,
-        "engine": arguments.engine,
         "ranks": arguments.ranks,
         "global_batch_size": arguments.global_batch_size or _GLOBAL_BATCH_SIZES[arguments.phase],
         "micro_batch_tokens": arguments.micro_batch_tokens,
         "comparisons": arguments.compare,
         "buckets_mb": arguments.bucket_mb,
+    }
+
+
+def _checkpoint_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "folder": Path(arguments.output_dir),
+        "save_every": arguments.save_every,
+        "step_seconds": arguments.step_seconds,
     }
 
 

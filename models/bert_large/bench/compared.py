@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bert_large.bench.hugging_face import FORMS, check_forms
 from bert_large.engines import ENGINES, resolve_engine
-from bert_large.errors import InputError
+from bert_large.errors import InputError, UserError
 from bert_large.model.operations import Operations
 
 
@@ -21,9 +21,27 @@ class Compared:
     """Of Hugging Face's model, names of `hugging_face.FORMS`."""
 
     @property
+    def engines(self) -> list[Operations]:
+        """The engine under test and the others."""
+        return [self.engine, *self.other_engines]
+
+    @property
     def names(self) -> list[str]:
         """What all but the engine under test is called in figures."""
         return [engine.name for engine in self.other_engines] + [figure_name(form) for form in self.forms]
+
+    def without(self, differences: Mapping[str, str]) -> Compared:
+        """Return what is left without those that compute something else; `UserError` if the engine under test does."""
+        if self.engine.name in differences:
+            raise UserError(
+                f"the {self.engine.name} engine does not compute what the eager engine does in fp32: "
+                f"{differences[self.engine.name]}"
+            )
+        return Compared(
+            self.engine,
+            [engine for engine in self.other_engines if engine.name not in differences],
+            [form for form in self.forms if figure_name(form) not in differences],
+        )
 
 
 def figure_name(form: str) -> str:

@@ -96,13 +96,16 @@ class LinearProducts:
         for product in reversed(products):
             product.backward()
 
+    def variants(self, prefix: str = "") -> dict[str, Variant]:
+        """Return both forms to be timed, "fused" and "separate" behind `prefix`."""
+        return {
+            f"{prefix}fused": Variant(lambda round_: self.run(self.fused)),
+            f"{prefix}separate": Variant(lambda round_: self.run(self.separate)),
+        }
+
 
 def measure_flops_per_second(*, tokens: int, hidden: int, intermediate: int, dtype: torch.dtype) -> float:
     """Return the rate of a layer's products here and now: the best of a few rounds of the faster form."""
     products = LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
-    forms = {
-        "fused": Variant(lambda round_: products.run(products.fused)),
-        "separate": Variant(lambda round_: products.run(products.separate)),
-    }
-    timings = alternate(forms, rounds=5, warmups=1, visible=False)
+    timings = alternate(products.variants(), rounds=5, warmups=1, visible=False)
     return products.flops / min(timing.minimum for timing in timings.values())

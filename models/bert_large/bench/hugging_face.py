@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from bert_large.bench.agreement import Outcome, compute_gradients
 from bert_large.config import ModelConfig
 from bert_large.data.record import Record
 from bert_large.engines.ipex import find_fault, load_ipex
@@ -45,11 +47,20 @@ def _config(config: ModelConfig, form: str) -> Any:
     return BertConfig(**config.to_hugging_face() | {"attn_implementation": attention})
 
 
-def make_encoder(config: ModelConfig, form: str, precision: Precision) -> nn.Module:
-    """Return their encoder in one of `FORMS`, in training mode."""
+def without_dropout(config: ModelConfig) -> ModelConfig:
+    """Return the same model without dropout, whose random numbers are no one else's."""
+    return replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+
+
+def make_encoder(
+    config: ModelConfig, form: str, precision: Precision, weights: Mapping[str, torch.Tensor]
+) -> nn.Module:
+    """Return their encoder in one of `FORMS`, in training mode, with a copy of our encoder's `weights`."""
     from transformers.models.bert.modeling_bert import BertEncoder
 
-    return _arrange(BertEncoder(_config(config, form)).train(), form, precision, learning_rate=0.0)[0]
+    encoder = BertEncoder(_config(config, form)).train()
+    encoder.load_state_dict(weights)
+    return _arrange(encoder, form, precision, learning_rate=0.0)[0]
 
 
 def _arrange(
@@ -63,6 +74,7 @@ def _arrange(
         return ipex.optimize(model, optimizer=lamb, dtype=precision.autocast_dtype, inplace=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
     if form == COMPILED:
+        torch.compiler.reset()  # of the same model with another dropout, or this one would take it for a variable
         model.compile()
     return model, optimizer
 
@@ -91,14 +103,30 @@ class HuggingFaceTraining:
     """
 
     def __init__(
-        self, config: ModelConfig, form: str, *, precision: Precision, learning_rate: float, max_norm: float
+        self,
+        config: ModelConfig,
+        form: str,
+        weights: Mapping[str, torch.Tensor],
+        *,
+        precision: Precision,
+        learning_rate: float,
+        max_norm: float,
     ) -> None:
+        """Start from a copy of our model's `weights`."""
         from transformers import BertForPreTraining
 
         model = BertForPreTraining(_config(config, form)).train()
+        model.load_state_dict(weights, strict=False)  # their output layer repeats the embeddings, and is tied to them
+        model.tie_weights()
         self.model, self.optimizer = _arrange(model, form, precision, learning_rate)
         self.precision = precision
         self.max_norm = max_norm
+
+    def outcome(self, batch: dict[str, torch.Tensor]) -> Outcome:
+        """Return the loss of one micro-batch and its gradients, which are gone then."""
+        with self.precision.autocast():
+            loss = self.model(**batch).loss
+        return compute_gradients(loss, self.model)
 
     def step(self, batches: Sequence[dict[str, torch.Tensor]]) -> None:
         """Train one step on micro-batches that `pad` made."""

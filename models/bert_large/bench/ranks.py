@@ -3,255 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import gc
-import multiprocessing
 import os
-import socket
 import statistics
 import tempfile
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import distributed, nn
-
-from bert_large.bench.machine import describe_software, peak_memory_bytes
-from bert_large.bench.report import format_rows
-from bert_large.bench.timing import Timing, Variant, alternate
-from bert_large.bench.train import build_runner, open_batches
+from bert_large.bench.machine import describe_software
+from bert_large.bench.rank_processes import COPY_BYTES, Group, Job, Task
+from bert_large.bench.report import describe_model, format_rows, seconds_cells
+from bert_large.bench.timing import Timing, alternate, as_figures, best_and_median
+from bert_large.bench.training import open_batches
 from bert_large.config import ModelConfig, RanksConfig
-from bert_large.data.batch import make_batch
-from bert_large.data.loader import StepBatches
 from bert_large.data.order import deal_to_ranks
-from bert_large.distributed.environment import Ranks, joined_ranks
-from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
-from bert_large.engines.precision import apply_precision
-from bert_large.errors import InputError, UserError
-from bert_large.model.bert import BertForPreTraining
-from bert_large.processes import end_with_parent
-from bert_large.train.step import StepRunner
+from bert_large.errors import InputError
 
-_SEED = 42
-_SETTLING_STEPS = 2  # DDP lays its buckets out anew after the first
-_COPY_BYTES = 1 << 27
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """What every rank works on."""
-
-    model: ModelConfig
-    engine: str
-    precision: str
-    batches: StepBatches
-    """Of one rank; others take their own part of the same global batch."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """Something that ranks are timed at."""
-
-    kind: str = "train"
-    """"train": optimizer steps; "plain": the sum of as many bytes and nothing else; "copy": of memory."""
-    settings: RanksConfig = field(default_factory=RanksConfig)
-    silent: bool = False
-    """Train without summing gradients: what the ranks would do if communication were free."""
-
-
-class _NoSum(GradientSum):
-    """In place of a sum of gradients: none."""
-
-    def replicate(self, model: nn.Module, ranks: Ranks) -> nn.Module:
-        """Return the model itself."""
-        return model
-
-
-@dataclass
-class BucketTimes:
-    """When each bucket's sum began and was done, in one step."""
-
-    begun: dict[int, float] = field(default_factory=dict)
-    done: dict[int, float] = field(default_factory=dict)
-    sent_bytes: int = 0
-
-    def note(self, bucket: int, sent_bytes: int, done: bool) -> None:
-        """Note what `GradientSum` tells."""
-        if done:
-            self.done[bucket] = time.perf_counter()
-        else:
-            self.begun[bucket] = time.perf_counter()
-            self.sent_bytes += sent_bytes
-
-    @property
-    def seconds(self) -> float:
-        """Time in which any bucket was on its way."""
-        total, reached = 0.0, 0.0
-        for begun, done in sorted((self.begun[bucket], self.done[bucket]) for bucket in self.begun):
-            total += max(0.0, done - max(begun, reached))
-            reached = max(reached, done)
-        return total
-
-    @property
-    def exposed_seconds(self) -> float:
-        """Time from the last bucket's beginning, when the backward pass is over, to the end of all sums."""
-        return max(self.done.values()) - max(self.begun.values()) if self.begun else 0.0
-
-
-class _Rank:
-    """A process's part in the tasks."""
-
-    def __init__(self, job: Job, ranks: Ranks) -> None:
-        self._job, self._ranks = job, ranks
-        engine, _ = resolve_engine(job.engine, job.precision)
-        self._precision = apply_precision(job.precision)
-        self._model = BertForPreTraining(job.model, engine)
-        self._model.initialize(_SEED)
-        self._micro_batches = job.batches[0]
-        first = job.batches.order.record_numbers(0, 1)
-        self._single = make_batch(job.batches.dataset.read_all(first), [0])
-        self._runner: StepRunner | None = None
-        self._times = BucketTimes()
-        self._buffers: list[torch.Tensor] = []
-
-    def prepare(self, task: Task) -> dict[str, Any]:
-        """Get ready for a task, so that memory is there and buckets are laid out."""
-        self._runner, self._buffers = None, []
-        self._model.zero_grad(set_to_none=True)
-        gc.collect()
-        if task.kind == "copy":
-            self._buffers = [torch.ones(_COPY_BYTES // 4) for _ in range(2)]
-        elif task.kind == "plain":
-            size = int(task.settings.bucket_mb * (1 << 20)) // 4
-            total = sum(parameter.numel() for parameter in self._model.parameters())
-            self._buffers = [torch.ones(min(size, total - start)) for start in range(0, total, size)]
-        else:
-            sum_type = _NoSum if task.silent else GradientSum
-            self._runner = build_runner(
-                self._model,
-                self._precision,
-                global_batch_size=self._job.batches.global_batch_size,
-                ranks=self._ranks,
-                gradient_sum=sum_type(
-                    bucket_mb=task.settings.bucket_mb,
-                    compression=task.settings.gradient_compression,
-                    on_bucket=lambda *news: self._times.note(*news),
-                ),
-                zero1=task.settings.zero1,
-            )
-        if self._runner is not None:
-            for step in range(_SETTLING_STEPS):
-                self._runner.run(step, [self._single], 0.0, lambda done: None)
-        else:
-            self.run(task)
-        return {}
-
-    def run(self, task: Task) -> dict[str, Any]:
-        """Carry a task out and return its figures on this rank."""
-        self._times = BucketTimes()
-        if task.kind == "copy":
-            self._buffers[1].copy_(self._buffers[0])
-            return {}
-        if task.kind == "plain":
-            self._sum_buffers(rounded=task.settings.gradient_compression == "bf16")
-            return {"gradient_bytes": sum(buffer.nbytes for buffer in self._buffers)}
-        assert self._runner is not None
-        self._runner.run(_SETTLING_STEPS, self._micro_batches, 0.0, lambda done: None)
-        state = self._runner.optimizer.state.values()
-        return {
-            "sum_seconds": self._times.seconds,
-            "exposed_seconds": self._times.exposed_seconds,
-            "sent_bytes": self._times.sent_bytes,
-            "buckets": len(self._times.begun),
-            "optimizer_state_bytes": sum(
-                its.nbytes for moments in state for its in moments.values() if torch.is_tensor(its)
-            ),
-            "peak_memory_bytes": peak_memory_bytes(),
-        }
-
-    def _sum_buffers(self, *, rounded: bool) -> None:
-        """Sum the buffers over ranks, rounded to bfloat16 on their way if asked, as `GradientSum` does."""
-        sent = [buffer.bfloat16() if rounded else buffer for buffer in self._buffers]
-        for work in [distributed.all_reduce(buffer, async_op=True) for buffer in sent]:
-            work.wait()
-        if rounded:
-            for buffer, its in zip(self._buffers, sent, strict=True):
-                buffer.copy_(its)
-
-
-def _serve(connection: Connection, job: Job, cores: Sequence[int], rank: int, world_size: int, port: int) -> None:
-    """Be one rank: do what the connection asks for until it closes."""
-    end_with_parent()
-    os.sched_setaffinity(0, cores)
-    torch.set_num_threads(len(cores))
-    os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
-                   "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    with joined_ranks() as ranks, contextlib.suppress(EOFError):
-        part = _Rank(job, ranks)
-        connection.send({})
-        while True:
-            request, task = connection.recv()
-            connection.send(part.prepare(task) if request == "prepare" else part.run(task))
-
-
-class _Group:
-    """Processes that are each other's ranks, and what each has told of the timed rounds of each task."""
-
-    def __init__(self, job: Job, cores: Sequence[Sequence[int]]) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._connections, self._processes = [], []
-        self.figures: dict[str, list[list[dict[str, Any]]]] = {}
-        port = _free_port()
-        for rank, its_cores in enumerate(cores):
-            ours, theirs = context.Pipe()
-            its_job = replace(job, batches=replace(job.batches, rank=rank, world_size=len(cores)))
-            process = context.Process(
-                target=_serve, args=(theirs, its_job, its_cores, rank, len(cores), port), daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._connections.append(ours)
-            self._processes.append(process)
-        self._collect()
-
-    def variant(self, name: str, task: Task, warmups: int) -> Variant:
-        """Return what times a task; the group keeps the figures of timed rounds by its name."""
-
-        def run(round_: int) -> None:
-            told = self._ask("run", task)
-            if round_ >= warmups:
-                self.figures.setdefault(name, []).append(told)
-
-        return Variant(run, lambda round_: self._ask("prepare", task))
-
-    def _ask(self, request: str, task: Task) -> list[dict[str, Any]]:
-        for connection in self._connections:
-            connection.send((request, task))
-        return self._collect()
-
-    def _collect(self) -> list[dict[str, Any]]:
-        try:
-            return [connection.recv() for connection in self._connections]
-        except (EOFError, ConnectionError):
-            raise UserError("a rank of the benchmark has ended; what it said stands above") from None
-
-    def close(self) -> None:
-        """End the processes."""
-        for connection in self._connections:
-            connection.close()
-        for process in self._processes:
-            process.join(timeout=10)
-            process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+Told = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
+"""By task, of each timed round, what each rank has told."""
 
 
 def _split_cores(ranks: int) -> list[list[int]]:
@@ -286,12 +56,12 @@ def _make_tasks(comparisons: Sequence[str], buckets_mb: Sequence[float]) -> dict
 
 
 @contextlib.contextmanager
-def _groups(job: Job, cores: Sequence[Sequence[int]], with_one: bool) -> Iterator[tuple[_Group, _Group | None]]:
+def _groups(job: Job, cores: Sequence[Sequence[int]], with_one: bool) -> Iterator[tuple[Group, Group | None]]:
     """Start the several ranks and, if wanted, the one that has all of their cores."""
-    groups = [_Group(job, cores)]
+    groups = [Group(job, cores)]
     try:
         if with_one:
-            groups.append(_Group(job, [[core for its in cores for core in its]]))
+            groups.append(Group(job, [[core for its in cores for core in its]]))
         yield groups[0], groups[1] if with_one else None
     finally:
         for group in groups:
@@ -335,12 +105,7 @@ def measure(
     return {
         "benchmark": "ranks",
         "phase": phase,
-        "layers": model.num_hidden_layers,
-        "hidden_size": model.hidden_size,
-        "attention_heads": model.num_attention_heads,
-        "intermediate_size": model.intermediate_size,
-        "vocab_size": model.vocab_size,
-        "dropout": model.hidden_dropout_prob,
+        **describe_model(model),
         "precision": precision,
         "engine": operations.name,
         "ranks": ranks,
@@ -355,7 +120,7 @@ def measure(
         **_ratios(timings),
         **_bounds(timings, told, ranks),
         "variants": {name: _summarize(told[name]) for name in told if "sum_seconds" in told[name][0][0]},
-        "seconds": {name: timing.as_figures() for name, timing in timings.items()},
+        "seconds": as_figures(timings),
         **describe_software(),
         "threads": sum(map(len, cores)),
     }
@@ -364,8 +129,7 @@ def measure(
 def _ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
     """Return throughput of the ranks over that of one rank on all their cores, and what communication adds."""
     figures = {}
-    for suffix, of in (("", "minimum"), ("_median", "median")):
-        seconds = {name: float(getattr(timing, of)) for name, timing in timings.items()}
+    for suffix, seconds in best_and_median(timings):
         if "one" in seconds:
             figures[f"throughput_ratio{suffix}"] = seconds["one"] / seconds["ranks"]
         if "silent" in seconds:
@@ -373,9 +137,7 @@ def _ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
     return figures
 
 
-def _bounds(
-    timings: Mapping[str, Timing], told: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]], ranks: int
-) -> dict[str, float]:
+def _bounds(timings: Mapping[str, Timing], told: Told, ranks: int) -> dict[str, float]:
     """Return the rates that summing gradients can be held against, and the least time it can take by each.
 
     The plain sum is of as many bytes with nothing beside it. By memory, each rank sends 2 (n - 1) / n of its bytes
@@ -384,7 +146,7 @@ def _bounds(
     if "plain" not in timings:
         return {}
     sent = told["plain"][0][0]["gradient_bytes"]
-    copied = 2 * _COPY_BYTES / timings["copy"].minimum
+    copied = 2 * COPY_BYTES / timings["copy"].minimum
     return {
         "gradient_bytes": sent,
         "plain_sum_seconds": timings["plain"].minimum,
@@ -419,7 +181,7 @@ def render(figures: dict[str, Any]) -> str:
                 str(told["buckets"]), f"{told['optimizer_state_bytes'] / 1e6:.1f}",
             ]
         )  # fmt: skip
-        rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *cells])
+        rows.append([name, *seconds_cells(its), *cells])
     lines = [
         f"phase {figures['phase']}, {figures['layers']} layers with both heads ({figures['vocab_size']} words), "
         f"{figures['precision']}, engine {figures['engine']}, {figures['global_batch_size']} sequences a step "

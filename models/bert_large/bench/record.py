@@ -83,6 +83,8 @@ CAVEATS = (
     "mask, which favours it.",
     "The native engine keeps large tensors' memory for the whole process, so Hugging Face's model has that gain here "
     "too: on its own it would be slower by its page faults.",
+    "All that is compared has the same weights, and was timed only because its result and gradients without dropout "
+    "are those of the eager engine in fp32 but for its precision's rounding.",
     "`hugging_face_compile` and `hugging_face_ipex` are the same model under `torch.compile` and `ipex.optimize`, the "
     "latter with IPEX's fused LAMB. IPEX, once loaded, changes PyTorch for all in the process.",
     "`train` has the layers that its command says, with the embeddings and both heads of the full vocabulary. Hugging "
@@ -226,6 +228,9 @@ def _other_rows(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
         for compared in results[name]["compared"]:
             add(f"`{compared}`, {phase}, sequences/s", name, f"{compared}_sequences_per_second")
             add(f"`{engine}` over `{compared}`, {phase}", name, f"over_{compared}")
+    for name in ("step_128", "step_512", "train_1", "train_2"):
+        for compared, difference in results[name]["not_comparable"].items():
+            rows.append([f"`{compared}`, `{name}`", f"not comparable: {difference}", ""])
     for name in ("step_128", "step_512"):
         figures = results[name]
         rows.append([f"`{name}`, matrix products, GFLOP/s", f"{figures['gemm_gflops_per_second']:.0f}", ""])

@@ -48,6 +48,19 @@ class Timing:
         }
 
 
+def as_figures(timings: Mapping[str, Timing], share: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Return the figures of each timing."""
+    return {name: timing.as_figures(share) for name, timing in timings.items()}
+
+
+def best_and_median(timings: Mapping[str, Timing]) -> list[tuple[str, dict[str, float]]]:
+    """Return seconds by name, of the fastest rounds and of the middle ones, each after its suffix to figures' names."""
+    return [
+        ("", {name: timing.minimum for name, timing in timings.items()}),
+        ("_median", {name: timing.median for name, timing in timings.items()}),
+    ]
+
+
 def alternate(variants: Mapping[str, Variant], *, rounds: int, warmups: int, visible: bool = True) -> dict[str, Timing]:
     """Run every variant once a round and return the timing of each over `rounds` rounds, after `warmups` untimed ones.
 

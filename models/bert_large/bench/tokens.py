@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from bert_large.bench.machine import describe_software
-from bert_large.bench.report import format_rows
+from bert_large.bench.report import describe_model, format_rows, seconds_cells
 from bert_large.bench.synthetic import make_record
-from bert_large.bench.timing import Timing, Variant, alternate
+from bert_large.bench.timing import Timing, Variant, alternate, as_figures, best_and_median
+from bert_large.bench.training import SEED
 from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.order import cut_by_tokens
@@ -20,14 +21,12 @@ from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 
-_SEED = 42
-
 
 def _make_micro_batches(
     tokens: int, *, sequence_length: int, micro_batch_tokens: int, vocab_size: int
 ) -> list[RaggedBatch]:
     """Return full sequences of `tokens` tokens together, cut into micro-batches as a training step's are."""
-    generator = np.random.default_rng(_SEED)
+    generator = np.random.default_rng(SEED)
     records = [
         make_record(generator, sequence_length, max_predictions=sequence_length, vocab_size=vocab_size)
         for _ in range(tokens // sequence_length)
@@ -42,7 +41,7 @@ def _make_variant(model: BertForPreTraining, micro_batches: Sequence[RaggedBatch
     def run(round_: int) -> None:
         for batch in micro_batches:
             with precision.autocast():
-                sums = model(batch, StepDropout(_SEED, round_))
+                sums = model(batch, StepDropout(SEED, round_))
             (sums.masked_lm_loss + sums.next_sentence_loss).backward()
 
     return Variant(run, lambda round_: model.zero_grad(set_to_none=False))
@@ -66,7 +65,7 @@ def measure(
     operations, _ = resolve_engine(engine, precision)
     chosen = apply_precision(precision)
     ours = BertForPreTraining(model, operations)
-    ours.initialize(_SEED)
+    ours.initialize(SEED)
     variants = {
         str(count): _make_variant(
             ours,
@@ -83,12 +82,7 @@ def measure(
     timings = alternate(variants, rounds=rounds, warmups=max(1, warmups))  # the first round makes the gradients
     return {
         "benchmark": "tokens",
-        "layers": model.num_hidden_layers,
-        "hidden_size": model.hidden_size,
-        "attention_heads": model.num_attention_heads,
-        "intermediate_size": model.intermediate_size,
-        "vocab_size": model.vocab_size,
-        "dropout": model.hidden_dropout_prob,
+        **describe_model(model),
         "precision": precision,
         "engine": operations.name,
         "sequence_length": sequence_length,
@@ -96,7 +90,7 @@ def measure(
         "rounds": rounds,
         "warmups": warmups,
         **_linearity(timings),
-        "seconds": {name: timing.as_figures() for name, timing in timings.items()},
+        "seconds": as_figures(timings),
         **describe_software(),
     }
 
@@ -104,8 +98,8 @@ def measure(
 def _linearity(timings: dict[str, Timing]) -> dict[str, Any]:
     """Return seconds per token of each size, and how far they lie from their mean at most, as a share of it."""
     figures: dict[str, Any] = {}
-    for suffix, of in (("", "minimum"), ("_median", "median")):
-        costs = {name: getattr(timing, of) / int(name) for name, timing in timings.items()}
+    for suffix, seconds in best_and_median(timings):
+        costs = {name: its / int(name) for name, its in seconds.items()}
         mean = sum(costs.values()) / len(costs)
         figures[f"seconds_per_token{suffix}"] = costs
         figures[f"nonlinearity{suffix}"] = max(abs(cost / mean - 1) for cost in costs.values())
@@ -117,7 +111,7 @@ def render(figures: dict[str, Any]) -> str:
     rows = [["tokens a step", "seconds, min", "median", "microseconds a token, min", "median"]]
     for name, its in figures["seconds"].items():
         costs = [f"{figures[key][name] * 1e6:.2f}" for key in ("seconds_per_token", "seconds_per_token_median")]
-        rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *costs])
+        rows.append([name, *seconds_cells(its), *costs])
     return (
         f"forward and backward of {figures['layers']} layers with both heads, {figures['precision']}, engine "
         f"{figures['engine']}, sequences of {figures['sequence_length']} tokens, micro-batches of at most "

@@ -2,97 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from bert_large.bench.compared import figure_name, resolve_compared
-from bert_large.bench.hugging_face import HuggingFaceTraining, pad
+from bert_large.bench.agreement import TOLERANCES, Outcome, compute_gradients, exact_products, find_differences
+from bert_large.bench.compared import Compared, figure_name, resolve_compared
+from bert_large.bench.hugging_face import HuggingFaceTraining, pad, without_dropout
 from bert_large.bench.machine import describe_software, peak_memory_bytes
 from bert_large.bench.optimizer import measure_optimizer
-from bert_large.bench.report import format_rows
-from bert_large.bench.synthetic import phase_lengths, write_dataset
-from bert_large.bench.timing import Timing, Variant, alternate
-from bert_large.config import PHASE_SEQ_LENGTHS, ModelConfig, OptimConfig
-from bert_large.data.batch import RaggedBatch
-from bert_large.data.dataset import Dataset, check_training_data
+from bert_large.bench.report import describe_model, format_rows, not_comparable_lines, seconds_cells
+from bert_large.bench.synthetic import phase_lengths
+from bert_large.bench.timing import Timing, Variant, alternate, as_figures, best_and_median
+from bert_large.bench.training import LEARNING_RATE, SEED, build_runner, open_batches
+from bert_large.config import ModelConfig
+from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.loader import StepBatches, iterate_steps
-from bert_large.data.order import SampleOrder
-from bert_large.data.record import RecordLimits
-from bert_large.distributed.environment import Ranks
-from bert_large.distributed.gradients import GradientSum
-from bert_large.distributed.sharding import ParameterShards
-from bert_large.engines.precision import Precision, apply_precision
+from bert_large.engines.eager import EagerEngine
+from bert_large.engines.precision import Precision, apply_precision, get_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.metrics import StepFigures
-from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.train.step import StepRunner
 
-_SEED = 42
 _OPTIMIZER_ROUNDS = 7
-_LEARNING_RATE = 1e-4
-
-
-def open_batches(
-    folder: Path, model: ModelConfig, *, phase: int, steps: int, global_batch_size: int, micro_batch_tokens: int
-) -> StepBatches:
-    """Make `steps` global batches of records in `folder` and return them as training reads them.
-
-    They are read in file order, as every global batch has the lengths' distribution by itself: rounds do the same work.
-    """
-    shards = folder / f"seq_{PHASE_SEQ_LENGTHS[phase]}"
-    shards.mkdir()
-    write_dataset(shards, phase=phase, batches=steps, batch_size=global_batch_size, vocab_size=model.vocab_size)
-    limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
-    dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
-    check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
-    return StepBatches(
-        dataset=dataset,
-        order=SampleOrder(len(dataset), _SEED, shuffle=False),
-        global_batch_size=global_batch_size,
-        micro_batch_tokens=micro_batch_tokens,
-        rank=0,
-        world_size=1,
-    )
-
-
-def build_runner(
-    model: BertForPreTraining,
-    precision: Precision,
-    *,
-    global_batch_size: int,
-    ranks: Ranks | None = None,
-    gradient_sum: GradientSum | None = None,
-    zero1: bool = False,
-) -> StepRunner:
-    """Return what carries out steps, on one rank unless told otherwise."""
-    ranks = ranks or Ranks()
-    optim = OptimConfig(learning_rate=_LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
-    shards = ParameterShards(model, ranks) if zero1 else None
-    return StepRunner(
-        model=model,
-        # Engines take turns with one model, its optimizer too.
-        optimizer=build_optimizer(
-            model,
-            optim,
-            lambda arrays, settings: model.engine.lamb(arrays, settings),
-            None if shards is None else shards.owned,
-        ),
-        schedule=build_schedule(optim),
-        ranks=ranks,
-        precision=precision,
-        global_batch_size=global_batch_size,
-        max_gradient_norm=optim.max_gradient_norm,
-        seed=_SEED,
-        gradient_sum=gradient_sum or GradientSum(),
-        shards=shards,
-    )
 
 
 @dataclass
@@ -115,6 +55,11 @@ class _OurTraining:
             waited = time.perf_counter() - started
             self.figures.append(self.runner.run(step, micro_batches, waited, lambda done: None))
 
+    def data_wait_share(self, warmup_steps: int) -> float:
+        """Return the share of the steps' time that was waited for data."""
+        timed = self.figures[warmup_steps:]
+        return sum(step.data_seconds for step in timed) / sum(step.seconds for step in timed)
+
 
 @dataclass
 class _TheirTraining:
@@ -128,19 +73,80 @@ class _TheirTraining:
 
     def prepare(self, round_: int) -> None:
         first = round_ * self.steps_per_round
-        self._padded = [self._pad(step) for step in range(first, first + self.steps_per_round)]
-
-    def _pad(self, step: int) -> list[dict[str, torch.Tensor]]:
-        dataset, first = self.batches.dataset, step * self.batches.global_batch_size
-        numbers = self.batches.order.record_numbers(first, first + self.batches.global_batch_size)
-        return [
-            pad(dataset.read_all(numbers[start : start + self.batch_size]), dataset.shape.max_seq_length)
-            for start in range(0, len(numbers), self.batch_size)
+        self._padded = [
+            _pad_step(self.batches, step, self.batch_size) for step in range(first, first + self.steps_per_round)
         ]
 
     def run(self, round_: int) -> None:
         for micro_batches in self._padded:
             self.training.step(micro_batches)
+
+
+def _pad_step(batches: StepBatches, step: int, batch_size: int) -> list[dict[str, torch.Tensor]]:
+    """Return the micro-batches of a step as Hugging Face's model takes them."""
+    dataset, first = batches.dataset, step * batches.global_batch_size
+    numbers = batches.order.record_numbers(first, first + batches.global_batch_size)
+    return [
+        pad(dataset.read_all(numbers[start : start + batch_size]), dataset.shape.max_seq_length)
+        for start in range(0, len(numbers), batch_size)
+    ]
+
+
+def _keep_those_that_agree(
+    compared: Compared, runner: StepRunner, batches: StepBatches, sequences: int
+) -> tuple[Compared, dict[str, HuggingFaceTraining], dict[str, str]]:
+    """Return those whose loss and gradients of a micro-batch agree, Hugging Face's of them, and how others differ."""
+    if not compared.names:  # and no memory is to be taken for a comparison
+        return compared, {}, {}
+    model, precision = runner.model, runner.precision
+    numbers = batches.order.record_numbers(0, min(sequences, batches.global_batch_size))
+    records = batches.dataset.read_all(numbers)
+    batch, padded = make_batch(records, range(len(records))), pad(records, batches.dataset.shape.max_seq_length)
+
+    def of_engine(engine: Operations, chosen: Precision) -> Outcome:
+        model.engine = engine
+        with chosen.autocast():
+            sums = model(batch, None)
+        loss = sums.masked_lm_loss / batch.masked_tokens + sums.next_sentence_loss / batch.sequences
+        return compute_gradients(loss, model)
+
+    def train(form: str, config: ModelConfig) -> HuggingFaceTraining:
+        torch.manual_seed(SEED)
+        return HuggingFaceTraining(
+            config, form, model.state_dict(), precision=precision, learning_rate=LEARNING_RATE,
+            max_norm=runner.max_gradient_norm,
+        )  # fmt: skip
+
+    def of_form(form: str) -> Outcome:
+        return train(form, without_dropout(model.config)).outcome(padded)
+
+    with exact_products():
+        expected = of_engine(EagerEngine(), get_precision("fp32"))
+    outcomes = {engine.name: partial(of_engine, engine, precision) for engine in compared.engines}
+    outcomes |= {figure_name(form): partial(of_form, form) for form in compared.forms}
+    differences = find_differences(outcomes, expected, TOLERANCES[precision.name])
+    trainings = {figure_name(form): train(form, model.config) for form in compared.without(differences).forms}
+    timed = {name: partial(training.outcome, padded) for name, training in trainings.items()}
+    differences |= find_differences(timed, expected, math.inf)
+    compared = compared.without(differences)
+    return compared, {name: trainings[name] for name in map(figure_name, compared.forms)}, differences
+
+
+def _make_contenders(
+    ours: _OurTraining,
+    compared: Compared,
+    trainings: Mapping[str, HuggingFaceTraining],
+    batches: StepBatches,
+    hugging_face_batch_size: int,
+) -> dict[str, _OurTraining | _TheirTraining]:
+    """Return what takes turns, by name: our engines read the same data, each from its start."""
+    contenders: dict[str, _OurTraining | _TheirTraining] = {compared.engine.name: ours}
+    for engine in compared.other_engines:
+        its_batches = iterate_steps(batches, 0, len(batches.dataset) // batches.global_batch_size, workers=0)
+        contenders[engine.name] = _OurTraining(ours.runner, engine, its_batches, ours.steps_per_round)
+    for name, training in trainings.items():
+        contenders[name] = _TheirTraining(training, batches, hugging_face_batch_size, ours.steps_per_round)
+    return contenders
 
 
 def measure(
@@ -163,7 +169,6 @@ def measure(
     Our engines train one model in turns; each form of Hugging Face's trains its own.
     """
     compared = resolve_compared(engine, compare, precision)
-    operations = compared.engine
     total_steps = (warmups + rounds) * steps
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
         step_batches = open_batches(
@@ -173,72 +178,54 @@ def measure(
         # As in training, the loader's process starts before the weights exist.
         batches = iterate_steps(step_batches, 0, total_steps, workers)
         chosen = apply_precision(precision)
-        trained = BertForPreTraining(model, operations)
-        trained.initialize(_SEED)
+        trained = BertForPreTraining(model, compared.engine)
+        trained.initialize(SEED)
         runner = build_runner(trained, chosen, global_batch_size=global_batch_size)
-        ours = _OurTraining(runner, operations, batches, steps)
-        variants = {operations.name: Variant(ours.run, ours.prepare)}
-        for other in compared.other_engines:
-            its = _OurTraining(runner, other, iterate_steps(step_batches, 0, total_steps, workers=0), steps)
-            variants[other.name] = Variant(its.run, its.prepare)
-        for form in compared.forms:
-            torch.manual_seed(_SEED)
-            training = HuggingFaceTraining(
-                model, form, precision=chosen, learning_rate=_LEARNING_RATE, max_norm=runner.max_gradient_norm
-            )
-            theirs = _TheirTraining(training, step_batches, hugging_face_batch_size, steps)
-            variants[figure_name(form)] = Variant(theirs.run, theirs.prepare)
+        compared, trainings, differences = _keep_those_that_agree(
+            compared, runner, step_batches, hugging_face_batch_size
+        )
+        ours = _OurTraining(runner, compared.engine, batches, steps)
+        contenders = _make_contenders(ours, compared, trainings, step_batches, hugging_face_batch_size)
+        variants = {name: Variant(its.run, its.prepare) for name, its in contenders.items()}
         timings = alternate(variants, rounds=rounds, warmups=warmups)
         peak = peak_memory_bytes()
-        loading_seconds = _loading_seconds(step_batches, min(total_steps, 3))
-    timed_figures = ours.figures[warmups * steps :]
-    dataset = step_batches.dataset
+        data = _data_figures(step_batches, min(total_steps, 3), phase)
     ours.prepare(0)
     optimizer = measure_optimizer(
-        runner.model,
-        runner.optimizer,
-        max_norm=runner.max_gradient_norm,
-        rounds=max(rounds, _OPTIMIZER_ROUNDS),
-        warmups=1,
+        trained, runner.optimizer, max_norm=runner.max_gradient_norm, rounds=max(rounds, _OPTIMIZER_ROUNDS), warmups=1
     )
+    timing = timings[compared.engine.name]
     return {
         "benchmark": "train",
         "phase": phase,
-        "layers": model.num_hidden_layers,
-        "hidden_size": model.hidden_size,
-        "attention_heads": model.num_attention_heads,
-        "intermediate_size": model.intermediate_size,
-        "vocab_size": model.vocab_size,
+        **describe_model(model),
         "includes": "embeddings, encoder, both pretraining heads, clipping, optimizer, waiting for data",
-        "dropout": model.hidden_dropout_prob,
         "precision": precision,
-        "engine": operations.name,
+        "engine": compared.engine.name,
         "compared": compared.names,
+        "not_comparable": differences,
         "global_batch_size": global_batch_size,
         "micro_batch_tokens": micro_batch_tokens,
         "data_workers": workers,
         "steps_per_round": steps,
         "rounds": rounds,
         "warmups": warmups,
-        "tokens_per_sequence": dataset.total_tokens() / len(dataset),
-        "distribution_tokens_per_sequence": phase_lengths(phase).mean,
-        **_throughput(timings, operations.name, compared.names, steps * global_batch_size),
+        **data,
+        **_throughput(timings, compared.engine.name, compared.names, steps * global_batch_size),
         "hugging_face_batch_size": hugging_face_batch_size if compared.forms else None,
-        "data_wait_share": sum(step.data_seconds for step in timed_figures)
-        / sum(step.seconds for step in timed_figures),
-        "data_loading_seconds": loading_seconds,
-        "data_loading_share": loading_seconds * steps / timings[operations.name].median,
+        "data_wait_share": ours.data_wait_share(warmups * steps),
+        "data_loading_share": data["data_loading_seconds"] * steps / timing.median,
         "peak_memory_bytes": peak,
         "peak_memory_includes_hugging_face": bool(compared.forms),
         **optimizer,
-        "optimizer_share": optimizer["optimizer_seconds"] * steps / timings[operations.name].minimum,
-        "seconds": {name: timing.as_figures(1 / steps) for name, timing in timings.items()},
+        "optimizer_share": optimizer["optimizer_seconds"] * steps / timing.minimum,
+        "seconds": as_figures(timings, 1 / steps),
         **describe_software(),
     }
 
 
-def _loading_seconds(batches: StepBatches, steps: int) -> float:
-    """Return the least time in which one process reads and decodes a step's records.
+def _data_figures(batches: StepBatches, steps: int, phase: int) -> dict[str, float]:
+    """Return how long the sequences are, and the least time in which one process reads and decodes a step's records.
 
     Beyond a step's own time, training would wait for data however far ahead the loader began.
     """
@@ -247,19 +234,23 @@ def _loading_seconds(batches: StepBatches, steps: int) -> float:
         started = time.perf_counter()
         _ = batches[step]
         seconds.append(time.perf_counter() - started)
-    return min(seconds)
+    return {
+        "tokens_per_sequence": batches.dataset.total_tokens() / len(batches.dataset),
+        "distribution_tokens_per_sequence": phase_lengths(phase).mean,
+        "data_loading_seconds": min(seconds),
+    }
 
 
-def _throughput(timings: dict[str, Timing], engine: str, compared: Sequence[str], sequences: int) -> dict[str, float]:
+def _throughput(
+    timings: Mapping[str, Timing], engine: str, compared: Sequence[str], sequences: int
+) -> dict[str, float]:
     """Return sequences per second of the fastest round, and with `_median` of the middle one, and their ratios."""
     figures = {}
-    for suffix, of in (("", "minimum"), ("_median", "median")):
-        ours = sequences / getattr(timings[engine], of)
-        figures[f"sequences_per_second{suffix}"] = ours
+    for suffix, seconds in best_and_median(timings):
+        figures[f"sequences_per_second{suffix}"] = sequences / seconds[engine]
         for name in compared:
-            theirs = sequences / getattr(timings[name], of)
-            figures[f"{name}_sequences_per_second{suffix}"] = theirs
-            figures[f"over_{name}{suffix}"] = ours / theirs
+            figures[f"{name}_sequences_per_second{suffix}"] = sequences / seconds[name]
+            figures[f"over_{name}{suffix}"] = seconds[name] / seconds[engine]
     return figures
 
 
@@ -272,18 +263,20 @@ def render(figures: dict[str, Any]) -> str:
         prefix = "" if is_ours else f"{name}_"
         rate = [f"{figures[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
         over = ["1", "1"] if is_ours else [f"{figures[f'over_{name}{suffix}']:.3f}" for suffix in ("", "_median")]
-        rows.append([name, f"{its['minimum']:.4f}", f"{its['median']:.4f}", *rate, *over])
+        rows.append([name, *seconds_cells(its), *rate, *over])
     beside = "with Hugging Face's model" if figures["peak_memory_includes_hugging_face"] else "without the loader"
-    return (
+    lines = [
         f"phase {figures['phase']}, {figures['layers']} layers with both heads ({figures['vocab_size']} words), "
         f"{figures['parameters']} parameters, {figures['precision']}, engine {figures['engine']}, "
         f"{figures['global_batch_size']} sequences a step of {figures['tokens_per_sequence']:.1f} tokens on average, "
-        f"{figures['rounds']} alternating rounds, {figures['threads']} threads\n"
-        f"{format_rows(rows)}\n"
+        f"{figures['rounds']} alternating rounds, {figures['threads']} threads",
+        format_rows(rows),
+        *not_comparable_lines(figures),
         f"waiting for data: {figures['data_wait_share']:.3%} of the step; reading and decoding it takes "
-        f"{figures['data_loading_seconds']:.4f} s in the loader\n"
+        f"{figures['data_loading_seconds']:.4f} s in the loader",
         f"optimizer: {figures['optimizer_seconds']:.4f} s, {figures['optimizer_over_bound']:.3f} times its memory "
         f"traffic at {figures['copy_bytes_per_second'] / 1e9:.1f} GB/s; clipping {figures['clip_seconds']:.4f} s, "
-        f"both {figures['clip_and_optimizer_over_bound']:.3f} times\n"
-        f"peak memory: {figures['peak_memory_bytes'] / 2**30:.2f} GiB, {beside}"
-    )
+        f"both {figures['clip_and_optimizer_over_bound']:.3f} times",
+        f"peak memory: {figures['peak_memory_bytes'] / 2**30:.2f} GiB, {beside}",
+    ]
+    return "\n".join(lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import os
 from array import array
@@ -26,11 +27,12 @@ from numpy.typing import NDArray
 from bert_large.data import hdf5
 from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape
 from bert_large.data.tfrecord import decode_record, iterate_frames, masked_crc32c
-from bert_large.errors import DataError, InputError
-from bert_large.files import write_atomically
+from bert_large.errors import DamageError, DataError, InputError
+from bert_large.files import crc32c_of, write_atomically
+from bert_large.json_file import read_object
 from bert_large.processes import end_with_parent
 
-_FORMAT = 2
+_FORMAT = 3
 _HDF5_ROWS = 4096
 HDF5_SUFFIXES = (".hdf5", ".h5")
 
@@ -83,17 +85,22 @@ class _Scanned:
 
 def _iterate_records(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
     """Yield (offset, record) of every record, or in its place an error that names it by number and byte."""
-    if is_hdf5(path):
-        with hdf5.open_shard(path) as file:
-            shape = hdf5.shard_shape(file)
-            rows = len(file[hdf5.LABELS])
-            for start in range(0, rows, _HDF5_ROWS):
-                for row, found in enumerate(hdf5.scan_rows(file, start, min(start + _HDF5_ROWS, rows)), start):
-                    if isinstance(found, Record):
-                        yield row, _Scanned(found, shape, hdf5.record_checksum(found))
-                    else:
-                        yield row, found
-        return
+    return _iterate_rows(path) if is_hdf5(path) else _iterate_tfrecords(path)
+
+
+def _iterate_rows(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
+    with hdf5.open_shard(path) as file:
+        shape = hdf5.shard_shape(file)
+        rows = len(file[hdf5.LABELS])
+        blocks = (hdf5.scan_rows(file, start, min(start + _HDF5_ROWS, rows)) for start in range(0, rows, _HDF5_ROWS))
+        for row, found in enumerate(itertools.chain.from_iterable(blocks)):
+            if isinstance(found, BadRecordError):
+                yield row, found
+            else:
+                yield row, _Scanned(found, shape, hdf5.record_checksum(found))
+
+
+def _iterate_tfrecords(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
     for number, (offset, payload) in enumerate(iterate_frames(path)):
         if isinstance(payload, BadRecordError):
             yield offset, payload
@@ -130,8 +137,11 @@ def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: 
         raise DataError(f"{next(iter(bad.found))}; the shard has no good record: remove it, or make it again")
     rows = np.array(stand_ins) % len(offsets)  # for bad ones at the end the first good one stands in
     arrays = (np.array(offsets)[rows], np.array(lengths)[rows], np.array(checksums)[rows])
-    digest = hashlib.sha256(f"{shape}".encode() + arrays[1].tobytes() + arrays[2].tobytes())
-    return ShardIndex(path, shape, *arrays, digest.hexdigest(), list(bad.found))
+    return ShardIndex(path, shape, *arrays, _digest(shape, *arrays[1:]), list(bad.found))
+
+
+def _digest(shape: RecordShape, lengths: NDArray[np.int32], checksums: NDArray[np.uint32]) -> str:
+    return hashlib.sha256(f"{shape}".encode() + lengths.tobytes() + checksums.tobytes()).hexdigest()
 
 
 def _check(found: _Scanned, shape: RecordShape, limits: RecordLimits | None) -> None:
@@ -157,7 +167,16 @@ def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Pat
     return index_dir / f"{path.name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
 
-_ARRAYS = ("offsets", "lengths", "checksums")
+# Their files are the bare values: nothing in them has to be believed.
+_ARRAYS: dict[str, type[np.generic]] = {"offsets": np.int64, "lengths": np.int32, "checksums": np.uint32}
+
+
+def _array_path(target: Path, name: str) -> Path:
+    return target.with_name(f"{target.name}.{name}")
+
+
+def _facts_path(target: Path) -> Path:
+    return target.with_name(f"{target.name}.json")
 
 
 def _scan_and_keep(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
@@ -167,10 +186,15 @@ def _scan_and_keep(path: Path, index_dir: Path, limits: RecordLimits | None, max
         raise DataError(f"{path} changed while its records were checked; start again when it is complete")
     # The arrays come first: an index is complete when its JSON is there.
     for name in _ARRAYS:
-        with write_atomically(target.with_name(f"{target.name}.{name}.npy")) as file:
-            np.save(file, getattr(index, name), allow_pickle=False)
-    facts = {**dataclasses.asdict(index.shape), "digest": index.digest, "bad_records": index.bad_records}
-    with write_atomically(target.with_name(f"{target.name}.json")) as file:
+        with write_atomically(_array_path(target, name)) as file:
+            file.write(getattr(index, name).data)
+    facts = {
+        **dataclasses.asdict(index.shape),
+        "digest": index.digest,
+        "bad_records": index.bad_records,
+        "arrays_crc32c": {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS},
+    }
+    with write_atomically(_facts_path(target)) as file:
         file.write(json.dumps(facts).encode())
 
 
@@ -180,28 +204,32 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
     Raises `DataError` when there is none, or it is damaged.
     """
     target = _index_path(path, index_dir, limits)
-    if not target.with_name(f"{target.name}.json").exists():
+    if not _facts_path(target).exists():
         raise DataError(f"{path} changed after its records were checked; start again when it is complete")
     try:
-        facts = json.loads(target.with_name(f"{target.name}.json").read_text())
-        arrays = [np.load(target.with_name(f"{target.name}.{name}.npy"), mmap_mode="r", allow_pickle=False)
-                  for name in _ARRAYS]  # fmt: skip
+        facts = read_object(_facts_path(target))
         shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
-        offsets, lengths, checksums = arrays
-        index = ShardIndex(path, shape, offsets, lengths, checksums, facts["digest"], facts["bad_records"])
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the index {target} of {path} cannot be read: {error}") from None
-    if not 0 < len(index.offsets) == len(index.lengths) == len(index.checksums):
-        raise DataError(f"the index {target} of {path} is damaged: its arrays differ in length")
-    return index
+        offsets, lengths, checksums = (
+            np.memmap(_array_path(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()
+        )
+        if not len(offsets) == len(lengths) == len(checksums):
+            raise ValueError("its arrays differ in length")
+        bad_records = list(map(str, facts["bad_records"]))
+        return ShardIndex(path, shape, offsets, lengths, checksums, str(facts["digest"]), bad_records)
+    except (DamageError, OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"the index {target} of {path} cannot be read: {error}; remove it, and start again") from None
 
 
 def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool:
+    """Tell whether the index of a shard is kept, and every byte of it as it was written."""
+    target = _index_path(path, index_dir, limits)
     try:
-        load_index(path, index_dir, limits)
-    except DataError:
+        index = load_index(path, index_dir, limits)
+        expected = read_object(_facts_path(target)).get("arrays_crc32c")
+    except (DataError, DamageError):
         return False
-    return True
+    found = {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS}
+    return found == expected and index.digest == _digest(index.shape, index.lengths, index.checksums)
 
 
 def build_indexes(

@@ -14,11 +14,21 @@ _MPI_LAUNCHERS_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def check_backend(asked: str | None, *, by_torchrun: bool) -> None:
-    """Raise `InputError` if there is no such backend, or none for ranks that torchrun starts."""
+    """Raise `InputError` if there is no such backend, or none here for ranks that torchrun starts."""
     if asked and asked not in BACKENDS:
         raise InputError(f"BACKEND is {asked!r}, expected one of {', '.join(BACKENDS)}")
     if asked == "mpi" and by_torchrun:
         raise InputError("BACKEND is mpi, but MPI knows only ranks that mpirun starts, not torchrun's; use gloo or ccl")
+    if by_torchrun:
+        _check_ccl(asked)
+
+
+def _check_ccl(asked: str | None) -> None:
+    if asked == "ccl" and not _is_installed(_CCL_BINDINGS):
+        raise InputError(
+            f"BACKEND is ccl, but oneCCL's bindings ({_CCL_BINDINGS}) are not installed; "
+            "install those of this PyTorch's version, or use gloo"
+        )
 
 
 def will_use_ccl(asked: str | None) -> bool:
@@ -40,11 +50,7 @@ def choose_backend(asked: str | None = None) -> tuple[str, str]:
 
     by_torchrun = distributed.is_torchelastic_launched()
     check_backend(asked, by_torchrun=by_torchrun)
-    if asked == "ccl" and not _is_installed(_CCL_BINDINGS):
-        raise InputError(
-            f"BACKEND is ccl, but oneCCL's bindings ({_CCL_BINDINGS}) are not installed; "
-            "install those of this PyTorch's version, or use gloo"
-        )
+    _check_ccl(asked)
     if asked == "mpi" and not distributed.is_mpi_available():
         raise InputError("BACKEND is mpi, but this PyTorch was built without MPI, as its wheels are; use gloo or ccl")
     if will_use_ccl(asked):

@@ -27,6 +27,7 @@ from bert_large.errors import InputError, UserError
 _NEVER = timedelta(days=30)
 """The backend's own timeout: how long a collective may take is the heartbeat's business."""
 _LOOK_EVERY_SECONDS = 0.1
+_HEAD_START_SECONDS = 1.0
 
 
 class MissingRankError(UserError):
@@ -122,7 +123,8 @@ class Ranks:
     def failing_together(self) -> Iterator[None]:
         """Raise on every rank what the first rank raises in the block, so that none waits for one that has failed.
 
-        Also waits for all. The message tells who found the error, unless all did.
+        Also waits for all. The message tells who found the error, unless all did. One rank of each machine prints it,
+        `local_rank` 0: to the others it is `told_by_another`.
         """
         mine = None
         try:
@@ -141,6 +143,9 @@ class Ranks:
         failure.exit_code = exit_code
         if None in failures:
             failure.args = (f"{message} (found by {self.names[found]})",)
+        failure.told_by_another = self.local_rank > 0
+        if failure.told_by_another:  # the one that prints it goes first: torchrun ends all when one has ended
+            time.sleep(_HEAD_START_SECONDS)
         raise failure
 
     def require_agreement(self, values: Mapping[str, Any]) -> None:

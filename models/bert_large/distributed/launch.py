@@ -1,12 +1,14 @@
 """Start the ranks of this machine: one per NUMA node, or `RANKS_PER_NODE`, through torchrun, each bound to its cores.
 
 `python -m bert_large.distributed.launch ARGUMENT ...` runs `python ARGUMENT ...` once per rank. Settings are
-environment variables: RANKS_PER_NODE, BIND, BACKEND, OMP_NUM_THREADS, MAX_RESTARTS, DDP, and for several machines
-NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would be started.
+environment variables: RANKS_PER_NODE, BIND, BACKEND (or the program's own `--backend`), OMP_NUM_THREADS, MAX_RESTARTS,
+DDP, and for several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would
+be started.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import socket
@@ -14,6 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bert_large import cli
 from bert_large.distributed import bind
 from bert_large.distributed.backend import check_backend, will_use_ccl
 from bert_large.distributed.hosts import Machines, find_interface, find_machines, whole_number
@@ -91,6 +94,20 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
     )
 
 
+def with_options(variables: Mapping[str, str], program: Sequence[str]) -> Mapping[str, str]:
+    """Return the variables as the program's own options change them: `--backend` wins over BACKEND, as in the ranks.
+
+    Options that only the program knows, and what is wrong with its `--backend`, are left to it.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--backend")
+    try:
+        asked = parser.parse_known_args(program)[0].backend
+    except argparse.ArgumentError:
+        asked = None
+    return variables if asked is None else {**variables, "BACKEND": asked}
+
+
 def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
     """Return what is started on this machine, a line each for a person to read."""
     lines = [
@@ -160,7 +177,10 @@ def _torchrun(arguments: Sequence[str]) -> int:
 def main() -> int:
     """Start what the environment asks for."""
     try:
-        return start(make_plan(os.environ, read_topology()), sys.argv[1:])
+        program = sys.argv[1:]
+        if program[:2] == ["-m", "bert_large"]:
+            cli.parse(program[2:])  # what is wrong with the command line is said once, not by every rank
+        return start(make_plan(with_options(os.environ, program), read_topology()), program)
     except UserError as error:
         print(f"bert-large: error: {error}", file=sys.stderr)
         return error.exit_code

@@ -9,10 +9,10 @@ from bert_large.checksums import write_checksums
 from bert_large.convert.weights import skeleton
 from bert_large.errors import InputError
 from bert_large.export.model_card import model_card
-from bert_large.export.tokenizer_file import build_tokenizer
+from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.files import write_atomically
 from bert_large.output_folder import partial_folder, publish_model
-from bert_large.prepare.vocab import CLS, MASK, PAD, SEP, TOKENIZER_CONFIG_FILE, UNK, lowers_text, read_vocab
+from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text, read_vocab
 from bert_large.train import checkpoint
 from bert_large.train.inputs import resolve_model_config, resolve_vocab
 from bert_large.train.run_folder import RUN_FILE
@@ -43,22 +43,15 @@ def export_folder(
     model = skeleton(config).to_empty(device="cpu")
     card = model_card(config, sum(weights.numel() for weights in model.parameters()), lower, run_dir)
     checkpoint.load_model(checkpoint_dir, model)
-    tokenizer_settings = {
+    settings = {
         # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "do_lower_case": lower,
-        "model_max_length": config.max_position_embeddings,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
-        "pad_token": PAD,
-        "unk_token": UNK,
-        "cls_token": CLS,
-        "sep_token": SEP,
-        "mask_token": MASK,
+        **tokenizer_settings(do_lower_case=lower, max_length=config.max_position_embeddings),
     }
     with partial_folder(output_dir) as partial:
         checkpoint.save_model(partial, model, config, vocab_path)
         _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, do_lower_case=lower).to_str(pretty=True))
-        _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(tokenizer_settings, indent=2) + "\n")
+        _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
         write_checksums(partial)
         _write_text(partial / "README.md", card)  # without a checksum: it is there to be edited
         publish_model(partial, output_dir)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,8 @@ from typing import Any
 import yaml
 
 from bert_large.config import ModelConfig
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
+from bert_large.json_file import read_object
 from bert_large.observe.metrics import read_rows
 from bert_large.train.run_folder import ENDED_FILE, RUN_FILE, flatten
 
@@ -64,7 +64,7 @@ def model_card(config: ModelConfig, parameters: int, do_lower_case: bool, run_di
 
 def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
     try:
-        run = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+        run = read_object(folder / RUN_FILE)
         settings = {name: value for name, value in flatten(run).items() if not name.startswith("model.")}
         if run["model"] != dataclasses.asdict(config):
             raise InputError(
@@ -75,10 +75,12 @@ def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
         steps = read_rows(metrics, "step") if metrics.exists() else []
         throughput = yaml.safe_load(results.read_text(encoding="utf-8"))["results"] if results.exists() else []
         figures = {f"{its['key']} ({its['unit']})": its["value"] for its in throughput}
-        ended = json.loads((folder / ENDED_FILE).read_text(encoding="utf-8")) if (folder / ENDED_FILE).exists() else {}
+        ended = read_object(folder / ENDED_FILE) if (folder / ENDED_FILE).exists() else {}
         end = f"The run ended: {ended['reason']}." if ended else "The run has not noted that it ended."
     except FileNotFoundError as error:
         raise InputError(f"--run-dir {folder} is no run's folder: it has no {Path(error.filename).name}") from None
+    except DamageError as error:
+        raise InputError(f"--run-dir: {error}") from None
     except (KeyError, TypeError, AttributeError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"--run-dir {folder}: its files are damaged: {error!r}") from None
     last_step = {name: value for name, value in steps[-1].items() if name in _STEP_FIGURES} if steps else {}

@@ -11,6 +11,7 @@ import functools
 import sys
 import unicodedata
 from collections.abc import Callable
+from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders
 from tokenizers.models import WordPiece
@@ -22,7 +23,7 @@ from tokenizers.processors import TemplateProcessing
 
 from bert_large.prepare.normalizer import TextNormalizer
 from bert_large.prepare.tokenizer import MAX_WORD_CHARACTERS
-from bert_large.prepare.vocab import CLS, CONTINUATION, SEP, SPECIAL_TOKENS, UNK, Vocabulary
+from bert_large.prepare.vocab import CLS, CONTINUATION, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, Vocabulary
 
 _SIGMA, _FINAL_SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
 _SURROGATES = range(0xD800, 0xE000)
@@ -51,6 +52,20 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer
         special_tokens=[(CLS, vocabulary.cls_id), (SEP, vocabulary.sep_id)],
     )
     return tokenizer
+
+
+def tokenizer_settings(*, do_lower_case: bool, max_length: int, segments: bool = True) -> dict[str, Any]:
+    """Return what transformers' tokenizer is told beside `tokenizer.json`; `segments`: the model tells A from B."""
+    return {
+        "do_lower_case": do_lower_case,
+        "model_max_length": max_length,
+        "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
+        "pad_token": PAD,
+        "unk_token": UNK,
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "mask_token": MASK,
+    }
 
 
 def _normalizer(do_lower_case: bool) -> Normalizer:

@@ -21,10 +21,22 @@ _BAR = "{unit} {n_fmt}/{total_fmt} |{bar}|{postfix}, {remaining} left {desc}"
 """What is cut off where the terminal is narrow comes last."""
 
 
+class _LineFormatter(logging.Formatter):
+    """A time and the message; bytes of a path that are no UTF-8, which files and terminals refuse, are spelled out."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record).encode(errors="backslashreplace").decode()
+
+
 class _BarSafeHandler(logging.Handler):
-    """Prints to standard output above a progress bar, if one is drawn."""
+    """Prints to standard output above a progress bar, if one is drawn, what the bar does not show already."""
 
     def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "shown_by_bar", False) and sys.stdout.isatty():
+            return
         tqdm.write(self.format(record), file=sys.stdout)
         sys.stdout.flush()
 
@@ -50,7 +62,7 @@ def start_logging(log_file: Path | None) -> None:
     if log_file is not None:
         handlers.append(LogFileHandler(log_file))
     for handler in handlers:
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S"))
+        handler.setFormatter(_LineFormatter())
     LOGGER.handlers = handlers
     LOGGER.setLevel(logging.INFO if log_file is not None else logging.WARNING)
     LOGGER.propagate = False
@@ -137,9 +149,12 @@ class Progress:
             LOGGER.info(text)
             self._last_line = now
 
-    def line(self, text: str) -> None:
-        """Log a line about finished work; restarts the wait for the next line from within."""
-        LOGGER.info(text)
+    def line(self, text: str, *, of_a_step: bool = False) -> None:
+        """Log a line about finished work; restarts the wait for the next line from within.
+
+        On a terminal the bar shows the last step, and the line of a step goes to the log file alone.
+        """
+        LOGGER.info(text, extra={"shown_by_bar": of_a_step and self._on_terminal})
         self._last_line = time.monotonic()
 
     def close(self) -> None:

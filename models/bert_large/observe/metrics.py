@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from bert_large.observe.tensorboard import EventFile, keep_events
 
 # Keeps the weighted mean finite without masked tokens; the reference's constant.
 MASKED_LM_EPSILON = 1e-5
+_MOST = 2**63 - 1  # steps and samples are 64-bit numbers everywhere
+_LOGGER = logging.getLogger(__name__)
 
 
 def masked_lm_loss(loss_sum: float, masked_tokens: float) -> float:
@@ -68,6 +71,17 @@ class EvalFigures:
     most_frequent_token_accuracy: float
     """Accuracy of always predicting the set's most frequent masked token: what a model must beat."""
     seconds: float
+
+
+_COLUMNS: dict[str, dict[str, Any]] = {
+    "step": {field.name: field.type for field in dataclasses.fields(StepFigures)},
+    "eval": {
+        "step": "int",
+        "eval_samples": "int",
+        **{field.name: field.type for field in dataclasses.fields(EvalFigures)},
+    },
+}
+"""Figures of each event's row in `metrics.jsonl`, and their types."""
 
 
 class MetricsWriter:
@@ -126,15 +140,21 @@ class MetricsWriter:
 
 
 def _keep_rows(path: Path, is_kept: Callable[[int, bool], bool]) -> None:
-    """Drop the rows of which `is_kept(step, is_evaluation)` is false, and what a kill or a full disk cut short."""
+    """Drop the rows of which `is_kept(step, is_evaluation)` is false, and what a kill or a full disk cut short.
+
+    Of damaged rows before the last one it warns: no kill leaves them.
+    """
     if not path.exists():
         return
     lines = _read_lines(path)
-    kept = []
-    for line in lines:
-        row = _parse_row(line)
-        if row is not None and is_kept(row["step"], row["event"] == "eval"):
-            kept.append(line)
+    rows = [_parse_row(line) for line in lines]
+    if damaged := rows[:-1].count(None):
+        _LOGGER.warning("warning: %s is damaged: %d of its %d rows are dropped", path, damaged, len(rows))
+    kept = [
+        line
+        for line, row in zip(lines, rows, strict=True)
+        if row is not None and is_kept(row["step"], row["event"] == "eval")
+    ]
     if kept != lines:
         with write_atomically(path) as file:
             file.write("".join(kept).encode())
@@ -154,16 +174,26 @@ def _parse_row(line: str) -> dict[str, Any] | None:
     """Return the row; None for what a kill, a full disk or a power cut left of one, or one that is being written."""
     try:
         row = json.loads(line) if line.endswith("\n") else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return row if isinstance(row, dict) and {"event", "step"} <= row.keys() else None
+    if not isinstance(row, dict) or row.get("event") not in tuple(_COLUMNS):
+        return None
+    columns = _COLUMNS[row["event"]]
+    is_whole = all(name in row and _is_figure(row[name], kind) for name, kind in columns.items())
+    return row if is_whole else None
+
+
+def _is_figure(value: Any, kind: str) -> bool:
+    """Tell whether a column of this type can hold a value; null is a figure that was not finite."""
+    if kind == "int":
+        return type(value) is int and 0 <= value <= _MOST
+    return value is None or type(value) in (int, float)
 
 
 def read_steps(path: Path) -> list[StepFigures]:
     """Return the figures of all steps in a `metrics.jsonl`; null is not a number."""
     steps = []
     for row in read_rows(path, "step"):
-        del row["event"]
-        figures: dict[str, Any] = {name: math.nan if value is None else value for name, value in row.items()}
+        figures: dict[str, Any] = {name: math.nan if row[name] is None else row[name] for name in _COLUMNS["step"]}
         steps.append(StepFigures(**figures))
     return steps

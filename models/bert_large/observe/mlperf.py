@@ -29,6 +29,7 @@ from bert_large.observe.metrics import EvalFigures, StepFigures
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _TOKEN = ":::MLLOG "
 _FIELDS = ("namespace", "time_ms", "event_type", "key", "value", "metadata")
+_BLOCK_KEYS = ("block_start", "block_stop")
 _OWNER = "output_dir"
 """Key of the first line: the folder of the run that the log belongs to."""
 _SAMPLES = "samples_count"
@@ -186,7 +187,7 @@ def _cut_back(path: Path, samples: int) -> int | None:
         kept.pop()
     with write_atomically(path) as file:
         file.write("".join(f"{_TOKEN}{json.dumps(event)}\n" for event in kept).encode())
-    blocks = [event for event in kept if event["key"] in ("block_start", "block_stop")]
+    blocks = [event for event in kept if event["key"] in _BLOCK_KEYS]
     is_open = bool(blocks) and blocks[-1]["key"] == "block_start"
     return blocks[-1]["metadata"]["first_epoch_num"] if is_open else None
 
@@ -198,10 +199,20 @@ def _read_events(path: Path) -> list[dict[str, Any]]:
         if not line.endswith("\n"):
             break
         try:
-            event = json.loads(line.removeprefix(_TOKEN))
-            events.append({name: event[name] for name in _FIELDS})
-        except (ValueError, KeyError, TypeError):
+            events.append(_parse_event(line))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
                 f"--mlperf-log {path}, line {number}, is no line of an MLPerf log; name another file"
             ) from None
     return events
+
+
+def _parse_event(line: str) -> dict[str, Any]:
+    values = json.loads(line.removeprefix(_TOKEN))
+    event = {name: values[name] for name in _FIELDS}
+    counts = [event["metadata"].get(_SAMPLES, 0)]
+    if event["key"] in _BLOCK_KEYS:
+        counts.append(event["metadata"]["first_epoch_num"])
+    if not all(type(count) is int for count in counts):
+        raise ValueError(f"the samples {counts} are no whole numbers")
+    return event

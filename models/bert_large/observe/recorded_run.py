@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +11,13 @@ from typing import Any
 import yaml
 
 from bert_large.config import flatten
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
+from bert_large.json_file import read_object
 from bert_large.observe.metrics import read_rows
 
 _TIME_OF_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 _RESUMED = re.compile(r"resuming after step (\d+) from ")
-_TARGET = re.compile(r"\btarget_accuracy ([0-9.e-]+)")
+_TARGET = re.compile(r"\btarget_accuracy (\d+(?:\.\d+)?(?:e-\d+)?)")
 _AFTER_THE_START = ("step ", "eval ", "checkpoint ", "training ended", "warning: ", "error: ")
 
 
@@ -76,13 +76,10 @@ def _read_run(folder: Path, label: str) -> RecordedRun:
         evaluations=read_rows(metrics, "eval"),
         restarts=_restarts(log),
         target_accuracy=float(target[1]) if target else None,
-        settings=flatten(_read_mapping(folder / "run.json")),
+        settings=flatten(_read_if_there(folder / "run.json", read_object)),
         start_lines=start_lines,
-        ended=_read_mapping(folder / "ended.json").get("reason"),
-        results={
-            entry["key"]: f"{entry['value']} {entry['unit']}"
-            for entry in _read_mapping(folder / "results.yaml").get("results", [])
-        },
+        ended=_read_if_there(folder / "ended.json", _read_reason).get("reason"),
+        results=_read_if_there(folder / "results.yaml", _read_results),
     )
 
 
@@ -115,15 +112,26 @@ def _restarts(log: Sequence[str]) -> list[int]:
     return restarts
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
-    """Return what a JSON or YAML file holds; nothing where there is none."""
+def _read_if_there(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
+    """Return what `read` finds in a file; nothing where there is none."""
     if not path.is_file():
         return {}
-    text = path.read_text(encoding="utf-8", errors="replace")
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError):
-        content = None
-    if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: expected what a run writes there; move it away to report without it")
-    return content
+        return read(path)
+    except DamageError as error:
+        raise DamageError(f"{error}; move it away to report without it") from None
+
+
+def _read_reason(path: Path) -> dict[str, Any]:
+    ended = read_object(path)
+    if not isinstance(ended.get("reason"), str):
+        raise DamageError(f"{path} is damaged: it does not say in words why the run ended")
+    return ended
+
+
+def _read_results(path: Path) -> dict[str, Any]:
+    try:
+        entries = yaml.safe_load(path.read_bytes())["results"]
+        return {str(entry["key"]): f"{entry['value']} {entry['unit']}" for entry in entries}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise DamageError(f"{path} is damaged: {error}") from None

@@ -171,11 +171,11 @@ def _table(runs: Sequence[RecordedRun], rows: Mapping[str, Sequence[str]], *, ma
 
 def _times(run: RecordedRun) -> str:
     """Return how the measured time is shared: saving checkpoints and starting are not in it."""
-    waiting = sum(row["data_seconds"] for row in run.steps)
+    waiting = _sum(run.steps, "data_seconds")
     parts = {
-        "computing": (sum(row["seconds"] for row in run.steps) - waiting, COLORS[0]),
+        "computing": (_sum(run.steps, "seconds") - waiting, COLORS[0]),
         "waiting for data": (waiting, COLORS[1]),
-        "evaluating": (sum(row["seconds"] for row in run.evaluations), COLORS[2]),
+        "evaluating": (_sum(run.evaluations, "seconds"), COLORS[2]),
     }
     total = sum(seconds for seconds, _ in parts.values())
     shares = {name: 100 * mean(seconds, total) for name, (seconds, _) in parts.items()}
@@ -202,6 +202,10 @@ def _named(number: int, run: RecordedRun) -> str:
 def _last(rows: Sequence[Mapping[str, Any]], name: str) -> str:
     values = [row[name] for row in rows if row.get(name) is not None]
     return f"{values[-1]:.4f}" if values else "none"
+
+
+def _sum(rows: Sequence[Mapping[str, Any]], name: str) -> float:
+    return sum(row[name] or 0.0 for row in rows)
 
 
 def _median(run: RecordedRun, name: str) -> str:

@@ -188,7 +188,8 @@ def _check_finished(earlier: Manifest, manifest: Manifest, tasks: list[ShardTask
     """
     before, now = dict(earlier.settings), dict(manifest.settings)
     for name, output in earlier.outputs.items():
-        before[f"the text {output['input']} of {name}"] = earlier.inputs[output["input"]]
+        text = str(output.get("input"))
+        before[f"the text {text} of {name}"] = earlier.inputs.get(text)
     for task in tasks:
         if task.output_file.name in earlier.outputs:
             text = task.input_file.name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.files import remove_tree, sync_folder
+from bert_large.folder_lock import LOCK_FILE, FolderLock
 from bert_large.prepare.articles import FORMATS, detect_format, iterate_articles, list_text_files
 from bert_large.prepare.files import MANIFEST_NAME
 from bert_large.prepare.manifest import FileFacts, Manifest, check_same_task, describe_files, read_manifest
@@ -72,23 +74,39 @@ def run(arguments: argparse.Namespace) -> int:
     files = list_text_files(arguments.input_dir)
     _check_folders(arguments.input_dir, arguments.output_dir)
     manifest = _describe(arguments, files)
-    if _is_made(manifest, arguments.output_dir, overwrite=arguments.overwrite):
-        print(f"{arguments.output_dir} is complete: {len(manifest.outputs)} files of the same text, nothing to do")
-        return 0
     target = arguments.output_dir.resolve()
-    unfinished = target.with_name(f".{target.name}.partial")
-    remove_tree(unfinished)  # of a run that was killed
-    try:
+    with _unfinished_folder(target) as unfinished:
+        if _is_made(manifest, arguments.output_dir, overwrite=arguments.overwrite):
+            print(f"{arguments.output_dir} is complete: {len(manifest.outputs)} files of the same text, nothing to do")
+            return 0
         summary = _make(unfinished, files, manifest, arguments)
         if arguments.overwrite:
             _remove(target)
+        (unfinished / LOCK_FILE).unlink()
         unfinished.replace(target)
         sync_folder(target.parent)
-    except BaseException:
-        remove_tree(unfinished, ignore_errors=True)
-        raise
     print(f"wrote {summary} to {arguments.output_dir}, {time.perf_counter() - start:.1f} s")
     return 0
+
+
+@contextlib.contextmanager
+def _unfinished_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `target`, locked, that is to take its place; it is deleted if it does not.
+
+    Raises `InputError` where another process has it.
+    """
+    folder = target.with_name(f".{target.name}.partial")
+    if folder.is_symlink():
+        folder.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    with FolderLock(folder, "--output-dir's unfinished folder", lambda text: print(text, file=sys.stderr)):
+        try:
+            for leftover in folder.iterdir():  # of a run that was killed
+                if leftover.name != LOCK_FILE:
+                    remove_tree(leftover)
+            yield folder
+        finally:
+            remove_tree(folder, ignore_errors=True)
 
 
 def _check_settings(arguments: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -10,8 +11,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bert_large import __version__
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
 from bert_large.files import sha256_of, write_atomically
+from bert_large.json_file import read_object
 from bert_large.prepare.files import MANIFEST_NAME
 
 _FORMAT = 1
@@ -34,6 +36,10 @@ class FileFacts:
 
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        if type(self.bytes) is not int or not isinstance(self.sha256, str):  # they come from files
+            raise ValueError(f"the size {self.bytes!r} or the SHA-256 {self.sha256!r} is none")
 
     @classmethod
     def of(cls, path: Path) -> FileFacts:
@@ -85,17 +91,17 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a folder, if it has one; raise `InputError` if it cannot be understood."""
     path = folder / MANIFEST_NAME
     try:
-        content = json.loads(path.read_bytes())
+        content = read_object(path)
         if content["format"] != _FORMAT:
             raise ValueError(f"format is {content['format']}, expected {_FORMAT}")
         inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()}
         for name, output in content["outputs"].items():
             _check_inside(name)
             FileFacts(output["bytes"], output["sha256"])
-        return Manifest(content["settings"], inputs, content["outputs"])
+        return Manifest(dict(content["settings"].items()), inputs, content["outputs"])
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (DamageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{path}: not a manifest that this version wrote ({error}); "
             "delete it to make the folder's files again with --overwrite"
@@ -103,9 +109,10 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def _check_inside(name: str) -> None:
-    """Raise `ValueError` for a name that leads out of its folder: a manifest may come from elsewhere."""
+    """Raise `ValueError` for a name that leads out of its folder, or is none: a manifest may come from elsewhere."""
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
+    os.fsencode(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
         raise ValueError(f"the output {name!r} is not inside the folder")
 
 

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from bert_large.checksums import CHECKSUMS_FILE, check_checksums, write_checksums
@@ -37,8 +34,8 @@ from bert_large.files import (
 )
 from bert_large.optim.build import MOMENTS, get_moments, held_parameters, moment_names, set_moments
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
-from bert_large.train.bad_steps import LossTrend, SkippedSteps
-from bert_large.train.loss_scale import LossScale
+from bert_large.train.progress import Progress, progress_from
+from bert_large.train.tensor_file import read_tensors, save_tensors
 
 _PREFIX = "step-"
 _STEP = re.compile(_PREFIX + r"\d{8,}")
@@ -48,34 +45,6 @@ MOMENTS_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 CONFIG_FILE = "config.json"
 VOCAB_FILE = "vocab.txt"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a run is; its data cursor is `samples`, as sample order is a pure function."""
-
-    step: int = 0
-    samples: int | None = 0
-    """None: not known, as the checkpoint was imported; a run counts step times its global batch."""
-    evaluation_due: bool = False
-    """An evaluation belongs after this step, and was left undone because the run was interrupted."""
-    loss_scale: LossScale | None = None
-    """None: the run's precision needs none."""
-    skipped: SkippedSteps = field(default_factory=SkippedSteps)
-    loss_trend: LossTrend = field(default_factory=LossTrend)
-    masked_lm_accuracy: float | None = None
-    """Of the evaluation after this step; None: there was none. The target may have been reached here."""
-
-    @property
-    def updates(self) -> int:
-        """Optimizer updates made: all steps but those that were skipped."""
-        return self.step - self.skipped.total
-
-    def __post_init__(self) -> None:
-        counts = {"step": self.step, **({} if self.samples is None else {"samples": self.samples})}
-        for name, value in counts.items():
-            if type(value) is not int or value < 0:  # they come from files, and become names of folders
-                raise ValueError(f"{name} is {value!r}, expected a whole number from 0")
 
 
 def save_checkpoint(
@@ -254,28 +223,6 @@ def read_state(checkpoint: Path) -> tuple[Progress, dict[str, Any]]:
         raise DamageError(f"{checkpoint / STATE_FILE} is damaged: {error}; remove that checkpoint") from None
 
 
-def progress_from(values: Any) -> Progress:
-    """Return the progress that `dataclasses.asdict` made these values of; `ValueError` if it cannot have."""
-    _check_types(values, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
-                          "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool})  # fmt: skip
-    scale, skipped, trend = values["loss_scale"], values["skipped"], values["loss_trend"]
-    _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
-    _check_types(skipped, {"total": int, "in_a_row": int})
-    _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
-    loss_scale = LossScale(**scale) if scale else None
-    parts = {"loss_scale": loss_scale, "skipped": SkippedSteps(**skipped), "loss_trend": LossTrend(**trend)}
-    return Progress(**{**values, **parts})
-
-
-def _check_types(values: Any, types: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless `values` is a dictionary of exactly these names, each of its type."""
-    if not isinstance(values, dict) or set(values) != set(types):
-        raise ValueError(f"found {str(values)[:60]}, expected {', '.join(types)}")
-    for name, kind in types.items():
-        if not isinstance(values[name], kind):
-            raise ValueError(f"{name} is {str(values[name])[:60]}")
-
-
 def load_checkpoint(
     checkpoint: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ranks: Ranks | None = None
 ) -> Progress:
@@ -309,47 +256,6 @@ def load_checkpoint(
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the model's weights by name (views, not copies)."""
     return {name: parameter.data for name, parameter in model.named_parameters()}
-
-
-def save_tensors(path: Path, shapes: Mapping[str, Sequence[int]], tensors: Iterable[tuple[str, torch.Tensor]]) -> None:
-    """Write float32 tensors of these shapes, in any order, as a safetensors file, and flush it to disk.
-
-    Each goes to the file as it comes, so that they need not be in memory together as the format's library wants them.
-    The format: length of the header as u64, the header in JSON, the tensors' bytes.
-    """
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    offsets, end = {}, 0
-    for name, shape in shapes.items():
-        offsets[name], end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offsets[name], end]}
-    encoded = json.dumps(header).encode()
-    encoded += b" " * (-len(encoded) % 8)
-    with explain_write_errors(path, end), path.open("wb") as file:
-        file.write(len(encoded).to_bytes(8, "little") + encoded)
-        start = file.tell()
-        for name, tensor in tensors:
-            assert tensor.dtype == torch.float32 and list(tensor.shape) == header[name]["shape"], name
-            file.seek(start + offsets.pop(name))
-            file.write(tensor.detach().contiguous().numpy().data)
-        assert not offsets, f"{next(iter(offsets))} was not given"
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def read_tensors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
-    """Read the tensors of these names from a safetensors file."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            missing = sorted(set(names) - set(file.keys()))
-            if missing:
-                raise InputError(
-                    f"{path} lacks {len(missing)} tensors, {missing[0]} among them; it is of another model"
-                )
-            return {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None
-    except SafetensorError as error:
-        raise InputError(f"{path} is damaged or no safetensors file: {error}") from None
 
 
 @torch.no_grad()
@@ -419,6 +325,11 @@ def check_model_folder(folder: Path) -> Path:
 
 def load_model(folder: Path, model: nn.Module) -> None:
     """Copy the weights of a `model_save` folder into the model; where the folder has checksums, they must be right."""
+    load_weights(check_model_intact(folder), model)
+
+
+def check_model_intact(folder: Path) -> Path:
+    """Return the weights file of a `model_save` folder; where the folder has checksums, they must be right."""
     weights_file = check_model_folder(folder)
     if (folder / CHECKSUMS_FILE).exists():
         try:
@@ -428,4 +339,4 @@ def load_model(folder: Path, model: nn.Module) -> None:
                 f"CHECKPOINT_DIR: {error}. Put the folder back from a copy, or remove its {CHECKSUMS_FILE} if it was "
                 "changed on purpose"
             ) from None
-    load_weights(weights_file, model)
+    return weights_file

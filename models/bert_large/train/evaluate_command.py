@@ -36,21 +36,22 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.train.evaluate import evaluate
     from bert_large.train.inputs import open_eval_data, resolve_model_config
 
-    check_precision(arguments.precision)
-    for name in ("eval_samples", "micro_batch_tokens"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
-    engine, _ = resolve_engine(arguments.engine, arguments.precision)
-    config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
     with (
         joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks,
         tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir,
     ):
-        # Every rank indexes the records for itself: there is no folder that all of them know.
-        dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
-        model = BertForPreTraining(config, engine)
-        load_model(Path(arguments.checkpoint_dir), model)
+        with ranks.failing_together():
+            check_precision(arguments.precision)
+            for name in ("eval_samples", "micro_batch_tokens"):
+                value = getattr(arguments, name)
+                if value is not None and value < 1:
+                    raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
+            engine, _ = resolve_engine(arguments.engine, arguments.precision)
+            config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
+            # Every rank indexes the records for itself: there is no folder that all of them know.
+            dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
+            model = BertForPreTraining(config, engine)
+            load_model(Path(arguments.checkpoint_dir), model)
         figures = evaluate(
             model,
             dataset,

@@ -36,7 +36,7 @@ from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
 from bert_large.observe.metrics import MetricsWriter, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
 from bert_large.observe.observer import Observer
-from bert_large.observe.results import summarize, write_results
+from bert_large.observe.results import write_results
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.train import checkpoint, run_folder
@@ -56,7 +56,6 @@ from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
 from bert_large.train.profile import StepProfiler, check_size
 from bert_large.train.settings import (
-    BENCHMARK_WARMUP_STEPS,
     Resolved,
     describe_settings,
     resolve,
@@ -415,11 +414,13 @@ def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     train = run.train
     # None where the run has come to its end before, but was killed before it left its results.
     metrics = train.output_dir / "metrics.jsonl"
-    steps = loop.steps or (read_steps(metrics) if metrics.exists() else [])
-    if steps:
+    if not loop.totals.steps and metrics.exists():
+        for figures in read_steps(metrics):
+            loop.totals.add(figures)
+    if loop.totals.steps:
         evaluations = read_rows(metrics, "eval")
         accuracy = evaluations[-1]["masked_lm_accuracy"] if evaluations else None
-        summary = summarize(steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
+        summary = loop.totals.summarize(train.global_batch_size, accuracy)
         LOGGER.info(summary.throughput_line())
         write_results(
             train.output_dir,

@@ -12,6 +12,7 @@ from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig,
 from bert_large.data.masking import DynamicMasking
 from bert_large.errors import DamageError, InputError
 from bert_large.files import write_atomically
+from bert_large.json_file import read_object
 from bert_large.observe.console import LOGGER
 from bert_large.train import checkpoint
 
@@ -64,7 +65,7 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
-        _require_same(folder, json.loads((folder / RUN_FILE).read_text(encoding="utf-8")), identity)
+        require_same(folder, _read_identity(folder / RUN_FILE), identity)
     chosen: Path | None = None
     damages: list[DamageError] = []
     if resume == "auto":
@@ -74,7 +75,7 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
         checkpoint.check_intact(chosen)
     if chosen is not None:
         progress, its_identity = checkpoint.read_state(chosen)
-        _require_same(chosen, its_identity, _comparable(identity, its_identity))
+        require_same(chosen, its_identity, _comparable(identity, its_identity))
         for damage in damages:
             LOGGER.warning("warning: %s; removing that checkpoint and going on from %s", damage, chosen)
         checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
@@ -85,6 +86,16 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
     return chosen
 
 
+def _read_identity(path: Path) -> dict[str, Any]:
+    try:
+        return read_object(path)
+    except DamageError as error:
+        raise DamageError(
+            f"{error}. It says which run OUTPUT_DIR holds: put it back from a copy, or remove it. Without it the "
+            "checkpoints there say so; a run that has none begins anew"
+        ) from None
+
+
 def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the part of a run's identity that a checkpoint's must equal: all of it, unless that was imported."""
     if _IMPORTED_FROM not in checkpoints:
@@ -92,7 +103,8 @@ def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> 
     return {_IMPORTED_FROM: checkpoints[_IMPORTED_FROM], "model": identity["model"]}
 
 
-def _require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+def require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    """Raise `InputError` that names every setting in which two identities differ."""
     flat_found, flat_expected = flatten(found), flatten(expected)
     differences = [
         f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
@@ -117,11 +129,22 @@ def mark_ended(train: TrainConfig, reason: str) -> None:
 
 
 def reason_ended(train: TrainConfig) -> str | None:
-    """Return why the run in the folder ended, or None if it has not, or is now asked to go further."""
+    """Return why the run in the folder ended, or None if it has not, or is now asked to go further.
+
+    A damaged note of it is warned of and taken for none: the run goes on from its last checkpoint, comes to the same
+    end, and notes it again.
+    """
     path = train.output_dir / ENDED_FILE
     if train.benchmark or not path.exists():
         return None
-    ended = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        ended = read_object(path)
+        missing = [name for name in ("reason", *_STOP_CRITERIA) if name not in ended]
+        if missing or not isinstance(ended["reason"], str):
+            raise DamageError(f"{path} is damaged: it lacks {', '.join(missing) or 'a reason in words'}")
+    except DamageError as error:
+        LOGGER.warning("warning: %s; taking the run for one that has not ended", error)
+        return None
     same = all(ended[name] == value for name, value in _criteria(train).items())
     return ended["reason"] if same else None
 

@@ -7,7 +7,7 @@ import os
 
 import pytest
 from bert_large.bench import ranks
-from bert_large.bench.ranks import BucketTimes
+from bert_large.bench.rank_processes import BucketTimes
 from bert_large.cli import main
 
 TINY = ("--hidden-size", "32", "--attention-heads", "2", "--layers", "1", "--vocab-size", "50")

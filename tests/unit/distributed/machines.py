@@ -6,6 +6,8 @@ nodes are those of /sys/devices/system/node, the others of /proc/self/status and
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bert_large.distributed.topology import Topology, parse_list, read_topology
@@ -25,30 +27,31 @@ def write_file(path: Path, text: str) -> None:
 
 def read_machine(name: str, root: Path) -> Topology:
     """Write a machine's files below `root` and return the topology read from them."""
-    allowed: list[int] = []
-    system = root / "sys/devices/system"
-    for line in (FOLDER / f"{name}.txt").read_text().splitlines():
-        key, *words = line.split()
-        if key == "thread_siblings_list":
-            for siblings in words:
-                for cpu in parse_list(siblings):
-                    write_file(system / f"cpu/cpu{cpu}/topology/thread_siblings_list", siblings + "\n")
-        elif key.startswith("node") and words[0] == "cpulist":
-            write_file(system / "node" / key / "cpulist", "".join(words[1:]) + "\n")
-        elif key.startswith("node"):
-            number, size = key[4:], words[1]
-            write_file(
-                system / "node" / key / "meminfo",
-                f"Node {number} MemTotal: {size} kB\nNode {number} MemFree: 1 kB\n",
-            )
-        elif key == "Cpus_allowed_list":
-            allowed = parse_list(words[0])
-        elif key == "Mems_allowed_list":
-            write_file(root / "proc/self/status", f"Name:\tpython\nMems_allowed_list:\t{words[0]}\n")
-        elif key == "cpu.max":
-            write_file(root / "proc/self/cgroup", _CGROUP)
-            write_file(root / "proc/self/mountinfo", _MOUNTINFO)
-            write_file(root / "sys/fs/cgroup/cpu.max", " ".join(words) + "\n")
-        else:
-            assert key == "#", line
-    return read_topology(root, allowed)
+    lines = (FOLDER / f"{name}.txt").read_text().splitlines()
+    facts = [line.split() for line in lines if not line.startswith("#")]
+    for path, text in itertools.chain.from_iterable(_files(key, words) for key, *words in facts):
+        write_file(root / path, text)
+    allowed = next((words[0] for key, *words in facts if key == "Cpus_allowed_list"), "")
+    return read_topology(root, parse_list(allowed))
+
+
+def _files(key: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield path and text of the files that a line of a recorded machine stands for."""
+    system = "sys/devices/system"
+    if key == "thread_siblings_list":
+        for siblings in words:
+            for cpu in parse_list(siblings):
+                yield f"{system}/cpu/cpu{cpu}/topology/thread_siblings_list", f"{siblings}\n"
+    elif key.startswith("node") and words[0] == "cpulist":
+        yield f"{system}/node/{key}/cpulist", "".join(words[1:]) + "\n"
+    elif key.startswith("node"):
+        number, size = key[4:], words[1]
+        yield f"{system}/node/{key}/meminfo", f"Node {number} MemTotal: {size} kB\nNode {number} MemFree: 1 kB\n"
+    elif key == "Mems_allowed_list":
+        yield "proc/self/status", f"Name:\tpython\nMems_allowed_list:\t{words[0]}\n"
+    elif key == "cpu.max":
+        yield "proc/self/cgroup", _CGROUP
+        yield "proc/self/mountinfo", _MOUNTINFO
+        yield "sys/fs/cgroup/cpu.max", " ".join(words) + "\n"
+    else:
+        assert key == "Cpus_allowed_list", key

@@ -36,11 +36,59 @@ def test_a_limit_is_told(tmp_path: Path) -> None:
     ]
 
 
-def test_oneccl_is_told(tmp_path: Path) -> None:
+def test_oneccl_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cores are set aside for several ranks; one alone has nobody to talk to."""
+    monkeypatch.setattr(backend, "_is_installed", lambda package: True)
     lines = described("two_nodes", tmp_path / "two", BACKEND="ccl")
     assert lines[2] == ("rank 0 here: 24 threads on CPUs 4-27 of NUMA node 0, memory of node 0, CPUs 0-3 for oneCCL")
     assert "oneCCL" not in described("one_node", tmp_path / "one", BACKEND="ccl")[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "ccl"),
+    [
+        (["--backend", "ccl"], True),
+        (["--backend=ccl", "--seed", "1"], True),
+        (["--backend", "gloo", "--backend", "ccl"], True),
+        (["--seed", "1"], False),
+        (["--backend"], False),
+    ],
+)
+def test_oneccl_may_be_asked_for_by_the_programs_option(
+    words: list[str], ccl: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It wins over the variable, as it does in the ranks; of several the last."""
+    monkeypatch.setattr(backend, "_is_installed", lambda package: True)
+    variables = launch.with_options({"BACKEND": "gloo", "BIND": ""}, ["-m", "bert_large", "pretrain", *words])
+    plan = make_plan(variables, read_machine("two_nodes", tmp_path))
+    assert [list(placement.ccl_worker_cpus) for placement in plan.placements] == (
+        [[0, 1, 2, 3], [28, 29, 30, 31]] if ccl else [[], []]
+    )
+
+
+def test_the_launcher_heeds_the_programs_backend(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong one is refused before any rank is started."""
+    monkeypatch.setenv("RANKS_PER_NODE", "2")
+    monkeypatch.setenv("BIND", "none")
+    monkeypatch.setattr(launch, "start", lambda plan, program: pytest.fail("ranks were started"))
+    monkeypatch.setattr("sys.argv", ["launch", "train.py", "--backend", "nccl"])
+    assert launch.main() == 2
+    assert capsys.readouterr().err == "bert-large: error: BACKEND is 'nccl', expected one of ccl, mpi, gloo\n"
+
+
+def test_a_wrong_command_line_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """By the launcher, before any rank is started; of other programs it does not know the options."""
+    monkeypatch.setenv("RANKS_PER_NODE", "1")
+    monkeypatch.setattr(launch, "start", lambda plan, program: 7)
+    monkeypatch.setattr("sys.argv", ["launch", "-m", "bert_large", "pretrain", "--phase", "one"])
+    with pytest.raises(SystemExit) as caught:
+        launch.main()
+    assert caught.value.code == 2
+    assert "bert-large pretrain: error: argument --phase: invalid int value: 'one'" in capsys.readouterr().err
+    monkeypatch.setattr("sys.argv", ["launch", "train.py", "--phase", "one"])
+    assert launch.main() == 7
 
 
 def test_several_machines_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,6 +229,13 @@ def test_mpi_is_not_for_torchruns_ranks(monkeypatch: pytest.MonkeyPatch, tmp_pat
         backend.choose_backend("mpi")
     with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
         make_plan({"BACKEND": "mpi"}, read_machine("two_nodes", tmp_path))
+
+
+def test_ccl_that_is_not_installed_is_told_before_ranks_are_started(tmp_path: Path) -> None:
+    """One alone has nobody to talk to, and needs none."""
+    with pytest.raises(InputError, match=r"BACKEND is ccl, but oneCCL's bindings .* are not installed"):
+        make_plan({"BACKEND": "ccl"}, read_machine("two_nodes", tmp_path / "two"))
+    make_plan({"BACKEND": "ccl"}, read_machine("one_node", tmp_path / "one"))
 
 
 def test_bindings_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

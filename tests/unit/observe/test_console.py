@@ -52,6 +52,16 @@ def test_eval_line_names_the_baseline_beside_the_accuracy() -> None:
     assert "next_sentence_accuracy 0.7000 next_sentence_loss 0.6000 on 50 samples" in line
 
 
+def test_a_path_that_is_no_utf_8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A terminal and a file refuse such bytes; the run must not end for it."""
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors="strict")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    start_logging(tmp_path / "train.log")
+    LOGGER.info("resuming after step 5 from %s", Path("out\udcff"))
+    for text in (terminal.buffer.getvalue(), (tmp_path / "train.log").read_bytes()):
+        assert text.endswith(b" resuming after step 5 from out\\udcff\n")
+
+
 def test_lines_go_to_standard_output_and_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start_logging(tmp_path / "train.log")
     LOGGER.info("hello")
@@ -60,6 +70,23 @@ def test_lines_go_to_standard_output_and_the_file(tmp_path: Path, capsys: pytest
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d hello\n", printed)
     first, second = (tmp_path / "train.log").read_text().splitlines()
     assert first + "\n" == printed and second.endswith(" error: printed elsewhere")
+
+
+@pytest.mark.parametrize("piped", [False, True], ids=["terminal", "output to a pipe"])
+def test_a_terminal_shows_steps_in_the_bar_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, piped: bool) -> None:
+    """Their lines would push evaluations and warnings out of sight; the log file and a pipe get them all."""
+    output = io.StringIO() if piped else Terminal()
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    start_logging(tmp_path / "train.log")
+    progress = Progress(10, "step", visible=True)
+    progress.line("step 1/10 done", of_a_step=True)
+    progress.line("eval after step 1")
+    progress.close()
+    lines = (tmp_path / "train.log").read_text()
+    assert "step 1/10 done" in lines and "eval after step 1" in lines
+    assert ("step 1/10 done" in output.getvalue()) == piped
+    assert "eval after step 1" in output.getvalue()
 
 
 def test_other_ranks_only_warn(capsys: pytest.CaptureFixture[str]) -> None:

@@ -188,6 +188,35 @@ def test_what_a_kill_or_a_power_cut_left_is_dropped(tmp_path: Path) -> None:
     assert steps_of(tmp_path) == [1, 2, 3] == scalars(tmp_path)["train/loss"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"step": 2', '"step": "2"'),
+        ('"step": 2', '"step": 2.0'),
+        ('"step": 2', '"step": -2'),
+        ('"seconds"', '"secondz"'),
+        ('"loss": 1.75', '"loss": []'),
+        ('"event": "step"', '"event": []'),
+        ('"event": "step"', '"event": "stop"'),
+        ('{"event"', '"event"'),
+    ],
+)
+def test_a_damaged_row_is_dropped_with_a_warning(
+    tmp_path: Path, old: str, new: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No kill leaves one before the last; who only reads sees the others."""
+    write(tmp_path, 0, 1, 2, 3)
+    path = tmp_path / "metrics.jsonl"
+    first, second, third = path.read_text().splitlines(keepends=True)
+    assert old in second
+    path.write_text(first + second.replace(old, new) + third[:-9])
+    assert [step.step for step in read_steps(path)] == [1]
+    with caplog.at_level("WARNING", "bert_large"):
+        write(tmp_path, 2, 3)
+    assert caplog.messages == [f"warning: {path} is damaged: 1 of its 3 rows are dropped"]
+    assert steps_of(tmp_path) == [1, 3]
+
+
 def test_figures_are_read_back(tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path, 0)
     writer.step(step_figures(1))

@@ -143,6 +143,14 @@ def test_a_folder_given_twice_is_one_run(tmp_path: Path) -> None:
     assert [run.label for run in read_runs([run, tmp_path / "x" / ".." / "run"])] == ["run"]
 
 
+@pytest.mark.parametrize(("text", "target"), [("0.72", 0.72), ("1e-05", 1e-05), ("0.7.2", 0.7), ("-e.", None)])
+def test_the_target_is_read_from_the_log(tmp_path: Path, text: str, target: float | None) -> None:
+    """A damaged one is no error: the log only informs."""
+    log = record_run(tmp_path / "run") / "train.log"
+    log.write_text(log.read_text().replace("target_accuracy 0.72", f"target_accuracy {text}"))
+    assert read_runs([log.parent])[0].target_accuracy == target
+
+
 def test_a_folder_without_metrics_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "nothing"), "--output-file", str(tmp_path / "report.html")]) == 2
     assert f"{tmp_path / 'nothing' / 'metrics.jsonl'} does not exist" in capsys.readouterr().err

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 from bert_large import cli
+from bert_large.folder_lock import LOCK_FILE, FolderLock
 
 from .test_articles import LONG
 
@@ -167,6 +169,19 @@ def test_the_folder_of_a_killed_run_is_cleared(tmp_path: Path, raw: Path, monkey
     found = read(tmp_path / "out")
     assert sum(map(len, found.values())) == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "raw"]
+
+
+def test_two_at_once_in_one_folder_are_refused(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The second would delete what the first is writing."""
+    unfinished = tmp_path / ".out.partial"
+    (unfinished / "phase1").mkdir(parents=True)
+    with FolderLock(unfinished, "folder", print):
+        assert corpus(raw, tmp_path / "out") == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert f"unfinished folder {unfinished} is in use by process {os.getpid()} on host " in error
+        assert sorted(path.name for path in unfinished.iterdir()) == [LOCK_FILE, "phase1"]
+    assert corpus(raw, tmp_path / "out") == 0
+    assert not unfinished.exists() and not (tmp_path / "out" / LOCK_FILE).exists()
 
 
 def test_one_document_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,6 +42,17 @@ def phase_2(sandbox: Sandbox) -> Sandbox:
 
 
 @pytest.fixture
+def finetune(sandbox: Sandbox) -> Sandbox:
+    """The sandbox with what fine-tuning requires, every path with a space in it."""
+    sandbox.variables |= {
+        "TASK": "sst2",
+        "OUTPUT_DIR": str(sandbox.directory / "out put"),
+        "CHECKPOINT_DIR": sandbox.folder("out put 2/model_save"),
+    }
+    return sandbox
+
+
+@pytest.fixture
 def docker(phase_1: Sandbox) -> Sandbox:
     """What phase 1 requires, and a fake docker that has every image."""
     phase_1.fake("docker")

@@ -6,13 +6,36 @@ import re
 
 from .sandbox import PROJECT
 
+_TOOLS = {"audit", "fuzz", "test"}
+"""Extras for those who work on the package: nothing that it uses."""
+
+
+def listed() -> set[str]:
+    notices = (PROJECT / "licenses/third_party.txt").read_text()
+    return {name.lower() for name in re.findall(r"^  (\S+)  ", notices, re.MULTILINE)}
+
+
+def used_by_the_package() -> set[str]:
+    """Return what `pyproject.toml` names: the dependencies, and those of every extra for users."""
+    project = (PROJECT / "pyproject.toml").read_text()
+    lists = dict(re.findall(r"^([a-z]+) = \[(.*?)\](?:\n|$)", project, re.MULTILINE | re.DOTALL))
+    extras = project.split("[project.optional-dependencies]")[1].split("[project.scripts]")[0]
+    chosen = {"dependencies", *re.findall(r"^([a-z]+) = \[", extras, re.MULTILINE)} - _TOOLS
+    return {name.lower() for extra in chosen for name in re.findall(r'"([A-Za-z0-9-]+)[<>=]', lists[extra])}
+
+
+def in_the_images() -> set[str]:
+    """Return what the container images install besides PyTorch and IPEX."""
+    texts = [path.read_text() for path in (PROJECT / "docker").glob("requirements-*.txt")]
+    return {name for text in texts for name in re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE)}
+
 
 def test_every_dependency_is_in_the_notices() -> None:
-    project = (PROJECT / "pyproject.toml").read_text()
-    used = "".join(
-        project.split(f"{name} = [")[1].split("]\n")[0] for name in ("dependencies", "bench", "mlperf", "onnx", "plot")
-    )
-    names = set(re.findall(r'"([A-Za-z0-9-]+)[<>=]', used))
-    listed = set(re.findall(r"^  (\S+)  ", (PROJECT / "licenses/third_party.txt").read_text(), re.MULTILINE))
-    assert "torch" in names
-    assert names == listed
+    used = used_by_the_package()
+    assert {"torch", "tensorflow-cpu", "onnxruntime"} <= used
+    assert "pytest" not in used
+    assert listed() == used | in_the_images()
+
+
+def test_the_images_packages_are_found() -> None:
+    assert {"intel-openmp", "numpy", "tensorboardx"} <= in_the_images()

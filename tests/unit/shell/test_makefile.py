@@ -23,7 +23,7 @@ if words[:2] == ["-m", "venv"]:
 elif words[0] == "-":
     print("ok")
 """
-INSTALLED = ("python", "pip", "pytest", "ruff", "mypy", "shellcheck", "bert-large")
+INSTALLED = ("python", "pip", "pip-audit", "pytest", "ruff", "mypy", "shellcheck", "bert-large")
 
 
 @pytest.fixture
@@ -88,6 +88,26 @@ def test_fuzz_installs_the_extra_and_fuzzes_every_reader(project: Sandbox) -> No
     assert sorted(installs(project)) == [["install", "--editable", ".[fuzz]"], ["install", "--editable", ".[test]"]]
     called = [call.arguments for call in project.calls("python")][-4:]
     assert called == [["-m", "tests.fault.fuzz", name, "9"] for name in ("tfrecord", "example", "hdf5", "checkpoint")]
+
+
+@pytest.mark.parametrize(("target", "module"), [("fault", "kills"), ("soak", "soak")])
+def test_long_tests_are_given_their_arguments(project: Sandbox, target: str, module: str) -> None:
+    assert make(project, target, f"{target.upper()}_ARGS=--minutes 9").returncode == 0
+    assert installs(project) == [["install", "--editable", ".[test]"]]
+    assert project.calls("python")[-1].arguments == ["-m", f"tests.fault.{module}", "--minutes", "9"]
+
+
+def test_audit_asks_for_what_is_installed_and_what_the_images_install(project: Sandbox) -> None:
+    """A list with findings, or with a package that the service does not know, does not keep the others from it."""
+    tools = project.directory / "tools"
+    project.fake("pip", "'list' in sys.argv and print('torch==2.13.0+cpu\\nnumpy==2.4.6')", directory=tools)
+    project.fake("pip-audit", "sys.exit('requirements-ipex' in ' '.join(sys.argv))", directory=tools)
+    assert make(project, "audit", "AUDIT_ARGS=-s osv").returncode == 2
+    assert installs(project)[0] == ["install", "--editable", ".[audit]"]
+    options = ["--strict", "--no-deps", "--disable-pip", "--requirement"]
+    lists = [".venv/audited.txt", "docker/requirements-ipex.txt", "docker/requirements-stock.txt"]
+    assert [call.arguments for call in project.calls("pip-audit")] == [[*options, name, "-s", "osv"] for name in lists]
+    assert (project.project / ".venv/audited.txt").read_text() == "torch==2.13.0\nnumpy==2.4.6\n"
 
 
 def test_ipex_gets_an_environment_of_its_own(project: Sandbox) -> None:
@@ -195,4 +215,4 @@ def test_a_python_that_is_not_there(project: Sandbox) -> None:
 
 def test_help_lists_the_targets(project: Sandbox) -> None:
     listed = {line.split()[1] for line in make(project).stdout.splitlines()}
-    assert {"setup", "demo", "test", "test-ipex", "fuzz", "bench", "lint"} <= listed
+    assert {"setup", "demo", "test", "test-ipex", "fault", "soak", "fuzz", "audit", "bench", "lint"} <= listed

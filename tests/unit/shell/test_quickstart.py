@@ -11,6 +11,7 @@ from .sandbox import PROJECT, Call, Sandbox, wait_for
 
 PHASE_1 = "quickstart/run_bert_pretrain_phase1.sh"
 PHASE_2 = "quickstart/run_bert_pretrain_phase2.sh"
+FINETUNE = "quickstart/run_finetune.sh"
 PREPARE = "quickstart/prepare_dataset.sh"
 LAUNCH = ["-m", "bert_large.distributed.launch"]
 
@@ -501,7 +502,41 @@ def test_prepare_names_a_missing_input(preparing: Sandbox) -> None:
     assert "error: INPUT_DIR=/not/there is not a directory" in refused(preparing, PREPARE)
 
 
-@pytest.mark.parametrize("script", [PHASE_1, PHASE_2, PREPARE])
+def test_fine_tuning_is_one_command(finetune: Sandbox) -> None:
+    required = [
+        "-m", "bert_large", "finetune", "--task", "sst2", "--checkpoint-dir", finetune.variables["CHECKPOINT_DIR"],
+        "--output-dir", finetune.variables["OUTPUT_DIR"],
+    ]  # fmt: skip
+    call = started(finetune, FINETUNE)
+    assert call.arguments == required
+    assert call.environment["DNNL_MAX_CPU_ISA"] == "AVX512_CORE_AMX"
+
+
+def test_every_variable_of_fine_tuning_becomes_an_option(finetune: Sandbox) -> None:
+    finetune.variables |= {
+        "DATASET_DIR": finetune.folder("glue data"), "VOCAB_FILE": finetune.file("vo cab.txt"), "PRECISION": "bf16",
+        "EPOCHS": "4", "batch_size": "16", "LEARNING_RATE": "5e-5", "WARMUP_SHARE": "0.06", "WEIGHT_DECAY": "0",
+        "MAX_SEQ_LENGTH": "256", "MAX_TRAIN_SAMPLES": "100", "MAX_EVAL_SAMPLES": "50", "SEEDS": "1,2",
+        "SAVE_EVERY": "9", "RESUME": "never",
+    }  # fmt: skip
+    call = started(finetune, FINETUNE, "--do-lower-case")
+    options = {
+        "--data-dir": "DATASET_DIR", "--vocab-file": "VOCAB_FILE", "--precision": "PRECISION", "--epochs": "EPOCHS",
+        "--batch-size": "batch_size", "--learning-rate": "LEARNING_RATE", "--warmup-share": "WARMUP_SHARE",
+        "--weight-decay": "WEIGHT_DECAY", "--max-seq-length": "MAX_SEQ_LENGTH",
+        "--max-train-samples": "MAX_TRAIN_SAMPLES", "--max-eval-samples": "MAX_EVAL_SAMPLES", "--seeds": "SEEDS",
+        "--save-every": "SAVE_EVERY", "--resume": "RESUME",
+    }  # fmt: skip
+    assert {option: call.value(option) for option in options} == {
+        option: finetune.variables[variable] for option, variable in options.items()
+    }
+    assert call.arguments[-1] == "--do-lower-case"
+    del finetune.variables["SEEDS"]
+    finetune.variables["SEED"] = "7"
+    assert started(finetune, FINETUNE).value("--seed") == "7"
+
+
+@pytest.mark.parametrize("script", [PHASE_1, PHASE_2, FINETUNE, PREPARE])
 def test_the_head_lists_every_required_variable(sandbox: Sandbox, script: str) -> None:
     named = refused(sandbox, script).split(" needs ")[1].split(":")[0].split()
     head = (PROJECT / script).read_text().split("set -euo pipefail")[0]

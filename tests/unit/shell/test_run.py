@@ -239,6 +239,27 @@ def test_preparing_data_writes_to_the_dataset(sandbox: Sandbox) -> None:
     assert passed <= set(call.values("--env"))
 
 
+def test_fine_tuning_in_a_container(finetune: Sandbox) -> None:
+    finetune.fake("docker")
+    finetune.variables |= {"SCRIPT": "run_finetune.sh", "DATASET_DIR": finetune.folder("glue"), "SEEDS": "1,2"}
+    call = ran(finetune)
+    assert set(call.values("--mount")) == {
+        mount(finetune.variables["OUTPUT_DIR"]),
+        mount(finetune.variables["CHECKPOINT_DIR"], ",readonly"),
+        mount(finetune.variables["DATASET_DIR"], ",readonly"),
+    }
+    passed = call.values("--env")
+    assert {"TASK", "CHECKPOINT_DIR", "OUTPUT_DIR", "DATASET_DIR", "SEEDS"} <= set(passed)
+    assert len(passed) == len(set(passed))
+
+
+def test_fine_tuning_natively(finetune: Sandbox) -> None:
+    finetune.variables |= {"SCRIPT": "run_finetune.sh", "RUNTIME": "native"}
+    result = finetune.run("run.sh", "--do-lower-case")
+    assert result.returncode == 0, result.stderr
+    assert finetune.calls("python3")[-1].arguments[-1] == "--do-lower-case"
+
+
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -254,7 +275,12 @@ def test_an_unknown_script_lists_those_there_are(docker: Sandbox, variable: str,
     docker.variables[variable] = value
     error = refused(docker)
     assert f"{variable}={value} is unknown" in error
-    for script in ("run_bert_pretrain_phase1.sh", "run_bert_pretrain_phase2.sh", "prepare_dataset.sh"):
+    for script in (
+        "run_bert_pretrain_phase1.sh",
+        "run_bert_pretrain_phase2.sh",
+        "run_finetune.sh",
+        "prepare_dataset.sh",
+    ):
         assert script in error
     assert not {"common.sh", "demo.sh"} & set(error.split("choose one of")[1].split())
 

@@ -18,7 +18,6 @@ from bert_large.optim.build import build_optimizer
 from bert_large.train import checkpoint
 from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.checkpoint import (
-    Progress,
     check_intact,
     check_model_folder,
     list_checkpoints,
@@ -31,9 +30,10 @@ from bert_large.train.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
     save_model,
-    save_tensors,
 )
 from bert_large.train.loss_scale import LossScale
+from bert_large.train.progress import Progress
+from bert_large.train.tensor_file import save_tensors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 from bert_large.config import DataConfig, OptimConfig, TrainConfig
-from bert_large.errors import InputError
-from bert_large.train.checkpoint import Progress, save_checkpoint
+from bert_large.errors import DamageError, InputError
+from bert_large.train.checkpoint import save_checkpoint
+from bert_large.train.progress import Progress
 from bert_large.train.run_folder import claim, imported_identity, mark_ended, reason_ended, run_identity
 
 from tests.support.models import tiny_config
@@ -221,6 +222,45 @@ def test_an_ended_run_stays_ended(tmp_path: Path) -> None:
     assert reason_ended(train_config(tmp_path, save_every=1)) == "all 10 steps done"
     for further in ({"max_steps": 20}, {"max_samples": 1000}, {"target_accuracy": 0.9}):
         assert reason_ended(train_config(tmp_path, **further)) is None
+
+
+def test_a_damaged_note_of_which_run_it_is(tmp_path: Path) -> None:
+    """Refused with what to do; done so, the checkpoints tell which run it is."""
+    claimed(tmp_path, 5)
+    (tmp_path / "run.json").write_text('{"phase": 1')
+    with pytest.raises(DamageError) as caught:
+        claim(train_config(tmp_path), identity(tmp_path))
+    assert str(caught.value) == (
+        f"{tmp_path}/run.json is damaged: it is no JSON: Expecting ',' delimiter: line 1 column 12 (char 11). It says "
+        "which run OUTPUT_DIR holds: put it back from a copy, or remove it. Without it the checkpoints there say so; a "
+        "run that has none begins anew"
+    )
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(InputError, match="step-00000005 is of another run: seed was 42, is 7"):
+        claim(train_config(tmp_path), identity(tmp_path, seed=7))
+    assert claim(train_config(tmp_path), identity(tmp_path)) == tmp_path / "checkpoints" / "step-00000005"
+    assert json.loads((tmp_path / "run.json").read_text()) == identity(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ("", "it is no JSON: Expecting value"),
+        ("7", "found '7', expected a JSON object"),
+        ('{"reason": "x", "max_steps": 10}', "it lacks max_samples, target_accuracy"),
+        ('{"reason": 1, "max_steps": 10, "max_samples": null, "target_accuracy": null}', "it lacks a reason in words"),
+    ],
+)
+def test_a_damaged_note_of_the_end_is_passed_over_loudly(
+    tmp_path: Path, content: str, found: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its run goes on from its last checkpoint, which is at the end, and notes it again."""
+    (tmp_path / "ended.json").write_text(content)
+    with caplog.at_level("WARNING", "bert_large"):
+        assert reason_ended(train_config(tmp_path)) is None
+    (line,) = caplog.messages
+    assert line.startswith(f"warning: {tmp_path}/ended.json is damaged: {found}")
+    assert line.endswith("; taking the run for one that has not ended")
 
 
 def test_identity_survives_json(tmp_path: Path) -> None:

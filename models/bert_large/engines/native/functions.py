@@ -36,6 +36,48 @@ def _norm_statistics(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.float32)
 
 
+def _residual_norm(
+    memory: Rows,
+    sums: torch.Tensor,
+    output: Dense,
+    hidden: torch.Tensor,
+    norm: Norm,
+    batch: RaggedBatch,
+    dropout: tuple[float, int],
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what ends a block, norm(hidden + dropout(sums + bias)), and the norm's means and reciprocal deviations."""
+    out = memory.like(hidden)
+    means, rstds = _norm_statistics(len(hidden))
+    _kernels.residual_norm(
+        sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout,
+        out, means, rstds,
+    )  # fmt: skip
+    return out, means, rstds
+
+
+def _residual_norm_gradient(
+    memory: Rows,
+    gradient: torch.Tensor,
+    saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    output: Dense,
+    norm: Norm,
+    batch: RaggedBatch,
+    dropout: tuple[float, int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the gradients of hidden states and sums, and add those of the bias and the norm's parameters.
+
+    `saved` are the forward pass's sums, as it left them, and its norm's statistics.
+    """
+    sums, means, rstds = saved
+    hidden_gradient, dense_gradient = memory.like(sums), memory.like(sums)
+    _kernels.residual_norm_gradient(
+        gradient.contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
+        *dropout, hidden_gradient, dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias),
+        gradient_of(output.bias),
+    )  # fmt: skip
+    return hidden_gradient, dense_gradient
+
+
 class EmbedNormDropout(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -91,12 +133,7 @@ class AttentionBlock(torch.autograd.Function):
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
             sums = memory.product(context, weights[1].t())
-        out = memory.like(hidden)
-        means, rstds = _norm_statistics(rows)
-        _kernels.residual_norm(
-            sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropouts[1],
-            out, means, rstds,
-        )  # fmt: skip
+        out, means, rstds = _residual_norm(memory, sums, output, hidden, norm, batch, dropouts[1])
         ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
         ctx.saved = hidden, qkv, bias, context, log_sums, sums, means, rstds
         return out
@@ -105,12 +142,9 @@ class AttentionBlock(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         memory, batch, projections, heads, output, norm, dropouts, weights = ctx.parts
         hidden, qkv, bias, context, log_sums, sums, means, rstds = _take_saved(ctx)
-        hidden_gradient, dense_gradient = (memory.like(hidden) for _ in range(2))
-        _kernels.residual_norm_gradient(
-            gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
-            *dropouts[1], hidden_gradient, dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias),
-            gradient_of(output.bias),
-        )  # fmt: skip
+        hidden_gradient, dense_gradient = _residual_norm_gradient(
+            memory, gradients[0], (sums, means, rstds), output, norm, batch, dropouts[1]
+        )
         add_weight_gradient(dense_gradient, context, output.weight)
         context_gradient = memory.product(dense_gradient, weights[1])
         qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
@@ -145,12 +179,7 @@ class FeedForwardBlock(torch.autograd.Function):
             activated = memory.like(derivative)
             _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
             sums = memory.product(activated, weights[1].t())
-        out = memory.like(hidden)
-        means, rstds = _norm_statistics(hidden.shape[0])
-        _kernels.residual_norm(
-            sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout,
-            out, means, rstds,
-        )  # fmt: skip
+        out, means, rstds = _residual_norm(memory, sums, output, hidden, norm, batch, dropout)
         ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
         ctx.saved = hidden, derivative, activated, sums, means, rstds
         return out
@@ -159,12 +188,9 @@ class FeedForwardBlock(torch.autograd.Function):
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         memory, batch, intermediate, output, norm, dropout, weights = ctx.parts
         hidden, derivative, activated, sums, means, rstds = _take_saved(ctx)
-        hidden_gradient, dense_gradient = (memory.like(hidden) for _ in range(2))
-        _kernels.residual_norm_gradient(
-            gradients[0].contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
-            *dropout, hidden_gradient, dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias),
-            gradient_of(output.bias),
-        )  # fmt: skip
+        hidden_gradient, dense_gradient = _residual_norm_gradient(
+            memory, gradients[0], (sums, means, rstds), output, norm, batch, dropout
+        )
         add_weight_gradient(dense_gradient, activated, output.weight)
         activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # its values are used up
         _kernels.gelu_gradient(derivative, activated_gradient, gradient_of(intermediate.bias))

@@ -1,0 +1,78 @@
+"""What benchmarks train with: made-up data as training reads it, and what carries out steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bert_large.bench.synthetic import write_dataset
+from bert_large.config import PHASE_SEQ_LENGTHS, ModelConfig, OptimConfig
+from bert_large.data.dataset import Dataset, check_training_data
+from bert_large.data.loader import StepBatches
+from bert_large.data.order import SampleOrder
+from bert_large.data.record import RecordLimits
+from bert_large.distributed.environment import Ranks
+from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.sharding import ParameterShards
+from bert_large.engines.precision import Precision
+from bert_large.model.bert import BertForPreTraining
+from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.train.step import StepRunner
+
+SEED = 42
+LEARNING_RATE = 1e-4
+
+
+def open_batches(
+    folder: Path, model: ModelConfig, *, phase: int, steps: int, global_batch_size: int, micro_batch_tokens: int
+) -> StepBatches:
+    """Make `steps` global batches of records in `folder` and return them as training reads them.
+
+    They are read in file order, as every global batch has the lengths' distribution by itself: rounds do the same work.
+    """
+    shards = folder / f"seq_{PHASE_SEQ_LENGTHS[phase]}"
+    shards.mkdir()
+    write_dataset(shards, phase=phase, batches=steps, batch_size=global_batch_size, vocab_size=model.vocab_size)
+    limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
+    dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
+    check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
+    return StepBatches(
+        dataset=dataset,
+        order=SampleOrder(len(dataset), SEED, shuffle=False),
+        global_batch_size=global_batch_size,
+        micro_batch_tokens=micro_batch_tokens,
+        rank=0,
+        world_size=1,
+    )
+
+
+def build_runner(
+    model: BertForPreTraining,
+    precision: Precision,
+    *,
+    global_batch_size: int,
+    ranks: Ranks | None = None,
+    gradient_sum: GradientSum | None = None,
+    zero1: bool = False,
+) -> StepRunner:
+    """Return what carries out steps, on one rank unless told otherwise."""
+    ranks = ranks or Ranks()
+    optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
+    shards = ParameterShards(model, ranks) if zero1 else None
+    return StepRunner(
+        model=model,
+        # Engines take turns with one model, its optimizer too.
+        optimizer=build_optimizer(
+            model,
+            optim,
+            lambda arrays, settings: model.engine.lamb(arrays, settings),
+            None if shards is None else shards.owned,
+        ),
+        schedule=build_schedule(optim),
+        ranks=ranks,
+        precision=precision,
+        global_batch_size=global_batch_size,
+        max_gradient_norm=optim.max_gradient_norm,
+        seed=SEED,
+        gradient_sum=gradient_sum or GradientSum(),
+        shards=shards,
+    )

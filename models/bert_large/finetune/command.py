@@ -1,0 +1,139 @@
+"""`bert-large finetune`: train a model folder on a labelled task, over several seeds, and judge it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from bert_large.errors import InputError, UserError
+from bert_large.finetune.settings import PRECISIONS, FinetuneSettings
+from bert_large.finetune.tasks import TASKS, add_task_arguments, make_task
+from bert_large.folder_lock import FolderLock
+
+_HELP = {
+    "epochs": "passes over the training examples",
+    "batch_size": "sequences per optimizer step",
+    "learning_rate": "peak rate of AdamW, which then falls linearly",
+    "warmup_share": "share of the steps in which the rate rises",
+    "weight_decay": "decoupled, not on biases and LayerNorm",
+    "max_seq_length": "tokens; longer sequences are cut",
+    "precision": f"one of {', '.join(PRECISIONS)}",
+    "max_train_samples": "train on the first examples only",
+    "max_eval_samples": "evaluate on the first examples of each split only",
+}
+_TYPES = {"learning_rate": float, "warmup_share": float, "weight_decay": float, "precision": str}
+_LARGEST_SEED = 2**32 - 1
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("--task", required=True, help=f"one of {', '.join(TASKS)}")
+    parser.add_argument("--data-dir", type=Path, help="folder of the task's files (default: from Hugging Face's hub)")
+    parser.add_argument("--checkpoint-dir", type=Path, required=True, help="model_save folder to start from")
+    parser.add_argument("--output-dir", type=Path, required=True, help="where everything goes; one run, one folder")
+    parser.add_argument("--vocab-file", type=Path, help="vocabulary (default: the model folder's)")
+    parser.add_argument(
+        "--do-lower-case",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="as `prepare` was given (default: as the model folder says, or the vocabulary looks)",
+    )
+    seeds = parser.add_mutually_exclusive_group()
+    seeds.add_argument("--seeds", help="train once with each: 1,2,3 (default 42)")
+    seeds.add_argument("--seed", help="train once, with this one")
+    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
+    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on with the folder's run")
+    group = parser.add_argument_group("settings (defaults of the task, or these)")
+    for field in dataclasses.fields(FinetuneSettings):
+        default = "" if field.default is None else f" (default {field.default})"
+        group.add_argument(
+            f"--{field.name.replace('_', '-')}", type=_TYPES.get(field.name, int), help=_HELP[field.name] + default
+        )
+    add_task_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Fine-tune and print a table; returns 0, or 128 + the signal that stopped it."""
+    from bert_large.train.stopping import StopRequest
+
+    stop = StopRequest()
+    stop.listen()
+    task = make_task(arguments)
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(FinetuneSettings)}
+    settings = FinetuneSettings(
+        **dict(task.defaults) | {name: value for name, value in given.items() if value is not None}
+    )
+    seeds = parse_seeds(arguments.seeds or arguments.seed or "42")
+    if arguments.save_every < 1:
+        raise InputError(f"--save-every is {arguments.save_every}, expected > 0")
+    _require_packages()
+
+    import datasets
+    import transformers
+
+    from bert_large.engines.precision import apply_precision
+    from bert_large.finetune.results import table_lines
+    from bert_large.finetune.run import FinetuneRun
+    from bert_large.finetune.tokenizer import load_tokenizer
+    from bert_large.finetune.trainer import Stopped
+    from bert_large.observe.console import LOGGER, start_logging
+    from bert_large.output_folder import make_folder
+    from bert_large.train.checkpoint import check_model_intact
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    check_model_intact(arguments.checkpoint_dir)
+    tokenizer = load_tokenizer(arguments.checkpoint_dir, arguments.vocab_file, arguments.do_lower_case)
+    if settings.max_seq_length > tokenizer.model_max_length:
+        raise InputError(
+            f"max_seq_length is {settings.max_seq_length}, the model has positions for {tokenizer.model_max_length}"
+        )
+    make_folder(arguments.output_dir)
+    with FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)):
+        start_logging(arguments.output_dir / "train.log")
+        apply_precision(settings.precision)
+        try:
+            results = FinetuneRun(
+                task=task,
+                settings=settings,
+                checkpoint_dir=arguments.checkpoint_dir,
+                tokenizer=tokenizer,
+                data_dir=arguments.data_dir,
+                output_dir=arguments.output_dir,
+                seeds=seeds,
+                save_every=arguments.save_every,
+                resume=arguments.resume == "auto",
+            ).run(stop)
+        except Stopped:
+            LOGGER.info("stopped by signal %d; the same command goes on from here", stop.signal_number)
+            return 128 + stop.signal_number
+        sys.stdout.write("".join(f"{line}\n" for line in table_lines(task.name, results)))
+    return 0
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Return the seeds of `1,2,3`; raise `InputError` for what is none, or a seed that is named twice."""
+    try:
+        seeds = tuple(int(word) for word in text.split(","))
+    except ValueError:
+        seeds = ()
+    if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= _LARGEST_SEED for seed in seeds):
+        raise InputError(f"--seeds is {text!r}, expected different numbers from 0 to {_LARGEST_SEED}, such as 1,2,3")
+    return seeds
+
+
+def _require_packages() -> None:
+    try:
+        import accelerate  # noqa: F401
+        import datasets  # noqa: F401
+        import scipy  # noqa: F401
+        import sklearn  # noqa: F401
+        import transformers  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"finetune needs packages that are missing ({error}); install them: "
+            f"{sys.executable} -m pip install 'bert-large[finetune]'"
+        ) from error

@@ -1,0 +1,114 @@
+"""Sentences of words and entity tags, in the files of the CoNLL shared tasks, and their tagging schemes.
+
+A line is a word and its tag, with or without columns between them (CoNLL-2003 has part of speech and chunk), separated
+by spaces or tabs; a blank line ends a sentence, and so does a line that begins with -DOCSTART-, which is no word.
+Tjong Kim Sang and De Meulder 2003 (https://aclanthology.org/W03-0419).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from bert_large.errors import DataError
+from bert_large.prepare.documents import read_lines
+
+OUTSIDE = "O"
+_DOCUMENT_START = "-DOCSTART-"
+_BYTE_ORDER_MARK = "\ufeff"
+_TAG = re.compile(r"O|[BIES]-\S+")
+
+
+class Entity(NamedTuple):
+    """An entity of a sentence: its type, its first word and the word after its last."""
+
+    type: str
+    begin: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sentence:
+    """Words and, for each, its tag in the scheme IOB2."""
+
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+def read_conll(path: Path) -> list[Sentence]:
+    """Read a file with tags in IOB1, IOB2 (BIO) or BIOES; all become IOB2, with the same entities.
+
+    Raises `DataError`, which names the file and the line, for one without a tag or with more or fewer columns than the
+    first.
+    """
+    sentences: list[Sentence] = []
+    words: list[str] = []
+    tags: list[str] = []
+    columns = None
+
+    def end_sentence() -> None:
+        if words:
+            sentences.append(Sentence(tuple(words), tuple(to_iob2(tags))))
+            words.clear()
+            tags.clear()
+
+    for number, line in enumerate(read_lines(path), start=1):
+        line = line.removeprefix(_BYTE_ORDER_MARK)
+        if not line or line.startswith(_DOCUMENT_START):
+            end_sentence()
+            continue
+        fields = re.split(r"[ \t]+", line)
+        columns = columns or len(fields)
+        if len(fields) < 2 or len(fields) != columns:
+            raise DataError(
+                f"{path}: line {number}: {line!r} has {len(fields)} columns, expected {max(columns, 2)}: a word first "
+                "and its tag last, separated by spaces or tabs, the same number in every line"
+            )
+        if not _TAG.fullmatch(fields[-1]):
+            raise DataError(
+                f"{path}: line {number}: the last column is {fields[-1]!r}, expected a tag: O, or B-, I-, E- or S- and "
+                "the entity's type"
+            )
+        words.append(fields[0])
+        tags.append(fields[-1])
+    end_sentence()
+    if not sentences:
+        raise DataError(f"{path} has no words; expected a word and its tag a line, and blank lines between sentences")
+    return sentences
+
+
+def entities(tags: Sequence[str]) -> list[Entity]:
+    """Return the entities of a sentence's tags in IOB1, IOB2 or BIOES, in order, as conlleval finds them.
+
+    It takes no scheme to be kept: an entity begins at a B or S, after an E or S, and where no entity of the same type
+    goes on; and it ends where another begins, or an O comes.
+    """
+    found: list[Entity] = []
+    previous = OUTSIDE
+    for position, tag in enumerate(tags):
+        prefix, _, kind = tag.partition("-")
+        goes_on = prefix in "IE" and previous[0] in "BI" and found[-1].type == kind
+        if goes_on:
+            found[-1] = found[-1]._replace(end=position + 1)
+        elif tag != OUTSIDE:
+            found.append(Entity(kind, position, position + 1))
+        previous = tag
+    return found
+
+
+def to_iob2(tags: Sequence[str]) -> list[str]:
+    """Return tags with the same entities in the scheme IOB2: B at the first word of each, I at the others."""
+    result = [OUTSIDE] * len(tags)
+    for entity in entities(tags):
+        result[entity.begin : entity.end] = [f"I-{entity.type}"] * (entity.end - entity.begin)
+        result[entity.begin] = f"B-{entity.type}"
+    return result
+
+
+def labels_of(sentences: Iterable[Sentence]) -> list[str]:
+    """Return what a model tells words apart by: O, then B and I of every type that occurs, in alphabetical order."""
+    types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
+    return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]

@@ -1,0 +1,141 @@
+"""The task `ner`: the entities of a text, each word a tag (CoNLL-2003, or files of its format)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_large.errors import DataError
+from bert_large.files import write_atomically
+from bert_large.finetune.conll import OUTSIDE, Sentence, labels_of, read_conll, to_iob2
+from bert_large.finetune.data_files import find_files
+from bert_large.finetune.entity_metrics import entity_scores
+from bert_large.finetune.hub import load_from_hub
+from bert_large.finetune.task import Collator, Splits
+from bert_large.finetune.word_chunks import make_chunks
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+    from transformers import PreTrainedTokenizerFast
+
+FILES = {
+    split: [*(f"{name}{ending}" for name in names for ending in (".txt", ".conll")), f"eng.{names[-1]}"]
+    for split, names in {
+        "train": ("train",),
+        "validation": ("dev", "valid", "testa"),
+        "test": ("test", "testb"),
+    }.items()
+}
+"""The names that each split's file may have; the last ones are CoNLL-2003's own."""
+HUB_DATASET = "eriktks/conll2003"
+
+
+@dataclass(kw_only=True)
+class NerTask:
+    """Entity tags in the scheme IOB2; `Task` explains the members that are not explained here."""
+
+    name: str = "ner"
+    main_metric: str = "f1"
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    _labels: list[str] = field(default_factory=list, init=False)
+    """Those of the training data, once it is loaded."""
+
+    def load(self, data_dir: Path | None) -> Splits:
+        """Read the files of `FILES`, or the hub's version; the test split is optional, and also evaluated."""
+        if data_dir is None:
+            sentences = _from_hub(load_from_hub(HUB_DATASET, revision="refs/convert/parquet"))
+        else:
+            files = find_files(data_dir, FILES, optional=("test",))
+            sentences = {split: read_conll(path) for split, path in files.items()}
+        self._labels = labels_of(sentences["train"])
+        if self._labels == [OUTSIDE]:
+            raise DataError("the training data has no entity: all its tags are O; expected such as B-PER")
+        splits = {split: _to_dataset(of_split) for split, of_split in sentences.items()}
+        return Splits(train=splits.pop("train"), evaluation=splits, test={})
+
+    def model_class(self) -> Any:
+        """Return the class of models with a label for every token."""
+        from transformers import AutoModelForTokenClassification
+
+        return AutoModelForTokenClassification
+
+    def model_settings(self, splits: Splits) -> dict[str, Any]:
+        """Return the labels' names."""
+        return {
+            "num_labels": len(self._labels),
+            "id2label": dict(enumerate(self._labels)),
+            "label2id": self._label_ids,
+        }
+
+    @property
+    def _label_ids(self) -> dict[str, int]:
+        return {label: index for index, label in enumerate(self._labels)}
+
+    def encode(
+        self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
+    ) -> Dataset:
+        """Return a feature a sentence, more of one that is too long; none of its words is left out."""
+
+        def features_of(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
+            sentences = [Sentence(*columns) for columns in zip(batch["words"], batch["tags"], strict=True)]
+            chunks = list(make_chunks(sentences, tokenizer, self._label_ids, max_seq_length=max_seq_length))
+            return {
+                "input_ids": [chunk.input_ids for chunk in chunks],
+                "labels": [chunk.labels for chunk in chunks],
+                "first_pieces": [chunk.first_pieces for chunk in chunks],
+                "sentence": [numbers[chunk.sentence] for chunk in chunks],
+            }
+
+        return examples.map(features_of, batched=True, with_indices=True, remove_columns=examples.column_names)
+
+    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
+        """Return padding of tokens and labels to the longest of a batch."""
+        from transformers import DataCollatorForTokenClassification
+
+        return DataCollatorForTokenClassification(tokenizer)
+
+    def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
+        """Return conlleval's figures, as percentages."""
+        pairs = zip(examples["tags"], self._predict(examples, features, predictions), strict=True)
+        return entity_scores(pairs, {label[2:] for label in self._labels if label != OUTSIDE})
+
+    def write_predictions(
+        self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any
+    ) -> None:
+        """Write what conlleval reads: word, gold tag and predicted tag a line, a blank line after each sentence."""
+        with write_atomically(folder / f"{split}.conll") as file:
+            for sentence, tags in zip(examples, self._predict(examples, features, predictions), strict=True):
+                rows = zip(sentence["words"], sentence["tags"], tags, strict=True)
+                file.write("".join([*(f"{' '.join(row)}\n" for row in rows), "\n"]).encode())
+
+    def _predict(self, examples: Dataset, features: Dataset, logits: np.ndarray) -> list[list[str]]:
+        """Return the tags of each sentence."""
+        tags: list[list[str]] = [[] for _ in range(len(examples))]
+        for feature, of_tokens in zip(features, logits, strict=True):
+            best = of_tokens[feature["first_pieces"]].argmax(axis=-1)
+            tags[feature["sentence"]] += [self._labels[index] for index in best]
+        return tags
+
+
+def _from_hub(splits: DatasetDict) -> dict[str, list[Sentence]]:
+    """Return the sentences of each split of `HUB_DATASET`, whose tags are numbers with names."""
+    sentences = {}
+    for split, rows in splits.items():
+        names = rows.features["ner_tags"].feature.names
+        sentences[split] = [
+            Sentence(tuple(row["tokens"]), tuple(to_iob2([names[index] for index in row["ner_tags"]]))) for row in rows
+        ]
+    return sentences
+
+
+def _to_dataset(sentences: Sequence[Sentence]) -> Dataset:
+    from datasets import Dataset
+
+    return Dataset.from_dict(
+        {"words": [sentence.words for sentence in sentences], "tags": [sentence.tags for sentence in sentences]}
+    )

@@ -1,0 +1,223 @@
+"""The tasks `squad` and `squad2`: find the answer to a question in a text (SQuAD 1.1), or that it has none (2.0)."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bert_large.errors import InputError
+from bert_large.finetune.data_files import find_files
+from bert_large.finetune.hub import load_from_hub
+from bert_large.finetune.results import write_json
+from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
+from bert_large.finetune.squad_examples import Question, from_rows, read_squad
+from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
+from bert_large.finetune.squad_windows import make_windows, require_room
+from bert_large.finetune.task import Collator, Splits
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedTokenizerFast
+
+
+HUB_DATASETS = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
+
+
+def _option(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": f"{text} (default {default:g})"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquadOptions:
+    """The tasks' options of the command, with the names and defaults of BERT's own code."""
+
+    doc_stride: int = _option(128, "tokens from the start of a window of a long text to that of the next")
+    max_query_length: int = _option(64, "tokens; longer questions are cut")
+    n_best_size: int = _option(20, "answers to a question in nbest_predictions.json")
+    max_answer_length: int = _option(30, "tokens; longer answers are not considered")
+    null_score_diff_threshold: float = _option(
+        0.0, "squad2: a question has no answer where that scores more than this above the best one, in nats"
+    )
+
+    def __post_init__(self) -> None:
+        wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in OPTIONS_OF_1 if vars(self)[name] < 1]
+        if wrong:
+            raise InputError(f"wrong settings: {'; '.join(wrong)}")
+
+
+OPTIONS = tuple(field.name for field in fields(SquadOptions))
+OPTIONS_OF_1 = tuple(option for option in OPTIONS if option != "null_score_diff_threshold")
+"""Those that `squad` has too: whole numbers, all of them."""
+_DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
+"""BERT's own for BERT-large."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options; those that are not given are None."""
+    group = parser.add_argument_group("with --task squad or squad2")
+    for name, described in zip(OPTIONS, fields(SquadOptions), strict=True):
+        kind = int if name in OPTIONS_OF_1 else float
+        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=described.metadata["help"])
+
+
+def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTask:
+    """Return a task with the options that were given; `version` is 1.1 or 2.0."""
+    given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
+    options = SquadOptions(**given)
+    require_room(arguments.max_seq_length or _DEFAULTS["max_seq_length"], options.max_query_length)
+    return SquadTask(name=name, version=version, squad=options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SquadTask:
+    """SQuAD 1.1 or 2.0; `Task` explains the members that are not explained here."""
+
+    name: str
+    version: str
+    """As the names of its files have it: train-v1.1.json, dev-v1.1.json."""
+    squad: SquadOptions
+    main_metric: str = "f1"
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """Return BERT's own settings for BERT-large."""
+        return _DEFAULTS
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """Return what decides the answers."""
+        return vars(self.squad)
+
+    @property
+    def unanswerable(self) -> bool:
+        """Whether questions may have no answer."""
+        return self.version != "1.1"
+
+    def load(self, data_dir: Path | None) -> Splits:
+        """Read the official files, or the hub's version."""
+        splits = {"train": "train", "validation": "dev"}
+        if data_dir is None:
+            name = HUB_DATASETS[self.version]
+            hub = load_from_hub(name)
+            questions = {
+                split: from_rows(f"{name} {split}", hub[split], unanswerable=self.unanswerable) for split in splits
+            }
+        else:
+            files = find_files(data_dir, {split: [f"{name}-v{self.version}.json"] for split, name in splits.items()})
+            questions = {split: read_squad(path, unanswerable=self.unanswerable) for split, path in files.items()}
+        return Splits(
+            train=_to_dataset(questions["train"]),
+            evaluation={"validation": _to_dataset(questions["validation"])},
+            test={},
+        )
+
+    def model_class(self) -> Any:
+        """Return the class of models with a start and an end logit for every token."""
+        from transformers import AutoModelForQuestionAnswering
+
+        return AutoModelForQuestionAnswering
+
+    def model_settings(self, splits: Splits) -> dict[str, Any]:
+        """Return nothing: the head is the same for all data."""
+        return {}
+
+    def encode(
+        self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
+    ) -> Dataset:
+        """Return a feature a window; with the answer's position to train, else with what turns logits into text."""
+
+        def features_of(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
+            rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
+            windows = list(
+                make_windows(
+                    map(Question.from_row, rows),
+                    tokenizer,
+                    max_seq_length=max_seq_length,
+                    doc_stride=self.squad.doc_stride,
+                    max_query_length=self.squad.max_query_length,
+                )
+            )
+            features: dict[str, Any] = {"input_ids": [window.input_ids for window in windows]}
+            if "token_type_ids" in tokenizer.model_input_names:
+                features["token_type_ids"] = [window.token_type_ids for window in windows]
+            if training:
+                features["start_positions"] = [window.answer_start for window in windows]
+                features["end_positions"] = [window.answer_end for window in windows]
+            else:
+                features["question"] = [numbers[window.question] for window in windows]
+                features["context_begin"] = [window.context_begin for window in windows]
+                features["offsets"] = [window.offsets.tolist() for window in windows]
+            return features
+
+        return examples.map(features_of, batched=True, with_indices=True, remove_columns=examples.column_names)
+
+    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
+        """Return padding to the longest of a batch."""
+        from transformers import DataCollatorWithPadding
+
+        return DataCollatorWithPadding(tokenizer)
+
+    def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
+        """Return the figures of the official evaluation script, as percentages."""
+        gold_answers = {row["id"]: row["answers"]["text"] for row in examples}
+        answers = self._predict(examples, features, predictions)
+        texts = {question: answer.text for question, answer in answers.items()}
+        if not self.unanswerable:
+            return squad_1_scores(gold_answers, texts)
+        return squad_2_scores(gold_answers, texts, _null_odds(answers), self.squad.null_score_diff_threshold)
+
+    def write_predictions(
+        self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any
+    ) -> None:
+        """Write the files of BERT's own code, which the official evaluation script takes."""
+        answers = self._predict(examples, features, predictions)
+        threshold = self.squad.null_score_diff_threshold if self.unanswerable else math.inf
+        texts = {question: "" if answer.null_odds > threshold else answer.text for question, answer in answers.items()}
+        write_json(folder / "predictions.json", texts)
+        n_best = {question: answer.n_best(with_no_answer=self.unanswerable) for question, answer in answers.items()}
+        write_json(folder / "nbest_predictions.json", n_best)
+        if self.unanswerable:
+            write_json(folder / "null_odds.json", _null_odds(answers))
+
+    def _predict(
+        self, examples: Dataset, features: Dataset, predictions: tuple[np.ndarray, np.ndarray]
+    ) -> dict[str, Prediction]:
+        """Return the prediction for each question by its id."""
+        answers = {}
+        rows = zip(features, *predictions, strict=True)
+        for number, of_question in groupby(rows, key=lambda row: row[0]["question"]):
+            question = examples[number]
+            answers[question["id"]] = predict(
+                question["context"],
+                [_scored_window(*row) for row in of_question],
+                n_best=self.squad.n_best_size,
+                max_answer_length=self.squad.max_answer_length,
+            )
+        return answers
+
+
+def _null_odds(answers: Mapping[str, Prediction]) -> dict[str, float]:
+    return {question: answer.null_odds for question, answer in answers.items()}
+
+
+def _scored_window(feature: dict[str, Any], start_logits: np.ndarray, end_logits: np.ndarray) -> ScoredWindow:
+    offsets = np.array(feature["offsets"], dtype=np.int32).reshape(-1, 2)
+    return ScoredWindow(feature["context_begin"], offsets, start_logits, end_logits)
+
+
+def _to_dataset(questions: Sequence[Question]) -> Dataset:
+    from datasets import Dataset, Features, Value
+
+    text, number = Value("string"), Value("int32")
+    features = Features(  # told, as answers may be none in all rows
+        {"id": text, "question": text, "context": text, "answers": {"text": [text], "answer_start": [number]}}
+    )
+    rows = [question.to_row() for question in questions]
+    return Dataset.from_dict({name: [row[name] for row in rows] for name in features}, features=features)

@@ -1,0 +1,66 @@
+"""The tokenizer of a model folder: its own, or one built of its vocabulary as the training records' was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bert_large.errors import InputError
+from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
+from bert_large.json_file import read_object
+from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, read_vocab
+from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+def load_tokenizer(
+    checkpoint_dir: Path, vocab_file: Path | None = None, do_lower_case: bool | None = None
+) -> PreTrainedTokenizerFast:
+    """Return the tokenizer of a model folder.
+
+    It is the folder's tokenizer.json; without one, or with `vocab_file`, what `bert-large prepare` does with that
+    vocabulary or the folder's vocab.txt. `do_lower_case` None: as the folder's tokenizer_config.json says, else as the
+    vocabulary looks. Raises `InputError` if there is no vocabulary, or it is larger than the model's.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    config = read_object(checkpoint_dir / CONFIG_FILE)
+    if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
+        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True, trust_remote_code=False)
+        _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)
+        return tokenizer
+    path = vocab_file or checkpoint_dir / VOCAB_FILE
+    if vocab_file is None and not path.is_file():
+        raise InputError(
+            f"CHECKPOINT_DIR {checkpoint_dir} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}; give the vocabulary that "
+            "it was pretrained with: --vocab-file"
+        )
+    vocabulary = read_vocab(path)
+    _check_size(path, len(vocabulary.tokens), config)
+    lower = do_lower_case if vocab_file is not None else _stated_case(checkpoint_dir, do_lower_case)
+    lower = vocabulary.is_lower_case if lower is None else lower
+    settings = tokenizer_settings(
+        do_lower_case=lower,
+        max_length=config["max_position_embeddings"],
+        segments="type_vocab_size" in config,
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, do_lower_case=lower), **settings)
+
+
+def _stated_case(checkpoint_dir: Path, do_lower_case: bool | None) -> bool | None:
+    path = checkpoint_dir / TOKENIZER_CONFIG_FILE
+    if do_lower_case is not None or not path.is_file():
+        return do_lower_case
+    return read_object(path).get("do_lower_case")
+
+
+def _check_size(path: Path, tokens: int, config: dict[str, Any]) -> None:
+    if tokens > config["vocab_size"]:
+        raise InputError(
+            f"{path} has {tokens} tokens, the model's vocab_size is {config['vocab_size']}; give the vocabulary that "
+            "it was pretrained with: --vocab-file"
+        )

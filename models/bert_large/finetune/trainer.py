@@ -1,0 +1,278 @@
+"""One seed's training and predictions, by Hugging Face's Trainer."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+
+from bert_large.checksums import check_checksums, write_checksums
+from bert_large.engines.precision import get_precision
+from bert_large.errors import DamageError, UserError
+from bert_large.files import remove_tree, write_atomically
+from bert_large.finetune.settings import FinetuneSettings
+from bert_large.finetune.task import Task
+from bert_large.observe.console import LOGGER
+from bert_large.output_folder import partial_folder, publish_model
+from bert_large.train.checkpoint import WEIGHTS_FILE
+from bert_large.train.stopping import StopRequest
+
+CHECKPOINTS, MODEL = "checkpoints", "model_save"
+_KEPT_CHECKPOINTS = 2
+_TIMING_FILE = "timing.json"
+_LOG_EVERY_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split, and the features made of it."""
+
+    examples: Dataset
+    features: Dataset
+
+
+@dataclass(frozen=True)
+class EncodedSplits:
+    """All splits as the model takes them; see `Splits`."""
+
+    train: Dataset
+    evaluation: dict[str, Encoded]
+    test: dict[str, Encoded]
+
+    @property
+    def watched(self) -> Encoded:
+        """The split that chooses the best weights."""
+        return next(iter(self.evaluation.values()))
+
+
+class Stopped(Exception):
+    """A signal asked for the end; the seed can go on from its last checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeedRun:
+    """Trains one seed in a folder of its own, which holds its checkpoints and its best weights.
+
+    Every pass over the data ends with an evaluation of the watched split; the best weights so far, by the task's main
+    metric and the first of equals, are in `model_save`. A run that was interrupted goes on from its newest intact
+    checkpoint, to the same weights as if it had not been.
+    """
+
+    task: Task
+    data: EncodedSplits
+    model_settings: dict[str, Any]
+    checkpoint_dir: Path
+    tokenizer: PreTrainedTokenizerFast
+    settings: FinetuneSettings
+    seed: int
+    folder: Path
+    save_every: int
+    """Optimizer steps between checkpoints."""
+
+    def run(self, stop: StopRequest) -> dict[str, Any]:
+        """Train, predict every split with the best weights, write predictions, and return the figures.
+
+        Raises `Stopped` when a signal has come: before it starts, or with a checkpoint while it trains.
+        """
+        if stop.signal_number:
+            raise Stopped
+        set_seed(self.seed)  # the head's first weights
+        model = self.task.model_class().from_pretrained(
+            self.checkpoint_dir,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            **self.model_settings,
+        )
+        trainer = _Trainer(
+            task=self.task,
+            watched=self.data.watched,
+            model=model,
+            args=self._arguments(),
+            train_dataset=self.data.train,
+            eval_dataset=self.data.watched.features,
+            data_collator=self.task.collator(self.tokenizer),
+            processing_class=self.tokenizer,
+        )
+        trainer.remove_callback(PrinterCallback)
+        timer = _Timer()
+        for callback in (timer, _KeepBest(self), _Log(self.seed), _Stop(stop)):
+            trainer.add_callback(callback)
+        resumed = self._newest_checkpoint()
+        if resumed is not None:
+            LOGGER.info("seed %d: going on from %s", self.seed, resumed)
+            timer.resume(resumed)
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        if trainer.state.global_step < trainer.state.max_steps:
+            raise Stopped
+        model.load_state_dict(load_file(self.folder / MODEL / WEIGHTS_FILE))
+        best_step, _ = _best(trainer.state.log_history, f"eval_{self.task.main_metric}")
+        samples = len(self.data.train) * self.settings.epochs
+        return {
+            "seed": self.seed,
+            "steps": trainer.state.max_steps,
+            "best_step": best_step,
+            "train_seconds": timer.seconds,
+            "train_samples_per_second": samples / timer.seconds,
+            "metrics": dict(self._judge(trainer)),
+        }
+
+    def _arguments(self) -> TrainingArguments:
+        settings = self.settings
+        steps_per_epoch = math.ceil(len(self.data.train) / settings.batch_size)
+        return TrainingArguments(
+            output_dir=str(self.folder / CHECKPOINTS),
+            use_cpu=True,
+            bf16=get_precision(settings.precision).autocast_dtype == torch.bfloat16,
+            seed=self.seed,
+            data_seed=self.seed,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            per_device_eval_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            warmup_steps=math.ceil(settings.warmup_share * steps_per_epoch * settings.epochs),
+            weight_decay=settings.weight_decay,
+            # By steps, both: a checkpoint at the end of an epoch then comes after its evaluation.
+            eval_strategy="steps",
+            eval_steps=steps_per_epoch,
+            save_strategy="steps",
+            save_steps=self.save_every,
+            save_total_limit=_KEPT_CHECKPOINTS,
+            logging_steps=_LOG_EVERY_STEPS,
+            logging_nan_inf_filter=False,
+            report_to=[],
+            disable_tqdm=True,
+            dataloader_pin_memory=False,
+        )
+
+    def _newest_checkpoint(self) -> Path | None:
+        """Return the newest checkpoint that is intact; remove those after it, which a kill left unfinished."""
+        found = (self.folder / CHECKPOINTS).glob("checkpoint-*")
+        for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+            try:
+                check_checksums(path)
+            except DamageError as error:
+                LOGGER.warning("warning: seed %d: %s; removing that checkpoint", self.seed, error)
+                remove_tree(path)
+            else:
+                return path
+        return None
+
+    def _judge(self, trainer: Trainer) -> Iterator[tuple[str, dict[str, float]]]:
+        """Predict every split, write its predictions, and yield the figures of those with labels."""
+        predictions = self.folder / "predictions"
+        predictions.mkdir(exist_ok=True)
+        for name, split in (self.data.evaluation | self.data.test).items():
+            outcome = trainer.predict(split.features)
+            self.task.write_predictions(predictions, name, split.examples, split.features, outcome.predictions)
+            if name in self.data.evaluation:
+                yield name, self.task.compute_metrics(split.examples, split.features, outcome.predictions)
+
+    def save_best(self, model: Any) -> None:
+        """Put the weights and the tokenizer into `model_save`, whole or not at all."""
+        with partial_folder(self.folder / MODEL) as partial:
+            model.save_pretrained(partial)
+            self.tokenizer.save_pretrained(partial)
+            write_checksums(partial)
+            publish_model(partial, self.folder / MODEL)
+
+
+class _Trainer(Trainer):
+    """The Trainer, with metrics from examples and predictions: its own are told of labels alone."""
+
+    def __init__(self, *, task: Task, watched: Encoded, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._task, self._watched = task, watched
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        outcome = self.predict(self._watched.features, metric_key_prefix="eval")
+        figures = self._task.compute_metrics(self._watched.examples, self._watched.features, outcome.predictions)
+        metrics = {f"eval_{name}": value for name, value in figures.items()}
+        metrics |= {name: value for name, value in (outcome.metrics or {}).items() if name == "eval_loss"}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _best(history: list[dict[str, Any]], metric: str) -> tuple[int, float]:
+    """Return the step and the value of the best evaluation, the first of equals."""
+    row = max((row for row in history if metric in row), key=lambda row: row[metric])
+    return row["step"], row[metric]
+
+
+class _KeepBest(TrainerCallback):
+    """Keeps the best weights. It looks at the history alone, which checkpoints hold."""
+
+    def __init__(self, run: SeedRun) -> None:
+        self._run = run
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        step, _ = _best(state.log_history, f"eval_{self._run.task.main_metric}")
+        if step == state.global_step:
+            self._run.save_best(kwargs["model"])
+
+
+class _Timer(TrainerCallback):
+    """Adds up the time of optimizer steps, without evaluations and checkpoints, over restarts; seals checkpoints."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def resume(self, checkpoint: Path) -> None:
+        self.seconds = json.loads((checkpoint / _TIMING_FILE).read_text())["seconds"]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        with write_atomically(folder / _TIMING_FILE) as file:
+            file.write(json.dumps({"seconds": self.seconds}).encode())
+        write_checksums(folder)
+
+
+class _Log(TrainerCallback):
+    """Writes the Trainer's figures into our log, and ends a run that has lost its way."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
+            return
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise UserError(
+                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}, so nothing is learned. "
+                "Start again in an empty folder with a lower --learning-rate"
+            )
+        figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
+        LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, figures)
+
+
+class _Stop(TrainerCallback):
+    """Ends training with a checkpoint after the step in which a signal came."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop.defer(math.inf)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._stop.signal_number:
+            control.should_save = control.should_training_stop = True

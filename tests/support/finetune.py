@@ -1,0 +1,44 @@
+"""Something to fine-tune: a tiny model folder with a vocabulary. And how a task is learned with it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bert_large.prepare.vocab import SPECIAL_TOKENS, write_vocab
+from bert_large.train.checkpoint import save_model
+
+from tests.support.models import tiny_model
+from tests.support.runs import options, run_here
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+WORDS = ("good", "bad", "the", "film", "was", "very", "no", "never")
+
+
+def write_model(folder: Path, *, keep_vocab: bool = True, seed: int = 0, **changes: Any) -> Path:
+    """Write a model_save folder: two layers of 32, word pieces of single letters and a few words; return it.
+
+    `changes` are those of `tiny_config`.
+
+    Without `keep_vocab` the vocabulary lies beside the folder alone, as `vocab.txt`.
+    """
+    tokens = [*SPECIAL_TOKENS, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *'0123456789,"é']
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    vocab_file = folder.parent / "vocab.txt"
+    write_vocab(vocab_file, tokens)
+    model = tiny_model(seed, vocab_size=len(tokens), **changes)
+    save_model(folder, model, model.config, vocab_file if keep_vocab else None)
+    return folder
+
+
+def write_quick_model(folder: Path) -> Path:
+    """Write a model that learns from few steps: its weights are large, and it has no dropout."""
+    return write_model(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.2)
+
+
+def finetuned(output_dir: Path, **values: Any) -> dict[str, dict[str, float]]:
+    """Run `bert-large finetune` with one seed and return the figures of each split."""
+    assert run_here("finetune", *options(output_dir=output_dir, **values)) == 0
+    (seed,) = json.loads((output_dir / "results.json").read_text())["seeds"]
+    return seed["metrics"]

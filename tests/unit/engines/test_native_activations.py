@@ -1,0 +1,34 @@
+"""The native engine's activations: their memory is taken again, and freed by the backward pass."""
+
+from __future__ import annotations
+
+import gc
+
+import torch
+from bert_large.engines.native import NativeEngine
+
+from tests.unit.engines.native_cases import feed_forward_case
+
+
+def test_smaller_batches_take_the_same_blocks() -> None:
+    """Activations are made for as many rows as the largest batch had, so memory does not grow with every new size."""
+    native = NativeEngine()
+    kept = []
+    for length in (512, 300, 411, 77):
+        case = feed_forward_case([length], hidden=64, wide=8192)
+        case.forward(native, case.leaves(torch.float32), torch.float32)
+        gc.collect()
+        kept.append(sum(torch.ops.bert_large.memory()))
+    assert max(kept) - kept[0] < 12 << 20  # matrices of each size would add 30 MB
+
+
+def test_activations_are_freed_by_the_backward_pass() -> None:
+    """While the loss still lives: the next micro-batch's forward pass must find the memory."""
+    native = NativeEngine()
+    case = feed_forward_case([512], hidden=64, wide=2048)
+    leaves = case.leaves(torch.float32)
+    before = torch.ops.bert_large.memory()[0]
+    out = case.forward(native, leaves, torch.float32)
+    assert torch.ops.bert_large.memory()[0] - before == 2 * 512 * 2048 * 4
+    case.backward(out)
+    assert torch.ops.bert_large.memory()[0] == before  # gradients here are smaller than what counts

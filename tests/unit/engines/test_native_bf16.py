@@ -1,0 +1,123 @@
+"""The native engine in bfloat16: as near as eager comes, float32 sums, and its copies of weights."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bert_large.engines.native import NativeEngine
+
+from tests.support.operations import Case, draw, relative_error
+from tests.unit.engines.native_cases import (
+    CASES,
+    EAGER,
+    arrays_of,
+    attention_case,
+    every_case,
+    feed_forward_case,
+    head_case,
+    settings,
+)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(make() for make in CASES.values()),
+        attention_case([512, 1, 300, 33]),
+        attention_case([33, 2, 70], hidden=72, heads=3),
+        attention_case([65, 1], hidden=128, heads=2),
+        attention_case([31, 32], hidden=240, heads=3, dropout=False),
+        feed_forward_case([3, 9], hidden=1024, wide=4096, activation="gelu_pytorch_tanh"),
+        head_case(600, vocab_size=1003),
+        head_case(0),
+    ],
+    ids=lambda case: f"{len(case.values)}-{next(iter(case.values.values())).shape[0]}",
+)
+def test_bf16(native: NativeEngine, case: Case) -> None:
+    """Inside autocast, as near to double as eager comes there; gradients of parameters are float32.
+
+    A rounding to bfloat16 is off by up to 2^-9 = 0.2%, and some follow one another.
+    """
+    expected = case.results(EAGER, torch.float64)
+    ours, theirs = (case.results(engine, torch.bfloat16) for engine in (native, EAGER))
+    for name, value in ours.items():
+        is_activation = name == "hidden" or (name == "out" and value.dim() > 0)
+        assert value.dtype == (torch.bfloat16 if is_activation else torch.float32), name
+    for name, value in expected.items():
+        if name == "key.bias":  # 0 in truth
+            assert float(ours[name].abs().max()) < 2e-2 * float(expected["query.bias"].abs().max())
+        elif value.any():
+            error = relative_error(ours[name], value)
+            assert error < 4e-2 and error < 1.5 * relative_error(theirs[name], value) + 4e-3, f"{name}: {error:.1e}"
+        else:
+            assert not ours[name].any(), name
+
+
+@every_case
+def test_bf16_gradients_add_up(native: NativeEngine, case: Case) -> None:
+    """In float32 over eight passes: what a single pass rounds is not rounded again."""
+    leaves = case.leaves(torch.bfloat16)
+    once = case.results(native, torch.bfloat16)
+    for _ in range(8):
+        case.backward(case.forward(native, leaves, torch.bfloat16))
+    for name in set(once) - {"out", "hidden"}:
+        gradient = leaves[name].grad
+        assert gradient is not None and relative_error(gradient, 8 * once[name].double()) < 1e-6, name
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (15, 17), (31, 33), (64, 32), (100, 257)], ids=str)
+@pytest.mark.parametrize("threads", [1, 3])
+def test_transposed(native: NativeEngine, shape: tuple[int, int], threads: int) -> None:
+    torch.set_num_threads(threads)
+    matrix = draw(*shape, seed=1).to(torch.bfloat16)
+    found = torch.ops.bert_large.transposed(matrix)
+    assert found.is_contiguous() and torch.equal(found, matrix.t())
+
+
+@pytest.mark.parametrize("size", [1, 15, 16, 17, 1000, 65537])
+def test_add_bfloat16(native: NativeEngine, size: int) -> None:
+    target, source = draw(size, seed=1).float(), draw(size, seed=2).to(torch.bfloat16)
+    expected = target + source.float()
+    torch.ops.bert_large.add_bfloat16(target, source)
+    assert torch.equal(target, expected)
+    with pytest.raises(RuntimeError, match="source has shape"):
+        torch.ops.bert_large.add_bfloat16(target, source.view(1, -1))
+
+
+@pytest.mark.parametrize("changed", ["query.weight", "key.weight", "value.weight", "output.weight"])
+def test_copies_of_weights_are_renewed(native: NativeEngine, changed: str) -> None:
+    """In both precisions, after a change in place, of any of the weights that are copied as one."""
+    case = attention_case([9, 4])
+    for dtype in (torch.float32, torch.bfloat16):
+        leaves = case.leaves(dtype)
+        before = case.forward(native, leaves, dtype)
+        assert torch.equal(case.forward(native, leaves, dtype), before)
+        with torch.no_grad():
+            leaves[changed].neg_()
+        fresh = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+        after = case.forward(native, leaves, dtype)
+        assert torch.equal(after, case.forward(NativeEngine(), fresh, dtype))
+        assert not torch.equal(after, before)
+
+
+def test_copies_of_weights_are_renewed_after_a_step(native: NativeEngine) -> None:
+    """LAMB's kernel writes to weights, which autograd does not see."""
+    case = feed_forward_case([9, 4])
+    leaves = case.leaves(torch.bfloat16)
+    out = case.forward(native, leaves, torch.bfloat16)
+    case.backward(out)
+    native.lamb([arrays_of(leaf) for name, leaf in leaves.items() if name != "hidden"], settings(1, rate=0.5))
+    fresh = {name: leaf.detach().clone() for name, leaf in leaves.items()}
+    after = case.forward(native, leaves, torch.bfloat16)
+    assert torch.equal(after, case.forward(NativeEngine(), fresh, torch.bfloat16))
+    assert not torch.equal(after, out)
+
+
+def test_both_precisions_of_one_model(native: NativeEngine) -> None:
+    """In turns, as evaluation in another precision would."""
+    case = attention_case([9, 4])
+    expected = {dtype: case.results(native, dtype) for dtype in (torch.float32, torch.bfloat16)}
+    leaves = case.leaves(torch.float32)
+    for dtype in (torch.float32, torch.bfloat16, torch.float32):
+        given = leaves | {"hidden": leaves["hidden"].to(dtype)}
+        assert torch.equal(case.forward(native, given, dtype), expected[dtype]["out"])

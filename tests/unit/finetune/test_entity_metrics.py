@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import pytest
+from bert_large.finetune.entity_metrics import entity_scores
+
+
+def test_by_hand() -> None:
+    """Gold 5 entities, found 4, correct 2; 9 of 12 words have the right tag.
+
+    PER: gold 3, found 2, correct 1 (the other ends early); LOC: gold 2, found 1, correct 1; ORG: found 1.
+    """
+    gold = "B-PER I-PER O B-LOC | B-PER I-PER O B-LOC | B-PER O O O"
+    predicted = "B-PER I-PER O B-LOC | B-PER O O B-ORG | O O O O"
+    pairs = [
+        (expected.split(), found.split()) for expected, found in zip(gold.split("|"), predicted.split("|"), strict=True)
+    ]
+    assert entity_scores(pairs) == pytest.approx(
+        {
+            "accuracy": 100 * 9 / 12,
+            "precision": 50.0,
+            "recall": 40.0,
+            "f1": 100 * 4 / 9,
+            "PER_precision": 50.0,
+            "PER_recall": 100 / 3,
+            "PER_f1": 40.0,
+            "LOC_precision": 100.0,
+            "LOC_recall": 50.0,
+            "LOC_f1": 200 / 3,
+            "ORG_precision": 0.0,
+            "ORG_recall": 0.0,
+            "ORG_f1": 0.0,
+        }
+    )
+
+
+def test_an_entity_ends_with_its_sentence() -> None:
+    scores = entity_scores([(["B-PER"], ["B-PER"]), (["I-PER"], ["B-PER"])])
+    assert (scores["f1"], scores["accuracy"]) == (100, 50)
+
+
+def test_nothing_found_and_nothing_there() -> None:
+    scores = entity_scores([(["O", "O"], ["O", "O"])], types=["PER"])
+    assert scores == {
+        "accuracy": 100, "precision": 0, "recall": 0, "f1": 0, "PER_precision": 0, "PER_recall": 0, "PER_f1": 0,
+    }  # fmt: skip
