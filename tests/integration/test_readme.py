@@ -41,7 +41,8 @@ def run_block(text: str, tmp_path: Path, **environment: str) -> subprocess.Compl
         ("/runs", f"{tmp_path}/runs"),
         (".venv/bin/bert-large", f"{sys.executable} -m bert_large"),
         ("INPUT_DIR=text DATASET_DIR=records", f"INPUT_DIR={tmp_path}/text DATASET_DIR={tmp_path}/records"),
-        ("loss.png", f"{tmp_path}/loss.png"),
+        ("report.html", f"{tmp_path}/report.html"),
+        ("--png-dir curves", f"--png-dir {tmp_path}/curves"),
     ):  # fmt: skip
         text = text.replace(theirs, ours)
     variables = os.environ | {"PYTHON": sys.executable, "PYTHONPATH": str(PROJECT / "models")} | environment
@@ -77,7 +78,8 @@ def test_both_phases_and_what_follows(tmp_path: Path) -> None:
     done = run_block(block(AFTERWARDS), tmp_path)
     assert re.search(r"masked_lm_accuracy 0\.\d+", done.stdout)
     assert "on 20 samples" in done.stdout
-    assert (tmp_path / "loss.png").stat().st_size > 1000
+    assert (tmp_path / "report.html").stat().st_size > 1000
+    assert (tmp_path / "curves/masked_lm_loss.png").stat().st_size > 1000
 
 
 def test_from_text_to_records(tmp_path: Path) -> None:
