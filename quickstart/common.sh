@@ -13,6 +13,7 @@ PRETRAIN_OPTIONS=(
   PRECISION=--precision
   OUTPUT_DIR=--output-dir
   DATASET_DIR=--dataset-dir
+  TEXT_DIR=--text-dir
   EVAL_DIR=--eval-dir
   CONFIG_FILE=--config-file
   CHECKPOINT_DIR=--checkpoint-dir
@@ -87,7 +88,7 @@ FINETUNE_OPTIONS=(
 )
 
 # Variables that are no option of a command but say how it runs.
-LAUNCH_VARIABLES=(BENCHMARK TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE NODE_RANK MASTER_ADDR MASTER_PORT
+LAUNCH_VARIABLES=(BENCHMARK DYNAMIC_MASKING TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE NODE_RANK MASTER_ADDR MASTER_PORT
   MAX_RESTARTS BIND GLOO_SOCKET_IFNAME OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY
   KMP_BLOCKTIME CCL_WORKER_COUNT CCL_WORKER_AFFINITY ALLOCATOR OPENMP)
 
@@ -116,8 +117,10 @@ describe_script() {
   REQUIRED_VARIABLES=() INPUT_VARIABLES=() OUTPUT_VARIABLES=()
   case "$1" in
     run_bert_pretrain_phase[12].sh)
-      REQUIRED_VARIABLES=(PRECISION OUTPUT_DIR DATASET_DIR)
-      INPUT_VARIABLES=(DATASET_DIR EVAL_DIR CONFIG_FILE CHECKPOINT_DIR RESUME VOCAB_FILE TRAIN_SCRIPT MODEL_DIR HOSTFILE)
+      REQUIRED_VARIABLES=(PRECISION OUTPUT_DIR)
+      [[ -n "${TEXT_DIR:-}" ]] || REQUIRED_VARIABLES+=(DATASET_DIR)
+      INPUT_VARIABLES=(DATASET_DIR TEXT_DIR EVAL_DIR CONFIG_FILE CHECKPOINT_DIR RESUME VOCAB_FILE TRAIN_SCRIPT MODEL_DIR
+        HOSTFILE)
       OUTPUT_VARIABLES=(OUTPUT_DIR)
       ;;&
     run_bert_pretrain_phase1.sh) REQUIRED_VARIABLES+=(CONFIG_FILE) ;;
@@ -155,6 +158,8 @@ check_variables() {
     [[ -n "${!name:-}" ]] || missing+=("$name")
   done
   ((${#missing[@]} == 0)) || die "$1 needs ${missing[*]}: not set (the head of quickstart/$1 says what each is)"
+  [[ "$1" == prepare_dataset.sh || -z "${TEXT_DIR:-}" || -z "${DATASET_DIR:-}" ]] ||
+    die "DATASET_DIR and TEXT_DIR are both set: give records, or text to make them of"
   check_launch
   for name in "${INPUT_VARIABLES[@]}" "${OUTPUT_VARIABLES[@]}"; do
     if [[ "${!name:-}" == -* ]]; then
@@ -179,7 +184,7 @@ check_launch() {
     auto | system | tcmalloc | jemalloc) ;;
     *) die "ALLOCATOR=$ALLOCATOR is unknown: choose auto, system, tcmalloc or jemalloc" ;;
   esac
-  for name in BENCHMARK:0:1 DDP:false:true OPENMP:pytorch:intel; do
+  for name in BENCHMARK:0:1 DYNAMIC_MASKING:0:1 DDP:false:true OPENMP:pytorch:intel; do
     IFS=: read -r name off on <<<"$name"
     [[ "${!name:-$off}" == "$off" || "${!name}" == "$on" ]] || die "$name=${!name} is unknown: choose $on or $off"
   done
@@ -367,6 +372,9 @@ run_pretrain() {
   append_options PRETRAIN_OPTIONS
   if [[ "${BENCHMARK:-0}" == 1 ]]; then
     ARGUMENTS+=(--benchmark)
+  fi
+  if [[ "${DYNAMIC_MASKING:-0}" == 1 ]]; then
+    ARGUMENTS+=(--dynamic-masking)
   fi
   exec "$PYTHON" -m bert_large.distributed.launch "${entry[@]}" "${ARGUMENTS[@]}" "$@"
 }

@@ -11,7 +11,8 @@
 #   DATASET_DIR         where everything goes; made if missing
 #
 # Optional variables (defaults are those of `bert-large corpus`, `vocab` and `prepare`):
-#   VOCAB_FILE          word pieces, vocab.txt (default: trained from the text)
+#   VOCAB_FILE          word pieces, vocab.txt (default: trained from the text, lowered; with the option
+#                       --no-do-lower-case, cased)
 #   VOCAB_SIZE          word pieces to train
 #   INPUT_FORMAT        sentences, paragraphs, articles or wikiextractor (default: told by the first file)
 #   TEXT_LANGUAGE       whose rules end a sentence, ISO 639

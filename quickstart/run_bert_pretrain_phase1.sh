@@ -7,6 +7,8 @@
 #   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16, bf32 or fp16
 #   OUTPUT_DIR          where logs, checkpoints and model_save/ go; made if missing. Use an empty one for a new run
 #   DATASET_DIR         folder that holds seq_128/ with the shards, or the folder of shards itself
+#   or TEXT_DIR         folder of text, of which OUTPUT_DIR/records is made first: the same kinds as INPUT_DIR of
+#                       prepare_dataset.sh. All of it is trained on but for articles held out to evaluate on
 #   CONFIG_FILE         bert_config.json (also: BERT_MODEL_CONFIG)
 #
 # Optional variables (defaults are those of `bert-large pretrain` and its recipe):
@@ -26,7 +28,9 @@
 #                       Python package intel-openmp has
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
-#   VOCAB_FILE          vocabulary to save with the model
+#   VOCAB_FILE          vocabulary to save with the model (default with TEXT_DIR: trained from the text, lowered; with
+#                       the option --no-do-lower-case, cased)
+#   DYNAMIC_MASKING     1: draw masks anew in every epoch, in place of the records' own; needs VOCAB_FILE or TEXT_DIR
 #   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
 #   SAVE_EVERY          steps between checkpoints
 #   BAD_RECORDS         damaged training records: stop (default), or skip, MAX_BAD_RECORDS (100) of them at most

@@ -13,6 +13,8 @@ from typing import Any
 from bert_large.errors import InputError
 
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
+PHASE_PREDICTIONS = {1: 20, 2: 76}
+"""Slots for masked tokens in MLCommons' records of each phase."""
 PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32", "fp16")
 OPTIMIZERS = ("lamb", "adamw")
 GRADIENT_COMPRESSIONS = ("none", "bf16")
@@ -155,10 +157,14 @@ class DataConfig:
     """Where records come from and how they are ordered."""
 
     dataset_dir: Path
+    text_dir: Path | None = None
+    """Text that the records in `dataset_dir` are made of before training; None: they are there."""
     eval_dir: Path | None = None
     max_seq_length: int
     """Token slots of the training records; checked against the shards."""
     shuffle: bool = True
+    dynamic_masking: bool = False
+    """Whether masks are drawn anew for each sample of each epoch, or are the training records' own."""
     workers: int = 1
     """Processes per rank that read and decode records ahead of training; 0 decodes in the training process."""
     bad_records: str = "stop"

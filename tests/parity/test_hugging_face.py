@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from bert_large.data.record import Record
 from bert_large.engines import available_engines, resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
+from bert_large.prepare.tokenizer import WordPieceTokenizer
+from bert_large.prepare.vocab import SPECIAL_TOKENS, read_vocab
 from bert_large.train.checkpoint import load_weights, save_model
 from safetensors.torch import load_file
 from torch.nn import functional
@@ -208,3 +211,24 @@ def test_the_tokenizer_follows_the_vocabularys_case(model_save: Path) -> None:
     settings = json.loads((model_save / "tokenizer_config.json").read_text())
     assert settings["do_lower_case"] is True
     assert transformers.AutoTokenizer.from_pretrained(model_save).tokenize("THE cats") == ["the", "cat", "##s"]
+
+
+LETTERS = "abtTÉéñÑüß中"
+WORDS = [*LETTERS, *(f"##{letter}" for letter in LETTERS), "The", "the", "##at", "##AT", ".", ",", "'", "[", "]", "-"]
+LINES = ["The THE the", "Éa éA e\u0301", "Ñandú ñ", "aT 中b,T.", "[MASKE] a-b", "a\u00a0b\u200bT", "straße", ""]
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_their_tokenizer_gives_the_ids_of_our_records(tmp_path: Path, lower: bool) -> None:
+    """`BertTokenizer` from `model_save` alone, of a cased and of an uncased model; what lowering does is seen."""
+    (tmp_path / "words.txt").write_text("".join(f"{token}\n" for token in [*SPECIAL_TOKENS, *WORDS]))
+    vocabulary = read_vocab(tmp_path / "words.txt")
+    save_model(tmp_path / "model", tiny_model(), tiny_config(), tmp_path / "words.txt", lower)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    assert type(theirs).__name__ == "BertTokenizer"
+    ours = {case: WordPieceTokenizer(vocabulary, do_lower_case=case).encode(LINES) for case in (True, False)}
+    assert theirs(LINES, add_special_tokens=False)["input_ids"] == ours[lower] != ours[not lower]
+    rng = random.Random(0)
+    lines = ["".join(rng.choices(LETTERS + "hxX .,'-[]\t\u0301", k=30)) for _ in range(300)]
+    expected = WordPieceTokenizer(vocabulary, do_lower_case=lower).encode(lines)
+    assert theirs(lines, add_special_tokens=False)["input_ids"] == expected

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bert_large.observe.metrics import MetricsWriter
-from bert_large.observe.results import summarize, write_results
+from bert_large.observe.results import StepTotals, write_results
 
 from tests.unit.observe.test_metrics import EVALUATION, step_figures
 
@@ -46,6 +46,9 @@ def record_run(
     for step in restarts:
         messages += [*start, f"resuming after step {step} from checkpoints/step-{step}", *settings]
     (folder / "train.log").write_text("".join(f"2026-11-01 10:00:00 {message}\n" for message in messages))
-    summary = summarize(figures, 8, 0, EVALUATION.masked_lm_accuracy)
+    totals = StepTotals(warmup_steps=0)
+    for its in figures:
+        totals.add(its)
+    summary = totals.summarize(8, EVALUATION.masked_lm_accuracy)
     write_results(folder, summary, phase=1, precision=precision, global_batch_size=8)
     return folder

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bert_large.mixing import splitmix64
+import numpy as np
+from bert_large.mixing import random_numbers, splitmix64
 
 
 def test_known_values() -> None:
@@ -14,3 +15,11 @@ def test_known_values() -> None:
 def test_wraps_at_64_bits() -> None:
     assert splitmix64(2**64 + 5) == splitmix64(5)
     assert 0 <= splitmix64(2**64 - 1) < 2**64
+
+
+def test_random_numbers_are_the_stream_of_each_key() -> None:
+    """Any number of it at once: the state grows by the same amount from one to the next."""
+    keys = np.array([0, 1234567, 2**64 - 1], dtype=np.uint64)
+    for counter in (0, 1, 1000):
+        states = [int(key) + counter * 0x9E3779B97F4A7C15 for key in keys]
+        assert random_numbers(keys, np.full(3, counter)).tolist() == [splitmix64(state) for state in states]

@@ -13,15 +13,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.config import PHASE_SEQ_LENGTHS
+from bert_large.config import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS
+from bert_large.data.masking import MASKED_LM_PROB
 from bert_large.data.record import Record, RecordShape
 from bert_large.data.tfrecord import encode_record, write_records
 from bert_large.files import write_atomically
 
 LENGTHS_FILE = Path(__file__).with_name("wikipedia_lengths.json")
-PHASE_PREDICTIONS = {1: 20, 2: 76}
-"""Slots for masked tokens in MLCommons' records of each phase."""
-MASKED_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def phase_lengths(phase: int) -> LengthHistogram:
 
 def make_record(generator: np.random.Generator, length: int, *, max_predictions: int, vocab_size: int) -> Record:
     """Return a record of random tokens: two segments, 15% of the tokens masked (one at least)."""
-    predictions = min(max_predictions, max(1, round(length * MASKED_SHARE)))
+    predictions = min(max_predictions, max(1, round(length * MASKED_LM_PROB)))
     masked_positions = generator.choice(np.arange(1, length), predictions, replace=False)
     return Record(
         input_ids=generator.integers(1, vocab_size, length).astype(np.int32),

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 from bert_large.data.batch import RaggedBatch, from_numpy, make_batch, to_numpy
 from bert_large.data.dataset import Dataset
 from bert_large.data.index import is_hdf5
+from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.data.record import BadRecords
 from bert_large.errors import DataError, UserError
@@ -36,6 +37,8 @@ class StepBatches:
     rank: int
     world_size: int
     max_bad_records: int = 0
+    masking: DynamicMasking | None = None
+    """None: the records' own masks."""
 
     def __getitem__(self, step: int) -> list[RaggedBatch]:
         return self.read(step)[0]
@@ -46,9 +49,12 @@ class StepBatches:
         The micro-batches are cut as if no record were bad. Raises `DataError` when too many are.
         """
         bad = BadRecords(self.max_bad_records)
-        batches = [
-            make_batch(self.dataset.read_all(numbers, bad), samples.tolist()) for numbers, samples in self._plan(step)
-        ]
+        batches = []
+        for numbers, samples in self._plan(step):
+            records = self.dataset.read_all(numbers, bad)
+            if self.masking is not None:
+                records = self.masking.draw(records, samples)
+            batches.append(make_batch(records, samples.tolist()))
         return batches, list(bad.found)
 
     def describe_samples(self, step: int) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.mixing import splitmix64
+from bert_large.mixing import mix64, splitmix64
 
 _ROUNDS = 6
 
@@ -29,17 +29,10 @@ def permute(indices: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64
         walking = values[outside]
         left, right = walking >> shift, walking & half_mask
         for round_key in round_keys:
-            left, right = right, left ^ (_mix(right ^ round_key) & half_mask)
+            left, right = right, left ^ (mix64(right ^ round_key) & half_mask)
         values[outside] = left << shift | right
         outside = values >= np.uint64(size)
     return values.astype(np.int64)
-
-
-def _mix(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return SplitMix64's finaliser of each value; multiplication wraps as intended."""
-    values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return values ^ values >> np.uint64(31)
 
 
 @dataclass(frozen=True)

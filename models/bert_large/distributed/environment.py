@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,6 +56,27 @@ class Ranks:
         """Note what this rank does now; one that never does while others wait for it is taken to hang."""
         if self.heartbeat is not None:
             self.heartbeat.note(doing)
+
+    @contextlib.contextmanager
+    def busy(self, doing: str) -> Iterator[None]:
+        """Note in the block, from a thread, that this rank gets on: with work of any length that has no end of its own.
+
+        Whether it hangs is not watched then, only whether its process lives.
+        """
+        done = threading.Event()
+
+        def note_on() -> None:
+            self.note(doing)
+            while not done.wait(_LOOK_EVERY_SECONDS):
+                self.note(doing)
+
+        thread = threading.Thread(target=note_on, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
 
     def meet(self) -> None:
         """Note that this rank comes to a collective: those here need not call it before."""

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--do-lower-case",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="as `prepare` was given (default: as the vocabulary looks)",
+        help="as `prepare` was given (default: as the vocabulary, or tokenizer_config.json beside it, says)",
     )
     folder.add_argument("--run-dir", type=Path, help="the run's folder (default: the one the model folder lies in)")
 

@@ -12,7 +12,7 @@ from bert_large.export.model_card import model_card
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.files import write_atomically
 from bert_large.output_folder import partial_folder, publish_model
-from bert_large.prepare.vocab import read_vocab
+from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text, read_vocab
 from bert_large.train import checkpoint
 from bert_large.train.inputs import resolve_model_config, resolve_vocab
 from bert_large.train.run_folder import RUN_FILE
@@ -28,7 +28,7 @@ def export_folder(
 ) -> None:
     """Write the folder; all of it is made, and the weights checked, before the first file takes its place.
 
-    `do_lower_case` None: as the vocabulary looks. `run_dir` None: the folder that `checkpoint_dir` lies in, if it is a
+    `do_lower_case` None: as the vocabulary says. `run_dir` None: the folder that `checkpoint_dir` lies in, if it is a
     run's.
     """
     config = resolve_model_config(None, str(checkpoint_dir), None)
@@ -36,7 +36,7 @@ def export_folder(
     if vocab_path is None:
         raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {checkpoint.VOCAB_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)
-    lower = vocabulary.is_lower_case if do_lower_case is None else do_lower_case
+    lower = lowers_text(vocab_path) if do_lower_case is None else do_lower_case
     beside = checkpoint_dir.absolute().parent
     if run_dir is None and (beside / RUN_FILE).exists():
         run_dir = beside
@@ -51,7 +51,7 @@ def export_folder(
     with partial_folder(output_dir) as partial:
         checkpoint.save_model(partial, model, config, vocab_path)
         _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, do_lower_case=lower).to_str(pretty=True))
-        _write_text(partial / checkpoint.TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
+        _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
         write_checksums(partial)
         _write_text(partial / "README.md", card)  # without a checksum: it is there to be edited
         publish_model(partial, output_dir)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.json_file import read_object
-from bert_large.prepare.vocab import read_vocab
-from bert_large.train.checkpoint import CONFIG_FILE, TOKENIZER_CONFIG_FILE, VOCAB_FILE
+from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, read_vocab
+from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

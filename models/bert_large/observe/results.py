@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +26,37 @@ class Summary:
         return f"Throughput: {self.sequences_per_second:.3f} sentence/s"
 
 
-def summarize(
-    steps: Sequence[StepFigures], global_batch_size: int, warmup_steps: int, eval_accuracy: float | None
-) -> Summary:
-    """Summarise steps, leaving the first `warmup_steps` out of the timing if there are more."""
-    timed = steps[warmup_steps:] or steps
-    seconds = sum(step.seconds for step in timed)
-    return Summary(
-        sequences_per_second=mean(len(timed) * global_batch_size, seconds),
-        step_seconds=mean(seconds, len(timed)),
-        masked_lm_accuracy=steps[-1].masked_lm_accuracy if eval_accuracy is None else eval_accuracy,
-    )
+@dataclass(kw_only=True)
+class StepTotals:
+    """What a summary needs of all steps so far, in the same memory however many there are."""
+
+    warmup_steps: int
+    """The first steps are left out of the timing if there are more."""
+    steps: int = 0
+    warmup_seconds: float = 0.0
+    timed_seconds: float = 0.0
+    masked_lm_accuracy: float = 0.0
+    """Of the last step."""
+
+    def add(self, figures: StepFigures) -> None:
+        """Count one more step."""
+        if self.steps < self.warmup_steps:
+            self.warmup_seconds += figures.seconds
+        else:
+            self.timed_seconds += figures.seconds
+        self.steps += 1
+        self.masked_lm_accuracy = figures.masked_lm_accuracy
+
+    def summarize(self, global_batch_size: int, eval_accuracy: float | None) -> Summary:
+        """Return the run's figures; there must have been a step."""
+        timed, seconds = self.steps - self.warmup_steps, self.timed_seconds
+        if timed <= 0:
+            timed, seconds = self.steps, self.warmup_seconds
+        return Summary(
+            sequences_per_second=mean(timed * global_batch_size, seconds),
+            step_seconds=mean(seconds, timed),
+            masked_lm_accuracy=self.masked_lm_accuracy if eval_accuracy is None else eval_accuracy,
+        )
 
 
 def write_results(output_dir: Path, summary: Summary, *, phase: int, precision: str, global_batch_size: int) -> None:

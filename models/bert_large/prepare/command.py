@@ -18,7 +18,7 @@ from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.progress import Progress, show_progress
 from bert_large.prepare.shards import WRITERS, ShardReport, ShardTask, write_shards
-from bert_large.prepare.vocab import Vocabulary, read_vocab
+from bert_large.prepare.vocab import Vocabulary, lowers_text, read_vocab
 
 # A kill costs no more finished shards than this: beyond some hundreds, writing all down after each would take longer.
 MANIFEST_SECONDS = 5.0
@@ -61,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--do-lower-case",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="lower letters and strip accents, for an uncased vocabulary (the default)",
+        default=None,
+        help="lower letters and strip accents (default: as the vocabulary, or tokenizer_config.json beside it, says)",
     )
     parser.add_argument(
         "--workers",
@@ -85,6 +85,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--workers is {arguments.workers}, expected at least 1")
     tasks = _plan(arguments)
     vocabulary = read_vocab(arguments.vocab_file)
+    if arguments.do_lower_case is None:
+        arguments.do_lower_case = lowers_text(arguments.vocab_file)
     check_outputs(
         [task.output_file for task in tasks], input_dir=arguments.input_dir, overwrite=True
     )  # makes the folder

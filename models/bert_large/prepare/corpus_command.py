@@ -170,7 +170,10 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
     check_same_task(folder, before, now)
     damaged = earlier.damaged_or_missing(folder, _HASHING_THREADS)
     if damaged:
-        raise InputError(f"{folder / damaged[0]}: not as it was when it was made; give --overwrite to make all anew")
+        raise InputError(
+            f"{folder / damaged[0]}: not as it was when it was made; remove {folder}, or give --overwrite, to make "
+            "all anew"
+        )
     manifest.outputs = earlier.outputs
     return True
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY, MASKED_LM_PROB
 from bert_large.data.record import Record, RecordShape
 from bert_large.errors import InputError
 from bert_large.prepare.documents import Documents
@@ -21,9 +22,6 @@ from bert_large.prepare.vocab import Vocabulary
 
 SEPARATORS = 3  # [CLS], and a [SEP] after each segment
 MIN_SEGMENT_PAIR = 2  # a token in each segment
-# Of the predicted tokens 80% are shown as [MASK]; of the others half as they are, half as any token.
-MASK_PROBABILITY = 0.8
-KEEP_PROBABILITY = 0.5
 KEEP = -1  # instead of an id: the token is shown as it is
 RANDOM_DOCUMENT_TRIES = 10
 
@@ -39,7 +37,7 @@ class InstanceSettings:
     max_seq_length: int = _setting(128, "tokens in a sequence, with [CLS] and both [SEP]")
     max_predictions_per_seq: int = _setting(20, "masked tokens in a sequence at most")
     dupe_factor: int = _setting(10, "times the text is gone through, with other pairs and masks each time")
-    masked_lm_prob: float = _setting(0.15, "share of a sequence's tokens that is masked")
+    masked_lm_prob: float = _setting(MASKED_LM_PROB, "share of a sequence's tokens that is masked")
     short_seq_prob: float = _setting(0.1, "share of a document's passes that aim at shorter sequences")
     random_seed: int = _setting(12345, "seed of the random numbers, which begin anew in every file")
 

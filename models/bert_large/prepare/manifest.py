@@ -19,6 +19,17 @@ from bert_large.prepare.files import MANIFEST_NAME
 _FORMAT = 1
 
 
+class MadeOtherwiseError(InputError):
+    """The files of a folder were made of something else than what is asked for: `differences` says what."""
+
+    def __init__(self, folder: Path, differences: str) -> None:
+        super().__init__(
+            f"{folder} holds files that were made otherwise: {differences}; "
+            "give --overwrite to make them anew, or choose another folder"
+        )
+        self.differences = differences
+
+
 @dataclass(frozen=True, slots=True)
 class FileFacts:
     """The size of a file and the SHA-256 of its bytes."""
@@ -118,7 +129,7 @@ def describe_files(
 
 
 def check_same_task(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `InputError` naming what differs between what the files of `folder` were made of, and what is asked for."""
+    """Raise `MadeOtherwiseError` when the files of `folder` were made of something else than what is asked for."""
     differences = [
         f"{name} was {_tell(before.get(name))}, now {_tell(now.get(name))}"
         for name in sorted(before.keys() | now.keys())
@@ -126,10 +137,7 @@ def check_same_task(folder: Path, before: Mapping[str, Any], now: Mapping[str, A
     ]
     if differences:
         more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-        raise InputError(
-            f"{folder} holds files that were made otherwise: {'; '.join(differences[:3])}{more}; "
-            "give --overwrite to make them anew, or choose another folder"
-        )
+        raise MadeOtherwiseError(folder, "; ".join(differences[:3]) + more)
 
 
 def _tell(value: object) -> str:

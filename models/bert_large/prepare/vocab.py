@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from bert_large.prepare.normalizer import TextNormalizer
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 # Rarer characters than this many make their words [UNK]: they would take places from word pieces.
 MAX_ALPHABET = 1000
 
@@ -62,6 +64,21 @@ def read_vocab(path: Path) -> Vocabulary:
             "(`bert-large vocab` makes one)"
         )
     return Vocabulary(tokens, unk_id=ids[UNK], cls_id=ids[CLS], sep_id=ids[SEP], mask_id=ids[MASK])
+
+
+def lowers_text(vocab_file: Path) -> bool:
+    """Tell if text is lowered for a vocabulary: what `tokenizer_config.json` beside it says, else how its words look.
+
+    A `model_save` folder has that file. Raises `InputError` if it cannot be understood.
+    """
+    path = vocab_file.parent / TOKENIZER_CONFIG_FILE
+    try:
+        lowers = json.loads(path.read_bytes()).get("do_lower_case")
+    except FileNotFoundError:
+        lowers = None
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path} is not a tokenizer's configuration: {error}; mend it, or move it away") from None
+    return lowers if isinstance(lowers, bool) else read_vocab(vocab_file).is_lower_case
 
 
 def write_vocab(path: Path, tokens: Iterable[str]) -> None:

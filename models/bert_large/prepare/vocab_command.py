@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--do-lower-case",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="lower letters and strip accents (the default); `prepare` must be given the same",
+        help="lower letters and strip accents (the default); --no-do-lower-case makes a cased vocabulary",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
 

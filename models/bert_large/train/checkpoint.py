@@ -33,7 +33,7 @@ from bert_large.files import (
     write_atomically,
 )
 from bert_large.optim.build import MOMENTS, get_moments, held_parameters, moment_names, set_moments
-from bert_large.prepare.vocab import read_vocab
+from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
 from bert_large.train.progress import Progress, progress_from
 from bert_large.train.tensor_file import read_tensors, save_tensors
 
@@ -45,7 +45,6 @@ MOMENTS_FILE = "optimizer.safetensors"
 STATE_FILE = "state.json"
 CONFIG_FILE = "config.json"
 VOCAB_FILE = "vocab.txt"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 
 
 def save_checkpoint(
@@ -274,8 +273,17 @@ def load_weights(path: Path, model: nn.Module) -> None:
         parameter.copy_(tensors.pop(name))
 
 
-def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: Path | None) -> None:
-    """Write a Hugging Face folder and its checksums; each file replaces an older one whole."""
+def save_model(
+    folder: Path,
+    model: nn.Module,
+    config: ModelConfig,
+    vocab_file: Path | None,
+    do_lower_case: bool | None = None,
+) -> None:
+    """Write a Hugging Face folder and its checksums; each file replaces an older one whole.
+
+    `do_lower_case` is what `transformers` does with text for that vocabulary; None: as the vocabulary says.
+    """
     partial = folder / f"{_PARTIAL}model"
     with explain_write_errors(folder):
         remove_tree(partial, ignore_errors=True)
@@ -286,7 +294,7 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
             with write_atomically(partial / CONFIG_FILE) as file:
                 file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
             if vocab_file is not None:
-                _save_vocabulary(partial, vocab_file)
+                _save_vocabulary(partial, vocab_file, do_lower_case)
             write_checksums(partial)
             (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model: none are better than wrong ones
             for path in sorted(partial.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
@@ -296,10 +304,11 @@ def save_model(folder: Path, model: nn.Module, config: ModelConfig, vocab_file: 
             remove_tree(partial, ignore_errors=True)
 
 
-def _save_vocabulary(folder: Path, vocab_file: Path) -> None:
+def _save_vocabulary(folder: Path, vocab_file: Path, do_lower_case: bool | None) -> None:
+    lower = lowers_text(vocab_file) if do_lower_case is None else do_lower_case
     with write_atomically(folder / VOCAB_FILE) as file:
         file.write(vocab_file.read_bytes())
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": read_vocab(vocab_file).is_lower_case}
+    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower, "strip_accents": lower}
     with write_atomically(folder / TOKENIZER_CONFIG_FILE) as file:
         file.write(json.dumps(settings, indent=2).encode())
 

@@ -19,15 +19,37 @@ from bert_large.train.stopping import StopRequest
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--phase", type=int, default=1, help="1: 128 tokens, 2: 512 tokens (default 1)")
-    parser.add_argument("--dataset-dir", required=True, help="folder with seq_128/ and seq_512/, or of shards")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--dataset-dir", help="folder with seq_128/ and seq_512/, or of shards")
+    source.add_argument(
+        "--text-dir",
+        help="folder of text, as for `bert-large corpus`: records of all of it, and of articles held out to evaluate "
+        "on, are made in OUTPUT_DIR/records first",
+    )
     parser.add_argument("--config-file", help="bert_config.json; may be left out with --checkpoint-dir")
     parser.add_argument("--output-dir", required=True, help="where logs, checkpoints/ and model_save/ go")
     parser.add_argument("--checkpoint-dir", help="model_save folder to start from (default: random weights)")
     parser.add_argument("--eval-dir", help="held-out records (default: eval/ in the dataset folder; none: none)")
-    parser.add_argument("--vocab-file", help="vocab.txt to check against the model and keep with model_save")
+    parser.add_argument(
+        "--vocab-file",
+        help="vocab.txt to check against the model and keep with model_save (default: that of --checkpoint-dir; with "
+        "--text-dir one is trained from the text, as large as the model's vocab_size at most)",
+    )
+    parser.add_argument(
+        "--do-lower-case",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether the text of the records is lowered, without accents; kept with model_save, and what --text-dir "
+        "does (default: as the vocabulary, or tokenizer_config.json beside it, says; lowered where it is trained)",
+    )
     parser.add_argument("--recipe", default="intel", help="named settings, see `bert-large recipes` (default intel)")
     parser.add_argument("--max-seq-length", type=int, help="token slots of the records (default: the phase's)")
     parser.add_argument("--no-shuffle", action="store_true", help="train on records in file order")
+    parser.add_argument(
+        "--dynamic-masking",
+        action="store_true",
+        help="draw masks anew for each sample of each epoch, in place of the records' own; needs the vocabulary",
+    )
     parser.add_argument("--data-workers", type=int, default=1, help="processes a rank reads ahead with (default 1)")
     parser.add_argument("--bad-records", default="stop", help="damaged training records: stop or skip (default stop)")
     parser.add_argument("--max-bad-records", type=int, default=100, help="how many to skip at most (default 100)")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from bert_large.config import DataConfig, ModelConfig, TrainConfig
-from bert_large.data.dataset import Dataset, check_training_data, find_training_folder
-from bert_large.data.record import RecordLimits
+from bert_large.config import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, ModelConfig, TrainConfig
+from bert_large.data.dataset import EVAL_FOLDERS, Dataset, check_training_data, find_training_folder
+from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
+from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.environment import Ranks
 from bert_large.errors import InputError
 from bert_large.observe.console import LOGGER, Progress
+from bert_large.prepare.dataset import TextSettings, make_dataset
+from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
 from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE, check_model_folder
 
@@ -52,6 +56,79 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
             "use the vocabulary that the records were made with, and a configuration with at least its size"
         )
     return path
+
+
+def resolve_text(
+    data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None
+) -> TextSettings | None:
+    """Return how the records of a run on text are made, None for one on records that are there.
+
+    A model to go on from knows its own vocabulary alone: raises `InputError` where that is not there.
+    """
+    if data.text_dir is None:
+        return None
+    if from_checkpoint and vocab_file is None:
+        raise InputError(
+            f"CHECKPOINT_DIR has no {VOCAB_FILE} to make records of TEXT_DIR with: set VOCAB_FILE (--vocab-file)"
+        )
+    length = data.max_seq_length
+    slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
+    return TextSettings(
+        max_seq_length=length,
+        max_predictions_per_seq=slots.get(length, max(1, round(length * MASKED_LM_PROB))),
+        dupe_factor=1 if data.dynamic_masking else InstanceSettings.dupe_factor,
+        vocab_file=vocab_file,
+        vocab_size=model.vocab_size,
+        do_lower_case=do_lower_case,
+    )
+
+
+def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ranks) -> DataConfig:
+    """Have rank 0 make the records of a run on text, however long that takes; return what there is then."""
+    if data.text_dir is None or settings is None:
+        return data
+    with ranks.failing_together():
+        if ranks.is_main:
+            with ranks.busy(f"making records of {data.text_dir}"):
+                make_dataset(data.text_dir, data.dataset_dir, settings, LOGGER.info)
+    with ranks.failing_together():
+        if not data.dataset_dir.is_dir():
+            raise InputError(f"{data.dataset_dir} is not seen: with TEXT_DIR all hosts need the same OUTPUT_DIR")
+    if data.eval_dir != data.dataset_dir / EVAL_FOLDERS[0] or data.eval_dir.is_dir():
+        return data
+    LOGGER.info("no evaluation: the text is too small to hold articles out")
+    return dataclasses.replace(data, eval_dir=None)
+
+
+def require_vocab(vocab_file: Path | None) -> Path:
+    """Return the vocabulary that masks are drawn with; raises `InputError` where there is none."""
+    if vocab_file is None:
+        raise InputError(
+            "--dynamic-masking needs the vocabulary that the records were made with: set VOCAB_FILE (--vocab-file)"
+        )
+    return vocab_file
+
+
+def resolve_masking(
+    vocab_file: Path | None, data: DataConfig, train: TrainConfig, dataset: Dataset
+) -> DynamicMasking | None:
+    """Return what draws masks anew, if that is asked for; raises `InputError` without the records' vocabulary."""
+    if not data.dynamic_masking:
+        return None
+    vocabulary = read_vocab(require_vocab(vocab_file))
+    masking = DynamicMasking(
+        seed=train.seed,
+        max_predictions=dataset.shape.max_predictions,
+        vocab_size=len(vocabulary.tokens),
+        cls_id=vocabulary.cls_id,
+        sep_id=vocabulary.sep_id,
+        mask_id=vocabulary.mask_id,
+    )
+    masking.check(dataset.read(0, BadRecords(data.bad_records_allowed)))
+    LOGGER.info(
+        "masks are drawn anew in every epoch: at most %d a record, %s", masking.max_predictions, masking.vocabulary
+    )
+    return masking
 
 
 def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:

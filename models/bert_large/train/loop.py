@@ -19,8 +19,10 @@ from bert_large.files import write_atomically
 from bert_large.observe.console import LOGGER, Progress, eval_line, step_line, step_status
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
+from bert_large.observe.results import StepTotals
 from bert_large.train import checkpoint
 from bert_large.train.bad_steps import TREND_STEPS, LossTrend
+from bert_large.train.settings import BENCHMARK_WARMUP_STEPS
 from bert_large.train.step import NonFiniteLossError, StepRunner
 from bert_large.train.stopping import StopRequest, WorkDropped
 
@@ -56,7 +58,8 @@ class TrainingLoop:
     """Of the steps so far that made an update."""
     start_accuracy: float | None = None
     """Masked-LM accuracy of the evaluation after `start_step`, if it is made already."""
-    steps: list[StepFigures] = field(default_factory=list)
+    totals: StepTotals = field(default_factory=lambda: StepTotals(warmup_steps=BENCHMARK_WARMUP_STEPS))
+    """Of the steps made here."""
     accuracy: float | None = field(init=False)
     """Masked-LM accuracy of the evaluation after the last step; None: there was none."""
     reached_target: bool = False
@@ -123,7 +126,7 @@ class TrainingLoop:
         except WorkDropped:
             progress.line(f"step {step + 1} would not end within --stop-deadline: dropped, a resumed run makes it anew")
             return False
-        self.steps.append(figures)
+        self.totals.add(figures)
         for observer in self.observers:
             observer.step(figures)
         progress.advance(status=step_status(figures))

@@ -17,6 +17,7 @@ import bert_large
 from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig, flatten
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
+from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder
 from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.environment import Ranks, joined_ranks, restarts
@@ -35,16 +36,26 @@ from bert_large.observe.console import LOGGER, log_to_file_only, start_logging
 from bert_large.observe.metrics import MetricsWriter, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
 from bert_large.observe.observer import Observer
-from bert_large.observe.results import summarize, write_results
+from bert_large.observe.results import write_results
 from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
-from bert_large.train.inputs import DATA_INDEX, open_eval_data, open_training_data, resolve_model_config, resolve_vocab
+from bert_large.train.inputs import (
+    DATA_INDEX,
+    make_text_records,
+    open_eval_data,
+    open_training_data,
+    require_vocab,
+    resolve_masking,
+    resolve_model_config,
+    resolve_text,
+    resolve_vocab,
+)
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
 from bert_large.train.profile import StepProfiler, check_size
 from bert_large.train.settings import (
-    BENCHMARK_WARMUP_STEPS,
     Resolved,
     describe_settings,
     resolve,
@@ -67,6 +78,10 @@ class Run:
     model: ModelConfig
     initial_weights: Path | None
     vocab_file: Path | None
+    do_lower_case: bool | None
+    """None: as the vocabulary says."""
+    text: TextSettings | None
+    """How records are made of text before training; None: they are there."""
     mlperf: MlperfConfig | None
     settings: Mapping[str, Resolved]
     """What `optim`, `train` and the sequence length were made of, and where each comes from."""
@@ -124,7 +139,20 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             max_seq_length=data.max_seq_length,
             micro_batch_tokens=train.micro_batch_tokens,
         )
-    find_training_folder(data.dataset_dir, data.max_seq_length)
+    vocab_file = resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model)
+    text = resolve_text(
+        data,
+        vocab_file,
+        model,
+        from_checkpoint=arguments.checkpoint_dir is not None,
+        do_lower_case=arguments.do_lower_case,
+    )
+    if text is not None:
+        vocab_file = vocab_of(data.dataset_dir, text)
+    else:
+        find_training_folder(data.dataset_dir, data.max_seq_length)
+    if data.dynamic_masking:
+        require_vocab(vocab_file)
     return Run(
         data=data,
         optim=optim,
@@ -132,7 +160,9 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         ranks=resolve_ranks(arguments),
         model=model,
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
-        vocab_file=resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model),
+        vocab_file=vocab_file,
+        do_lower_case=arguments.do_lower_case if text is None else text.lowers,
+        text=text,
         mlperf=mlperf,
         settings=resolve_arguments(arguments),
     )
@@ -153,6 +183,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     LOGGER.info(describe_allocator())
     if base_image := describe_base_image():
         LOGGER.info(base_image)
+    run = dataclasses.replace(run, data=make_text_records(run.data, run.text, ranks))
     init_start = milliseconds_now()
     if run.mlperf is not None:
         forget_records(run.data, ranks)
@@ -162,16 +193,19 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     eval_dataset = None
     if run.data.eval_dir is not None:
         eval_dataset = open_eval_data(run.data.eval_dir, index_dir, run.model, ranks)
-    fingerprints = {"data": dataset.fingerprint()}
+    masking = resolve_masking(run.vocab_file, run.data, run.train, dataset)
+    fingerprints = {"data": dataset.fingerprint(), "masks": masking.vocabulary if masking else "the records' own"}
     if eval_dataset is not None:
         fingerprints["evaluation data"] = eval_dataset.fingerprint()
     ranks.require_agreement(fingerprints)
-    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprints["data"])
+    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprints["data"], masking)
     resume_from, start, ended = _claim_folder(run.train, identity, ranks)
     if ended is not None:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, ended)
         return 0
-    loop = _build_loop(run, ranks, engine, dataset, eval_dataset, identity, resume_from, start, stop_request, times)
+    loop = _build_loop(
+        run, ranks, engine, dataset, masking, eval_dataset, identity, resume_from, start, stop_request, times
+    )
     stop_request.defer(run.train.stop_deadline)
     with explain_dead_worker():
         reason = loop.run()
@@ -210,6 +244,7 @@ def _build_loop(
     ranks: Ranks,
     engine: Operations,
     dataset: Dataset,
+    masking: DynamicMasking | None,
     eval_dataset: Dataset | None,
     identity: Mapping[str, Any],
     resume_from: Path | None,
@@ -225,6 +260,7 @@ def _build_loop(
         rank=ranks.rank,
         world_size=ranks.world_size,
         max_bad_records=run.data.bad_records_allowed,
+        masking=masking,
     )
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
     on_bad_record = partial(_note_bad_record, dataset.count_bad_records(run.data.bad_records_allowed))
@@ -378,11 +414,13 @@ def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     train = run.train
     # None where the run has come to its end before, but was killed before it left its results.
     metrics = train.output_dir / "metrics.jsonl"
-    steps = loop.steps or (read_steps(metrics) if metrics.exists() else [])
-    if steps:
+    if not loop.totals.steps and metrics.exists():
+        for figures in read_steps(metrics):
+            loop.totals.add(figures)
+    if loop.totals.steps:
         evaluations = read_rows(metrics, "eval")
         accuracy = evaluations[-1]["masked_lm_accuracy"] if evaluations else None
-        summary = summarize(steps, train.global_batch_size, BENCHMARK_WARMUP_STEPS, accuracy)
+        summary = loop.totals.summarize(train.global_batch_size, accuracy)
         LOGGER.info(summary.throughput_line())
         write_results(
             train.output_dir,
@@ -394,6 +432,6 @@ def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     if loop.stop_signal or train.benchmark:
         return
     folder = train.output_dir / "model_save"
-    checkpoint.save_model(folder, loop.runner.model, run.model, run.vocab_file)
+    checkpoint.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case)
     run_folder.mark_ended(train, reason)
     LOGGER.info("model saved in %s", folder)

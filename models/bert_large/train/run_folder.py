@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, flatten
+from bert_large.data.masking import DynamicMasking
 from bert_large.errors import DamageError, InputError
 from bert_large.files import write_atomically
 from bert_large.json_file import read_object
@@ -22,7 +23,12 @@ _STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
 
 
 def run_identity(
-    model: ModelConfig, data: DataConfig, optim: OptimConfig, train: TrainConfig, fingerprint: str
+    model: ModelConfig,
+    data: DataConfig,
+    optim: OptimConfig,
+    train: TrainConfig,
+    fingerprint: str,
+    masking: DynamicMasking | None = None,
 ) -> dict[str, Any]:
     """Return the settings that must stay the same for a run to go on; all others may change at a resume."""
     identity = {
@@ -35,6 +41,8 @@ def run_identity(
         "model": dataclasses.asdict(model),
         "optimizer": dataclasses.asdict(optim),
     }
+    if masking is not None:  # no entry for the records' own masks: runs from before there were others go on
+        identity["dynamic_masking"] = masking.vocabulary
     return json.loads(json.dumps(identity))
 
 

@@ -25,7 +25,7 @@ from bert_large.config import (
     TrainConfig,
     reference_eval_every_samples,
 )
-from bert_large.data.dataset import find_eval_folder
+from bert_large.data.dataset import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
 from bert_large.recipes import resolve_recipe
 
@@ -168,6 +168,11 @@ def resolve_mlperf(
         raise InputError(f"--mlperf-log with --optimizer {optim.optimizer}: MLPerf's rules for BERT know LAMB alone")
     if train.benchmark:
         raise InputError("--mlperf-log with --benchmark: a benchmark run does not train to a target; leave one out")
+    if given.get("division", "closed") == "closed" and (data.dynamic_masking or data.text_dir is not None):
+        raise InputError(
+            "--mlperf-log with --dynamic-masking or --text-dir: MLPerf's closed division trains on its own records; "
+            "give --mlperf-division open"
+        )
     if data.eval_dir is None:
         raise InputError("--mlperf-log without evaluation data: give --eval-dir, or eval/ in the dataset folder")
     return MlperfConfig(log=Path(arguments.mlperf_log), **given)
@@ -257,19 +262,28 @@ PROFILE_STEPS = 3
 """Steps that `--profile` profiles unless told otherwise; a benchmark's are among those left out of its timing."""
 
 
+TEXT_RECORDS = "records"
+"""Folder in a run's output folder for the records made of its text."""
+
+
 def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConfig:
-    dataset_dir = Path(arguments.dataset_dir)
+    text_dir = None if arguments.text_dir is None else Path(arguments.text_dir)
+    dataset_dir = Path(arguments.dataset_dir) if text_dir is None else Path(arguments.output_dir) / TEXT_RECORDS
     if arguments.eval_dir == "none" or arguments.benchmark:
         eval_dir = None
     elif arguments.eval_dir is not None:
         eval_dir = Path(arguments.eval_dir)
+    elif text_dir is not None:
+        eval_dir = dataset_dir / EVAL_FOLDERS[0]  # to be made, if there is text enough
     else:
         eval_dir = find_eval_folder(dataset_dir) if dataset_dir.is_dir() else None
     return DataConfig(
         dataset_dir=dataset_dir,
+        text_dir=text_dir,
         eval_dir=eval_dir,
         max_seq_length=max_seq_length,
         shuffle=not arguments.no_shuffle,
+        dynamic_masking=arguments.dynamic_masking,
         workers=arguments.data_workers,
         bad_records=arguments.bad_records,
         max_bad_records=arguments.max_bad_records,

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import time
+from types import SimpleNamespace
+from typing import cast
+
 import pytest
 import torch
 from bert_large.distributed.bind import BINDING_VARIABLE
 from bert_large.distributed.environment import Ranks, joined_ranks
+from bert_large.distributed.heartbeat import Heartbeat
 from bert_large.errors import InputError
 
 
@@ -76,3 +81,17 @@ def test_bindings_tell_what_the_launcher_did(
     if binding is not None:
         monkeypatch.setenv(BINDING_VARIABLE, binding)
     assert Ranks().describe_bindings() == [f"rank 0: 7 threads {lines[0]}", *lines[1:]]
+
+
+def test_a_busy_rank_gets_on() -> None:
+    """As long as the block lasts, though its main thread tells nothing."""
+    noted: list[str] = []
+    heartbeat = cast(Heartbeat, SimpleNamespace(note=noted.append))
+    with Ranks(0, 2, 0, "gloo", heartbeat=heartbeat).busy("making records"):
+        deadline = time.monotonic() + 20
+        while len(noted) < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert len(noted) >= 3 and set(noted) == {"making records"}
+    count = len(noted)
+    time.sleep(0.3)
+    assert len(noted) == count

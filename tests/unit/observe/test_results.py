@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
-from bert_large.observe.results import Summary, summarize, write_results
+from bert_large.observe.metrics import StepFigures
+from bert_large.observe.results import StepTotals, Summary, write_results
 
 from tests.unit.observe.test_metrics import step_figures
 
 SUMMARY = Summary(sequences_per_second=123.4564, step_seconds=3.6288123, masked_lm_accuracy=0.71204567)
+
+
+def totals(figures: Sequence[StepFigures], warmup_steps: int) -> StepTotals:
+    found = StepTotals(warmup_steps=warmup_steps)
+    for step in figures:
+        found.add(step)
+    return found
 
 
 def test_summary_log_line(tmp_path: Path) -> None:
@@ -44,12 +53,12 @@ def test_first_steps_are_left_out_of_the_timing(steps: int, seconds: float) -> N
     """They warm caches up; when there are no others they are all there is."""
     durations = [50.0, 10.0, 4.0, 0.0][:steps]
     figures = [step_figures(step, seconds=duration) for step, duration in enumerate(durations, start=1)]
-    summary = summarize(figures, 8, 2, None)
+    summary = totals(figures, 2).summarize(8, None)
     assert summary.step_seconds == seconds
     assert summary.sequences_per_second == 8 / seconds
 
 
 def test_accuracy_is_of_the_last_evaluation_if_there_was_one() -> None:
     figures = [step_figures(1, masked_lm_accuracy=0.1), step_figures(2, masked_lm_accuracy=0.2)]
-    assert summarize(figures, 8, 0, 0.0).masked_lm_accuracy == 0.0
-    assert summarize(figures, 8, 0, None).masked_lm_accuracy == 0.2
+    assert totals(figures, 0).summarize(8, 0.0).masked_lm_accuracy == 0.0
+    assert totals(figures, 0).summarize(8, None).masked_lm_accuracy == 0.2

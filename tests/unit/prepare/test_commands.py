@@ -62,6 +62,38 @@ def test_prepare_shows_a_bar_on_a_terminal(
     assert "1/3" not in err
 
 
+@pytest.mark.parametrize(
+    ("words", "beside", "lowers"),
+    [
+        ("alpha", None, True),
+        ("Alpha", None, False),
+        ("alpha", {"do_lower_case": False}, False),
+        ("Alpha", {"do_lower_case": True}, True),
+        ("alpha", {}, True),
+    ],
+)
+def test_the_vocabulary_says_if_text_is_lowered(
+    tmp_path: Path, text_dir: Path, words: str, beside: dict[str, bool] | None, lowers: bool
+) -> None:
+    """How its words look, or what the tokenizer's configuration beside it says, as a model's folder has it."""
+    vocab_file = tmp_path / "model" / "vocab.txt"
+    vocab_file.parent.mkdir()
+    vocab_file.write_text(f"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{words}\n")
+    if beside is not None:
+        (vocab_file.parent / "tokenizer_config.json").write_text(json.dumps(beside))
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
+    assert json.loads((tmp_path / "out/manifest.json").read_text())["settings"]["do_lower_case"] is lowers
+
+
+def test_a_damaged_tokenizer_configuration_is_named(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (vocab_file.parent / "tokenizer_config.json").write_text("[]")
+    assert prepare(text_dir, vocab_file, tmp_path / "out") == 2
+    assert "tokenizer_config.json is not a tokenizer's configuration" in capsys.readouterr().err
+    assert prepare(text_dir, vocab_file, tmp_path / "out", "--do-lower-case") == 0
+
+
 def test_prepare_options_reach_the_records(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
     """Every option of the algorithm and the tokenizer changes the records."""
     changes = {
@@ -101,7 +133,7 @@ def test_prepare_defaults_are_those_of_phase_1() -> None:
         short_seq_prob=0.1,
         random_seed=12345,
     )
-    assert (parsed.max_seq_length, parsed.dupe_factor, parsed.do_lower_case) == (128, 10, True)
+    assert (parsed.max_seq_length, parsed.dupe_factor, parsed.do_lower_case) == (128, 10, None)
     assert parsed.workers >= 1
 
 

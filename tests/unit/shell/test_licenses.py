@@ -8,7 +8,6 @@ from .sandbox import PROJECT
 
 _TOOLS = {"audit", "fuzz", "test"}
 """Extras for those who work on the package: nothing that it uses."""
-_FINE_TUNING = {"accelerate", "datasets", "scikit-learn"}
 
 
 def listed() -> set[str]:
@@ -35,7 +34,7 @@ def test_every_dependency_is_in_the_notices() -> None:
     used = used_by_the_package()
     assert {"torch", "tensorflow-cpu", "onnxruntime"} <= used
     assert "pytest" not in used
-    assert listed() == used | in_the_images() | _FINE_TUNING
+    assert listed() == used | in_the_images()
 
 
 def test_the_images_packages_are_found() -> None:

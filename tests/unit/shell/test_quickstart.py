@@ -97,11 +97,23 @@ def test_optional_paths_become_options(phase_1: Sandbox) -> None:
     assert {option: call.value(option) for option in paths} == paths
 
 
-def test_benchmark_is_a_flag(phase_1: Sandbox) -> None:
-    phase_1.variables["BENCHMARK"] = "0"
-    assert "--benchmark" not in started(phase_1, PHASE_1).arguments
-    phase_1.variables["BENCHMARK"] = "1"
-    assert "--benchmark" in started(phase_1, PHASE_1).arguments
+@pytest.mark.parametrize("flag", ["--benchmark", "--dynamic-masking"])
+def test_flags(phase_1: Sandbox, flag: str) -> None:
+    variable = flag[2:].replace("-", "_").upper()
+    phase_1.variables[variable] = "0"
+    assert flag not in started(phase_1, PHASE_1).arguments
+    phase_1.variables[variable] = "1"
+    assert flag in started(phase_1, PHASE_1).arguments
+
+
+@pytest.mark.parametrize("script", [PHASE_1, PHASE_2])
+def test_text_in_place_of_records(phase_1: Sandbox, script: str) -> None:
+    phase_1.variables |= {"TEXT_DIR": phase_1.folder("some text"), "CHECKPOINT_DIR": phase_1.folder("model_save")}
+    assert "error: DATASET_DIR and TEXT_DIR are both set" in refused(phase_1, script)
+    del phase_1.variables["DATASET_DIR"]
+    call = started(phase_1, script)
+    assert call.value("--text-dir") == phase_1.variables["TEXT_DIR"]
+    assert "--dataset-dir" not in call.arguments
 
 
 def test_arguments_are_passed_on_last(phase_1: Sandbox) -> None:
@@ -172,6 +184,7 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
         ("PRECISION", "fp8"),
         ("DATASET_DIR", "/not/there"),
         ("DATASET_DIR", "/dev/null"),
+        ("TEXT_DIR", "/not/there"),
         ("CONFIG_FILE", "/not/there.json"),
         ("CONFIG_FILE", "/"),
         ("BERT_MODEL_CONFIG", "/not/there.json"),
@@ -184,6 +197,7 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
         ("RESUME", "/not/there"),
         ("OUTPUT_DIR", "/dev/null/output"),
         ("BENCHMARK", "yes"),
+        ("DYNAMIC_MASKING", "yes"),
         ("ALLOCATOR", "hoard"),
         ("OPENMP", "gnu"),
         ("DDP", "maybe"),
@@ -193,6 +207,8 @@ def test_everything_missing_is_one_line(sandbox: Sandbox) -> None:
     ],
 )
 def test_a_wrong_value_is_named(phase_1: Sandbox, variable: str, value: str) -> None:
+    if variable == "TEXT_DIR":
+        del phase_1.variables["DATASET_DIR"]
     if variable == "BERT_MODEL_CONFIG":
         del phase_1.variables["CONFIG_FILE"]
         name = "CONFIG_FILE"

@@ -101,6 +101,14 @@ def test_inputs_are_read_only_and_the_output_is_not(docker: Sandbox) -> None:
     assert "--volume" not in call.arguments
 
 
+def test_text_is_read_only(docker: Sandbox) -> None:
+    del docker.variables["DATASET_DIR"]
+    docker.variables |= {"TEXT_DIR": docker.folder("some text"), "DYNAMIC_MASKING": "1"}
+    call = ran(docker)
+    assert mount(docker.variables["TEXT_DIR"], ",readonly") in call.values("--mount")
+    assert {"TEXT_DIR", "DYNAMIC_MASKING"} <= set(call.values("--env"))
+
+
 def test_paths_become_absolute_with_links_followed(docker: Sandbox) -> None:
     docker.folder("real/data")
     (docker.directory / "link").symlink_to("real")

@@ -213,7 +213,7 @@ def test_an_evaluation_that_a_signal_prevents_is_made_up_for(tmp_path: Path) -> 
 def test_an_evaluation_that_was_made_up_for_can_end_the_run(tmp_path: Path) -> None:
     loop = make_loop(tmp_path, start_step=3, evaluate_first=True, accuracies=[0.6], target_accuracy=0.5)
     assert loop.run() == "masked_lm_accuracy 0.60000 reaches the target 0.5"
-    assert loop.steps == []
+    assert loop.totals.steps == 0
 
 
 @pytest.mark.parametrize(
@@ -224,14 +224,14 @@ def test_a_run_killed_at_its_end_trains_no_further(tmp_path: Path, config: dict[
     """Resumed from its last checkpoint it only has to leave its results."""
     loop = make_loop(tmp_path, start_step=4, accuracies=[], **config)
     assert loop.run() == reason
-    assert loop.steps == [] and not (tmp_path / "checkpoints").exists()
+    assert loop.totals.steps == 0 and not (tmp_path / "checkpoints").exists()
 
 
 def test_a_run_killed_at_its_target_trains_no_further(tmp_path: Path) -> None:
     """The checkpoint knows the accuracy of its step; a target that was raised since is not reached."""
     loop = make_loop(tmp_path, start_step=4, accuracies=[], start_accuracy=0.5, target_accuracy=0.5)
     assert loop.run() == "masked_lm_accuracy 0.50000 reaches the target 0.5"
-    assert loop.steps == [] and loop.reached_target
+    assert loop.totals.steps == 0 and loop.reached_target
     further = make_loop(
         tmp_path, start_step=4, accuracies=[0.1, 0.1], start_accuracy=0.5, target_accuracy=0.6, eval_every_samples=40
     )

@@ -120,6 +120,7 @@ def test_mlperf_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
+        ({"dynamic_masking": True}, "closed division trains on its own records; give --mlperf-division open"),
         ({"optimizer": "adamw"}, "--optimizer adamw: MLPerf's rules for BERT know LAMB alone"),
         ({"benchmark": True}, "--mlperf-log with --benchmark"),
         ({"eval_dir": "none"}, "without evaluation data: give --eval-dir"),
@@ -139,6 +140,20 @@ def test_benchmark(tmp_path: Path) -> None:
     data, _, train = resolved(tmp_path, benchmark=True)
     assert (train.benchmark, train.max_steps, data.eval_dir) == (True, 60, None)
     assert resolved(tmp_path, benchmark=True, max_steps=4)[2].max_steps == 4
+
+
+def test_text_in_place_of_records(tmp_path: Path) -> None:
+    """They are made in the output folder, held-out ones too."""
+    words = ["pretrain", *options(text_dir=tmp_path, output_dir=tmp_path / "out", dynamic_masking=True)]
+    parse = build_parser("pretrain").parse_args
+    records = tmp_path / "out" / "records"
+    data = resolve(parse(words))[0]
+    assert (data.text_dir, data.dataset_dir, data.eval_dir) == (tmp_path, records, records / "eval")
+    assert data.dynamic_masking
+    assert resolve(parse([*words, "--eval-dir", "none"]))[0].eval_dir is None
+    for wrong in (words + options(dataset_dir=tmp_path), ["pretrain", *options(output_dir=tmp_path)]):
+        with pytest.raises(SystemExit):
+            parse(wrong)
 
 
 def test_evaluation_data(tmp_path: Path) -> None:

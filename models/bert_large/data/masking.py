@@ -1,0 +1,106 @@
+"""Which tokens of a sequence are predicted, and what the input shows there: BERT's rule (arXiv:1810.04805, 3.1).
+
+`DynamicMasking` applies it anew to each sample of each epoch, as RoBERTa did (Liu et al. 2019, arXiv:1907.11692, 4.1),
+to records that were made with masks: `prepare` draws those.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bert_large.data.record import Record
+from bert_large.errors import InputError
+from bert_large.mixing import random_numbers, splitmix64
+
+MASKED_LM_PROB = 0.15
+"""Share of a sequence's tokens, its special ones counted too, that is predicted."""
+# Of the predicted tokens 80% are shown as [MASK]; of the others half as they are, half as any word of the vocabulary.
+MASK_PROBABILITY = 0.8
+KEEP_PROBABILITY = 0.5
+
+_STREAM = int.from_bytes(b"masking", "big")
+"""Keeps these random numbers apart from those of order and dropout, which have the same seed."""
+_NUMBERS_PER_TOKEN = 3
+_CHOICE, _KIND, _WORD = range(_NUMBERS_PER_TOKEN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DynamicMasking:
+    """Draws masks as a pure function of (seed, sample), whatever ranks, micro-batches and restarts there are.
+
+    Samples are numbered on through all epochs, so that no epoch repeats the masks of another. `vocab_size` counts the
+    words of the vocabulary: as in MLCommons' script any of them, [PAD] and the like too, can stand for a masked token.
+    """
+
+    seed: int
+    max_predictions: int
+    vocab_size: int
+    cls_id: int
+    sep_id: int
+    mask_id: int
+
+    @property
+    def vocabulary(self) -> str:
+        """What the masks depend on of the vocabulary, for a person to read."""
+        return f"{self.vocab_size} words, [CLS] {self.cls_id}, [SEP] {self.sep_id}, [MASK] {self.mask_id}"
+
+    def check(self, record: Record) -> None:
+        """Raise `InputError` for a record of another vocabulary: one that is no [CLS] … [SEP]."""
+        found = int(record.input_ids[0]), int(record.input_ids[-1])
+        if found != (self.cls_id, self.sep_id):
+            raise InputError(
+                f"--dynamic-masking: the first record begins with token {found[0]} and ends with {found[1]}, expected "
+                f"[CLS] {self.cls_id} and [SEP] {self.sep_id} of --vocab-file; give the vocabulary that the records "
+                "were made with"
+            )
+
+    def draw(self, records: Sequence[Record], samples: Sequence[int] | NDArray[np.int64]) -> list[Record]:
+        """Return the records, numbered `samples` in the run, with new masks in place of their own."""
+        lengths = np.array([len(record.input_ids) for record in records])
+        starts = np.cumsum(lengths) - lengths
+        owners = np.repeat(np.arange(len(records)), lengths)
+        counters = _NUMBERS_PER_TOKEN * (np.arange(len(owners)) - starts[owners])
+        stream = splitmix64(self.seed ^ _STREAM)
+        keys = np.array([splitmix64(stream ^ int(sample)) for sample in samples], dtype=np.uint64)[owners]
+
+        ids = np.concatenate([record.input_ids for record in records])
+        masked = [record.masked_positions + start for record, start in zip(records, starts, strict=True)]
+        ids[np.concatenate(masked)] = np.concatenate([record.masked_ids for record in records])
+
+        candidates = np.flatnonzero((ids != self.cls_id) & (ids != self.sep_id))
+        order = np.lexsort((random_numbers(keys[candidates], counters[candidates] + _CHOICE), owners[candidates]))
+        candidates = candidates[order]  # sequence after sequence still, each one's tokens shuffled
+        available = np.bincount(owners[candidates], minlength=len(records))
+        places = np.arange(len(candidates)) - np.repeat(np.cumsum(available) - available, available)
+        wanted = np.clip(np.rint(lengths * MASKED_LM_PROB), 1, self.max_predictions)
+        chosen = np.sort(candidates[places < np.repeat(wanted, available)])
+
+        labels = ids[chosen]
+        ids[chosen] = self._shown(labels, keys[chosen], counters[chosen])
+        ends = np.searchsorted(chosen, starts[1:])
+        return [
+            dataclasses.replace(
+                record,
+                input_ids=its_ids,
+                masked_positions=(its_chosen - start).astype(np.int32),
+                masked_ids=its_labels,
+            )
+            for record, its_ids, its_chosen, its_labels, start in zip(
+                records, np.split(ids, starts[1:]), np.split(chosen, ends), np.split(labels, ends), starts, strict=True
+            )
+        ]
+
+    def _shown(
+        self, labels: NDArray[np.int32], keys: NDArray[np.uint64], counters: NDArray[np.int64]
+    ) -> NDArray[np.int32]:
+        """Return the ids that the input shows in place of `labels`."""
+        words = random_numbers(keys, counters + _WORD) % np.uint64(self.vocab_size)
+        kinds = (random_numbers(keys, counters + _KIND) >> np.uint64(11)) * 2.0**-53  # 0 to below 1
+        kept_below = MASK_PROBABILITY + (1 - MASK_PROBABILITY) * KEEP_PROBABILITY
+        shown = np.where(kinds < kept_below, labels, words.astype(np.int32))
+        return np.where(kinds < MASK_PROBABILITY, np.int32(self.mask_id), shown)
