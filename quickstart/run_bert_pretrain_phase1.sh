@@ -7,7 +7,8 @@
 #   PRECISION           fp32, avx-fp32 (fp32 with DNNL_MAX_CPU_ISA unset), bf16, bf32 or fp16
 #   OUTPUT_DIR          where logs, checkpoints and model_save/ go; made if missing. Use an empty one for a new run
 #   DATASET_DIR         folder that holds seq_128/ with the shards, or the folder of shards itself
-#   CONFIG_FILE         bert_config.json (also: BERT_MODEL_CONFIG)
+#   CONFIG_FILE         bert_config.json, or the name of a model: bert-large, bert-base, bert-medium, bert-small,
+#                       bert-mini, bert-tiny or distilbert-base (also: BERT_MODEL_CONFIG)
 #
 # Optional variables (defaults are those of `bert-large pretrain` and its recipe):
 #   BATCH_SIZE          sequences per optimizer step, over all ranks (also: batch_size)
@@ -26,7 +27,8 @@
 #                       Python package intel-openmp has
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
-#   VOCAB_FILE          vocabulary to save with the model
+#   VOCAB_FILE          vocabulary to save with the model; where CONFIG_FILE is a name, its size is the model's
+#   MASKED_LM_ONLY      1: train without the next-sentence loss, for a model without that head
 #   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
 #   SAVE_EVERY          steps between checkpoints
 #   BAD_RECORDS         damaged training records: stop (default), or skip, MAX_BAD_RECORDS (100) of them at most

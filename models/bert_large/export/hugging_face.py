@@ -48,7 +48,7 @@ def export_folder(
         "tokenizer_class": "PreTrainedTokenizerFast",
         "do_lower_case": lower,
         "model_max_length": config.max_position_embeddings,
-        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "model_input_names": config.traits.inputs,
         "pad_token": PAD,
         "unk_token": UNK,
         "cls_token": CLS,
