@@ -119,4 +119,4 @@ ARCHITECTURES = {
         ),
     ),
 }
-"""By the class of `transformers` that a model is saved for, the first of a `model_type` being what is trained unasked."""
+"""By the class of `transformers` that a model is saved for; the first of a `model_type` is what is trained unasked."""

@@ -1,8 +1,8 @@
 """Models by name: what `--config-file` takes in place of a file, and reading it.
 
 BERT's are Google's (Devlin et al. 2018; the four small ones Turc et al. 2019, "Well-Read Students Learn Better"), with
-GELU's tanh form, as its code has it; DistilBERT's is Sanh et al. 2019, with positions that are learned, as its published
-models have them, and GELU's erf form. All are of the uncased vocabulary.
+GELU's tanh form, as its code has it. DistilBERT's is that of Sanh et al. 2019, with positions that are learned and
+GELU's erf form, as `transformers` has it. All are of the uncased vocabulary.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""BERT with its two pretraining heads on ragged batches (Devlin et al. 2018, post-LayerNorm), and what leaves parts out.
+"""BERT with its two pretraining heads on ragged batches (Devlin et al. 2018, post-LayerNorm), or with parts left out.
 
 Modules and parameters carry the names of Hugging Face's `BertForPreTraining`, so that a state dictionary of one loads
 into the other; other models have the same names here (`architectures`). What is computed is here; how, is the engine's

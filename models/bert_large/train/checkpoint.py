@@ -2,8 +2,8 @@
 
 `checkpoints/step-00000100/` holds `model.safetensors` (weights), `optimizer.safetensors` (moments, named
 `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`), `state.json` (progress and the run's identity) and `checksums.json` of
-these. Parameters have the names of `model.bert` there; in a model folder, those of their architecture. It is written under another name, flushed to disk, read back from there, and renamed; older ones are deleted
-after that only.
+these. It is written under another name, flushed to disk, read back from there, and renamed; older ones are deleted
+after that only. Parameters have the names of `model.bert` there, and in a model folder those of their architecture.
 """
 
 from __future__ import annotations

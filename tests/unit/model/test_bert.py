@@ -148,6 +148,7 @@ def test_counts_right_predictions() -> None:
     """Argmax of the logits against the labels, for both heads: a model biased to one answer is right where it is."""
     records = make_records(9)
     model = tiny_model()
+    assert model.cls.seq_relationship is not None
     with torch.no_grad():
         model.cls.predictions.bias[33] = 100.0
         model.cls.seq_relationship.bias[1] = 100.0

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 import pytest
+from bert_large.configurations import CONFIGURATIONS
 
 from .sandbox import PROJECT, Call, Sandbox, wait_for
 
@@ -94,6 +96,22 @@ def test_optional_paths_become_options(phase_1: Sandbox) -> None:
     phase_1.variables |= {option[2:].replace("-", "_").upper(): path for option, path in paths.items()}
     call = started(phase_1, PHASE_1)
     assert {option: call.value(option) for option in paths} == paths
+
+
+def test_masked_lm_only_is_a_flag(phase_1: Sandbox) -> None:
+    phase_1.variables["MASKED_LM_ONLY"] = "1"
+    assert "--masked-lm-only" in started(phase_1, PHASE_1).arguments
+
+
+def test_the_names_of_configurations(phase_1: Sandbox) -> None:
+    """The scripts know all of the package's, take them for no path, and list them where a file is missing."""
+    phase_1.variables["CONFIG_FILE"] = "bert"
+    assert f"CONFIG_FILE=bert is not a file, nor one of {' '.join(CONFIGURATIONS)}\n" in refused(phase_1, PHASE_1)
+    for name in CONFIGURATIONS:
+        phase_1.variables["CONFIG_FILE"] = name
+        assert started(phase_1, PHASE_1).value("--config-file") == name
+    head = Path(PROJECT, PHASE_1).read_text()
+    assert all(re.search(rf"\b{name}\b", head) for name in CONFIGURATIONS)
 
 
 def test_benchmark_is_a_flag(phase_1: Sandbox) -> None:
