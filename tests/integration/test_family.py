@@ -36,7 +36,7 @@ def trained(family_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_figures_and_files(trained: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
     """No figure of next sentences anywhere, no weight for them, and the folder says what it is."""
     rows = [*step_rows(trained), *eval_rows(trained)]
-    assert len(rows) == 8 + 2 and all(row[name] is None for row in rows for name in NEXT_SENTENCE)
+    assert len(rows) == 8 + 3 and all(row[name] is None for row in rows for name in NEXT_SENTENCE)
     assert all(row["loss"] == row["masked_lm_loss"] for row in step_rows(trained))
     assert step_rows(trained)[-1]["masked_lm_loss"] < step_rows(trained)[0]["masked_lm_loss"]
     log = (trained / "train.log").read_text()
