@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bert_large.observe import console
@@ -49,7 +50,7 @@ def test_step_line_has_the_fields_that_scripts_look_for() -> None:
 
 def test_lines_without_next_sentences() -> None:
     """What is not predicted is not told."""
-    none = {"next_sentence_loss": None, "next_sentence_accuracy": None}
+    none: dict[str, Any] = {"next_sentence_loss": None, "next_sentence_accuracy": None}
     assert "loss 1.7500 (masked_lm 1.5000) lm_acc 0.2500 lr" in step_line(step_figures(2, **none), 10)
     assert " masked_lm_loss 2.0000 on 50 samples" in eval_line(dataclasses.replace(EVALUATION, **none))
 
