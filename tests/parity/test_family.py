@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.slow,  # it takes ten seconds to import
     pytest.mark.parametrize("changes", [MASKED_LM_ONLY, DISTILBERT], ids=["BERT", "DistilBERT"]),
 ]
-NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 
 
 def make_model(changes: dict[str, Any]) -> BertForPreTraining:

@@ -13,9 +13,9 @@ from bert_large.model.bert import BertForPreTraining
 
 from tests.support.records import VOCAB_SIZE
 
-DISTILBERT = {"architecture": "DistilBertForMaskedLM", "type_vocab_size": 0}
+DISTILBERT: dict[str, Any] = {"architecture": "DistilBertForMaskedLM", "type_vocab_size": 0}
 """What makes a DistilBERT of a `ModelConfig`."""
-MASKED_LM_ONLY = {"architecture": "BertForMaskedLM"}
+MASKED_LM_ONLY: dict[str, Any] = {"architecture": "BertForMaskedLM"}
 
 
 def tiny_config(**changes: Any) -> ModelConfig:
