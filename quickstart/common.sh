@@ -88,9 +88,13 @@ FINETUNE_OPTIONS=(
 )
 
 # Variables that are no option of a command but say how it runs.
-LAUNCH_VARIABLES=(BENCHMARK DYNAMIC_MASKING TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE NODE_RANK MASTER_ADDR MASTER_PORT
+LAUNCH_VARIABLES=(BENCHMARK DYNAMIC_MASKING MASKED_LM_ONLY TRAIN_SCRIPT MODEL_DIR DDP RANKS_PER_NODE NNODES HOSTFILE
+  NODE_RANK MASTER_ADDR MASTER_PORT
   MAX_RESTARTS BIND GLOO_SOCKET_IFNAME OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY
   KMP_BLOCKTIME CCL_WORKER_COUNT CCL_WORKER_AFFINITY ALLOCATOR OPENMP)
+
+# What CONFIG_FILE may be in place of a path: the names of bert_large/configurations.py.
+CONFIGURATIONS=(bert-large bert-base bert-medium bert-small bert-mini bert-tiny distilbert-base)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)
 
@@ -184,7 +188,7 @@ check_launch() {
     auto | system | tcmalloc | jemalloc) ;;
     *) die "ALLOCATOR=$ALLOCATOR is unknown: choose auto, system, tcmalloc or jemalloc" ;;
   esac
-  for name in BENCHMARK:0:1 DYNAMIC_MASKING:0:1 DDP:false:true OPENMP:pytorch:intel; do
+  for name in BENCHMARK:0:1 DYNAMIC_MASKING:0:1 MASKED_LM_ONLY:0:1 DDP:false:true OPENMP:pytorch:intel; do
     IFS=: read -r name off on <<<"$name"
     [[ "${!name:-$off}" == "$off" || "${!name}" == "$on" ]] || die "$name=${!name} is unknown: choose $on or $off"
   done
@@ -197,6 +201,7 @@ check_launch() {
 holds_path() {
   case "$1=${!1:-}" in
     "$1=" | EVAL_DIR=none | RESUME=auto | RESUME=never) return 1 ;;
+    CONFIG_FILE=*) [[ " ${CONFIGURATIONS[*]} " != *" $CONFIG_FILE "* ]] ;;
   esac
 }
 
@@ -210,6 +215,7 @@ check_input() {
       [[ "$path" != *:* ]] || die "$name=$path has a colon in it, which separates paths in PYTHONPATH: rename it"
       ;;
     *_DIR) [[ -d "$path" ]] || die "$name=$path is not a directory" ;;
+    CONFIG_FILE) [[ -f "$path" ]] || die "$name=$path is not a file, nor one of ${CONFIGURATIONS[*]}" ;;
     *) [[ -f "$path" ]] || die "$name=$path is not a file" ;;
   esac
   [[ -r "$path" ]] || die "$name=$path is not readable for uid $(id -u)"
@@ -375,6 +381,9 @@ run_pretrain() {
   fi
   if [[ "${DYNAMIC_MASKING:-0}" == 1 ]]; then
     ARGUMENTS+=(--dynamic-masking)
+  fi
+  if [[ "${MASKED_LM_ONLY:-0}" == 1 ]]; then
+    ARGUMENTS+=(--masked-lm-only)
   fi
   exec "$PYTHON" -m bert_large.distributed.launch "${entry[@]}" "${ARGUMENTS[@]}" "$@"
 }

@@ -23,7 +23,8 @@ def main() -> int:
     print("held-out text                            before training   after phase 2")
     for name, label in (("masked_lm_accuracy", "masked-LM accuracy"), ("masked_lm_loss", "masked-LM loss (nats)"),
                         ("next_sentence_accuracy", "next-sentence accuracy")):  # fmt: skip
-        print(f"{label:40} {before[name]:15.4f} {after[name]:15.4f}")
+        if before[name] is not None and after[name] is not None:  # a model may have no next-sentence head
+            print(f"{label:40} {before[name]:15.4f} {after[name]:15.4f}")
     print(f"{'accuracy of the most frequent token':40} {guess:15.4f} {guess:15.4f}")
     print(f"model:       {demo / 'phase2' / 'model_save'}")
     print(f"loss curves: {demo / 'curves/masked_lm_loss.png'}")

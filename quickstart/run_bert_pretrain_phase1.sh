@@ -9,7 +9,8 @@
 #   DATASET_DIR         folder that holds seq_128/ with the shards, or the folder of shards itself
 #   or TEXT_DIR         folder of text, of which OUTPUT_DIR/records is made first: the same kinds as INPUT_DIR of
 #                       prepare_dataset.sh. All of it is trained on but for articles held out to evaluate on
-#   CONFIG_FILE         bert_config.json (also: BERT_MODEL_CONFIG)
+#   CONFIG_FILE         bert_config.json, or the name of a model: bert-large, bert-base, bert-medium, bert-small,
+#                       bert-mini, bert-tiny or distilbert-base (also: BERT_MODEL_CONFIG)
 #
 # Optional variables (defaults are those of `bert-large pretrain` and its recipe):
 #   BATCH_SIZE          sequences per optimizer step, over all ranks (also: batch_size)
@@ -29,8 +30,9 @@
 #   SEED                seed of weights, order and dropout
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
 #   VOCAB_FILE          vocabulary to save with the model (default with TEXT_DIR: trained from the text, lowered; with
-#                       the option --no-do-lower-case, cased)
+#                       the option --no-do-lower-case, cased); where CONFIG_FILE is a name, its size is the model's
 #   DYNAMIC_MASKING     1: draw masks anew in every epoch, in place of the records' own; needs VOCAB_FILE or TEXT_DIR
+#   MASKED_LM_ONLY      1: train without the next-sentence loss, for a model without that head
 #   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
 #   SAVE_EVERY          steps between checkpoints
 #   BAD_RECORDS         damaged training records: stop (default), or skip, MAX_BAD_RECORDS (100) of them at most

@@ -11,11 +11,14 @@ import pytest
 import torch
 import yaml
 from bert_large.checksums import check_checksums
+from bert_large.config import ModelConfig
+from bert_large.engines.eager import EagerEngine
+from bert_large.model.bert import BertForPreTraining
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import SPECIAL_TOKENS, read_vocab
 from bert_large.train import checkpoint
 
-from tests.support.models import randomize, tiny_model
+from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_model
 from tests.support.records import VOCAB_SIZE
 from tests.support.runs import Task, options, run_here
 
@@ -44,16 +47,12 @@ def onnx_folder(model_folder: Path) -> Path:
     return model_folder.parent / "onnx"
 
 
-@pytest.mark.slow  # the exporter and transformers take seconds to import
-@pytest.mark.parametrize("graph", ["encoder", "pretraining"])
-def test_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: str) -> None:
-    """Of sequences of 1 to 512 tokens, padded for ONNX and Hugging Face's model and ragged for ours."""
+def assert_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: str, outputs: tuple[str, ...]) -> None:
+    """Compare sequences of 1 to 512 tokens, padded for ONNX and Hugging Face's model and ragged for ours."""
     import onnx
     import onnxruntime
     import transformers
     from bert_large.export.onnx_graph import (
-        INPUTS,
-        OUTPUTS,
         TOLERANCE,
         ragged_outputs,
         relative_difference,
@@ -65,26 +64,52 @@ def test_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: s
     path = str(onnx_folder / f"{graph}.onnx")
     assert {its.domain: its.version for its in onnx.load(path).opset_import}[""] == 20
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    assert [(its.name, its.shape) for its in session.get_inputs()] == [(name, ["batch", "sequence"]) for name in INPUTS]
+    model = BertForPreTraining(ModelConfig.from_json(model_folder / "config.json"), EagerEngine())
+    checkpoint.load_model(model_folder, model)
+    inputs = model.config.traits.inputs
+    assert [(its.name, its.shape) for its in session.get_inputs()] == [(name, ["batch", "sequence"]) for name in inputs]
     batch = sample_batch(VOCAB_SIZE, 512)
     assert batch.cu_seqlens.diff().tolist() == [7, 1, 512, 257]
     found = run_session(session, batch)
-    assert tuple(found) == OUTPUTS[graph]
-    model = tiny_model()
-    checkpoint.load_model(model_folder, model)
+    assert tuple(found) == outputs
     ours = ragged_outputs(model, batch)
 
-    theirs = transformers.BertForPreTraining.from_pretrained(model_folder).eval()
+    theirs = getattr(transformers, model.config.architecture).from_pretrained(model_folder).eval()
     places = batch.sequence_ids, batch.position_ids
-    feeds = {name: torch.zeros(batch.sequences, batch.max_length, dtype=torch.int64) for name in INPUTS}
-    feeds["input_ids"][places], feeds["token_type_ids"][places] = batch.input_ids, batch.token_type_ids
-    feeds["attention_mask"][places] = 1
+    tokens = {"input_ids": batch.input_ids, "token_type_ids": batch.token_type_ids, "attention_mask": torch.tensor(1)}
+    feeds = {name: torch.zeros(batch.sequences, batch.max_length, dtype=torch.int64) for name in inputs}
+    for name, rows in feeds.items():
+        rows[places] = tokens[name]
     with torch.no_grad():
-        output = (theirs.bert if graph == "encoder" else theirs)(**feeds)
+        output = (theirs.base_model if graph == "encoder" else theirs)(**feeds)
     for name, value in found.items():
         padded = getattr(output, name)
         assert relative_difference(value, ours[name]) < TOLERANCE / 10, name
         assert relative_difference(value, padded[places] if padded.ndim == 3 else padded) < TOLERANCE / 10, name
+
+
+@pytest.mark.slow  # the exporter and transformers take seconds to import
+@pytest.mark.parametrize(
+    ("graph", "outputs"),
+    [
+        ("encoder", ("last_hidden_state", "pooler_output")),
+        ("pretraining", ("prediction_logits", "seq_relationship_logits")),
+    ],
+)
+def test_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: str, outputs: tuple[str, ...]) -> None:
+    assert_onnx_equals_both_models(model_folder, onnx_folder, graph, outputs)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("onnx_folder")  # for what it needs
+@pytest.mark.parametrize("changes", [MASKED_LM_ONLY, DISTILBERT], ids=["BERT", "DistilBERT"])
+def test_onnx_without_next_sentences(changes: dict[str, Any], tmp_path: Path) -> None:
+    model = tiny_model(**changes)
+    randomize(model)
+    checkpoint.save_model(tmp_path / "model", model, model.config, None)
+    assert export(tmp_path / "model", tmp_path / "onnx", "onnx") == 0
+    for graph, output in (("encoder", "last_hidden_state"), ("pretraining", "logits")):
+        assert_onnx_equals_both_models(tmp_path / "model", tmp_path / "onnx", graph, (output,))
 
 
 @pytest.mark.slow

@@ -13,6 +13,10 @@ from bert_large.model.bert import BertForPreTraining
 
 from tests.support.records import VOCAB_SIZE
 
+DISTILBERT: dict[str, Any] = {"architecture": "DistilBertForMaskedLM", "type_vocab_size": 0}
+"""What makes a DistilBERT of a `ModelConfig`."""
+MASKED_LM_ONLY: dict[str, Any] = {"architecture": "BertForMaskedLM"}
+
 
 def tiny_config(**changes: Any) -> ModelConfig:
     """Return a BERT of 32 hidden units in 2 layers, dropout 0.1, for records of `tests.support.records`."""

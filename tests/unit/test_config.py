@@ -17,7 +17,7 @@ from bert_large.config import (
 )
 from bert_large.errors import InputError
 
-from tests.support.models import tiny_config, write_config
+from tests.support.models import DISTILBERT, MASKED_LM_ONLY, tiny_config, write_config
 
 TRAIN: dict[str, Any] = {
     "output_dir": Path("out"), "phase": 1, "global_batch_size": 8, "max_steps": 5, "eval_every_samples": 10,
@@ -61,6 +61,37 @@ def test_all_problems_of_a_model_are_told_at_once() -> None:
     assert text.startswith("model configuration: ") and "\n" not in text
 
 
+def test_what_an_architecture_leaves_no_choice_of() -> None:
+    assert "expected one of BertForPreTraining, BertForMaskedLM, D" in message(tiny_config, architecture="BertModel")
+    text = message(tiny_config, architecture="DistilBertForMaskedLM", layer_norm_eps=1e-5)
+    assert "type_vocab_size is 2, expected 0 of DistilBertForMaskedLM" in text
+    assert "layer_norm_eps is 1e-05, expected 1e-12 of" in text
+
+
+def test_distilberts_file(tmp_path: Path) -> None:
+    """As `transformers` names its sizes; GELU is the erf form, as in all its files."""
+    values = {"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"], "vocab_size": 100, "dim": 32,
+              "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "activation": "gelu", "dropout": 0.2,
+              "attention_dropout": 0.3, "max_position_embeddings": 64, "initializer_range": 0.01}  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values | {"sinusoidal_pos_embds": True}))
+    config = ModelConfig.from_json(path)
+    assert config == tiny_config(
+        **DISTILBERT, hidden_act="gelu", hidden_dropout_prob=0.2, attention_probs_dropout_prob=0.3,
+        max_position_embeddings=64, initializer_range=0.01,
+    )  # fmt: skip
+    assert config.to_hugging_face() == values | {
+        "sinusoidal_pos_embds": False, "pad_token_id": 0, "tie_word_embeddings": True, "torch_dtype": "float32",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("named", [["BertForSequenceClassification"], ["DistilBertForMaskedLM"], [], "x", [{}], None])
+def test_an_architecture_that_is_not_trained_is_left_alone(tmp_path: Path, named: Any) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(MINIMAL | {"architectures": named}))
+    assert ModelConfig.from_json(path) == tiny_config()
+
+
 def test_heads_must_divide_the_hidden_size() -> None:
     assert "hidden_size 32 is no multiple of num_attention_heads 5" in message(tiny_config, num_attention_heads=5)
 
@@ -95,7 +126,8 @@ def test_unknown_fields_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_hugging_face_form_reads_back(tmp_path: Path) -> None:
-    for config in (tiny_config(), tiny_config(hidden_act="gelu", layer_norm_eps=1e-5), ModelConfig()):
+    for config in (tiny_config(), tiny_config(hidden_act="gelu", layer_norm_eps=1e-5), ModelConfig(),
+                   tiny_config(**MASKED_LM_ONLY), tiny_config(**DISTILBERT, hidden_dropout_prob=0.3)):  # fmt: skip
         path = tmp_path / "config.json"
         path.write_text(json.dumps(config.to_hugging_face()))
         assert ModelConfig.from_json(path) == config
@@ -107,7 +139,12 @@ def test_hugging_face_form_reads_back(tmp_path: Path) -> None:
         ("{", "is not readable JSON"),
         ("[1]", "holds a list, expected an object"),
         ('{"vocab_size": 5}', "lacks hidden_size, intermediate_size, num_attention_heads, num_hidden_layers"),
-        (json.dumps(MINIMAL | {"model_type": "roberta"}), "is of model_type 'roberta', expected 'bert'"),
+        (
+            json.dumps(MINIMAL | {"model_type": "roberta"}),
+            "is of model_type 'roberta', expected 'bert' or 'distilbert'",
+        ),
+        (json.dumps(MINIMAL | {"model_type": ["bert"]}), "is of model_type ['bert'], expected"),
+        (json.dumps({"model_type": "distilbert", "vocab_size": 5}), "lacks dim, hidden_dim, n_heads, n_layers"),
     ],
 )
 def test_files_that_are_no_configuration(tmp_path: Path, text: str, problem: str) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bert_large.config import ACTIVATIONS, ModelConfig
+from bert_large.config import ACTIVATIONS
+from bert_large.configurations import read_configuration
 from bert_large.errors import InputError
 from bert_large.options import check_options
 
@@ -20,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     way.add_argument("--tf-checkpoint", type=Path, metavar="PREFIX", help="checkpoint to read, without .index")
     way.add_argument("--to-tf", type=Path, metavar="PREFIX", help="checkpoint to write, without .index")
     read = parser.add_argument_group("with --tf-checkpoint")
-    read.add_argument("--config-file", type=Path, help="bert_config.json of the checkpoint")
+    read.add_argument("--config-file", help="bert_config.json of the checkpoint, or a name such as bert-large")
     read.add_argument("--output-dir", type=Path, help="model folder to write: config.json and model.safetensors")
     read.add_argument(
         "--moments",
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         check_options(arguments, "--tf-checkpoint", _FROM_TF_NEEDS, _TO_TF)
         parameters, resumable = from_tensorflow(
             arguments.tf_checkpoint,
-            ModelConfig.from_json(arguments.config_file, arguments.gelu),
+            read_configuration(arguments.config_file, arguments.gelu),
             arguments.output_dir,
             moments=bool(arguments.moments),
             overwrite=arguments.overwrite,

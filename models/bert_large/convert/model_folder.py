@@ -13,6 +13,7 @@ from bert_large.convert.weights import (
     read_moments,
     read_parameters,
     read_step,
+    require_convertible,
     skeleton,
     to_variables,
 )
@@ -33,6 +34,7 @@ def from_tensorflow(
     All names, types and shapes are checked before anything is written; `config.json` comes last, so a folder that has
     it is whole. Memory: the weights once, and then the moments once.
     """
+    require_convertible(config, "--config-file")
     require_free(folder, overwrite=overwrite)
     source, shapes = TensorFlowCheckpoint(prefix), parameter_shapes(config)
     check_variables(source, shapes)
@@ -60,6 +62,7 @@ def to_tensorflow(folder: Path, prefix: Path, *, step: int, overwrite: bool) -> 
     import_tensorflow()  # when it is missing, say so before gigabytes are read
     checkpoint.check_model_folder(folder)
     config = ModelConfig.from_json(folder / checkpoint.CONFIG_FILE)
+    require_convertible(config, f"CHECKPOINT_DIR {folder}")
     existing = [path for path in checkpoint_files(prefix) if path.exists()]
     if existing and not overwrite:
         raise InputError(f"--to-tf {prefix}: {existing[0]} exists already; give --overwrite to replace it")

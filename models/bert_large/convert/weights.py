@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bert_large.architectures import BERT
 from bert_large.config import ModelConfig
 from bert_large.convert.names import is_transposed, tensorflow_name
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
@@ -22,6 +23,15 @@ _NO_WEIGHTS = (GLOBAL_STEP, "beta1_power", "beta2_power")
 _SLOTS = (("/LAMB", "/LAMB_1"), ("/adam_m", "/adam_v"))
 _NAMED = 5
 """Variables that an error names; a checkpoint of another model can have hundreds."""
+
+
+def require_convertible(config: ModelConfig, source: str) -> None:
+    """Refuse a model that the reference's graph is not of."""
+    if config.architecture != BERT:
+        raise InputError(
+            f"{source} is of {config.architecture}; TensorFlow checkpoints of MLCommons and Google are of {BERT}, BERT "
+            "with both pretraining heads, and no others are converted"
+        )
 
 
 def skeleton(config: ModelConfig) -> BertForPreTraining:

@@ -8,7 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, ModelConfig, check_precision
+from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, check_precision
+from bert_large.configurations import CONFIGURATIONS, read_configuration
 from bert_large.doctor.finding import PROBLEM, Finding, render
 from bert_large.errors import InputError
 
@@ -22,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "Ends with exit code 1 if there is a problem. Of the environment it minds what a run does: RANKS_PER_NODE, "
         "BIND, BACKEND, OMP_NUM_THREADS, CONTAINER_ENGINE and others."
     )
-    parser.add_argument("--config-file", type=Path, help="the model's configuration (default: BERT-large)")
+    parser.add_argument(
+        "--config-file",
+        default="bert-large",
+        help=f"the model's configuration: a file, or one of {', '.join(CONFIGURATIONS)} (default bert-large)",
+    )
     parser.add_argument("--phase", type=int, choices=sorted(PHASE_SEQ_LENGTHS), help="1 or 2 (default: either)")
     parser.add_argument("--micro-batch-tokens", type=int, default=tokens, help=f"as for pretrain (default {tokens})")
     parser.add_argument("--precision", help=f"one of {', '.join(PRECISIONS)} (default: memory is predicted for fp32)")
@@ -45,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
     findings = examine(
-        model=ModelConfig() if arguments.config_file is None else ModelConfig.from_json(arguments.config_file),
+        model=read_configuration(arguments.config_file),
         phase=arguments.phase,
         micro_batch_tokens=arguments.micro_batch_tokens,
         precision=arguments.precision,

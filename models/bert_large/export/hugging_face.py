@@ -46,7 +46,11 @@ def export_folder(
     settings = {
         # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **tokenizer_settings(do_lower_case=lower, max_length=config.max_position_embeddings),
+        **tokenizer_settings(
+            do_lower_case=lower,
+            max_length=config.max_position_embeddings,
+            segments=config.traits.has_segments,
+        ),
     }
     with partial_folder(output_dir) as partial:
         checkpoint.save_model(partial, model, config, vocab_path)

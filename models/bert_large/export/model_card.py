@@ -9,27 +9,26 @@ from typing import Any
 
 import yaml
 
-from bert_large.config import ModelConfig
+from bert_large.config import ModelConfig, flatten
 from bert_large.errors import DamageError, InputError
 from bert_large.json_file import read_object
 from bert_large.observe.metrics import read_rows
-from bert_large.train.run_folder import ENDED_FILE, RUN_FILE, flatten
+from bert_large.train.run_folder import ENDED_FILE, RUN_FILE, flat_identity
 
-_FRONT_MATTER = {"library_name": "transformers", "pipeline_tag": "fill-mask", "tags": ["bert", "pretraining"]}
 _STEP_FIGURES = ("step", "samples", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
                  "next_sentence_accuracy", "skipped_updates")  # fmt: skip
 _USE = """## Use
 
 ```python
 import torch
-from transformers import AutoModelForPreTraining, AutoTokenizer
+from transformers import {automatic_class}, AutoTokenizer
 
 folder = "."  # where this file lies
 tokenizer = AutoTokenizer.from_pretrained(folder)
-model = AutoModelForPreTraining.from_pretrained(folder).eval()
+model = {automatic_class}.from_pretrained(folder).eval()
 inputs = tokenizer("Paris is the [MASK] of France.", return_tensors="pt")
 with torch.no_grad():
-    logits = model(**inputs).prediction_logits
+    logits = model(**inputs).{prediction_output}
 (place,) = (inputs.input_ids[0] == tokenizer.mask_token_id).nonzero()[0]
 print(tokenizer.decode(logits[0, place].topk(5).indices))
 ```
@@ -49,24 +48,31 @@ def model_card(config: ModelConfig, parameters: int, do_lower_case: bool, run_di
     """
     letters = "lowered, accents removed" if do_lower_case else "as they are"
     model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "letters of the text": letters}
+    front_matter = {
+        "library_name": "transformers",
+        "pipeline_tag": "fill-mask",
+        "tags": [config.traits.model_type, "pretraining"],
+    }
+    use = _USE.format(automatic_class=config.traits.automatic_class, prediction_output=config.traits.prediction_output)
     parts = [
-        f"---\n{yaml.safe_dump(_FRONT_MATTER, sort_keys=False)}---",
-        "# BERT, pretrained",
-        "BERT with both pretraining heads, masked language model and next sentence.",
+        f"---\n{yaml.safe_dump(front_matter, sort_keys=False)}---",
+        f"# {config.traits.title}, pretrained",
+        config.traits.description,
         f"## Model\n\n{_table(model)}",
     ]
     if run_dir is None:
         parts.append("## Training\n\nThere was no run's folder beside the model: how it was trained is not recorded.")
     else:
         parts += _run_sections(config, run_dir)
-    return "\n\n".join([*parts, _USE, _NOT_RECORDED]) + "\n"
+    return "\n\n".join([*parts, use, _NOT_RECORDED]) + "\n"
 
 
 def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
     try:
         run = read_object(folder / RUN_FILE)
-        settings = {name: value for name, value in flatten(run).items() if not name.startswith("model.")}
-        if run["model"] != dataclasses.asdict(config):
+        identity, model = flat_identity(run), flatten({"model": dataclasses.asdict(config)})
+        settings = {name: value for name, value in identity.items() if name not in model}
+        if not model.items() <= identity.items():
             raise InputError(
                 f"--run-dir {folder} is the run of another model; give the folder of the run that made this one"
             )

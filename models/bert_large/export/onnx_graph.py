@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from bert_large.architectures import Architecture
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
 from bert_large.engines.eager import EagerEngine
@@ -29,31 +30,37 @@ from bert_large.output_folder import make_folder
 from bert_large.train.checkpoint import load_model
 from bert_large.train.inputs import resolve_model_config
 
-INPUTS = ("input_ids", "attention_mask", "token_type_ids")
-"""int64 [batch, sequence] each; the mask is 1 at tokens and 0 at padding."""
-OUTPUTS = {
-    "encoder": ("last_hidden_state", "pooler_output"),
-    "pretraining": ("prediction_logits", "seq_relationship_logits"),
-}
-"""What each graph gives, float32: one row for each token and one for each sequence, by the names of `transformers`."""
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to an output's largest value; about 2e-6 was seen."""
 _FILE_LIMIT_BYTES = 2**31  # protobuf's
 
 
 class _PaddedGraph(nn.Module):
-    """A model of `transformers` that takes its inputs by place and gives the outputs named."""
+    """A model of `transformers` that takes its inputs by place and gives the outputs named.
 
-    def __init__(self, model: nn.Module, outputs: Sequence[str]) -> None:
+    Inputs are int64 [batch, sequence] each; the attention mask is 1 at tokens and 0 at padding.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
         self.model = model
-        self.outputs = tuple(outputs)
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
 
-    def forward(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, token_type_ids: torch.Tensor
-    ) -> tuple[torch.Tensor, ...]:
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids)
+    def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        found = self.model(**dict(zip(self.inputs, inputs, strict=True)))
         return tuple(getattr(found, name) for name in self.outputs)
+
+
+def outputs_of(graph: str, architecture: Architecture) -> tuple[str, ...]:
+    """Return what a graph gives, float32: a row for each token, and one for each sequence where a head needs that.
+
+    The names are those of `transformers`.
+    """
+    tokens, sequences = {
+        "encoder": ("last_hidden_state", "pooler_output"),
+        "pretraining": (architecture.prediction_output, "seq_relationship_logits"),
+    }[graph]
+    return (tokens, sequences) if architecture.has_next_sentence_head else (tokens,)
 
 
 def export_onnx(
@@ -76,16 +83,17 @@ def export_onnx(
             f"model needs {describe_bytes(needed_bytes)}"
         )
     transformers.utils.logging.disable_progress_bar()
-    theirs = transformers.BertForPreTraining.from_pretrained(
+    theirs = getattr(transformers, config.architecture).from_pretrained(
         str(checkpoint_dir), attn_implementation="eager", local_files_only=True
     )  # in evaluation mode
     make_folder(output_dir)
     for graph in graphs:
         path = output_dir / f"{graph}.onnx"
         with replace_atomically(path) as partial:
-            wrapped = _PaddedGraph(theirs.bert if graph == "encoder" else theirs, OUTPUTS[graph])
+            outputs = outputs_of(graph, config.traits)
+            wrapped = _PaddedGraph(theirs.base_model if graph == "encoder" else theirs, config.traits.inputs, outputs)
             _write(partial, wrapped, config.max_position_embeddings, opset)
-            difference = _check(partial, model, OUTPUTS[graph], opset)
+            difference = _check(partial, model, outputs, opset)
         yield path, difference
 
 
@@ -120,7 +128,7 @@ def _quiet() -> Iterator[None]:
 
 def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None:
     # A size of 1 would be taken for a constant, and one tensor given thrice for one input.
-    examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in INPUTS)
+    examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in graph.inputs)
     axes = {
         0: torch.export.Dim("batch"),
         1: torch.export.Dim("sequence", max=max_length),
@@ -130,9 +138,9 @@ def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None
             graph,
             examples,
             str(path),
-            input_names=INPUTS,
+            input_names=graph.inputs,
             output_names=graph.outputs,
-            dynamic_shapes=(axes,) * len(INPUTS),
+            dynamic_shapes=((axes,) * len(graph.inputs),),  # of the one parameter that takes them all
             opset_version=opset,
             external_data=False,
             dynamo=True,
@@ -177,11 +185,15 @@ def sample_batch(vocab_size: int, max_positions: int) -> RaggedBatch:
 
 def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
     """Run a graph on the batch, padded; return its outputs, those of tokens without padding [T, …]."""
-    feeds = {name: np.zeros((batch.sequences, batch.max_length), np.int64) for name in INPUTS}
     places = batch.sequence_ids.numpy(), batch.position_ids.numpy()
-    feeds["input_ids"][places] = batch.input_ids.numpy()
-    feeds["attention_mask"][places] = 1
-    feeds["token_type_ids"][places] = batch.token_type_ids.numpy()
+    values_of_tokens: dict[str, Any] = {
+        "input_ids": batch.input_ids,
+        "attention_mask": 1,
+        "token_type_ids": batch.token_type_ids,
+    }
+    feeds = {its.name: np.zeros((batch.sequences, batch.max_length), np.int64) for its in session.get_inputs()}
+    for name, rows in feeds.items():
+        rows[places] = values_of_tokens[name]
     names = [output.name for output in session.get_outputs()]
     values = zip(names, session.run(names, feeds), strict=True)
     return {name: torch.from_numpy(value[places] if value.ndim == 3 else value) for name, value in values}
@@ -189,18 +201,19 @@ def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def ragged_outputs(model: BertForPreTraining, batch: RaggedBatch) -> dict[str, torch.Tensor]:
-    """Return what our model gives for every output: tokens' [T, …] and sequences' [B, …]."""
+    """Return what our model gives for every output of its graphs: tokens' [T, …] and sequences' [B, …]."""
     engine = EagerEngine()
     hidden = model.bert(batch, engine, None)
-    pooler, head = model.bert.pooler.dense, model.cls.predictions
-    first_tokens = hidden[batch.cu_seqlens[:-1].long()]
+    head, words = model.cls.predictions, model.bert.embeddings.word_embeddings.weight
     transformed = engine.transform(hidden, head.transform.dense, model.config.hidden_act, head.transform.LayerNorm)
-    return {
+    outputs = {
         "last_hidden_state": hidden,
-        "pooler_output": torch.tanh(functional.linear(first_tokens, pooler.weight, pooler.bias)),
-        "prediction_logits": functional.linear(transformed, model.bert.embeddings.word_embeddings.weight, head.bias),
-        "seq_relationship_logits": model.next_sentence_logits(batch, hidden),
+        model.config.traits.prediction_output: functional.linear(transformed, words, head.bias),
     }
+    if model.bert.pooler is not None:
+        outputs["pooler_output"] = model.bert.pooler(hidden[batch.cu_seqlens[:-1].long()])
+        outputs["seq_relationship_logits"] = model.next_sentence_logits(batch, hidden)
+    return outputs
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:

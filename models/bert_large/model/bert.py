@@ -1,7 +1,8 @@
-"""BERT with its two pretraining heads on ragged batches (Devlin et al. 2018, post-LayerNorm).
+"""BERT with its two pretraining heads on ragged batches (Devlin et al. 2018, post-LayerNorm), or with parts left out.
 
 Modules and parameters carry the names of Hugging Face's `BertForPreTraining`, so that a state dictionary of one loads
-into the other. What is computed is here; how, is the engine's matter (`operations.Operations`).
+into the other; other models have the same names here (`architectures`). What is computed is here; how, is the engine's
+matter (`operations.Operations`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ from bert_large.config import ModelConfig
 from bert_large.data.batch import RaggedBatch, select_tokens
 from bert_large.model.dropout import Site, StepDropout, site_dropout
 from bert_large.model.operations import Operations, at_least_float32
+
+_SEGMENTS = 2
+"""Of a record, whatever the model makes of them."""
 
 
 class Dense(nn.Module):
@@ -48,22 +52,25 @@ class Table(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word, position and segment embeddings with their LayerNorm."""
+    """Word, position and, where the model tells segments apart, segment embeddings with their LayerNorm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.word_embeddings = Table(config.vocab_size, config.hidden_size)
         self.position_embeddings = Table(config.max_position_embeddings, config.hidden_size)
-        self.token_type_embeddings = Table(config.type_vocab_size, config.hidden_size)
+        segments, hidden = config.type_vocab_size, config.hidden_size
+        self.token_type_embeddings = Table(segments, hidden) if segments else None
         self.LayerNorm = Norm(config.hidden_size, config.layer_norm_eps)
         self.dropout_probability = config.hidden_dropout_prob
 
     def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
+        words, segments = self.word_embeddings.weight, self.token_type_embeddings
         return engine.embed_norm_dropout(
             batch,
-            self.word_embeddings.weight,
+            words,
             self.position_embeddings.weight,
-            self.token_type_embeddings.weight,
+            # Zeros that nobody trains: the sum of embeddings is then that of the other two, to the last bit.
+            words.new_zeros(_SEGMENTS, words.shape[1]) if segments is None else segments.weight,
             self.LayerNorm,
             site_dropout(dropout, self.dropout_probability, 0, Site.EMBEDDING),
         )
@@ -118,6 +125,7 @@ class Layer(nn.Module):
         self.heads = config.num_attention_heads
         self.activation = config.hidden_act
         self.attention_dropout = config.attention_probs_dropout_prob
+        self.attention_output_dropout = config.hidden_dropout_prob if config.traits.drops_attention_output else 0.0
         self.hidden_dropout = config.hidden_dropout_prob
 
     def forward(
@@ -131,7 +139,7 @@ class Layer(nn.Module):
         """Return the first half of the layer, where tokens see each other."""
         projections, output = self.attention.self, self.attention.output
         probabilities_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
-        output_site = site_dropout(dropout, self.hidden_dropout, self.number, Site.ATTENTION_OUTPUT)
+        output_site = site_dropout(dropout, self.attention_output_dropout, self.number, Site.ATTENTION_OUTPUT)
         return engine.attention_block(
             batch, hidden, projections.query, projections.key, projections.value, self.heads, probabilities_site,
             output.dense, output.LayerNorm, output_site,
@@ -162,6 +170,9 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = Dense(hidden, hidden)
 
+    def forward(self, first_tokens: torch.Tensor) -> torch.Tensor:
+        return torch.tanh(nn.functional.linear(first_tokens, self.dense.weight, self.dense.bias))
+
 
 class Bert(nn.Module):
     """The encoder without heads."""
@@ -170,7 +181,7 @@ class Bert(nn.Module):
         super().__init__()
         self.embeddings = Embeddings(config)
         self.encoder = Encoder(config)
-        self.pooler = Pooler(config.hidden_size)
+        self.pooler = Pooler(config.hidden_size) if config.traits.has_next_sentence_head else None
 
     def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
         """Return the encoder's output [T, hidden]."""
@@ -216,17 +227,20 @@ class Predictions(nn.Module):
 
 
 class Heads(nn.Module):
-    """The two pretraining heads."""
+    """The pretraining heads that the model has."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.predictions = Predictions(config)
-        self.seq_relationship = Dense(config.hidden_size, 2)
+        self.seq_relationship = Dense(config.hidden_size, 2) if config.traits.has_next_sentence_head else None
 
 
 @dataclass(frozen=True)
 class PretrainingSums:
-    """Sums over a batch (scalars): losses float32 and differentiable, counts of right predictions int64."""
+    """Sums over a batch (scalars): losses float32 and differentiable, counts of right predictions int64.
+
+    Those of next sentences are 0 where the model has no head for them.
+    """
 
     masked_lm_loss: torch.Tensor
     masked_lm_correct: torch.Tensor
@@ -245,7 +259,7 @@ def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.f
 
 
 class BertForPreTraining(nn.Module):
-    """The whole model. `engine` computes its operations."""
+    """The whole model, without what its architecture leaves out. `engine` computes its operations."""
 
     def __init__(self, config: ModelConfig, engine: Operations) -> None:
         super().__init__()
@@ -280,6 +294,13 @@ class BertForPreTraining(nn.Module):
             self.bert.embeddings.word_embeddings.weight,
             head.bias,
         )
+        if not self.config.traits.has_next_sentence_head:
+            return PretrainingSums(
+                masked_lm_loss,
+                masked_lm_correct,
+                torch.zeros_like(masked_lm_loss),
+                torch.zeros_like(masked_lm_correct),
+            )
         next_sentence_logits = self.next_sentence_logits(read, hidden)
         labels = batch.next_sentence_labels
         return PretrainingSums(
@@ -289,9 +310,16 @@ class BertForPreTraining(nn.Module):
             (next_sentence_logits.argmax(dim=-1) == labels).sum(),
         )
 
+    def next_sentence_predictions(self, sequences: int) -> int:
+        """Return how many next-sentence predictions are made of so many sequences: that, or none."""
+        return sequences if self.config.traits.has_next_sentence_head else 0
+
     def next_sentence_logits(self, batch: RaggedBatch, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, 2] (follows, random), in float32 at least, from the encoder's output [T, hidden]."""
-        first_tokens = hidden[batch.cu_seqlens[:-1].long()]
-        pooler, head = self.bert.pooler.dense, self.cls.seq_relationship
-        pooled = torch.tanh(nn.functional.linear(first_tokens, pooler.weight, pooler.bias))
+        """Return logits [B, 2] (follows, random), in float32 at least, from the encoder's output [T, hidden].
+
+        Only of a model that has a head for them.
+        """
+        head = self.cls.seq_relationship
+        assert self.bert.pooler is not None and head is not None
+        pooled = self.bert.pooler(hidden[batch.cu_seqlens[:-1].long()])
         return at_least_float32(nn.functional.linear(pooled, head.weight, head.bias))

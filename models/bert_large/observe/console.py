@@ -78,10 +78,11 @@ def log_to_file_only(text: str) -> None:
 
 def step_line(figures: StepFigures, max_steps: int) -> str:
     """Return the log line of a step; the field names are those that users' scripts look for."""
+    next_loss = _if_any(" next_sentence {:.4f}", figures.next_sentence_loss)
     return (
         f"step {figures.step}/{max_steps} loss {figures.loss:.4f} "
-        f"(masked_lm {figures.masked_lm_loss:.4f} next_sentence {figures.next_sentence_loss:.4f}) "
-        f"lm_acc {figures.masked_lm_accuracy:.4f} seq_acc {figures.next_sentence_accuracy:.4f} "
+        f"(masked_lm {figures.masked_lm_loss:.4f}{next_loss}) "
+        f"lm_acc {figures.masked_lm_accuracy:.4f}{_if_any(' seq_acc {:.4f}', figures.next_sentence_accuracy)} "
         f"lr {figures.learning_rate:.3e} grad_norm {figures.gradient_norm:.3f} "
         f"{figures.sequences_per_second:.2f} sentence/s {figures.tokens_per_second:.0f} token/s "
         f"{figures.seconds:.2f} s (data {figures.data_seconds:.2f} s)"
@@ -101,9 +102,16 @@ def eval_line(figures: EvalFigures) -> str:
     return (
         f"masked_lm_accuracy {figures.masked_lm_accuracy:.5f} "
         f"(always the most frequent token: {figures.most_frequent_token_accuracy:.5f}) "
-        f"masked_lm_loss {figures.masked_lm_loss:.4f} next_sentence_accuracy {figures.next_sentence_accuracy:.4f} "
-        f"next_sentence_loss {figures.next_sentence_loss:.4f} on {figures.samples} samples, {figures.seconds:.1f} s"
+        f"masked_lm_loss {figures.masked_lm_loss:.4f}"
+        f"{_if_any(' next_sentence_accuracy {:.4f}', figures.next_sentence_accuracy)}"
+        f"{_if_any(' next_sentence_loss {:.4f}', figures.next_sentence_loss)} "
+        f"on {figures.samples} samples, {figures.seconds:.1f} s"
     )
+
+
+def _if_any(form: str, figure: float | None) -> str:
+    """Return a figure in a form, nothing where there is none."""
+    return "" if figure is None else form.format(figure)
 
 
 class Progress:

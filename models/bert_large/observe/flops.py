@@ -21,7 +21,7 @@ def product_flops(model: ModelConfig, batch: RaggedBatch) -> dict[str, int]:
     projections = layers * batch.tokens * 4 * hidden**2
     feed_forward = ((layers - 1) * batch.tokens + read) * 2 * hidden * model.intermediate_size
     masked_head = batch.masked_tokens * hidden * (hidden + model.vocab_size)
-    next_sentence_head = batch.sequences * hidden * (hidden + 2)
+    next_sentence_head = batch.sequences * hidden * (hidden + 2) if model.traits.has_next_sentence_head else 0
     return {
         "dense": _PER_MULTIPLICATION * (projections + feed_forward),
         "attention": _PER_MULTIPLICATION * layers * 2 * hidden * squares,

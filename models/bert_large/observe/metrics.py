@@ -30,11 +30,17 @@ def mean(total: float, count: float) -> float:
     return total / count if count else 0.0
 
 
+def mean_or_none(total: float, count: float) -> float | None:
+    """Return total / count, None for a count of 0: of what is not there, there is no figure."""
+    return total / count if count else None
+
+
 @dataclass(frozen=True, kw_only=True)
 class StepFigures:
     """What one optimizer step gave, over all ranks.
 
-    Where the update was skipped, the gradient's norm is not finite, or the losses are not.
+    Where the update was skipped, the gradient's norm is not finite, or the losses are not. Figures of next sentences
+    are None where the model does not predict them.
     """
 
     step: int
@@ -43,9 +49,9 @@ class StepFigures:
     """Sequences trained on so far."""
     loss: float
     masked_lm_loss: float
-    next_sentence_loss: float
+    next_sentence_loss: float | None
     masked_lm_accuracy: float
-    next_sentence_accuracy: float
+    next_sentence_accuracy: float | None
     learning_rate: float
     gradient_norm: float
     """Global norm before clipping."""
@@ -61,13 +67,16 @@ class StepFigures:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalFigures:
-    """What an evaluation gave, over all ranks; means over the tokens or sequences of the whole set."""
+    """What an evaluation gave, over all ranks; means over the tokens or sequences of the whole set.
+
+    Figures of next sentences are None where the model does not predict them.
+    """
 
     samples: int
     masked_lm_loss: float
     masked_lm_accuracy: float
-    next_sentence_loss: float
-    next_sentence_accuracy: float
+    next_sentence_loss: float | None
+    next_sentence_accuracy: float | None
     most_frequent_token_accuracy: float
     """Accuracy of always predicting the set's most frequent masked token: what a model must beat."""
     seconds: float
@@ -88,7 +97,7 @@ class MetricsWriter:
     """An `Observer`: appends figures to `metrics.jsonl` and TensorBoard.
 
     Rows after `first_step`, left by a run that was killed, are dropped; so is an evaluation after that step when it is
-    to be made anew. Figures that are not finite are null, which JSON has a word for, and left out of TensorBoard.
+    to be made anew. Figures that are not finite, or not there, are null and left out of TensorBoard.
     """
 
     def __init__(self, output_dir: Path, first_step: int, evaluation_due: bool = False) -> None:
@@ -133,7 +142,7 @@ class MetricsWriter:
         self._tensorboard.flush_to_disk()
 
     def _write(self, event: str, group: str, step: int, values: dict[str, Any]) -> None:
-        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        finite = {name: value for name, value in values.items() if value is not None and math.isfinite(value)}
         row = json.dumps({"event": event, **dict.fromkeys(values), **finite}, allow_nan=False)
         self._file.append(f"{row}\n".encode())
         self._tensorboard.scalars(step, {f"{group}/{name}": value for name, value in finite.items() if name != "step"})

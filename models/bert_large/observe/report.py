@@ -64,11 +64,12 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
 
 
 def _charts_with_values(runs: Sequence[RecordedRun]) -> list[Chart]:
-    """Return the charts worth a look: that of skipped updates only where there were any."""
+    """Return the charts worth a look: that of skipped updates, of next sentences, only where there were any."""
     return [
         chart
         for chart in CHARTS
-        if chart.name != "skipped_updates" or any(_skipped_updates(run) != "0" for run in runs)
+        if (chart.name != "skipped_updates" or any(_skipped_updates(run) != "0" for run in runs))
+        and not all(run.steps and np.isnan(step_values(chart, run)).all() for run in runs)
     ]
 
 
@@ -82,7 +83,7 @@ def _course(chart: Chart, run: RecordedRun) -> str:
     values = step_values(chart, run)
     values = values[np.isfinite(values)]
     if not len(values):
-        return f"{run.label}: no steps yet."
+        return f"{run.label}: {'no figures' if run.steps else 'no steps yet'}."
     text = f"{run.label}: {values[0]:.4g} at the first step, {values[-1]:.4g} at the last"
     evaluated = [row[chart.name] for row in run.evaluations if row.get(chart.name) is not None]
     if chart.is_evaluated and evaluated:

@@ -3,7 +3,7 @@
 `checkpoints/step-00000100/` holds `model.safetensors` (weights), `optimizer.safetensors` (moments, named
 `exp_avg.PARAMETER` and `exp_avg_sq.PARAMETER`), `state.json` (progress and the run's identity) and `checksums.json` of
 these. It is written under another name, flushed to disk, read back from there, and renamed; older ones are deleted
-after that only.
+after that only. Parameters have the names of `model.bert` there, and in a model folder those of their architecture.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from bert_large.files import (
     sync_folder,
     write_atomically,
 )
+from bert_large.model.bert import BertForPreTraining
 from bert_large.optim.build import MOMENTS, get_moments, held_parameters, moment_names, set_moments
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
 from bert_large.train.progress import Progress, progress_from
@@ -259,9 +260,12 @@ def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def load_weights(path: Path, model: nn.Module) -> None:
-    """Copy weights from a safetensors file into the model, checking every shape first."""
-    parameters = dict(model.named_parameters())
+def load_weights(path: Path, model: nn.Module, weight_name: Callable[[str], str] = str) -> None:
+    """Copy weights from a safetensors file into the model, checking every shape first.
+
+    `weight_name` tells what the file calls a parameter: the same, unless told otherwise.
+    """
+    parameters = {weight_name(name): parameter for name, parameter in model.named_parameters()}
     tensors = read_tensors(path, list(parameters))
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
@@ -289,12 +293,12 @@ def save_model(
         remove_tree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         try:
-            weights = weights_of(model)
+            weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
             save_tensors(partial / WEIGHTS_FILE, {name: its.shape for name, its in weights.items()}, weights.items())
             with write_atomically(partial / CONFIG_FILE) as file:
                 file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
             if vocab_file is not None:
-                _save_vocabulary(partial, vocab_file, do_lower_case)
+                _save_vocabulary(partial, config, vocab_file, do_lower_case)
             write_checksums(partial)
             (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model: none are better than wrong ones
             for path in sorted(partial.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
@@ -304,11 +308,16 @@ def save_model(
             remove_tree(partial, ignore_errors=True)
 
 
-def _save_vocabulary(folder: Path, vocab_file: Path, do_lower_case: bool | None) -> None:
+def _save_vocabulary(folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None) -> None:
     lower = lowers_text(vocab_file) if do_lower_case is None else do_lower_case
     with write_atomically(folder / VOCAB_FILE) as file:
         file.write(vocab_file.read_bytes())
-    settings = {"tokenizer_class": "BertTokenizer", "do_lower_case": lower, "strip_accents": lower}
+    settings = {
+        "tokenizer_class": "BertTokenizer",
+        "do_lower_case": lower,
+        "strip_accents": lower,
+        "model_input_names": config.traits.inputs,
+    }
     with write_atomically(folder / TOKENIZER_CONFIG_FILE) as file:
         file.write(json.dumps(settings, indent=2).encode())
 
@@ -323,9 +332,9 @@ def check_model_folder(folder: Path) -> Path:
     return folder / WEIGHTS_FILE
 
 
-def load_model(folder: Path, model: nn.Module) -> None:
+def load_model(folder: Path, model: BertForPreTraining) -> None:
     """Copy the weights of a `model_save` folder into the model; where the folder has checksums, they must be right."""
-    load_weights(check_model_intact(folder), model)
+    load_weights(check_model_intact(folder), model, model.config.traits.weight_name)
 
 
 def check_model_intact(folder: Path) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from bert_large.configurations import CONFIGURATIONS
 from bert_large.train.settings import (
     PROFILE_STEPS,
     add_compute_arguments,
@@ -26,7 +27,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of text, as for `bert-large corpus`: records of all of it, and of articles held out to evaluate "
         "on, are made in OUTPUT_DIR/records first",
     )
-    parser.add_argument("--config-file", help="bert_config.json; may be left out with --checkpoint-dir")
+    parser.add_argument(
+        "--config-file",
+        help=f"bert_config.json, or one of {', '.join(CONFIGURATIONS)}; may be left out with --checkpoint-dir",
+    )
+    parser.add_argument(
+        "--masked-lm-only", action="store_true", help="leave out the next-sentence head, its loss and its figures"
+    )
     parser.add_argument("--output-dir", required=True, help="where logs, checkpoints/ and model_save/ go")
     parser.add_argument("--checkpoint-dir", help="model_save folder to start from (default: random weights)")
     parser.add_argument("--eval-dir", help="held-out records (default: eval/ in the dataset folder; none: none)")

@@ -13,7 +13,7 @@ from bert_large.distributed.environment import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.observe.console import Progress
-from bert_large.observe.metrics import EvalFigures, mean
+from bert_large.observe.metrics import EvalFigures, mean, mean_or_none
 from bert_large.train.stopping import WorkDropped
 
 
@@ -74,12 +74,13 @@ def evaluate(
     masked_lm_loss, masked_lm_correct, masked_tokens, next_sentence_loss, next_sentence_correct, sequences = (
         sums.tolist()
     )
+    next_sentences = model.next_sentence_predictions(int(sequences))
     return EvalFigures(
         samples=int(sequences),
         masked_lm_loss=mean(masked_lm_loss, masked_tokens),
         masked_lm_accuracy=mean(masked_lm_correct, masked_tokens),
-        next_sentence_loss=mean(next_sentence_loss, sequences),
-        next_sentence_accuracy=mean(next_sentence_correct, sequences),
+        next_sentence_loss=mean_or_none(next_sentence_loss, next_sentences),
+        next_sentence_accuracy=mean_or_none(next_sentence_correct, next_sentences),
         most_frequent_token_accuracy=mean(float(label_counts.max()), masked_tokens),
         seconds=time.perf_counter() - started,
     )

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from bert_large.config import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, ModelConfig, TrainConfig
+from bert_large.configurations import CONFIGURATIONS, read_configuration
 from bert_large.data.dataset import EVAL_FOLDERS, Dataset, check_training_data, find_training_folder
 from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
 from bert_large.data.record import BadRecords, RecordLimits
@@ -21,25 +22,57 @@ DATA_INDEX = "data_index"
 """Folder in a run's output folder that keeps where the records lie."""
 
 
-def resolve_model_config(config_file: str | None, checkpoint_dir: str | None, activation: str | None) -> ModelConfig:
-    """Return the model's configuration: the file's, the checkpoint's, or both when they agree."""
+def resolve_model_config(
+    config_file: str | None,
+    checkpoint_dir: str | None,
+    activation: str | None,
+    *,
+    vocab_file: str | None = None,
+    masked_lm_only: bool = False,
+) -> ModelConfig:
+    """Return the model's configuration: the file's or name's, the checkpoint's, or both when they agree.
+
+    A name (`configurations.CONFIGURATIONS`) leaves the vocabulary's size open: it is the checkpoint's or, where there
+    is none, that of `vocab_file`. The heads are the checkpoint's, unless the masked-LM head alone is asked for.
+    """
     if checkpoint_dir is not None:
         check_model_folder(Path(checkpoint_dir))
         from_checkpoint = ModelConfig.from_json(Path(checkpoint_dir) / CONFIG_FILE, activation)
     if config_file is None:
         if checkpoint_dir is None:
-            raise InputError("CONFIG_FILE (--config-file) is not set; expected a bert_config.json")
-        return from_checkpoint
-    from_file = ModelConfig.from_json(Path(config_file), activation)
-    if checkpoint_dir is not None:
+            raise InputError(
+                "CONFIG_FILE (--config-file) is not set; expected a bert_config.json, or one of "
+                f"{', '.join(CONFIGURATIONS)}"
+            )
+        config = from_checkpoint
+    elif checkpoint_dir is None:
+        words = len(read_vocab(Path(vocab_file)).tokens) if vocab_file else None
+        config = read_configuration(config_file, activation, vocab_size=words)
+    else:
+        config = read_configuration(config_file, activation, vocab_size=from_checkpoint.vocab_size)
+        if config.traits.model_type == from_checkpoint.traits.model_type:
+            config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
         differences = [
-            f"{name} is {value} there, {getattr(from_file, name)} in {config_file}"
+            f"{name} is {value} there, {getattr(config, name)} in {config_file}"
             for name, value in vars(from_checkpoint).items()
-            if value != getattr(from_file, name) and not name.endswith("dropout_prob")
+            if value != getattr(config, name) and not name.endswith("dropout_prob")
         ]
         if differences:
             raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} is of another shape: {'; '.join(differences)}")
-    return from_file
+    return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
+
+
+def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:
+    """Return where `resolve_model_config` has the configuration from."""
+    if config_file is None:
+        return f"configuration of {checkpoint_dir}"
+    named = CONFIGURATIONS.get(config_file)
+    if named is None or named.vocab_size == config.vocab_size:
+        return f"configuration {config_file}"
+    return (
+        f"configuration {config_file} with vocab_size {config.vocab_size}, as the "
+        f"{'checkpoint' if checkpoint_dir else 'vocabulary'} has it, instead of {named.vocab_size}"
+    )
 
 
 def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:

@@ -43,6 +43,7 @@ from bert_large.train import checkpoint, run_folder
 from bert_large.train.evaluate import evaluate
 from bert_large.train.inputs import (
     DATA_INDEX,
+    describe_origin,
     make_text_records,
     open_eval_data,
     open_training_data,
@@ -76,6 +77,8 @@ class Run:
     train: TrainConfig
     ranks: RanksConfig
     model: ModelConfig
+    model_origin: str
+    """Where `model` is from."""
     initial_weights: Path | None
     vocab_file: Path | None
     do_lower_case: bool | None
@@ -127,11 +130,17 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             f"--global-batch-size is {train.global_batch_size}, expected one sequence a rank at least; "
             f"there are {world_size} ranks"
         )
-    mlperf = resolve_mlperf(arguments, data, optim, train)
+    check_engine(train.engine, train.precision)
+    model = resolve_model_config(
+        arguments.config_file,
+        arguments.checkpoint_dir,
+        arguments.gelu,
+        vocab_file=arguments.vocab_file,
+        masked_lm_only=arguments.masked_lm_only,
+    )
+    mlperf = resolve_mlperf(arguments, data, optim, train, model)
     if mlperf is not None:
         check_log(mlperf.log, train.output_dir)
-    check_engine(train.engine, train.precision)
-    model = resolve_model_config(arguments.config_file, arguments.checkpoint_dir, arguments.gelu)
     if train.profile_steps:
         check_size(
             layers=model.num_hidden_layers,
@@ -159,6 +168,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         train=train,
         ranks=resolve_ranks(arguments),
         model=model,
+        model_origin=describe_origin(arguments.config_file, arguments.checkpoint_dir, model),
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
         vocab_file=vocab_file,
         do_lower_case=arguments.do_lower_case if text is None else text.lowers,
@@ -402,7 +412,7 @@ def _require_room(train: TrainConfig, model: BertForPreTraining, ranks: Ranks) -
 
 def _log_settings(run: Run, model: BertForPreTraining) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    LOGGER.info("model: %d parameters; %s", parameters, run.model)
+    LOGGER.info("model: %d parameters; %s; %s", parameters, run.model_origin, run.model)
     LOGGER.info("data: %s", run.data)
     LOGGER.info("ranks: %s", run.ranks)
     for line in describe_settings(run.settings):

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bert_large.architectures import BERT
 from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, flatten
 from bert_large.data.masking import DynamicMasking
 from bert_large.errors import DamageError, InputError
@@ -49,6 +50,11 @@ def run_identity(
 def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
     """Return what identifies a checkpoint that another system made: any run of that model may go on from it."""
     return {_IMPORTED_FROM: source, "model": dataclasses.asdict(model)}
+
+
+def flat_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what identifies a run on one level, with what versions that knew one architecture did not write."""
+    return {"model.architecture": BERT, **flatten(identity)}
 
 
 def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = False) -> Path | None:
@@ -105,7 +111,7 @@ def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> 
 
 def require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise `InputError` that names every setting in which two identities differ."""
-    flat_found, flat_expected = flatten(found), flatten(expected)
+    flat_found, flat_expected = flat_identity(found), flat_identity(expected)
     differences = [
         f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
         for name in sorted({*flat_found, *flat_expected})

@@ -20,6 +20,7 @@ from bert_large.config import (
     RANK_TIMEOUT_SECONDS,
     DataConfig,
     MlperfConfig,
+    ModelConfig,
     OptimConfig,
     RanksConfig,
     TrainConfig,
@@ -152,7 +153,7 @@ def add_mlperf_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def resolve_mlperf(
-    arguments: argparse.Namespace, data: DataConfig, optim: OptimConfig, train: TrainConfig
+    arguments: argparse.Namespace, data: DataConfig, optim: OptimConfig, train: TrainConfig, model: ModelConfig
 ) -> MlperfConfig | None:
     """Return what the MLPerf log needs, or None without one; refuses runs whose log could not be one."""
     given = {
@@ -175,7 +176,13 @@ def resolve_mlperf(
         )
     if data.eval_dir is None:
         raise InputError("--mlperf-log without evaluation data: give --eval-dir, or eval/ in the dataset folder")
-    return MlperfConfig(log=Path(arguments.mlperf_log), **given)
+    config = MlperfConfig(log=Path(arguments.mlperf_log), **given)
+    if config.division == "closed" and not model.traits.has_next_sentence_head:
+        raise InputError(
+            f"--mlperf-log of {model.architecture}: in MLPerf's closed division BERT is trained to tell next sentences "
+            "too; give --mlperf-division open, or leave the log out"
+        )
+    return config
 
 
 def resolve_settings(

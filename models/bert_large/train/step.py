@@ -21,7 +21,7 @@ from bert_large.errors import UserError
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import StepDropout
 from bert_large.observe.console import LOGGER
-from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean
+from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean, mean_or_none
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
 from bert_large.train.bad_steps import SkippedSteps
@@ -109,15 +109,16 @@ class StepRunner:
         else:
             self._skip_update(step, loss_1 + loss_2, gradient_norm)
 
+        next_sentences = self.model.next_sentence_predictions(self.global_batch_size)
         seconds = time.perf_counter() - started + data_seconds
         return StepFigures(
             step=step + 1,
             samples=(step + 1) * self.global_batch_size,
             loss=loss_1 + loss_2,
             masked_lm_loss=loss_1,
-            next_sentence_loss=loss_2,
+            next_sentence_loss=mean_or_none(next_sentence, next_sentences),
             masked_lm_accuracy=mean(masked_lm_correct, masked_tokens),
-            next_sentence_accuracy=mean(next_sentence_correct, self.global_batch_size),
+            next_sentence_accuracy=mean_or_none(next_sentence_correct, next_sentences),
             learning_rate=rate,
             gradient_norm=gradient_norm,
             sequences_per_second=mean(self.global_batch_size, seconds),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from bert_large.model import bert
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import DropoutSite, Site, StepDropout, site_dropout
 
-from tests.support.models import randomize, tiny_model
+from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_model
 from tests.support.records import make_records
 
 RECORDS = make_records(9, lengths=(6, 30))
@@ -144,10 +145,36 @@ def test_both_dropout_probabilities_count(hidden: float, attention: float) -> No
     assert len(set(losses)) == 3
 
 
+@pytest.mark.parametrize(("changes", "drops"), [({}, True), (MASKED_LM_ONLY, True), (DISTILBERT, False)])
+def test_dropout_after_attention(changes: dict[str, Any], drops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """DistilBERT has none there; everywhere else it has BERT's."""
+    found = []
+    attention_block = EagerEngine.attention_block
+
+    def noting(self: EagerEngine, *arguments: Any) -> torch.Tensor:
+        found.append((arguments[6] is not None, arguments[9] is not None))
+        return attention_block(self, *arguments)
+
+    monkeypatch.setattr(EagerEngine, "attention_block", noting)
+    tiny_model(**changes)(make_batch(make_records(3), range(3)), StepDropout(1, 2))
+    assert found == [(True, drops)] * 2
+
+
+@pytest.mark.parametrize(("changes", "differ"), [(MASKED_LM_ONLY, True), (DISTILBERT, False)])
+def test_segments(changes: dict[str, Any], differ: bool) -> None:
+    """DistilBERT does not see them."""
+    model, batch = tiny_model(**changes), make_batch(make_records(3), range(3))
+    randomize(model)
+    flipped = dataclasses.replace(batch, token_type_ids=1 - batch.token_type_ids)
+    losses = [float(model(its, None).masked_lm_loss.detach()) for its in (batch, flipped)]
+    assert (losses[0] != losses[1]) == differ
+
+
 def test_counts_right_predictions() -> None:
     """Argmax of the logits against the labels, for both heads: a model biased to one answer is right where it is."""
     records = make_records(9)
     model = tiny_model()
+    assert model.cls.seq_relationship is not None
     with torch.no_grad():
         model.cls.predictions.bias[33] = 100.0
         model.cls.seq_relationship.bias[1] = 100.0

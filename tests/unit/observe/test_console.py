@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bert_large.observe import console
@@ -44,6 +46,13 @@ def test_step_line_has_the_fields_that_scripts_look_for() -> None:
         "step 2/10 loss 1.7500 (masked_lm 1.5000 next_sentence 0.2500) lm_acc 0.7123 seq_acc 0.7500 lr 1.000e-03 "
         "grad_norm 1.500 4.00 sentence/s 100 token/s 1.25 s (data 0.50 s)"
     )
+
+
+def test_lines_without_next_sentences() -> None:
+    """What is not predicted is not told."""
+    none: dict[str, Any] = {"next_sentence_loss": None, "next_sentence_accuracy": None}
+    assert "loss 1.7500 (masked_lm 1.5000) lm_acc 0.2500 lr" in step_line(step_figures(2, **none), 10)
+    assert " masked_lm_loss 2.0000 on 50 samples" in eval_line(dataclasses.replace(EVALUATION, **none))
 
 
 def test_eval_line_names_the_baseline_beside_the_accuracy() -> None:

@@ -134,6 +134,21 @@ def test_bert_base() -> None:
         assert end.rate(step) == pytest.approx(whole.rate(900_000 + step), rel=1e-9)
 
 
+@pytest.mark.parametrize(("name", "phase"), [("bert-mini", 1), ("bert-mini", 2), ("bert-tiny", 1), ("bert-tiny", 2)])
+def test_small_models_are_trained_as_bert_base(name: str, phase: int) -> None:
+    small, base = (resolve_recipe(recipe, phase=phase, precision="fp32", known=KNOWN) for recipe in (name, "bert-base"))
+    assert small == base
+
+
+def test_distilberts_steps() -> None:
+    """Three passes over the text of MLCommons' 512 set, which has it ten times; warmup for a twentieth of them."""
+    settings = resolve_recipe("distilbert", phase=2, precision="fp32", known=KNOWN)
+    steps, batch = settings["max_steps"], settings["global_batch_size"]
+    assert batch == 4096 and steps == round(3 * 156_726_829 / 10 / batch)
+    assert settings["warmup_steps"] == round(0.05 * steps)
+    assert schedule_of("distilbert", phase=2).rate(settings["warmup_steps"] // 2) == pytest.approx(2.5e-4)
+
+
 def test_names_are_sorted_by_number() -> None:
     names = [name for name in recipe_names() if name.startswith("mlperf-")]
     assert names == ["mlperf-256", "mlperf-448", "mlperf-1536", "mlperf-3072", "mlperf-8192"]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from pathlib import Path
 
 import pytest
+from bert_large.configurations import CONFIGURATIONS
 
 from .sandbox import PROJECT, Call, Sandbox, wait_for
 
@@ -97,7 +99,7 @@ def test_optional_paths_become_options(phase_1: Sandbox) -> None:
     assert {option: call.value(option) for option in paths} == paths
 
 
-@pytest.mark.parametrize("flag", ["--benchmark", "--dynamic-masking"])
+@pytest.mark.parametrize("flag", ["--benchmark", "--dynamic-masking", "--masked-lm-only"])
 def test_flags(phase_1: Sandbox, flag: str) -> None:
     variable = flag[2:].replace("-", "_").upper()
     phase_1.variables[variable] = "0"
@@ -114,6 +116,17 @@ def test_text_in_place_of_records(phase_1: Sandbox, script: str) -> None:
     call = started(phase_1, script)
     assert call.value("--text-dir") == phase_1.variables["TEXT_DIR"]
     assert "--dataset-dir" not in call.arguments
+
+
+def test_the_names_of_configurations(phase_1: Sandbox) -> None:
+    """The scripts know all of the package's, take them for no path, and list them where a file is missing."""
+    phase_1.variables["CONFIG_FILE"] = "bert"
+    assert f"CONFIG_FILE=bert is not a file, nor one of {' '.join(CONFIGURATIONS)}\n" in refused(phase_1, PHASE_1)
+    for name in CONFIGURATIONS:
+        phase_1.variables["CONFIG_FILE"] = name
+        assert started(phase_1, PHASE_1).value("--config-file") == name
+    head = Path(PROJECT, PHASE_1).read_text()
+    assert all(re.search(rf"\b{name}\b", head) for name in CONFIGURATIONS)
 
 
 def test_arguments_are_passed_on_last(phase_1: Sandbox) -> None:

@@ -153,6 +153,13 @@ def test_no_evaluation_is_no_path(docker: Sandbox) -> None:
     assert call.environment["EVAL_DIR"] == "none"
 
 
+def test_a_named_configuration_is_no_path(docker: Sandbox) -> None:
+    docker.variables["CONFIG_FILE"] = "bert-tiny"
+    call = ran(docker)
+    assert len(call.values("--mount")) == 2
+    assert call.environment["CONFIG_FILE"] == "bert-tiny"
+
+
 def test_variables_are_passed_by_name(docker: Sandbox) -> None:
     values = {
         "BATCH_SIZE": "448",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from bert_large.errors import InputError
 from bert_large.train.checkpoint import save_model
-from bert_large.train.inputs import resolve_model_config, resolve_vocab
+from bert_large.train.inputs import describe_origin, resolve_model_config, resolve_vocab
 
-from tests.support.models import tiny_config, tiny_model, write_config
+from tests.support.models import DISTILBERT, MASKED_LM_ONLY, tiny_config, tiny_model, write_config
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
@@ -61,8 +62,55 @@ def test_another_form_of_gelu_is_another_model(tmp_path: Path, model_save: str) 
 
 
 def test_neither_is_refused() -> None:
-    with pytest.raises(InputError, match=r"CONFIG_FILE \(--config-file\) is not set; expected a bert_config.json"):
+    with pytest.raises(InputError, match=r"CONFIG_FILE \(--config-file\) is not set; expected a bert_config.json, or"):
         resolve_model_config(None, None, None)
+
+
+def test_a_name_has_the_vocabularys_size(tmp_path: Path) -> None:
+    """Cased vocabularies are smaller; with a file the size is the file's."""
+    vocab = str(write_vocab(tmp_path / "vocab.txt", 90))
+    config = resolve_model_config("distilbert-base", None, "tanh", vocab_file=vocab)
+    assert (config.vocab_size, config.hidden_size, config.hidden_act) == (90, 768, "gelu_pytorch_tanh")
+    assert describe_origin("distilbert-base", None, config) == (
+        "configuration distilbert-base with vocab_size 90, as the vocabulary has it, instead of 30522"
+    )
+    named = resolve_model_config("bert-tiny", None, None)
+    assert (named.vocab_size, describe_origin("bert-tiny", None, named)) == (30522, "configuration bert-tiny")
+    path = str(write_config(tmp_path / "c.json"))
+    assert resolve_model_config(path, None, None, vocab_file=vocab).vocab_size == 100
+    assert describe_origin(path, None, tiny_config()) == f"configuration {path}"
+
+
+def test_a_name_has_the_checkpoints_vocabulary(tmp_path: Path) -> None:
+    model = tiny_model(hidden_size=128, intermediate_size=512)
+    save_model(tmp_path, model, model.config, None)
+    vocab = str(write_vocab(tmp_path / "other.txt", 90))
+    config = resolve_model_config("bert-tiny", str(tmp_path), None, vocab_file=vocab)
+    assert config == model.config
+    assert "vocab_size 100, as the checkpoint has it" in describe_origin("bert-tiny", str(tmp_path), config)
+    with pytest.raises(InputError, match="num_hidden_layers is 2 there, 4 in bert-mini"):
+        resolve_model_config("bert-mini", str(tmp_path), None)
+
+
+def test_heads_are_the_checkpoints_unless_left_out(tmp_path: Path, model_save: str) -> None:
+    """A configuration file does not choose them, whatever class it names: published ones name many."""
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(tiny_config(**MASKED_LM_ONLY).to_hugging_face()))
+    assert resolve_model_config(str(file), None, None) == tiny_config()
+    assert resolve_model_config(str(file), model_save, None) == tiny_config()
+    assert resolve_model_config(None, model_save, None, masked_lm_only=True) == tiny_config(**MASKED_LM_ONLY)
+    without = tiny_model(**MASKED_LM_ONLY)
+    save_model(tmp_path / "without", without, without.config, None)
+    for config_file in (None, str(write_config(tmp_path / "google.json"))):
+        assert resolve_model_config(config_file, str(tmp_path / "without"), None) == without.config
+
+
+def test_another_family_is_another_shape(tmp_path: Path, model_save: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(tiny_config(**DISTILBERT).to_hugging_face()))
+    assert resolve_model_config(str(file), None, None, masked_lm_only=True) == tiny_config(**DISTILBERT)
+    with pytest.raises(InputError, match=r"type_vocab_size is 2 there, 0 in .*architecture is BertForPreTr"):
+        resolve_model_config(str(file), model_save, None)
 
 
 def test_vocabulary_must_fit(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.checksums import write_checksums
 from bert_large.config import DataConfig, OptimConfig, TrainConfig
 from bert_large.errors import DamageError, InputError
 from bert_large.train.checkpoint import save_checkpoint
@@ -45,6 +46,22 @@ def claimed(folder: Path, *steps: int) -> None:
     claim(train_config(folder), identity(folder))
     for step in steps:
         save_checkpoint(folder / "checkpoints", *trained(), Progress(step, 8 * step), identity(folder))
+
+
+def test_runs_of_versions_that_knew_one_architecture(tmp_path: Path) -> None:
+    """They go on as what they are, and not as anything else."""
+    claimed(tmp_path, 3)
+    paths = [tmp_path / "run.json", tmp_path / "checkpoints/step-00000003/state.json"]
+    for path in paths:
+        values = json.loads(path.read_text())
+        del values.get("identity", values)["model"]["architecture"]
+        path.write_text(json.dumps(values))
+    write_checksums(paths[1].parent)
+    assert claim(train_config(tmp_path), identity(tmp_path)) == paths[1].parent
+    other = identity(tmp_path)
+    other["model"]["architecture"] = "BertForMaskedLM"
+    with pytest.raises(InputError, match=r"model.architecture was BertForPreTraining, is BertForMaskedLM"):
+        claim(train_config(tmp_path), other)
 
 
 def test_an_empty_folder_is_claimed(tmp_path: Path) -> None:

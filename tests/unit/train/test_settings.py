@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.architectures import BERT
 from bert_large.cli import build_parser
-from bert_large.config import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.errors import InputError
 from bert_large.train.settings import (
     SETTINGS,
@@ -100,10 +101,10 @@ def test_description_of_settings() -> None:
     ]  # fmt: skip
 
 
-def mlperf(tmp_path: Path, *words: str, **given: Any) -> MlperfConfig | None:
+def mlperf(tmp_path: Path, *words: str, architecture: str = BERT, **given: Any) -> MlperfConfig | None:
     values = {"dataset_dir": tmp_path, "output_dir": tmp_path / "out", "eval_dir": "held-out", **given}
     arguments = build_parser("pretrain").parse_args(["pretrain", *options(**values), *words])
-    return resolve_mlperf(arguments, *resolve(arguments))
+    return resolve_mlperf(arguments, *resolve(arguments), ModelConfig(architecture=architecture))
 
 
 def test_mlperf_options(tmp_path: Path) -> None:
@@ -132,6 +133,14 @@ def test_mlperf_options(tmp_path: Path) -> None:
 def test_runs_that_cannot_have_an_mlperf_log(tmp_path: Path, given: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InputError, match=complaint):
         mlperf(tmp_path, **{"mlperf_log": "log", **given})
+
+
+def test_an_mlperf_log_of_masked_lm_alone_is_open(tmp_path: Path) -> None:
+    given = {"architecture": "BertForMaskedLM", "mlperf_log": "log"}
+    with pytest.raises(InputError, match=r"--mlperf-log of BertForMaskedLM: .* give --mlperf-division open"):
+        mlperf(tmp_path, **given)
+    config = mlperf(tmp_path, **given, mlperf_division="open")
+    assert config is not None and config.division == "open"
 
 
 def test_benchmark(tmp_path: Path) -> None:

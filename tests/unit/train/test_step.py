@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from bert_large.architectures import BERT
 from bert_large.config import OptimConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.distributed.environment import Ranks
@@ -28,6 +29,7 @@ OPTIM = OptimConfig(learning_rate=0.05, total_steps=10, warmup_steps=2)
 
 def make_runner(
     *,
+    architecture: str = BERT,
     dropout: float = 0.1,
     max_gradient_norm: float = 1.0,
     precision: str = "fp32",
@@ -37,7 +39,7 @@ def make_runner(
     skipped: SkippedSteps | None = None,
 ) -> StepRunner:
     optim = dataclasses.replace(OPTIM, optimizer=optimizer)
-    model = tiny_model(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    model = tiny_model(architecture=architecture, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     randomize(model)
     return StepRunner(
         model=model, optimizer=build_optimizer(model, optim), schedule=build_schedule(OPTIM), ranks=Ranks(),
@@ -82,6 +84,13 @@ def test_losses_and_gradients_do_not_depend_on_the_cut() -> None:
                 torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
+def test_masked_lm_only() -> None:
+    """The loss is that of masked tokens; of next sentences there are no figures, rather than ones of 0."""
+    figures = run(make_runner(architecture="BertForMaskedLM"), 4, cut(5, 7))
+    assert figures.loss == figures.masked_lm_loss > 0
+    assert (figures.next_sentence_loss, figures.next_sentence_accuracy) == (None, None)
+
+
 def test_figures_are_of_the_global_batch() -> None:
     """Against the model's own sums: masked-LM over (tokens + 1e-5), next sentence over sequences."""
     runner = make_runner(dropout=0.0)
@@ -91,6 +100,7 @@ def test_figures_are_of_the_global_batch() -> None:
     figures = run(runner, 4, cut(5, 7))
     assert figures.masked_lm_loss == pytest.approx(float(sums.masked_lm_loss) / (masked + 1e-5), rel=1e-6)
     assert figures.next_sentence_loss == pytest.approx(float(sums.next_sentence_loss) / 12, rel=1e-6)
+    assert figures.next_sentence_loss is not None
     assert figures.loss == figures.masked_lm_loss + figures.next_sentence_loss
     assert figures.masked_lm_accuracy == int(sums.masked_lm_correct) / masked
     assert figures.next_sentence_accuracy == int(sums.next_sentence_correct) / 12
