@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,7 +22,13 @@ _OPTIONS = (
 )  # fmt: skip
 _DARK = "--blink-settings=preferredColorScheme=0"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no browser: chromium is not installed")
+
+@pytest.fixture(autouse=True)
+def browser() -> None:
+    """Chromium is there; else the tests are skipped, or fail with REQUIRE_BROWSER=1."""
+    if CHROMIUM is None:
+        reason = "no browser: chromium is not installed"
+        pytest.fail(reason) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(reason)
 
 
 def render(page: Path, picture: Path, width: int, height: int, *options: str) -> list[str]:
