@@ -42,7 +42,7 @@ fuzz: $(VENV)/.installed-fuzz $(VENV)/.installed-test ## feed FUZZ_RUNS wrong in
 	  PYTHONPATH=. $(bin)/python -m tests.fault.fuzz "$$target" $(FUZZ_RUNS) || exit; \
 	done
 
-fault: $(VENV)/.installed-test ## kill a run 50 times and compare its end (FAULT_ARGS="--kills 20 --ranks 2")
+fault: $(VENV)/.installed-test ## kill a run over 50 times and compare its end (FAULT_ARGS="--kills 20 --ranks 2")
 	$(bin)/python -m tests.fault.kills $(FAULT_ARGS)
 
 soak: $(VENV)/.installed-test ## train for hours and look for leaks, into output/soak (SOAK_ARGS="--minutes 120")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole way in a few minutes: English prose that every Python installation has → vocabulary → TFRecords → phase 1
-# → phase 2, with a small BERT, by the same commands that train BERT-large. Ends with held-out figures and a picture.
+# → phase 2, with a small BERT, by the same commands that train BERT-large. Ends with held-out figures and a report.
 #
 # Usage: [DEMO_DIR=folder] quickstart/demo.sh
 #

@@ -3,7 +3,7 @@
 Usage: demo_corpus.py TEXT_DIR HELD_OUT_DIR
 
 Its articles are the topics of Python's language reference (`pydoc_data.topics`) and the docstrings of the standard
-library's modules: some 2 MB that every installation has. Every 20th article is held out.
+library's modules: over a megabyte that every installation has. Every 20th article is held out.
 """
 
 from __future__ import annotations

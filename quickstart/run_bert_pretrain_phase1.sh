@@ -22,7 +22,7 @@
 #   LEARNING_RATE       peak learning rate
 #   WARMUP_STEPS        steps of warmup
 #   RECIPE              name of a set of hyperparameters
-#   ENGINE              auto (native), native, eager, which needs no C++ compiler, or ipex, where it is installed
+#   ENGINE              auto (native; fp16: eager), native, eager, which needs no C++ compiler, or ipex, where it is installed
 #   ALLOCATOR           memory allocator: tcmalloc or jemalloc, which must be installed, or system, the C library's
 #                       with huge pages. auto (default): tcmalloc where it is installed, else system
 #   OPENMP              threads of PyTorch and the kernels: pytorch (default), those it brought, or intel, which the
@@ -31,14 +31,16 @@
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
 #   VOCAB_FILE          vocabulary to save with the model (default with TEXT_DIR: trained from the text, lowered; with
 #                       the option --no-do-lower-case, cased); where CONFIG_FILE is a name, its size is the model's
-#   DYNAMIC_MASKING     1: draw masks anew in every epoch, in place of the records' own; needs VOCAB_FILE or TEXT_DIR
+#   DYNAMIC_MASKING     1: draw masks anew in every epoch, in place of the records' own; needs their vocabulary:
+#                       VOCAB_FILE, that of CHECKPOINT_DIR, or TEXT_DIR
 #   MASKED_LM_ONLY      1: train without the next-sentence loss, for a model without that head
 #   CHECKPOINT_DIR      model to start from instead of new weights (also: PRETRAINED_MODEL)
 #   SAVE_EVERY          steps between checkpoints
 #   BAD_RECORDS         damaged training records: stop (default), or skip, MAX_BAD_RECORDS (100) of them at most
 #   STOP_DEADLINE       seconds after SIGTERM or Ctrl-C; a step that would take longer is dropped, not finished
-#   RESUME              auto, never, or the checkpoint to go on from
-#   BENCHMARK           1: measure speed only
+#   RESUME              auto (default): go on from the last intact checkpoint; never: refuse a folder that holds a run;
+#                       or the checkpoint to go on from
+#   BENCHMARK           1: measure speed only, over 60 steps unless MAX_STEPS is set
 #   MLPERF_LOG          write the MLPerf log there; inside OUTPUT_DIR in a container. Needs the package's extra [mlperf]
 #   MLPERF_SUBMITTER, MLPERF_PLATFORM, MLPERF_DIVISION, MLPERF_STATUS   what the log says of the submission
 #   TRAIN_SCRIPT        another Python program to run in place of `bert_large`; it gets the same arguments

@@ -24,7 +24,7 @@
 #   SEEDS               train once with each: 1,2,3
 #   SEED                train once, with this one
 #   SAVE_EVERY          steps between checkpoints
-#   RESUME              auto, or never
+#   RESUME              auto (default): go on with the folder's run; never: refuse a folder that holds one
 #   ALLOCATOR, OPENMP   as in run_bert_pretrain_phase1.sh
 #   OMP_NUM_THREADS     threads (default: all cores)
 #   MODEL_DIR           project whose models/bert_large to run (default: this one)

@@ -20,14 +20,14 @@ GRAPHS = ("encoder", "pretraining")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both formats."""
     parser.add_argument("--checkpoint-dir", type=Path, required=True, help="model_save folder")
-    parser.add_argument("--format", choices=("onnx", "hugging-face"), required=True)
+    parser.add_argument("--format", choices=("onnx", "hugging-face"), required=True, help="what to make")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
     onnx = parser.add_argument_group("with --format onnx")
     onnx.add_argument(
         "--model",
         choices=(*GRAPHS, "both"),
-        help="encoder.onnx: hidden states and pooled output; pretraining.onnx: logits of both heads (default both)",
+        help="encoder.onnx: hidden states and pooled output; pretraining.onnx: logits of the heads (default both)",
     )
     onnx.add_argument(
         "--opset", type=int, help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"

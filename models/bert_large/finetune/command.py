@@ -44,8 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seeds.add_argument("--seeds", help="train once with each: 1,2,3 (default 42)")
     seeds.add_argument("--seed", help="train once, with this one")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
-    parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on with the folder's run")
-    group = parser.add_argument_group("settings (defaults of the task, or these)")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto: go on with the folder's run; never: refuse a folder that holds one (default auto)",
+    )
+    group = parser.add_argument_group("settings (default: the task's own, else the one given here)")
     for field in dataclasses.fields(FinetuneSettings):
         default = "" if field.default is None else f" (default {field.default})"
         group.add_argument(

@@ -7,6 +7,7 @@ import os
 
 from bert_large.configurations import CONFIGURATIONS
 from bert_large.train.settings import (
+    BENCHMARK_STEPS,
     PROFILE_STEPS,
     add_compute_arguments,
     add_mlperf_arguments,
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     source.add_argument("--dataset-dir", help="folder with seq_128/ and seq_512/, or of shards")
     source.add_argument(
         "--text-dir",
-        help="folder of text, as for `bert-large corpus`: records of all of it, and of articles held out to evaluate "
-        "on, are made in OUTPUT_DIR/records first",
+        help="folder of text, as for `bert-large corpus`, of which records are made in OUTPUT_DIR/records first; "
+        "articles are held out to evaluate on",
     )
     parser.add_argument(
         "--config-file",
@@ -36,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output-dir", required=True, help="where logs, checkpoints/ and model_save/ go")
     parser.add_argument("--checkpoint-dir", help="model_save folder to start from (default: random weights)")
-    parser.add_argument("--eval-dir", help="held-out records (default: eval/ in the dataset folder; none: none)")
+    parser.add_argument("--eval-dir", help="held-out records, or none (default: eval/ in the dataset folder, if there)")
     parser.add_argument(
         "--vocab-file",
         help="vocab.txt to check against the model and keep with model_save (default: that of --checkpoint-dir; with "
@@ -55,13 +56,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dynamic-masking",
         action="store_true",
-        help="draw masks anew for each sample of each epoch, in place of the records' own; needs the vocabulary",
+        help="draw masks anew for each sample of each epoch, in place of the records' own; needs their vocabulary",
     )
     parser.add_argument("--data-workers", type=int, default=1, help="processes a rank reads ahead with (default 1)")
     parser.add_argument("--bad-records", default="stop", help="damaged training records: stop or skip (default stop)")
     parser.add_argument("--max-bad-records", type=int, default=100, help="how many to skip at most (default 100)")
-    parser.add_argument("--resume", default="auto", help="auto, never, or a checkpoint's folder (default auto)")
-    parser.add_argument("--benchmark", action="store_true", help="measure throughput: 60 steps, nothing is saved")
+    parser.add_argument(
+        "--resume",
+        default="auto",
+        help="auto: go on from the last intact checkpoint; never: refuse a folder that holds a run; or the folder of a "
+        "checkpoint to go on from (default auto)",
+    )
+    parser.add_argument(
+        "--benchmark",
+        action="store_true",
+        help=f"measure throughput, over {BENCHMARK_STEPS} steps unless --max-steps is given; nothing is saved",
+    )
     parser.add_argument("--profile", action="store_true", help="trace some steps: where does their time go?")
     parser.add_argument("--profile-steps", type=int, help=f"how many steps to trace (default {PROFILE_STEPS})")
     add_ranks_arguments(parser)

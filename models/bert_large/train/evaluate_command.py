@@ -18,7 +18,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint-dir", required=True, help="model_save folder")
     parser.add_argument("--eval-dir", required=True, help="folder of held-out records")
     parser.add_argument("--eval-samples", type=int, help="evaluate on the first records only (default: all)")
-    parser.add_argument("--micro-batch-tokens", type=int, default=SETTINGS["micro_batch_tokens"].default)
+    tokens = SETTINGS["micro_batch_tokens"].default
+    parser.add_argument(
+        "--micro-batch-tokens",
+        type=int,
+        default=tokens,
+        help=f"most tokens in one forward pass of a rank (default {tokens})",
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     add_compute_arguments(parser)
     add_watch_arguments(parser)

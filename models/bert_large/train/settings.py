@@ -95,7 +95,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add an option for every setting."""
     group = parser.add_argument_group("settings (these override the recipe)")
     for name, setting in SETTINGS.items():
-        default = "" if setting.default is None else f" (default {setting.default})"
+        default = "" if setting.default is None else f" (default {describe_value(setting.default)})"
         group.add_argument(f"--{name.replace('_', '-')}", type=setting.type, help=setting.help + default)
 
 
