@@ -27,7 +27,7 @@
 #                       with huge pages. auto (default): tcmalloc where it is installed, else system
 #   OPENMP              threads of PyTorch and the kernels: pytorch (default), those it brought, or intel, which the
 #                       Python package intel-openmp has
-#   SEED                seed of weights, order and dropout
+#   SEED                seed of weights, order, dropout and masks drawn anew
 #   EVAL_DIR            held-out TFRecords to evaluate on, or none
 #   VOCAB_FILE          vocabulary to save with the model (default with TEXT_DIR: trained from the text, lowered; with
 #                       the option --no-do-lower-case, cased); where CONFIG_FILE is a name, its size is the model's

@@ -86,7 +86,7 @@ SETTINGS = {
     "warmup_steps": Setting(int, 0, "steps of linear warmup"),
     "start_warmup_step": Setting(int, 0, "step at which warmup starts; may be negative"),
     "decay_power": Setting(float, 1.0, "power of the polynomial decay"),
-    "seed": Setting(int, 42, "seed of weights, sample order and dropout"),
+    "seed": Setting(int, 42, "seed of weights, sample order, dropout and masks drawn anew"),
 }
 _REQUIRED = ("global_batch_size", "max_steps", "learning_rate")
 
