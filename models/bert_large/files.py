@@ -83,9 +83,13 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writers of this folder's files left that were killed; no other may be at work there."""
+    """Remove what writers of this folder's files left that were killed; no other may be at work there.
+
+    Unfinished folders stay: commands that were told to put theirs in here make them, and clear them up.
+    """
     for leftover in folder.glob(".*.partial"):
-        leftover.unlink()
+        if leftover.is_symlink() or not leftover.is_dir():
+            leftover.unlink()
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +109,7 @@ class Dataset:
         """Return a digest of names and records: the same data gives the same digest anywhere."""
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(f"{shard.path.name}\0{shard.digest}\0".encode())
+            digest.update(os.fsencode(f"{shard.path.name}\0{shard.digest}\0"))
         return digest.hexdigest()[:16]
 
     def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

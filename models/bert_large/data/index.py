@@ -164,7 +164,7 @@ def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Pat
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {error.strerror}") from None
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{limits}\0{_FORMAT}"
-    return index_dir / f"{path.name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return index_dir / f"{path.name}.{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
 
 
 # Their files are the bare values: nothing in them has to be believed.

@@ -273,8 +273,8 @@ def _build_loop(
         masking=masking,
     )
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
-    on_bad_record = partial(_note_bad_record, dataset.count_bad_records(run.data.bad_records_allowed))
-    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers, on_bad_record)
+    bad_records: list[str] = []
+    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers, bad_records.append)
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
     shards = ParameterShards(model, ranks) if run.ranks.zero1 and ranks.world_size > 1 else None
@@ -329,6 +329,9 @@ def _build_loop(
         observers=observers,
         identity=identity,
         describe_samples=step_batches.describe_samples,
+        note_bad_records=partial(
+            _note_bad_records, ranks, dataset.count_bad_records(run.data.bad_records_allowed), bad_records
+        ),
         loss_trend=start.loss_trend,
         stop_request=stop_request,
         start_step=start.step,
@@ -337,10 +340,16 @@ def _build_loop(
     )
 
 
-def _note_bad_record(known: BadRecords, text: str) -> None:
-    """Count and log a record that was good when it was indexed and is bad now."""
-    if known.add(BadRecordError(text)):
-        LOGGER.warning("bad record skipped: %s; the next good one of its shard stands in for it", text)
+def _note_bad_records(ranks: Ranks, known: BadRecords, found: list[str]) -> None:
+    """Count and log records that were good when they were indexed and that any rank `found` to be bad since."""
+    if known.most == 0 or not ranks.any(bool(found)):
+        return
+    texts = [text for its in ranks.gather(found) for text in its]
+    found.clear()
+    with ranks.failing_together():
+        for text in texts:
+            if known.add(BadRecordError(text)) and ranks.is_main:
+                LOGGER.warning("bad record skipped: %s; the next good one of its shard stands in for it", text)
 
 
 def _open_observers(
