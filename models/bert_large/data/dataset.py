@@ -157,7 +157,7 @@ class Dataset:
 
     def _read_row(self, shard_number: int, row: int) -> Record:
         shard = self.shards[shard_number]
-        offset = int(shard.offsets[row])
+        offset, number = int(shard.offsets[row]), shard.number_of(row)
         if is_hdf5(shard.path):
             file = self._open(shard_number, hdf5.open_shard)
             if offset >= len(file[hdf5.LABELS]):
@@ -167,11 +167,11 @@ class Dataset:
             (record,) = hdf5.read_rows(file, offset, offset + 1)
             checksum = hdf5.record_checksum(record)
         else:
-            payload = read_payload(self._open(shard_number, open_shard), shard.path, offset, row)
+            payload = read_payload(self._open(shard_number, open_shard), shard.path, offset, number)
             checksum = masked_crc32c(payload)
         if checksum != shard.checksums[row]:
             problem = f"it changed since it was indexed, from checksum {shard.checksums[row]:#010x} to {checksum:#010x}"
-            raise bad_record(shard.path, offset, row, ValueError(problem))
+            raise bad_record(shard.path, offset, number, ValueError(problem))
         if not is_hdf5(shard.path):
             record, _ = decode_record(payload)
         return record

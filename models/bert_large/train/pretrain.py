@@ -109,6 +109,7 @@ def _locked_output_dir(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Make the output folder, and hold its lock on the main rank; raises `InputError` on all when that cannot be."""
     with contextlib.ExitStack() as stack:
         with ranks.failing_together():
+            _require_utf_8(folder)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -120,6 +121,17 @@ def _locked_output_dir(folder: Path, ranks: Ranks) -> Iterator[None]:
                 for place in (folder, folder / DATA_INDEX):
                     remove_partial_files(place)
         yield
+
+
+def _require_utf_8(folder: Path) -> None:
+    """Refuse a name under which the safetensors library would not open the checkpoints that it is to hold."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"OUTPUT_DIR {folder} has bytes in its name that are no UTF-8, so that its checkpoints could not be read "
+            "again; give a folder of another name"
+        ) from None
 
 
 def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
