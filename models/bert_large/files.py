@@ -87,9 +87,13 @@ def remove_partial_files(folder: Path) -> None:
 
     Unfinished folders stay: commands that were told to put theirs in here make them, and clear them up.
     """
-    for leftover in folder.glob(".*.partial"):
-        if leftover.is_symlink() or not leftover.is_dir():
-            leftover.unlink()
+    for leftover in partial_files(folder):
+        leftover.unlink()
+
+
+def partial_files(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder, as `replace_atomically` names them."""
+    return [path for path in folder.glob(".*.[0-9]*.partial") if path.is_symlink() or not path.is_dir()]
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:

@@ -164,6 +164,20 @@ def test_text_that_does_not_fit(small_disk: SmallDisk, tmp_path: Path, capsys: p
     assert list(small_disk.folder.iterdir()) == []
 
 
+def test_a_conversion_that_does_not_fit(
+    small_disk: SmallDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorFlow's words for it are among ours."""
+    pytest.importorskip("tensorflow", reason="needs the extra tensorflow")
+    model = write_model(tmp_path / "start" / "model_save")
+    small_disk.fill()
+    assert run_here("convert", *options(to_tf=small_disk.folder / "ckpt", checkpoint_dir=model)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bert-large convert: error: {small_disk.folder / 'ckpt'} could not be written: ")
+    assert "0 bytes free there. Make room" in line
+    assert [path.name for path in small_disk.folder.iterdir()] == ["filler"]
+
+
 def test_a_damaged_checkpoint(task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One flipped bit in the newest: a warning, the one before is gone on from, and the end is the same."""
     task.run(tmp_path, max_steps=6, total_steps=8, save_every=2, eval_dir="none")

@@ -15,7 +15,7 @@ from bert_large.train.checkpoint import save_model
 
 from tests.support.models import tiny_config, tiny_model, write_config
 from tests.support.records import PHASE_2_SHAPE, make_records, write_folder
-from tests.support.runs import Task, options, run_here, run_process, run_process
+from tests.support.runs import Task, options, run_here, run_process
 
 
 @dataclass

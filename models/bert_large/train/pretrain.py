@@ -353,7 +353,7 @@ def _build_loop(
 
 
 def _note_bad_records(ranks: Ranks, known: BadRecords, found: list[str]) -> None:
-    """Count and log records that were good when they were indexed and that any rank `found` to be bad since."""
+    """Count and log records that were good when they were indexed and that any rank has `found` to be bad since."""
     if known.most == 0 or not ranks.any(bool(found)):
         return
     texts = [text for its in ranks.gather(found) for text in its]
