@@ -6,11 +6,14 @@ A CRC finds the damage that disks and networks do; it is no protection against s
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 from bert_large.errors import DamageError
 from bert_large.files import crc32c_of, write_atomically
+from bert_large.json_file import read_object
 
 CHECKSUMS_FILE = "checksums.json"
 
@@ -23,19 +26,18 @@ def write_checksums(folder: Path) -> None:
         file.write((json.dumps({"files": files}, indent=1) + "\n").encode())
 
 
-def check_checksums(folder: Path) -> None:
-    """Read every file that `checksums.json` names; raise `DamageError` on the first that is not as it was written."""
+def check_checksums(folder: Path, required: Collection[str] = ()) -> None:
+    """Read every file that `checksums.json` names, `required` ones among them.
+
+    Raises `DamageError` on the first that is not as it was written.
+    """
     manifest = folder / CHECKSUMS_FILE
     try:
-        files = json.loads(manifest.read_bytes())["files"]
-        expected = {name: (int(facts["bytes"]), str(facts["crc32c"])) for name, facts in files.items()}
-        for name in files:
-            if Path(name).name != name:
-                raise ValueError(f"{name!r} is no name of a file in this folder")
+        expected = {name: _noted(name, facts) for name, facts in read_object(manifest)["files"].items()}
+        if missing := sorted(set(required) - set(expected)):
+            raise ValueError(f"it does not name {missing[0]}")
     except FileNotFoundError:
         raise DamageError(f"{folder} has no {CHECKSUMS_FILE}, which is written last") from None
-    except OSError as error:
-        raise DamageError(f"{manifest} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamageError(f"{manifest} is damaged: {error}") from None
     for name, (size, checksum) in expected.items():
@@ -51,6 +53,16 @@ def check_checksums(folder: Path) -> None:
                 f"{path} is damaged: found {found['bytes']} bytes with CRC-32C {found['crc32c']}, expected {size} "
                 f"bytes with CRC-32C {checksum}"
             )
+
+
+def _noted(name: str, facts: dict[str, Any]) -> tuple[int, str]:
+    """Return size and checksum as noted for a file; `ValueError` for a name that is none, or leads elsewhere."""
+    if Path(name).name != name or b"\0" in os.fsencode(name):
+        raise ValueError(f"{name!r} is no name of a file in this folder")
+    size, checksum = facts["bytes"], facts["crc32c"]
+    if type(size) is not int or not isinstance(checksum, str):
+        raise ValueError(f"{name} has the size {size!r} and the CRC-32C {checksum!r}")
+    return size, checksum
 
 
 def _facts(path: Path) -> dict[str, Any]:

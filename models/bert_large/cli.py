@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -55,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 wrong input, 1 any other failure."""
     arguments = parse(sys.argv[1:] if argv is None else argv)
     module = importlib.import_module(COMMANDS[arguments.command][0])
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a path may have bytes that are no UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     if os.getpid() == 1:  # of a container: there a signal without a handler does nothing
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:

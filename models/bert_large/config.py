@@ -257,10 +257,11 @@ class TrainConfig:
         problems: list[str] = []
         _require(problems, self.phase in PHASE_SEQ_LENGTHS, f"--phase is {self.phase}, expected 1 or 2")
         for name in ("global_batch_size", "micro_batch_tokens", "max_steps", "max_samples", "eval_every_samples",
-                     "eval_samples", "save_every", "keep_checkpoints", "max_bad_steps",
-                     "detect_divergence"):  # fmt: skip
+                     "eval_samples", "save_every", "keep_checkpoints", "max_bad_steps"):  # fmt: skip
             value = getattr(self, name)
             _require(problems, value is None or value > 0, f"--{name.replace('_', '-')} is {value}, expected > 0")
+        _require(problems, self.detect_divergence is None or 0 < self.detect_divergence < math.inf,
+                 f"--detect-divergence is {self.detect_divergence}, expected > 0 and finite")  # fmt: skip
         _require(problems, self.target_accuracy is None or 0 < self.target_accuracy <= 1,
                  f"--target-accuracy is {self.target_accuracy}, expected above 0, at most 1")  # fmt: skip
         _require(problems, self.stop_deadline >= 0, f"--stop-deadline is {self.stop_deadline}, expected >= 0")

@@ -83,9 +83,17 @@ def write_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writers of this folder's files left that were killed; no other may be at work there."""
-    for leftover in folder.glob(".*.partial"):
+    """Remove what writers of this folder's files left that were killed; no other may be at work there.
+
+    Unfinished folders stay: commands that were told to put theirs in here make them, and clear them up.
+    """
+    for leftover in partial_files(folder):
         leftover.unlink()
+
+
+def partial_files(folder: Path) -> list[Path]:
+    """Return the temporary files in a folder, as `replace_atomically` names them."""
+    return [path for path in folder.glob(".*.[0-9]*.partial") if path.is_symlink() or not path.is_dir()]
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:

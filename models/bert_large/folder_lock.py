@@ -36,7 +36,7 @@ class FolderLock:
         """
         path = folder / LOCK_FILE
         try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise InputError(
                 f"{what} {folder} cannot be written to: {error.strerror}; make it writable for uid {os.getuid()}, or "

@@ -8,22 +8,27 @@ from pathlib import Path
 
 from bert_large.checksums import CHECKSUMS_FILE
 from bert_large.errors import InputError
-from bert_large.files import remove_tree, sync_folder
+from bert_large.files import partial_files, remove_partial_files, remove_tree, sync_folder
 from bert_large.train.checkpoint import CONFIG_FILE
 
 _PARTIAL = ".partial-output"
 
 
 def require_free(folder: Path, *, overwrite: bool) -> None:
-    """Raise `InputError` unless the folder can be written to: it is empty, not there, or may be replaced."""
+    """Raise `InputError` unless the folder can be written to: it is empty, not there, or may be replaced.
+
+    What a command that was killed left unfinished there does not count, and is removed.
+    """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"--output-dir {folder} is a file; name a folder")
-    found = sorted(path.name for path in folder.glob("*") if path.name != _PARTIAL)
+    unfinished = {_PARTIAL, *(path.name for path in partial_files(folder))}
+    found = sorted(path.name for path in folder.glob("*") if path.name not in unfinished)
     if found and not overwrite:
         raise InputError(
             f"--output-dir {folder} is not empty: it holds {found[0]}; name an empty folder, or give --overwrite to "
             "replace the files that this command writes"
         )
+    remove_partial_files(folder)
 
 
 def make_folder(folder: Path) -> None:

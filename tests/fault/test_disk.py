@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.finetune.run import FinetuneRun
+from bert_large.finetune.trainer import SeedRun
 from bert_large.train import checkpoint
 from bert_large.train.checkpoint import check_intact, list_checkpoints
 from bert_large.train.step import StepRunner
+from transformers import Trainer
 
 from tests.fault.conftest import SmallDisk
 from tests.integration.test_resume import assert_same_run
-from tests.support.runs import Task, run_here, run_torchrun, step_rows
+from tests.support.finetune import write_model
+from tests.support.glue import write_glue
+from tests.support.runs import Task, options, run_here, run_torchrun, step_rows
 
 
 def fill_at(disk: SmallDisk, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,6 +121,61 @@ def test_a_read_only_folder_is_refused_at_the_start(
     assert run_here(*task.arguments(small_disk.folder / name)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"error: OUTPUT_DIR {small_disk.folder / name} cannot be " in line and "Read-only file system" in line
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [(SeedRun, "save_best"), (Trainer, "_save_optimizer_and_scheduler"), (FinetuneRun, "_publish")],
+)
+def test_fine_tuning_on_a_full_disk(
+    small_disk: SmallDisk, tmp_path: Path, owner: type, name: str, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In the best weights, in a checkpoint, in the results: what the libraries raise there is one line, too."""
+    out, original = small_disk.folder / "out", getattr(owner, name)
+    model, data = write_model(tmp_path / "start" / "model_save"), write_glue(tmp_path / "glue")
+    small = {"epochs": 1, "batch_size": 4, "max_seq_length": 16, "save_every": 2}
+    words = ["finetune", *options(output_dir=out, task="sst2", data_dir=data, checkpoint_dir=model, **small)]
+
+    def fill_and_go_on(*values: Any, **given: Any) -> Any:
+        small_disk.fill()
+        return original(*values, **given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, fill_and_go_on)
+        assert run_here(*words) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bert-large finetune: error: {out}") and " could not be written: " in line
+    assert "0 bytes free there. Make room" in line
+    assert not (out / "results.json").exists()
+    small_disk.make_room()
+    assert run_here(*words) == 0
+    assert (out / "results.json").exists()
+
+
+def test_text_that_does_not_fit(small_disk: SmallDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "text").mkdir()
+    sentences = (f"Article {number} tells of a thing.\n" * 500 for number in range(300))
+    (tmp_path / "text" / "part.txt").write_text("\n".join(sentences))
+    given = options(input_dir=tmp_path / "text", output_dir=small_disk.folder / "corpus")
+    assert run_here("corpus", *given) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith(f"bert-large corpus: error: {small_disk.folder / 'corpus'} could not be written: No space")
+    assert list(small_disk.folder.iterdir()) == []
+
+
+def test_a_conversion_that_does_not_fit(
+    small_disk: SmallDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """TensorFlow's words for it are among ours."""
+    pytest.importorskip("tensorflow", reason="needs the extra tensorflow")
+    model = write_model(tmp_path / "start" / "model_save")
+    small_disk.fill()
+    assert run_here("convert", *options(to_tf=small_disk.folder / "ckpt", checkpoint_dir=model)) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"bert-large convert: error: {small_disk.folder / 'ckpt'} could not be written: ")
+    assert "0 bytes free there. Make room" in line
+    assert [path.name for path in small_disk.folder.iterdir()] == ["filler"]
 
 
 def test_a_damaged_checkpoint(task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

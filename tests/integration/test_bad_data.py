@@ -151,9 +151,23 @@ def test_two_ranks_skip_as_one(copy: Task, tmp_path: Path) -> None:
     runs = [tmp_path / "one", tmp_path / "two"]
     for run in runs:
         copy.run(run, **SKIP, max_steps=1, total_steps=8)
-    damage(shard_of(copy), 8)
+    offset = damage(shard_of(copy), 12)
     copy.run(runs[0], **SKIP)
     done = run_torchrun(2, *copy.arguments(runs[1], **SKIP))
     assert done.returncode == 0, done.stderr
+    assert (runs[1] / "train.log").read_text().count(f"record 12 at byte {offset}") == 1
     for ours, theirs in zip(step_rows(runs[1]), step_rows(runs[0]), strict=True):
         assert ours["masked_lm_loss"] == pytest.approx(theirs["masked_lm_loss"], rel=2e-6)
+
+
+@pytest.mark.slow
+def test_two_ranks_count_together(copy: Task, tmp_path: Path) -> None:
+    """Whoever finds a record bad: one more than may be ends the run, and those before are in the log."""
+    copy.run(tmp_path / "out", **SKIP, max_steps=1, total_steps=8)
+    for record in (3, 12, 13):  # 12 is read by one of the ranks, the others by the other
+        damage(shard_of(copy), record)
+    done = run_torchrun(2, *copy.arguments(tmp_path / "out", **SKIP))
+    assert done.returncode == 2, done.stderr
+    assert "with it more than --max-bad-records 2 records are bad" in done.stderr
+    assert (tmp_path / "out" / "train.log").read_text().count("bad record skipped") == 2
+    assert len(step_rows(tmp_path / "out")) < 8

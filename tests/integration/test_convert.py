@@ -259,6 +259,13 @@ def test_after_a_kill(variables: Variables, config_file: Path, tmp_path: Path) -
     check_checksums(out)
 
 
+def test_writing_after_a_kill(model_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".a[b].7.partial").mkdir()
+    assert run_here("convert", *options(to_tf=tmp_path / "a[b]", checkpoint_dir=model_folder)) == 0
+    assert sorted(files_of(tmp_path)) == ["a[b].data-00000-of-00001", "a[b].index"]
+    assert not (tmp_path / ".a[b].7.partial").exists()
+
+
 def test_writing_over_a_checkpoint(model_folder: Path, variables: Variables, tmp_path: Path, capsys: Any) -> None:
     """Of TensorFlow too: only when asked, and whole."""
     prefix = save_tf(tmp_path / "model.ckpt-1", {"other": np.zeros(3)})

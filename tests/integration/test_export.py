@@ -158,6 +158,14 @@ def test_a_folder_in_use(model_folder: Path, tmp_path: Path, capsys: Any) -> Non
     assert (tmp_path / "README.md").read_text().startswith("---\nlibrary_name: transformers\n")
 
 
+def test_after_a_kill(model_folder: Path, tmp_path: Path) -> None:
+    """What an export that was killed left half-written is no reason to refuse the folder, and goes."""
+    (tmp_path / ".encoder.onnx.7.partial").write_bytes(b"half")
+    (tmp_path / ".partial-output").mkdir()
+    assert export(model_folder, tmp_path, "hugging-face") == 0
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
 def test_hugging_face_folder(model_folder: Path, tmp_path: Path) -> None:
     """The same model; checksums of all but the card, which is there to be edited; no word of an unknown run."""
     assert export(model_folder, tmp_path / "out", "hugging-face") == 0

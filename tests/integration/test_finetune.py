@@ -267,10 +267,21 @@ def test_a_damaged_model_is_refused(
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
-    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Found in the losses that are logged, every ten steps."""
+    monkeypatch.setattr(SeedRun, "save_best", lambda self, model: None)
     assert finetune(tmp_path / "out", **arguments | {"learning_rate": 1e30, "epochs": 4}) == 1
     assert "seed 7: at step 10 the loss is nan" in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_no_result(
+    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a run so short that no loss is logged; its figures would look like those of a bad model."""
+    assert finetune(tmp_path / "out", **arguments | {"learning_rate": 1e30, "epochs": 2}) == 1
+    assert "is not finite any more, so nothing is learned" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "seed-7" / "model_save").exists()
 
 
 @pytest.mark.parametrize("name", ["run.json", "seed-7/results.json"])

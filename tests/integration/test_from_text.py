@@ -152,6 +152,11 @@ def clear_text(place: Path) -> None:
         path.write_text("")
 
 
+def cut_manifest(place: Path) -> None:
+    path = place / "out" / "records" / "seq_128" / "manifest.json"
+    path.write_bytes(path.read_bytes()[:-20])
+
+
 def break_text(place: Path) -> None:
     (place / "some text" / "part 1.txt").write_bytes(b"An article. Its end is \xff\n\nAnother.\n")
 
@@ -162,6 +167,11 @@ def break_text(place: Path) -> None:
         (change_text, {}, r"error: the text in TEXT_DIR .* is not what it was .* the text part 0\.txt was \d+ bytes"),
         (lambda place: None, {"dynamic_masking": True}, "dupe_factor was 10, now 1. Give it as it was"),
         (lambda place: None, {"do_lower_case": True, "max_seq_length": 64}, "max_seq_length was 128, now 64"),
+        (
+            cut_manifest,
+            {},
+            r"seq_128/manifest.json is damaged: .* --overwrite: remove .*/out/records, which is made anew",
+        ),
         (clear_text, {}, r"error: TEXT_DIR .*some text: .* found no files with text in it"),
         (clear_text, {"output": "new"}, r"error: TEXT_DIR .*some text: .* found no files with text in it"),
         (break_text, {"output": "new"}, r"error: TEXT_DIR .*: byte 23: 0xff is not UTF-8"),
@@ -184,6 +194,13 @@ def test_refusals(
     assert run_here(*arguments(place, output, **settings)) == 2
     error = capsys.readouterr().err
     assert re.search(message, error), error
+
+
+def test_records_made_anew_are_the_same(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So what is damaged can be removed, as the errors say: the run is still the run of its records."""
+    shutil.rmtree(small / "out" / "records")
+    assert run_here(*arguments(small, small / "out")) == 0
+    assert "nothing to do: the run in" in capsys.readouterr().out
 
 
 def test_a_model_without_a_vocabulary(

@@ -262,3 +262,12 @@ def test_a_refused_folder_can_be_used(task: Task, tmp_path: Path) -> None:
     assert run_here(*task.arguments(tmp_path / "out", dataset_dir=data)) == 2
     task.run(tmp_path / "out", max_steps=1)
     assert json.loads((tmp_path / "out" / "run.json").read_text())["seed"] == 42
+
+
+def test_an_output_folder_that_checkpoints_could_not_be_read_from(task: Task, tmp_path: Path) -> None:
+    """The library that reads them takes UTF-8 alone."""
+    done = run_process(*task.arguments(tmp_path / "out\udcff"))
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert "has bytes in its name that are no UTF-8" in line
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import subprocess
@@ -29,6 +30,16 @@ def failing_command(monkeypatch: pytest.MonkeyPatch, outcome: BaseException | in
 
     module: Any = SimpleNamespace(add_arguments=lambda parser: None, run=run)
     monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
+
+
+def test_a_path_that_is_no_utf_8_can_be_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At a command's end, when all is done, there is no other way to fail."""
+    output = io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", output)
+    failing_command(monkeypatch, 0)
+    assert main(["report"]) == 0
+    print(os.fsdecode(b"wrote out\xff"), flush=True)
+    assert output.buffer.getvalue() == b"wrote out\\udcff\n"
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -179,9 +180,9 @@ def test_warmup_may_start_before_the_run() -> None:
 def test_all_problems_of_training_are_told_at_once() -> None:
     names = ("global_batch_size", "micro_batch_tokens", "max_steps", "max_samples", "eval_every_samples",
              "eval_samples", "save_every", "keep_checkpoints")  # fmt: skip
-    wrong = TRAIN | dict.fromkeys(names, 0) | {"phase": 3, "target_accuracy": 1.5, "seed": -1, "stop_deadline": -1.0}
-    text = message(TrainConfig, **wrong)
-    for name in (*names, "phase", "target_accuracy", "seed", "stop_deadline"):
+    others = {"phase": 3, "target_accuracy": 1.5, "seed": -1, "stop_deadline": -1.0, "detect_divergence": math.inf}
+    text = message(TrainConfig, **TRAIN | dict.fromkeys(names, 0) | others)
+    for name in (*names, *others):
         assert f"--{name.replace('_', '-')} is " in text
 
 

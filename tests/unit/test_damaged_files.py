@@ -215,3 +215,24 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         read_object(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_object(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ('{"files": {"weights\\u0000": {"bytes": 3, "crc32c": ""}}}', r"'weights\\x00' is no name of a file"),
+        ('{"files": {"\\ud800": {"bytes": 3, "crc32c": ""}}}', "surrogates not allowed"),
+        ('{"files": {"../weights": {"bytes": 3, "crc32c": ""}}}', "is no name of a file in this folder"),
+        ('{"files": {"weights": {"bytes": 1e999, "crc32c": ""}}}', "weights has the size inf"),
+        ('{"files": {}}', "it does not name weights"),
+        ('{"files": []}', "has no attribute 'items'"),
+        ("[" * 100_000, "maximum recursion depth"),
+    ],
+)
+def test_checksums_that_cannot_be_used(content: str, found: str, tmp_path: Path) -> None:
+    """Whatever they say, they are an error for users: else no checkpoint before that one would be gone on from."""
+    (tmp_path / "weights").write_bytes(b"123")
+    path = tmp_path / CHECKSUMS_FILE
+    path.write_text(content)
+    with pytest.raises(DamageError, match=f"^{path} is damaged: .*{found}"):
+        check_checksums(tmp_path, required=["weights"])

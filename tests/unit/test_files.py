@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-from bert_large.files import remove_tree, write_atomically
+from bert_large.files import remove_partial_files, remove_tree, write_atomically
 
 
 def test_output_appears_when_complete(tmp_path: Path) -> None:
@@ -63,3 +63,19 @@ def test_an_error_while_removing_is_raised_unless_it_is_to_be_ignored(
     remove_tree(tmp_path / "file", ignore_errors=True)
     with pytest.raises(PermissionError):
         remove_tree(tmp_path / "file")
+
+
+def test_leftovers_of_writers_are_removed(tmp_path: Path) -> None:
+    """Files alone: an unfinished folder is another command's, as of an export that was told to write in here."""
+    for name in (".metrics.jsonl.7.partial", ".a download.partial", "kept"):
+        (tmp_path / name).touch()
+    (tmp_path / ".corpus.partial").mkdir()
+    (tmp_path / ".ckpt.8.partial").mkdir()
+    (tmp_path / ".link.9.partial").symlink_to(tmp_path / ".corpus.partial")
+    remove_partial_files(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        ".a download.partial",
+        ".ckpt.8.partial",
+        ".corpus.partial",
+        "kept",
+    ]

@@ -78,3 +78,12 @@ def test_a_file_system_without_locks_is_told(tmp_path: Path, monkeypatch: pytest
     assert told == [
         f"warning: OUTPUT_DIR {tmp_path} is on a file system without locks: see that nobody else writes there"
     ]
+
+
+def test_a_link_in_place_of_the_lock_is_not_written_through(tmp_path: Path) -> None:
+    (tmp_path / "other").write_bytes(b"keep")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".lock").symlink_to(tmp_path / "other")
+    with pytest.raises(InputError, match=rf"^OUTPUT_DIR {tmp_path}/folder cannot be written to: "):
+        FolderLock(tmp_path / "folder", "OUTPUT_DIR", refuse)
+    assert (tmp_path / "other").read_bytes() == b"keep"

@@ -18,7 +18,7 @@ from bert_large.convert.weights import (
     to_variables,
 )
 from bert_large.errors import InputError
-from bert_large.files import remove_tree, sync_folder
+from bert_large.files import explain_write_errors, remove_tree, sync_folder
 from bert_large.output_folder import make_folder, partial_folder, publish_model, require_free
 from bert_large.train import checkpoint
 from bert_large.train.run_folder import imported_identity
@@ -70,7 +70,8 @@ def to_tensorflow(folder: Path, prefix: Path, *, step: int, overwrite: bool) -> 
     checkpoint.load_model(folder, model)
     make_folder(prefix.parent)
     variables = to_variables(checkpoint.weights_of(model), step)
-    write_checkpoint(prefix, variables)
+    with explain_write_errors(prefix):
+        write_checkpoint(prefix, variables)
     return len(variables)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import glob
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -70,8 +72,13 @@ def checkpoint_files(prefix: Path) -> list[Path]:
 
 
 def write_checkpoint(prefix: Path, variables: Mapping[str, NDArray[Any]]) -> None:
-    """Write variables as a checkpoint in TensorFlow's second format, whole or not at all, replacing an older one."""
+    """Write variables as a checkpoint in TensorFlow's second format, whole or not at all, replacing an older one.
+
+    What TensorFlow says of the disk is raised as an `OSError`.
+    """
     tensorflow = import_tensorflow()
+    for leftover in prefix.parent.glob(f".{glob.escape(prefix.name)}.*.partial"):  # of conversions that were killed
+        remove_tree(leftover)
     partial = prefix.with_name(f".{prefix.name}.{os.getpid()}.partial")
     partial.mkdir()
     try:
@@ -89,7 +96,7 @@ def write_checkpoint(prefix: Path, variables: Mapping[str, NDArray[Any]]) -> Non
         for path, place in zip(written, places, strict=True):
             path.replace(place)
     except tensorflow.errors.OpError as error:  # it wraps the system's errors, such as a full disk
-        raise OSError(f"{prefix} could not be written: {error}") from error
+        raise OSError(errno.EIO, str(error).splitlines()[0]) from error
     finally:
         remove_tree(partial, ignore_errors=True)
     sync_folder(prefix.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,7 +109,7 @@ class Dataset:
         """Return a digest of names and records: the same data gives the same digest anywhere."""
         digest = hashlib.sha256()
         for shard in self.shards:
-            digest.update(f"{shard.path.name}\0{shard.digest}\0".encode())
+            digest.update(os.fsencode(f"{shard.path.name}\0{shard.digest}\0"))
         return digest.hexdigest()[:16]
 
     def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -156,7 +157,7 @@ class Dataset:
 
     def _read_row(self, shard_number: int, row: int) -> Record:
         shard = self.shards[shard_number]
-        offset = int(shard.offsets[row])
+        offset, number = int(shard.offsets[row]), shard.number_of(row)
         if is_hdf5(shard.path):
             file = self._open(shard_number, hdf5.open_shard)
             if offset >= len(file[hdf5.LABELS]):
@@ -166,11 +167,11 @@ class Dataset:
             (record,) = hdf5.read_rows(file, offset, offset + 1)
             checksum = hdf5.record_checksum(record)
         else:
-            payload = read_payload(self._open(shard_number, open_shard), shard.path, offset, row)
+            payload = read_payload(self._open(shard_number, open_shard), shard.path, offset, number)
             checksum = masked_crc32c(payload)
         if checksum != shard.checksums[row]:
             problem = f"it changed since it was indexed, from checksum {shard.checksums[row]:#010x} to {checksum:#010x}"
-            raise bad_record(shard.path, offset, row, ValueError(problem))
+            raise bad_record(shard.path, offset, number, ValueError(problem))
         if not is_hdf5(shard.path):
             record, _ = decode_record(payload)
         return record

@@ -54,6 +54,18 @@ class ShardIndex:
     bad_records: list[str]
     """What is wrong with each record that another one stands in for."""
 
+    def number_of(self, row: int) -> int:
+        """Return the number of the record that is read for `row`: the next good one's where that was bad."""
+        number = self._last_alike(row)
+        # At the shard's end it is the first good one that stands in.
+        is_first = number == len(self.offsets) - 1 and self.offsets[0] == self.offsets[number]
+        return self._last_alike(0) if is_first else number
+
+    def _last_alike(self, row: int) -> int:
+        while row + 1 < len(self.offsets) and self.offsets[row + 1] == self.offsets[row]:
+            row += 1
+        return row
+
 
 def is_hdf5(path: Path) -> bool:
     """Tell a shard's format by its name, as those who write the formats do."""
@@ -164,7 +176,7 @@ def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Pat
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {error.strerror}") from None
     identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{limits}\0{_FORMAT}"
-    return index_dir / f"{path.name}.{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
+    return index_dir / f"{path.name}.{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
 
 
 # Their files are the bare values: nothing in them has to be believed.

@@ -69,7 +69,7 @@ class StepBatches:
                     "sample": sample,
                     "epoch": sample // self.order.records,
                     "file": str(shard.path),
-                    "record": row,
+                    "record": shard.number_of(row),
                     place: int(shard.offsets[row]),
                     "tokens": int(shard.lengths[row]),
                 }

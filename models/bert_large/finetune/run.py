@@ -13,11 +13,11 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from bert_large.errors import InputError
-from bert_large.files import crc32c_of, remove_tree
+from bert_large.files import crc32c_of, explain_write_errors, remove_tree
 from bert_large.finetune.results import RESULTS_FILE, best_seed, summarize, write_json
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Splits, Task
-from bert_large.finetune.trainer import CHECKPOINTS, MODEL, Encoded, EncodedSplits, SeedRun
+from bert_large.finetune.trainer import CHECKPOINTS, MODEL, Encoded, EncodedSplits, SeedRun, explain_trainer_errors
 from bert_large.json_file import read_object
 from bert_large.observe.console import LOGGER
 from bert_large.output_folder import partial_folder, publish_model
@@ -128,7 +128,7 @@ class FinetuneRun:
         if (folder / RESULTS_FILE).exists():
             LOGGER.info("seed %d is finished", seed)
         else:
-            figures = SeedRun(
+            seed_run = SeedRun(
                 task=self.task,
                 data=data,
                 model_settings=model_settings,
@@ -138,7 +138,9 @@ class FinetuneRun:
                 seed=seed,
                 folder=folder,
                 save_every=self.save_every,
-            ).run(stop)
+            )
+            with explain_trainer_errors(folder):
+                figures = seed_run.run(stop)
             write_json(folder / RESULTS_FILE, figures)
         remove_tree(folder / CHECKPOINTS)
         return read_object(folder / RESULTS_FILE)
@@ -150,13 +152,19 @@ class FinetuneRun:
 
     def _publish(self, seed: int) -> None:
         """Copy the best seed's model and predictions to where a run leaves its own."""
-        folder = self._seed_folder(seed)
-        with partial_folder(self.output_dir / MODEL) as partial:
-            for path in (folder / MODEL).iterdir():
-                shutil.copyfile(path, partial / path.name)
-            publish_model(partial, self.output_dir / MODEL)
-        remove_tree(self.output_dir / "predictions")
-        shutil.copytree(folder / "predictions", self.output_dir / "predictions")
+        folder, predictions = self._seed_folder(seed), self.output_dir / "predictions"
+        with explain_write_errors(self.output_dir):
+            with partial_folder(self.output_dir / MODEL) as partial:
+                _copy_files(folder / MODEL, partial)
+                publish_model(partial, self.output_dir / MODEL)
+            remove_tree(predictions)
+            predictions.mkdir()
+            _copy_files(folder / "predictions", predictions)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        shutil.copyfile(path, target / path.name)
 
 
 def digest(examples: Dataset) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import math
 import time
@@ -12,6 +14,7 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
@@ -19,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 from bert_large.checksums import check_checksums, write_checksums
 from bert_large.engines.precision import get_precision
 from bert_large.errors import DamageError, UserError
-from bert_large.files import remove_tree, write_atomically
+from bert_large.files import explain_write_errors, remove_tree, write_atomically
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
 from bert_large.observe.console import LOGGER
@@ -31,6 +34,7 @@ CHECKPOINTS, MODEL = "checkpoints", "model_save"
 _KEPT_CHECKPOINTS = 2
 _TIMING_FILE = "timing.json"
 _LOG_EVERY_STEPS = 10
+_LOWER_RATE = "Start again in an empty folder with a lower --learning-rate"
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ class SeedRun:
 
     def _newest_checkpoint(self) -> Path | None:
         """Return the newest checkpoint that is intact; remove those after it, which a kill left unfinished."""
-        found = (self.folder / CHECKPOINTS).glob("checkpoint-*")
+        found = (self.folder / CHECKPOINTS).glob("checkpoint-[0-9]*")
         for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
             try:
                 check_checksums(path)
@@ -179,12 +183,32 @@ class SeedRun:
                 yield name, self.task.compute_metrics(split.examples, split.features, outcome.predictions)
 
     def save_best(self, model: Any) -> None:
-        """Put the weights and the tokenizer into `model_save`, whole or not at all."""
+        """Put the weights and the tokenizer into `model_save`, whole or not at all; refuse weights that say nothing."""
+        for name, weights in model.named_parameters():
+            if not weights.isfinite().all():
+                raise UserError(
+                    f"seed {self.seed}: {name} is not finite any more, so nothing is learned. {_LOWER_RATE}"
+                )
         with partial_folder(self.folder / MODEL) as partial:
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
             write_checksums(partial)
             publish_model(partial, self.folder / MODEL)
+
+
+@contextlib.contextmanager
+def explain_trainer_errors(folder: Path) -> Iterator[None]:
+    """Raise as `WriteError` what befalls a seed's writing in `folder`; PyTorch and safetensors have their own errors.
+
+    PyTorch's does not tell the system's reason.
+    """
+    with explain_write_errors(folder):
+        try:
+            yield
+        except (RuntimeError, SafetensorError) as error:
+            if isinstance(error, SafetensorError) or "inline_container" in str(error):  # PyTorch's writer
+                raise OSError(errno.EIO, str(error).splitlines()[0]) from error
+            raise
 
 
 class _Trainer(Trainer):
@@ -258,7 +282,7 @@ class _Log(TrainerCallback):
         if not math.isfinite(logs.get("loss", 0.0)):
             raise UserError(
                 f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}, so nothing is learned. "
-                "Start again in an empty folder with a lower --learning-rate"
+                f"{_LOWER_RATE}"
             )
         figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
         LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, figures)

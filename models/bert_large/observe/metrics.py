@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,8 +107,10 @@ class MetricsWriter:
             return step < first_step or not (is_evaluation and evaluation_due)
 
         path, folder = output_dir / "metrics.jsonl", output_dir / "tensorboard"
-        _keep_rows(path, is_kept)
-        keep_events(folder, lambda step, tag: is_kept(step, tag.startswith("eval/")))
+        steps = _keep_rows(path, is_kept)
+        has_events = keep_events(folder, lambda step, tag: is_kept(step, tag.startswith("eval/")))
+        if (steps or has_events) and (missing := _count_missing(steps, first_step)):
+            _LOGGER.warning("warning: %s lacks the figures of %d of the steps up to %d", path, missing, first_step)
         self._file = GrowingFile(path)
         self._tensorboard = EventFile(folder, first_step + 1)
 
@@ -148,25 +150,31 @@ class MetricsWriter:
         self._tensorboard.scalars(step, {f"{group}/{name}": value for name, value in finite.items() if name != "step"})
 
 
-def _keep_rows(path: Path, is_kept: Callable[[int, bool], bool]) -> None:
+def _keep_rows(path: Path, is_kept: Callable[[int, bool], bool]) -> list[int]:
     """Drop the rows of which `is_kept(step, is_evaluation)` is false, and what a kill or a full disk cut short.
 
-    Of damaged rows before the last one it warns: no kill leaves them.
+    Of damaged rows before the last one it warns: no kill leaves them. Returns the steps whose figures are there.
     """
     if not path.exists():
-        return
+        return []
     lines = _read_lines(path)
     rows = [_parse_row(line) for line in lines]
     if damaged := rows[:-1].count(None):
         _LOGGER.warning("warning: %s is damaged: %d of its %d rows are dropped", path, damaged, len(rows))
     kept = [
-        line
+        (line, row)
         for line, row in zip(lines, rows, strict=True)
         if row is not None and is_kept(row["step"], row["event"] == "eval")
     ]
-    if kept != lines:
+    if len(kept) < len(lines):
         with write_atomically(path) as file:
-            file.write("".join(kept).encode())
+            file.write("".join(line for line, _ in kept).encode())
+    return [row["step"] for _, row in kept if row["event"] == "step"]
+
+
+def _count_missing(steps: Sequence[int], last: int) -> int:
+    """Return how many steps lack figures up to step `last`, from the first that has some: a run may begin later."""
+    return last + 1 - min(steps, default=1) - len(set(steps))
 
 
 def read_rows(path: Path, event: str) -> list[dict[str, Any]]:

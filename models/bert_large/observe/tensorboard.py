@@ -7,20 +7,23 @@ by a library's `SummaryWriter`: those write from a thread of their own, which a 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import socket
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from bert_large.data.tfrecord import iterate_payloads, write_records
-from bert_large.errors import DataError
+from bert_large.data.record import BadRecordError
+from bert_large.data.tfrecord import iterate_frames, write_records
 from bert_large.files import GrowingFile, write_atomically
 
 _PREFIX = "events.out.tfevents"
+_LOGGER = logging.getLogger(__name__)
 
 
 class EventFile:
@@ -54,24 +57,35 @@ class EventFile:
         self._file.append(frame.getvalue())
 
 
-def keep_events(folder: Path, is_kept: Callable[[int, str], bool]) -> None:
-    """Drop events of which `is_kept(step, tag)` is false, and what a kill cut short; the others stay as they are."""
+def keep_events(folder: Path, is_kept: Callable[[int, str], bool]) -> bool:
+    """Drop events of which `is_kept(step, tag)` is false, and what a kill cut short; the others stay as they are.
+
+    Of damage before the last event it warns: no kill leaves that. Tells whether there is any event left.
+    """
+    is_any_left = False
     for path in folder.glob(f"{_PREFIX}*"):
-        events, is_whole = _read_events(path)
+        found = _read_events(path)
+        if damaged := found[:-1].count(None):
+            _LOGGER.warning("warning: %s is damaged in %d places: events there are dropped", path, damaged)
+        events = [event for event in found if event is not None]
         kept = [event for event in events if all(is_kept(event.step, value.tag) for value in event.summary.value)]
         if not any(event.HasField("summary") for event in kept):
             path.unlink()
-        elif not is_whole or len(kept) < len(events):
+            continue
+        is_any_left = True
+        if len(kept) < len(found):
             with write_atomically(path) as file:
                 write_records(file, [event.SerializeToString() for event in kept])
+    return is_any_left
 
 
-def _read_events(path: Path) -> tuple[list[Event], bool]:
-    """Return the events of a file up to where it is cut short, and whether it is whole."""
-    events = []
+def _read_events(path: Path) -> list[Event | None]:
+    """Return the events of a file, None for each damaged stretch; what a kill cut short is one, too."""
+    return [None if isinstance(payload, BadRecordError) else _parse(payload) for _, payload in iterate_frames(path)]
+
+
+def _parse(payload: bytes) -> Event | None:
     try:
-        for _, payload in iterate_payloads(path):
-            events.append(Event.FromString(payload))
-    except DataError:
-        return events, False
-    return events, True
+        return Event.FromString(payload)
+    except DecodeError:
+        return None

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
-from bert_large.errors import InputError
-from bert_large.files import remove_tree, sync_folder
+from bert_large.errors import DamageError, InputError
+from bert_large.files import explain_write_errors, remove_tree, sync_folder
 from bert_large.folder_lock import LOCK_FILE, FolderLock
 from bert_large.prepare.articles import FORMATS, detect_format, iterate_articles, list_text_files
 from bert_large.prepare.files import MANIFEST_NAME
@@ -79,7 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
         if _is_made(manifest, arguments.output_dir, overwrite=arguments.overwrite):
             print(f"{arguments.output_dir} is complete: {len(manifest.outputs)} files of the same text, nothing to do")
             return 0
-        summary = _make(unfinished, files, manifest, arguments)
+        with explain_write_errors(arguments.output_dir):
+            summary = _make(unfinished, files, manifest, arguments)
         if arguments.overwrite:
             _remove(target)
         (unfinished / LOCK_FILE).unlink()
@@ -170,7 +171,7 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
     check_same_task(folder, before, now)
     damaged = earlier.damaged_or_missing(folder, _HASHING_THREADS)
     if damaged:
-        raise InputError(
+        raise DamageError(
             f"{folder / damaged[0]}: not as it was when it was made; remove {folder}, or give --overwrite, to make "
             "all anew"
         )

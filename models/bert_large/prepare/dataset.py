@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bert_large.data.dataset import EVAL_FOLDERS
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
 from bert_large.files import sha256_of
 from bert_large.prepare import command as prepare_command
 from bert_large.prepare import corpus_command, pick_command, vocab_command
@@ -62,7 +62,13 @@ def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, tell: Cal
     except MadeOtherwiseError as error:
         raise InputError(
             f"the text in TEXT_DIR {text_dir}, or how records are made of it, is not what it was when those in "
-            f"{folder} were begun: {error.differences}. Give it as it was, or another OUTPUT_DIR"
+            f"{folder} were begun: {error.differences}. Give it as it was, or another OUTPUT_DIR; if it is as it was, "
+            f"remove {folder}: it is damaged, and made anew of the same text to the same records"
+        ) from None
+    except DamageError as error:
+        raise DamageError(
+            f"{error}. With TEXT_DIR there is no --overwrite: remove {folder}, which is made anew of the same text to "
+            "the same records"
         ) from None
     except InputError as error:
         error.args = (f"TEXT_DIR {text_dir}: {error}",)

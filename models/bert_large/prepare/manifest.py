@@ -88,7 +88,7 @@ class Manifest:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a folder, if it has one; raise `InputError` if it cannot be understood."""
+    """Return the manifest of a folder, if it has one; raise `DamageError` if it cannot be understood."""
     path = folder / MANIFEST_NAME
     try:
         content = read_object(path)
@@ -102,7 +102,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except FileNotFoundError:
         return None
     except (DamageError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
+        raise DamageError(
             f"{path}: not a manifest that this version wrote ({error}); "
             "delete it to make the folder's files again with --overwrite"
         ) from error

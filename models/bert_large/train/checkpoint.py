@@ -149,8 +149,8 @@ def _step_of(checkpoint: Path) -> int:
 def check_intact(checkpoint: Path) -> None:
     """Read a whole checkpoint; raise `DamageError` if anything in it is not as it was written."""
     if not checkpoint.is_dir():
-        raise InputError(f"{checkpoint} is no checkpoint to resume from: it is no folder")
-    check_checksums(checkpoint)
+        raise DamageError(f"{checkpoint} is no checkpoint to resume from: it is no folder")
+    check_checksums(checkpoint, required=(WEIGHTS_FILE, MOMENTS_FILE, STATE_FILE))
     read_state(checkpoint)
 
 
@@ -190,11 +190,15 @@ def remove_partial_checkpoints(folder: Path) -> None:
         remove_tree(path)
 
 
-def remove_later_checkpoints(folder: Path, step: int) -> None:
-    """Delete checkpoints after `step`: a run that goes back must not be resumed from what lies ahead of its metrics."""
-    for path in list_checkpoints(folder):
-        if _step_of(path) > step:
-            _remove(path)
+def remove_later_checkpoints(folder: Path, step: int) -> list[Path]:
+    """Delete checkpoints after `step`: a run that goes back must not be resumed from what lies ahead of its metrics.
+
+    Returns them.
+    """
+    later = [path for path in list_checkpoints(folder) if _step_of(path) > step]
+    for path in later:
+        _remove(path)
+    return later
 
 
 def _remove(checkpoint: Path) -> None:

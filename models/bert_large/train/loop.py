@@ -50,6 +50,8 @@ class TrainingLoop:
     identity: Mapping[str, Any]
     describe_samples: Callable[[int], list[dict[str, Any]]]
     """Where each sample of a step (from 0) lies."""
+    note_bad_records: Callable[[], None] = lambda: None
+    """Called on all ranks when a step's data are there, to count what was passed over for them."""
     stop_request: StopRequest
     start_step: int
     evaluate_first: bool = False
@@ -112,6 +114,7 @@ class TrainingLoop:
         started = time.perf_counter()
         progress.within(f"step {step + 1}: waiting for data")
         micro_batches = next(self.batches)
+        self.note_bad_records()
         data_seconds = time.perf_counter() - started
         sequences = sum(batch.sequences for batch in micro_batches)
         try:

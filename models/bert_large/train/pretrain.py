@@ -109,6 +109,7 @@ def _locked_output_dir(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Make the output folder, and hold its lock on the main rank; raises `InputError` on all when that cannot be."""
     with contextlib.ExitStack() as stack:
         with ranks.failing_together():
+            _require_utf_8(folder)
             try:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
@@ -120,6 +121,17 @@ def _locked_output_dir(folder: Path, ranks: Ranks) -> Iterator[None]:
                 for place in (folder, folder / DATA_INDEX):
                     remove_partial_files(place)
         yield
+
+
+def _require_utf_8(folder: Path) -> None:
+    """Refuse a name under which the safetensors library would not open the checkpoints that it is to hold."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"OUTPUT_DIR {folder} has bytes in its name that are no UTF-8, so that its checkpoints could not be read "
+            "again; give a folder of another name"
+        ) from None
 
 
 def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
@@ -273,8 +285,8 @@ def _build_loop(
         masking=masking,
     )
     # The loader's processes start before the weights exist, so as not to hold copies of their memory.
-    on_bad_record = partial(_note_bad_record, dataset.count_bad_records(run.data.bad_records_allowed))
-    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers, on_bad_record)
+    bad_records: list[str] = []
+    batches = iterate_steps(step_batches, start.step, run.train.max_steps, run.data.workers, bad_records.append)
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
     shards = ParameterShards(model, ranks) if run.ranks.zero1 and ranks.world_size > 1 else None
@@ -329,6 +341,9 @@ def _build_loop(
         observers=observers,
         identity=identity,
         describe_samples=step_batches.describe_samples,
+        note_bad_records=partial(
+            _note_bad_records, ranks, dataset.count_bad_records(run.data.bad_records_allowed), bad_records
+        ),
         loss_trend=start.loss_trend,
         stop_request=stop_request,
         start_step=start.step,
@@ -337,10 +352,16 @@ def _build_loop(
     )
 
 
-def _note_bad_record(known: BadRecords, text: str) -> None:
-    """Count and log a record that was good when it was indexed and is bad now."""
-    if known.add(BadRecordError(text)):
-        LOGGER.warning("bad record skipped: %s; the next good one of its shard stands in for it", text)
+def _note_bad_records(ranks: Ranks, known: BadRecords, found: list[str]) -> None:
+    """Count and log records that were good when they were indexed and that any rank has `found` to be bad since."""
+    if known.most == 0 or not ranks.any(bool(found)):
+        return
+    texts = [text for its in ranks.gather(found) for text in its]
+    found.clear()
+    with ranks.failing_together():
+        for text in texts:
+            if known.add(BadRecordError(text)) and ranks.is_main:
+                LOGGER.warning("bad record skipped: %s; the next good one of its shard stands in for it", text)
 
 
 def _open_observers(

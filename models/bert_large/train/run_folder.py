@@ -61,13 +61,17 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
     """Take the output folder for this run and return the checkpoint to resume from, if there is one.
 
     That is the newest one that is intact; a damaged newer one is warned of and removed. A run that the launcher has
-    `restarted`, by the command it was first started with, goes on from what it has saved. Raises `InputError` when the
+    `restarted`, by the command it was first started with, goes on from what it has saved; so does one that was begun
+    from a checkpoint elsewhere and is started by the same command again. Raises `InputError` when the
     folder holds another run, or checkpoints of which none is intact. Only one rank may call this, which has the lock.
     """
     folder = train.output_dir
     checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
     belongs = (folder / RUN_FILE).exists()
     resume = "auto" if restarted and (train.resume == "never" or checkpoints) else train.resume
+    if resume not in ("auto", "never") and checkpoints and not _is_in(folder / "checkpoints", Path(resume)):
+        LOGGER.info("%s has checkpoints of its own: going on from those, not again from %s", folder, resume)
+        resume = "auto"
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
@@ -84,12 +88,18 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
         require_same(chosen, its_identity, _comparable(identity, its_identity))
         for damage in damages:
             LOGGER.warning("warning: %s; removing that checkpoint and going on from %s", damage, chosen)
-        checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
+        removed = checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
+        if len(removed) > len(damages):
+            LOGGER.warning("warning: going back to step %d: later checkpoints are removed", progress.step)
     checkpoint.remove_partial_checkpoints(folder / "checkpoints")
     if not belongs and not train.benchmark:
         with write_atomically(folder / RUN_FILE) as file:
             file.write(json.dumps(identity, indent=1).encode())
     return chosen
+
+
+def _is_in(folder: Path, path: Path) -> bool:
+    return path.resolve().parent == folder.resolve()
 
 
 def _read_identity(path: Path) -> dict[str, Any]:

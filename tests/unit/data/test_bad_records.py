@@ -429,3 +429,22 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.
     for _ in range(2):
         assert contents_of(dataset) == IDS
         assert len(dataset._files) == 2
+
+
+def test_a_stand_in_is_told_by_its_own_number(tmp_path: Path) -> None:
+    """However many records it stands in for: before it, and at the end for the first good one; it counts once."""
+    path = write_shard(tmp_path / "data" / "part-0", make_records(8))
+    places = scan_shard(path).offsets.tolist()
+
+    def damage(*records: int) -> None:
+        for record in records:
+            flip(path, places[record] + HEADER_BYTES + 5)
+
+    damage(0, 3, 4, 7)
+    dataset = Dataset.open(path.parent, tmp_path / "index", build=True, max_bad_records=9)
+    assert [dataset.shards[0].number_of(row) for row in range(8)] == [1, 1, 2, 5, 5, 5, 6, 1]
+    damage(1, 5)
+    bad = BadRecords(9)
+    for row in range(8):
+        dataset.read(row, bad)
+    assert [text.split(": ")[1] for text in bad.found] == [f"record {n} at byte {places[n]}" for n in (1, 5)]

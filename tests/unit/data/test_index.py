@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bert_large.data import index
+from bert_large.data.dataset import Dataset
 from bert_large.data.index import build_indexes, list_shards, load_index, scan_shard
 from bert_large.data.record import RecordLimits, RecordShape
 from bert_large.data.tfrecord import encode_record, iterate_payloads, write_records
@@ -150,3 +151,13 @@ def test_no_shards_are_refused(tmp_path: Path) -> None:
         list_shards(tmp_path)
     with pytest.raises(InputError, match="does not exist or is no folder"):
         list_shards(tmp_path / "README.md")
+
+
+def test_a_name_of_any_bytes(tmp_path: Path) -> None:
+    """Line breaks and what is no UTF-8: file systems have it."""
+    for name in (b"part\xff", b"-part\n0"):
+        path = write_shard(tmp_path / "data" / os.fsdecode(name), RECORDS[:3])
+        build([path], tmp_path / "index")
+        assert len(load_index(path, tmp_path / "index").offsets) == 3
+    dataset = Dataset.open(tmp_path / "data", tmp_path / "index", build=False)
+    assert len(dataset) == 6 and len(dataset.fingerprint()) == 16

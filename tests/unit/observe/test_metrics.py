@@ -213,7 +213,10 @@ def test_a_damaged_row_is_dropped_with_a_warning(
     assert [step.step for step in read_steps(path)] == [1]
     with caplog.at_level("WARNING", "bert_large"):
         write(tmp_path, 2, 3)
-    assert caplog.messages == [f"warning: {path} is damaged: 1 of its 3 rows are dropped"]
+    assert caplog.messages == [
+        f"warning: {path} is damaged: 1 of its 3 rows are dropped",
+        f"warning: {path} lacks the figures of 1 of the steps up to 2",
+    ]
     assert steps_of(tmp_path) == [1, 3]
 
 
@@ -239,3 +242,31 @@ def test_a_full_disk_is_an_error_at_once(tmp_path: Path, place: str, monkeypatch
     ):
         writer.step(step_figures(1))
     writer.close()
+
+
+def test_figures_that_are_gone_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """No kill takes them: they were on disk before the checkpoint. A run that begins later has no earlier ones."""
+    path = tmp_path / "metrics.jsonl"
+    with caplog.at_level("WARNING", "bert_large"):
+        for _ in range(2):
+            write(tmp_path, 5, 6)  # from a checkpoint elsewhere
+            write(tmp_path, 6, 7)
+        assert caplog.messages == []
+        path.unlink()
+        write(tmp_path, 7, 8)
+    assert caplog.messages == [f"warning: {path} lacks the figures of 7 of the steps up to 7"]
+
+
+def test_damage_to_an_event_costs_that_one_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorBoard reads a file up to its first damage; what comes after is not thrown away for that."""
+    write(tmp_path, 0, 1, 2, 3, 4, 5)
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    frames = list(iterate_payloads(events))
+    (place,) = (offset for offset, payload in frames if Event.FromString(payload).step == 2)
+    content = bytearray(events.read_bytes())
+    content[place + 30] ^= 1
+    events.write_bytes(content)
+    with caplog.at_level("WARNING", "bert_large"):
+        write(tmp_path, 5, 6)
+    assert caplog.messages == [f"warning: {events} is damaged in 1 places: events there are dropped"]
+    assert scalars(tmp_path)["train/loss"] == [1, 3, 4, 5, 6]

@@ -474,3 +474,21 @@ def test_counts_that_are_none_are_damage(tmp_path: Path, name: str, value: objec
     (saved / "state.json").write_text(json.dumps(state | {name: value}))
     with pytest.raises(InputError, match=f"state.json is damaged: {name} is "):
         read_state(saved)
+
+
+@pytest.mark.parametrize("make", [Path.touch, lambda path: path.symlink_to("nowhere")], ids=["file", "link"])
+def test_what_only_has_a_checkpoints_name_is_passed_over(tmp_path: Path, make: Any) -> None:
+    good = save(tmp_path, 1)
+    other = tmp_path / "step-00000002"
+    make(other)
+    chosen, (error,) = newest_intact(list_checkpoints(tmp_path))
+    assert chosen == good and str(error) == f"{other} is no checkpoint to resume from: it is no folder"
+    remove_later_checkpoints(tmp_path, 1)
+    assert names(tmp_path) == [good.name]
+
+
+def test_checksums_of_nothing_prove_nothing(tmp_path: Path) -> None:
+    saved = save(tmp_path, 1)
+    (saved / "checksums.json").write_text('{"files": {}}')
+    with pytest.raises(DamageError, match=r"checksums.json is damaged: it does not name model.safetensors"):
+        check_intact(saved)

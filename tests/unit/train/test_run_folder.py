@@ -285,3 +285,25 @@ def test_identity_survives_json(tmp_path: Path) -> None:
     found = identity(tmp_path)
     assert json.loads(json.dumps(found)) == found
     assert found["model"]["hidden_size"] == 32 and found["optimizer"]["total_steps"] == 10
+
+
+def test_the_same_command_again_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A run that began from a checkpoint elsewhere loses nothing when it is started as before."""
+    claimed(tmp_path / "other", 5)
+    claimed(tmp_path / "out", 10)
+    first = tmp_path / "other" / "checkpoints" / "step-00000005"
+    train = train_config(tmp_path / "out", resume=str(first))
+    with caplog.at_level("INFO", "bert_large"):
+        assert claim(train, identity(tmp_path)) == tmp_path / "out" / "checkpoints" / "step-00000010"
+    assert caplog.messages == [
+        f"{tmp_path / 'out'} has checkpoints of its own: going on from those, not again from {first}"
+    ]
+
+
+def test_going_back_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    claimed(tmp_path, 5, 10)
+    chosen = tmp_path / "checkpoints" / "step-00000005"
+    with caplog.at_level("WARNING", "bert_large"):
+        claim(train_config(tmp_path, resume=str(chosen)), identity(tmp_path))
+        claim(train_config(tmp_path, resume=str(chosen)), identity(tmp_path))
+    assert caplog.messages == ["warning: going back to step 5: later checkpoints are removed"]
