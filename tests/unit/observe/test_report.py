@@ -83,6 +83,13 @@ def test_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert differing == ["precision"]
 
 
+def test_the_page_is_in_the_first_runs_folder_unless_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = record_run(tmp_path / "run"), record_run(tmp_path / "other")
+    assert main(["report", str(run), str(other)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    assert "masked-LM" in Page(run / "report.html").text
+
+
 def test_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
     page = report(tmp_path, record_run(tmp_path / "run"))
     addresses = [
