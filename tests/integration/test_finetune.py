@@ -267,7 +267,12 @@ def test_a_damaged_model_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "content"), [("model.safetensors", b"no weights"), ("config.json", b'{"vocab_size": 100}')]
+    ("name", "content"),
+    [
+        ("model.safetensors", b"no weights"),
+        ("config.json", b'{"vocab_size": 100}'),
+        ("config.json", b'{"vocab_size": 100, "max_position_embeddings": 512, "model_type": "none such"}'),
+    ],
 )
 def test_a_folder_that_transformers_refuses_is_one_line(
     name: str,

@@ -48,6 +48,8 @@ class SquadOptions:
 
     def __post_init__(self) -> None:
         wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in OPTIONS_OF_1 if vars(self)[name] < 1]
+        if not math.isfinite(self.null_score_diff_threshold):
+            wrong.append(f"null_score_diff_threshold is {self.null_score_diff_threshold}, expected a finite number")
         if wrong:
             raise InputError(f"wrong settings: {'; '.join(wrong)}")
 

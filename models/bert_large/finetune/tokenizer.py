@@ -24,11 +24,16 @@ def load_tokenizer(
 
     It is the folder's tokenizer.json; without one, or with `vocab_file`, what `bert-large prepare` does with that
     vocabulary or the folder's vocab.txt. `do_lower_case` None: as the tokenizer_config.json beside the vocabulary says,
-    else as its words look. Raises `InputError` if there is no vocabulary, or it is larger than the model's.
+    else as its words look. Raises `InputError` if there is no vocabulary, or it is larger than the model's, or the
+    model's size is not told.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     config = read_object(checkpoint_dir / CONFIG_FILE)
+    if missing := [name for name in ("vocab_size", "max_position_embeddings") if name not in config]:
+        raise InputError(
+            f"CHECKPOINT_DIR {checkpoint_dir}: {CONFIG_FILE} lacks {' and '.join(missing)}; is it a BERT configuration?"
+        )
     if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True, trust_remote_code=False)
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)

@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from bert_large.errors import InputError
+
 REPORT_FILE = "report.html"
 
 
@@ -27,6 +29,15 @@ def run(arguments: argparse.Namespace) -> int:
     runs = read_runs(folders)
     page = folders[0] / REPORT_FILE if arguments.output_file is None else Path(arguments.output_file)
     picture_dir = Path(arguments.png_dir) if arguments.png_dir is not None else None
-    for path in write_report(runs, page, picture_dir):
+    if page.is_dir():
+        raise InputError(f"--output-file {page} is a folder; name the page in it, such as {page / REPORT_FILE}")
+    try:
+        written = write_report(runs, page, picture_dir)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(
+            f"the report cannot be written: {error.filename}: {error.strerror}; choose another --output-file, or "
+            "--png-dir, whose folders can be made"
+        ) from None
+    for path in written:
         sys.stdout.write(f"{path}\n")
     return 0

@@ -163,6 +163,28 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path, capsys: pytest.Captur
     assert f"{tmp_path / 'nothing' / 'metrics.jsonl'} does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output-file", "."], "--output-file . is a folder; name the page in it, such as report.html"),
+        (["--output-file", "file/report.html"], "cannot be written: file: File exists; choose another --output-file"),
+        (["--png-dir", "file"], "cannot be written: file: File exists; choose another --output-file"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = record_run(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(run), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "content"), [("run.json", "{"), ("ended.json", "[]"), ("results.yaml", "a: [")])
 def test_a_damaged_file_is_named(tmp_path: Path, name: str, content: str) -> None:
     run = record_run(tmp_path / "run")
