@@ -7,7 +7,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from bert_large.errors import InputError, UserError
+from bert_large.errors import InputError
+from bert_large.finetune import squad
 from bert_large.finetune.settings import PRECISIONS, FinetuneSettings
 from bert_large.finetune.tasks import TASKS, add_task_arguments, make_task
 from bert_large.folder_lock import FolderLock
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     seeds.add_argument("--seed", help="train once, with this one")
     parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
     parser.add_argument("--resume", choices=("auto", "never"), default="auto", help="go on with the folder's run")
-    group = parser.add_argument_group("settings (defaults of the task, or these)")
+    of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
+    group = parser.add_argument_group("settings", f"Defaults of squad and squad2 are others: {of_squad}.")
     for field in dataclasses.fields(FinetuneSettings):
         default = "" if field.default is None else f" (default {field.default})"
         group.add_argument(
@@ -133,7 +135,7 @@ def _require_packages() -> None:
         import sklearn  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise UserError(
+        raise InputError(
             f"finetune needs packages that are missing ({error}); install them: "
             f"{sys.executable} -m pip install 'bert-large[finetune]'"
         ) from error
