@@ -139,7 +139,7 @@ class SeedRun:
                 **self.model_settings,
             )
         except (OSError, ValueError, SafetensorError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0] or repr(error)
             raise InputError(
                 f"CHECKPOINT_DIR {self.checkpoint_dir} cannot be loaded: {reason}; give a model_save folder of BERT or "
                 "DistilBERT"

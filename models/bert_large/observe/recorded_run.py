@@ -71,7 +71,7 @@ def _printable(text: str) -> str:
 def _read_run(folder: Path, label: str) -> RecordedRun:
     metrics = folder / "metrics.jsonl"
     if not metrics.is_file():
-        raise InputError(f"{metrics} does not exist; expected the OUTPUT_DIR of a run at {folder}")
+        raise InputError(f"{metrics} does not exist; expected the OUTPUT_DIR of pretraining at {folder}")
     log = _read_log(folder / LOG_FILE)
     start_lines = _last_start(log)
     target = _TARGET.search("\n".join(start_lines))
