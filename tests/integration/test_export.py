@@ -19,7 +19,7 @@ from bert_large.prepare.vocab import SPECIAL_TOKENS, read_vocab
 from bert_large.train import checkpoint
 
 from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_model
-from tests.support.records import VOCAB_SIZE
+from tests.support.records import VOCAB_SIZE, make_records
 from tests.support.runs import Task, options, run_here
 
 WORDS = [*SPECIAL_TOKENS, "the", "cat", "sat", "##s", "."]
@@ -211,6 +211,10 @@ def test_the_card_of_a_run(task: Task, finished: Path, tmp_path: Path, capsys: A
     assert f"| data | {json.loads((finished / 'run.json').read_text())['data']} |" in card
     assert f"The run ended: {json.loads((finished / 'ended.json').read_text())['reason']}." in card
     assert "| optimizer.learning_rate | 0.02 |" in card
+    tokens = sum(len(record.input_ids) for record in make_records(50, lengths=(5, 100)))
+    assert f"| training records | 50 of up to 128 tokens, {tokens:,} tokens in all |" in card
+    assert "| evaluation records | 12 of up to 512 tokens" in card
+    assert str(task.dataset_dir) not in card
 
     other = tmp_path / "other"
     other.mkdir()

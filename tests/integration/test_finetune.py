@@ -16,7 +16,7 @@ import pytest
 from bert_large.finetune import run as finetune_run
 from bert_large.finetune.glue import GLUE_TASKS
 from bert_large.finetune.trainer import SeedRun
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel, Trainer
 
 from tests.integration.conftest import Demo
@@ -266,13 +266,73 @@ def test_a_damaged_model_is_refused(
     assert "model.safetensors is damaged" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(
-    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", b"no weights"),
+        ("config.json", b'{"vocab_size": 100}'),
+        ("config.json", b'{"vocab_size": 100, "max_position_embeddings": 512, "model_type": "none such"}'),
+    ],
+)
+def test_a_folder_that_transformers_refuses_is_one_line(
+    name: str,
+    content: bytes,
+    arguments: dict[str, Any],
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Found in the losses that are logged, every ten steps."""
+    """One without checksums, as others write it."""
+    start = shutil.copytree(model, tmp_path / "model_save")
+    (start / "checksums.json").unlink()
+    AutoTokenizer.from_pretrained(model).save_pretrained(start)
+    (start / name).write_bytes(content)
+    assert finetune(tmp_path / "out", **arguments | {"checkpoint_dir": start}) == 2
+    error = capsys.readouterr().err
+    assert len(error.splitlines()) == 1 and f"CHECKPOINT_DIR {start}" in error
+
+
+@pytest.mark.parametrize(("epochs", "step"), [(4, 10), (1, 3)])
+def test_a_loss_that_is_not_finite_ends_the_run(
+    arguments: dict[str, Any],
+    epochs: int,
+    step: int,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Found in the log, every ten steps, and where fewer steps end before its first line is due."""
     monkeypatch.setattr(SeedRun, "save_best", lambda self, model: None)
-    assert finetune(tmp_path / "out", **arguments | {"learning_rate": 1e30, "epochs": 4}) == 1
-    assert "seed 7: at step 10 the loss is nan" in capsys.readouterr().err
+    assert finetune(tmp_path / "out", **arguments | {"learning_rate": 1e30, "epochs": epochs}) == 1
+    assert f"seed 7: at step {step} the loss is nan" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "results.json").exists()
+
+
+def test_the_head_of_another_task_is_made_anew(arguments: dict[str, Any], model: Path, tmp_path: Path) -> None:
+    """As for RTE from a model that has learned MNLI, whose classes are three."""
+    start = shutil.copytree(model, tmp_path / "mnli")
+    (start / "checksums.json").unlink()
+    AutoModelForSequenceClassification.from_pretrained(model, num_labels=3).save_pretrained(start)
+    for task, labels in (("rte", 2), ("stsb", 1)):
+        changes = {"task": task, "checkpoint_dir": start, "epochs": 1}
+        assert finetune(tmp_path / task, **arguments | changes) == 0
+        weights = load_file(tmp_path / task / "model_save" / "model.safetensors")
+        assert weights["classifier.weight"].shape == (labels, 32)
+
+
+def test_weights_that_are_not_there_are_told(
+    arguments: dict[str, Any], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Drawn at random they would be trained without a word."""
+    start = shutil.copytree(model, tmp_path / "model_save")
+    (start / "checksums.json").unlink()
+    weights = load_file(start / "model.safetensors")
+    weights["bert.encoder.layer.0.attention.self.kye.weight"] = weights.pop(
+        "bert.encoder.layer.0.attention.self.key.weight"
+    )
+    save_file(weights, start / "model.safetensors", {"format": "pt"})
+    assert finetune(tmp_path / "out", **arguments | {"checkpoint_dir": start}) == 2
+    assert "has no bert.encoder.layer.0.attention.self.key.weight (1 such weights)" in capsys.readouterr().err
 
 
 def test_weights_that_are_not_finite_are_no_result(

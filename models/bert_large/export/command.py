@@ -7,7 +7,6 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.options import check_options
-from bert_large.output_folder import require_free
 
 # The options of each format; those of the other are refused.
 _ONNX, _HUGGING_FACE = ("model", "opset"), ("vocab_file", "do_lower_case", "run_dir")
@@ -45,6 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
+    from bert_large.output_folder import require_free  # imports torch, which `--help` need not wait for
+
     way = f"--format {arguments.format}"
     check_options(arguments, way, (), _HUGGING_FACE if arguments.format == "onnx" else _ONNX)
     opset = DEFAULT_OPSET if arguments.opset is None else arguments.opset
@@ -52,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"--opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
     require_free(arguments.output_dir, overwrite=arguments.overwrite)
     if arguments.format == "onnx":
-        from bert_large.export.onnx_graph import export_onnx  # imports torch
+        from bert_large.export.onnx_graph import export_onnx
 
         graphs = GRAPHS if arguments.model in (None, "both") else (arguments.model,)
         for path, difference in export_onnx(arguments.checkpoint_dir, arguments.output_dir, graphs, opset):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ from bert_large.config import ModelConfig, flatten
 from bert_large.errors import DamageError, InputError
 from bert_large.json_file import read_object
 from bert_large.observe.metrics import read_rows
+from bert_large.observe.recorded_run import read_start_lines
 from bert_large.train.run_folder import ENDED_FILE, RUN_FILE, flat_identity
 
 _STEP_FIGURES = ("step", "samples", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
                  "next_sentence_accuracy", "skipped_updates")  # fmt: skip
+_DATA = re.compile(r"(\w+) data: (\d+) records in \d+ shards of .*, (\d+) real tokens, .* a record of (\d+) slots")
+"""A line of the log; a folder's path is nobody else's business."""
 _USE = """## Use
 
 ```python
@@ -97,6 +101,7 @@ def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
     )
     sections = [f"## Training\n\n{introduction}\n\n{_table(settings)}\n\n{end}"]
     for title, values in (
+        ("Data", _data(folder)),
         ("Last evaluation, on held-out records", last_evaluation),
         ("Last step, on the training records", last_step),
         ("Summary of the run", figures),
@@ -104,6 +109,15 @@ def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
         if values:
             sections.append(f"## {title}\n\n{_table(values)}")
     return sections
+
+
+def _data(folder: Path) -> dict[str, str]:
+    """Return how many records the run's log says that it was trained and evaluated on."""
+    found = filter(None, map(_DATA.match, read_start_lines(folder)))
+    return {
+        f"{match[1]} records": f"{int(match[2]):,} of up to {match[4]} tokens, {int(match[3]):,} tokens in all"
+        for match in found
+    }
 
 
 def _table(values: Mapping[str, Any]) -> str:

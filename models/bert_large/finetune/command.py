@@ -7,7 +7,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from bert_large.errors import InputError, UserError
+from bert_large.errors import InputError
+from bert_large.finetune import squad
 from bert_large.finetune.settings import PRECISIONS, FinetuneSettings
 from bert_large.finetune.tasks import TASKS, add_task_arguments, make_task
 from bert_large.folder_lock import FolderLock
@@ -50,7 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: go on with the folder's run; never: refuse a folder that holds one (default auto)",
     )
-    group = parser.add_argument_group("settings (default: the task's own, else the one given here)")
+    of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
+    group = parser.add_argument_group("settings", f"Defaults of squad and squad2 are others: {of_squad}.")
     for field in dataclasses.fields(FinetuneSettings):
         default = "" if field.default is None else f" (default {field.default})"
         group.add_argument(
@@ -138,7 +140,7 @@ def _require_packages() -> None:
         import sklearn  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise UserError(
+        raise InputError(
             f"finetune needs packages that are missing ({error}); install them: "
             f"{sys.executable} -m pip install 'bert-large[finetune]'"
         ) from error

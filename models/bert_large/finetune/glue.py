@@ -197,7 +197,7 @@ GLUE_TASKS = {
             folder="QQP",
             files=standard_files(
                 ("question1", "question2"), label="is_duplicate", test_index="id", skip_short=True
-            ),  # some rows of the official train.tsv are cut short
+            ),  # some rows of the official files are cut short
             labels={"0": "not_duplicate", "1": "duplicate"},
             metric=accuracy_and_f1,
             main_metric="average",

@@ -46,7 +46,9 @@ def standard_files(
     """Return train.tsv, dev….tsv and test….tsv with a header; `evaluation` are the suffixes of the latter two."""
     train = GlueFile(split="train", names=("train.tsv",), texts=texts, label=label, skip_short=skip_short)
     dev = (
-        GlueFile(split=f"validation{suffix}", names=(f"dev{suffix}.tsv",), texts=texts, label=label)
+        GlueFile(
+            split=f"validation{suffix}", names=(f"dev{suffix}.tsv",), texts=texts, label=label, skip_short=skip_short
+        )
         for suffix in evaluation
     )
     test = (

@@ -48,6 +48,8 @@ class SquadOptions:
 
     def __post_init__(self) -> None:
         wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in OPTIONS_OF_1 if vars(self)[name] < 1]
+        if not math.isfinite(self.null_score_diff_threshold):
+            wrong.append(f"null_score_diff_threshold is {self.null_score_diff_threshold}, expected a finite number")
         if wrong:
             raise InputError(f"wrong settings: {'; '.join(wrong)}")
 
@@ -55,7 +57,7 @@ class SquadOptions:
 OPTIONS = tuple(field.name for field in fields(SquadOptions))
 OPTIONS_OF_1 = tuple(option for option in OPTIONS if option != "null_score_diff_threshold")
 """Those that `squad` has too: whole numbers, all of them."""
-_DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
+DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
 """BERT's own for BERT-large."""
 
 
@@ -71,7 +73,7 @@ def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTa
     """Return a task with the options that were given; `version` is 1.1 or 2.0."""
     given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
     options = SquadOptions(**given)
-    require_room(arguments.max_seq_length or _DEFAULTS["max_seq_length"], options.max_query_length)
+    require_room(arguments.max_seq_length or DEFAULTS["max_seq_length"], options.max_query_length)
     return SquadTask(name=name, version=version, squad=options)
 
 
@@ -88,7 +90,7 @@ class SquadTask:
     @property
     def defaults(self) -> Mapping[str, Any]:
         """Return BERT's own settings for BERT-large."""
-        return _DEFAULTS
+        return DEFAULTS
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.json_file import read_object
-from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, read_vocab
+from bert_large.prepare.vocab import lowers_text, read_vocab
 from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE
 
 if TYPE_CHECKING:
@@ -23,15 +23,21 @@ def load_tokenizer(
     """Return the tokenizer of a model folder.
 
     It is the folder's tokenizer.json; without one, or with `vocab_file`, what `bert-large prepare` does with that
-    vocabulary or the folder's vocab.txt. `do_lower_case` None: as the folder's tokenizer_config.json says, else as the
-    vocabulary looks. Raises `InputError` if there is no vocabulary, or it is larger than the model's.
+    vocabulary or the folder's vocab.txt. `do_lower_case` None: as the tokenizer_config.json beside the vocabulary says,
+    else as its words look. Raises `InputError` if there is no vocabulary, or it is larger than the model's, or the
+    model's size is not told.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     config = read_object(checkpoint_dir / CONFIG_FILE)
+    if missing := [name for name in ("vocab_size", "max_position_embeddings") if name not in config]:
+        raise InputError(
+            f"CHECKPOINT_DIR {checkpoint_dir}: {CONFIG_FILE} lacks {' and '.join(missing)}; is it a BERT configuration?"
+        )
     if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True, trust_remote_code=False)
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)
+        tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
         return tokenizer
     path = vocab_file or checkpoint_dir / VOCAB_FILE
     if vocab_file is None and not path.is_file():
@@ -41,21 +47,13 @@ def load_tokenizer(
         )
     vocabulary = read_vocab(path)
     _check_size(path, len(vocabulary.tokens), config)
-    lower = do_lower_case if vocab_file is not None else _stated_case(checkpoint_dir, do_lower_case)
-    lower = vocabulary.is_lower_case if lower is None else lower
+    lower = lowers_text(path) if do_lower_case is None else do_lower_case
     settings = tokenizer_settings(
         do_lower_case=lower,
         max_length=config["max_position_embeddings"],
         segments="type_vocab_size" in config,
     )
     return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, do_lower_case=lower), **settings)
-
-
-def _stated_case(checkpoint_dir: Path, do_lower_case: bool | None) -> bool | None:
-    path = checkpoint_dir / TOKENIZER_CONFIG_FILE
-    if do_lower_case is not None or not path.is_file():
-        return do_lower_case
-    return read_object(path).get("do_lower_case")
 
 
 def _check_size(path: Path, tokens: int, config: dict[str, Any]) -> None:

@@ -21,13 +21,13 @@ from transformers.trainer_callback import PrinterCallback
 
 from bert_large.checksums import check_checksums, write_checksums
 from bert_large.engines.precision import get_precision
-from bert_large.errors import DamageError, UserError
+from bert_large.errors import DamageError, InputError, UserError
 from bert_large.files import explain_write_errors, remove_tree, write_atomically
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
 from bert_large.observe.console import LOGGER
 from bert_large.output_folder import partial_folder, publish_model
-from bert_large.train.checkpoint import WEIGHTS_FILE
+from bert_large.train.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bert_large.train.stopping import StopRequest
 
 CHECKPOINTS, MODEL = "checkpoints", "model_save"
@@ -91,13 +91,7 @@ class SeedRun:
         if stop.signal_number:
             raise Stopped
         set_seed(self.seed)  # the head's first weights
-        model = self.task.model_class().from_pretrained(
-            self.checkpoint_dir,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            **self.model_settings,
-        )
+        model = self._load_model()
         trainer = _Trainer(
             task=self.task,
             watched=self.data.watched,
@@ -130,6 +124,37 @@ class SeedRun:
             "train_samples_per_second": samples / timer.seconds,
             "metrics": dict(self._judge(trainer)),
         }
+
+    def _load_model(self) -> Any:
+        """Return the encoder of `checkpoint_dir` with the task's head, whose weights are new unless they are there.
+
+        Raises `InputError` if the folder is no model that can have this head, or weights of the encoder are not there:
+        the pooler alone, which masked-LM-only models lack, may be new.
+        """
+        try:
+            model, loaded = self.task.model_class().from_pretrained(
+                self.checkpoint_dir,
+                local_files_only=True,
+                use_safetensors=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # of the head of another task
+                output_loading_info=True,
+                **self.model_settings,
+            )
+        except (OSError, ValueError, SafetensorError) as error:
+            reason = str(error).partition("\n")[0] or repr(error)
+            raise InputError(
+                f"CHECKPOINT_DIR {self.checkpoint_dir} cannot be loaded: {reason}; give a model_save folder of BERT or "
+                "DistilBERT"
+            ) from error
+        new = {*loaded["missing_keys"], *(name for name, *_ in loaded["mismatched_keys"])}
+        encoder = f"{model.base_model_prefix}."
+        if lost := sorted(name for name in new if name.startswith(encoder) and ".pooler." not in name):
+            raise InputError(
+                f"CHECKPOINT_DIR {self.checkpoint_dir} has no {lost[0]} ({len(lost)} such weights) of the shape that "
+                f"its {CONFIG_FILE} makes it; give a folder whose {WEIGHTS_FILE} and {CONFIG_FILE} are of one model"
+            )
+        return model
 
     def _arguments(self) -> TrainingArguments:
         settings = self.settings
@@ -277,13 +302,14 @@ class _Log(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
-        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
-            return
-        if not math.isfinite(logs.get("loss", 0.0)):
+        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps; at the end, of all steps
+        if not math.isfinite(loss):
             raise UserError(
-                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}, so nothing is learned. "
+                f"seed {self._seed}: at step {state.global_step} the loss is {loss}, so nothing is learned. "
                 f"{_LOWER_RATE}"
             )
+        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
+            return
         figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
         LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, figures)
 

@@ -15,6 +15,7 @@ from bert_large.errors import DamageError, InputError
 from bert_large.json_file import read_object
 from bert_large.observe.metrics import read_rows
 
+LOG_FILE = "train.log"
 _TIME_OF_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 _RESUMED = re.compile(r"resuming after step (\d+) from ")
 _TARGET = re.compile(r"\btarget_accuracy (\d+(?:\.\d+)?(?:e-\d+)?)")
@@ -50,6 +51,11 @@ def read_runs(folders: Sequence[Path]) -> list[RecordedRun]:
     return [_read_run(folder, label) for folder, label in zip(distinct, _labels(distinct), strict=True)]
 
 
+def read_start_lines(folder: Path) -> list[str]:
+    """Return the log of a run's last start up to its first step; nothing where there is no log."""
+    return _last_start(_read_log(folder / LOG_FILE))
+
+
 def _labels(folders: Sequence[Path]) -> list[str]:
     """Name folders by the last parts of their paths, as many as it takes to tell them apart."""
     count = 1
@@ -65,8 +71,8 @@ def _printable(text: str) -> str:
 def _read_run(folder: Path, label: str) -> RecordedRun:
     metrics = folder / "metrics.jsonl"
     if not metrics.is_file():
-        raise InputError(f"{metrics} does not exist; expected the OUTPUT_DIR of a run at {folder}")
-    log = _read_log(folder / "train.log")
+        raise InputError(f"{metrics} does not exist; expected the OUTPUT_DIR of pretraining at {folder}")
+    log = _read_log(folder / LOG_FILE)
     start_lines = _last_start(log)
     target = _TARGET.search("\n".join(start_lines))
     return RecordedRun(

@@ -320,6 +320,7 @@ def _save_vocabulary(folder: Path, config: ModelConfig, vocab_file: Path, do_low
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": lower,
         "strip_accents": lower,
+        "model_max_length": config.max_position_embeddings,
         "model_input_names": config.traits.inputs,
     }
     with write_atomically(folder / TOKENIZER_CONFIG_FILE) as file:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from bert_large.architectures import ARCHITECTURES
 from bert_large.config import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, ModelConfig, TrainConfig
 from bert_large.configurations import CONFIGURATIONS, read_configuration
 from bert_large.data.dataset import EVAL_FOLDERS, Dataset, check_training_data, find_training_folder
@@ -12,6 +13,7 @@ from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
 from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.environment import Ranks
 from bert_large.errors import InputError
+from bert_large.json_file import read_object
 from bert_large.observe.console import LOGGER, Progress
 from bert_large.prepare.dataset import TextSettings, make_dataset
 from bert_large.prepare.instances import InstanceSettings
@@ -38,6 +40,7 @@ def resolve_model_config(
     if checkpoint_dir is not None:
         check_model_folder(Path(checkpoint_dir))
         from_checkpoint = ModelConfig.from_json(Path(checkpoint_dir) / CONFIG_FILE, activation)
+        _require_pretraining_heads(Path(checkpoint_dir))
     if config_file is None:
         if checkpoint_dir is None:
             raise InputError(
@@ -60,6 +63,16 @@ def resolve_model_config(
         if differences:
             raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} is of another shape: {'; '.join(differences)}")
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
+
+
+def _require_pretraining_heads(folder: Path) -> None:
+    """Refuse a model folder that says it is of a class without them, such as a fine-tuned one."""
+    named = read_object(folder / CONFIG_FILE).get("architectures")
+    if isinstance(named, list) and named and named[0] not in ARCHITECTURES:
+        raise InputError(
+            f"CHECKPOINT_DIR {folder} is of {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give the "
+            "model_save of pretraining. A fine-tuned model is one for `transformers`, and for finetune, as it is"
+        )
 
 
 def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:

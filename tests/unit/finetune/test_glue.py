@@ -81,8 +81,9 @@ def test_rows_that_qqp_has_cut_short_are_left_out(glue: Path, tmp_path: Path) ->
     header = ("id", "qid1", "qid2", "question1", "question2", "is_duplicate")
     rows = [(1, 2, 3, "a", "b", 1), (4, 5, 6, "only one"), (7, 8, 9, "c", "d", 0)]
     for name in ("train", "dev"):
-        write_tsv(tmp_path / f"{name}.tsv", header, rows if name == "train" else rows[:1])
-    assert GLUE_TASKS["qqp"].load(tmp_path).train["label"][:] == [1, 0]
+        write_tsv(tmp_path / f"{name}.tsv", header, rows)
+    splits = GLUE_TASKS["qqp"].load(tmp_path)
+    assert splits.train["label"][:] == splits.evaluation["validation"]["label"][:] == [1, 0]
 
 
 @pytest.mark.parametrize(

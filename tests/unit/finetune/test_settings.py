@@ -39,10 +39,16 @@ def test_packages_that_are_missing_are_told(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
-    assert run_here("finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o") == 1
+    assert run_here("finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o") == 2
     error = capsys.readouterr().err
     assert "packages that are missing (import of accelerate halted" in error
     assert "pip install 'bert-large[finetune]'" in error
+
+
+def test_help_tells_where_squad_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_here("finetune", "--help") == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "squad2 are others: max seq length 384, batch size 24, learning rate 3e-05, epochs 2." in printed
 
 
 def seed(number: int, accuracy: float) -> dict[str, object]:

@@ -25,6 +25,7 @@ def test_case_is_as_the_folder_says_or_as_asked_for(tmp_path: Path) -> None:
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"do_lower_case": False}))
     assert load_tokenizer(folder).tokenize("Good good") == ["[UNK]", "good"]
+    assert load_tokenizer(folder, folder / "vocab.txt").tokenize("Good good") == ["[UNK]", "good"]
     assert load_tokenizer(folder, tmp_path / "vocab.txt").tokenize("Good") == ["good"]
 
 
@@ -32,6 +33,15 @@ def test_a_tokenizer_json_is_taken_as_it_is(tmp_path: Path) -> None:
     folder = write_model(tmp_path / "model")
     load_tokenizer(folder, do_lower_case=False).save_pretrained(folder)
     assert load_tokenizer(folder).tokenize("Good good") == ["[UNK]", "good"]
+
+
+def test_a_tokenizer_that_knows_no_length_has_the_models(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model")
+    load_tokenizer(folder).save_pretrained(folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["model_max_length"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert load_tokenizer(folder).model_max_length == 512
 
 
 def test_a_model_without_segments_gets_none(tmp_path: Path) -> None:

@@ -83,6 +83,13 @@ def test_page_of_two_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert differing == ["precision"]
 
 
+def test_the_page_is_in_the_first_runs_folder_unless_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, other = record_run(tmp_path / "run"), record_run(tmp_path / "other")
+    assert main(["report", str(run), str(other)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report.html'}\n"
+    assert "masked-LM" in Page(run / "report.html").text
+
+
 def test_page_asks_for_nothing_and_runs_nothing(tmp_path: Path) -> None:
     page = report(tmp_path, record_run(tmp_path / "run"))
     addresses = [
@@ -154,6 +161,28 @@ def test_the_target_is_read_from_the_log(tmp_path: Path, text: str, target: floa
 def test_a_folder_without_metrics_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["report", str(tmp_path / "nothing"), "--output-file", str(tmp_path / "report.html")]) == 2
     assert f"{tmp_path / 'nothing' / 'metrics.jsonl'} does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--output-file", "."], "--output-file . is a folder; name the page in it, such as report.html"),
+        (["--output-file", "file/report.html"], "cannot be written: file: File exists; choose another --output-file"),
+        (["--png-dir", "file"], "cannot be written: file: File exists; choose another --output-file"),
+    ],
+)
+def test_a_place_that_cannot_be_is_told(
+    options: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = record_run(tmp_path / "run")
+    (tmp_path / "file").write_text("")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", str(run), *options]) == 2
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("name", "content"), [("run.json", "{"), ("ended.json", "[]"), ("results.yaml", "a: [")])

@@ -368,7 +368,8 @@ def test_saved_model_is_a_hugging_face_folder(tmp_path: Path) -> None:
     assert (config["architectures"], config["model_type"]) == (["BertForPreTraining"], "bert")
     assert (config["hidden_size"], config["hidden_act"], config["layer_norm_eps"]) == (32, "gelu_pytorch_tanh", 1e-12)
     assert (folder / "vocab.txt").read_bytes() == vocab.read_bytes()
-    assert json.loads((folder / "tokenizer_config.json").read_text())["do_lower_case"] is True
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    assert (tokenizer["do_lower_case"], tokenizer["model_max_length"]) == (True, 512)
     weights = load_file(folder / "model.safetensors")
     assert sorted(weights) == sorted(name for name, _ in model.named_parameters())
     assert all(torch.equal(weights[name], parameter) for name, parameter in model.named_parameters())

@@ -41,6 +41,14 @@ def test_from_a_checkpoint(model_save: str) -> None:
     assert resolve_model_config(None, model_save, None) == tiny_config()
 
 
+def test_a_fine_tuned_model_is_told(model_save: str) -> None:
+    config_file = Path(model_save) / "config.json"
+    values = json.loads(config_file.read_text()) | {"architectures": ["BertForSequenceClassification"]}
+    config_file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="is of BertForSequenceClassification, expected one of BertForPreTraining, "):
+        resolve_model_config(None, model_save, None)
+
+
 def test_both_must_agree(tmp_path: Path, model_save: str) -> None:
     """But for dropout, which is no part of the weights' shape: the file's counts."""
     config = resolve_model_config(str(write_config(tmp_path / "c.json", hidden_dropout_prob=0.3)), model_save, None)
