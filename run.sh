@@ -65,7 +65,7 @@ mount_paths() {
 
 # Set VARIABLES to the arguments that pass on every variable that is set, by name: the engine takes the value itself.
 pass_variables() {
-  local name names=("${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
+  local name names=("${OUTPUT_VARIABLES[@]}" "${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
   VARIABLES=(--env HOME=/tmp)
   for name in "${PRETRAIN_OPTIONS[@]}" "${CORPUS_OPTIONS[@]}" "${VOCAB_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}" \
     "${PICK_OPTIONS[@]}" "${FINETUNE_OPTIONS[@]}"; do
