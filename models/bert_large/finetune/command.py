@@ -135,6 +135,6 @@ def _require_packages() -> None:
     except ImportError as error:
         raise UserError(
             f"finetune needs packages that are missing ({error}); install them: "
-            f"{sys.executable} -m pip install 'bert-large[finetune]'; an image for containers has them if it was built with "
-            "FINETUNE=1 ./build.sh"
+            f"{sys.executable} -m pip install 'bert-large[finetune]'; for a container, FINETUNE=1 ./build.sh makes an "
+            "image that has them"
         ) from error
