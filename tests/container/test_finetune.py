@@ -59,7 +59,7 @@ def test_a_model_is_fine_tuned(learner: Caller, finetune_image: Image) -> None:
     assert (output / "predictions/SST-2.tsv").read_text().split() == ["index", "prediction", "0", "1", "1", "0"]
     classify = pipeline("text-classification", model=str(output / "model_save"), device="cpu")
     labels = [answer["label"] for answer in classify(["the film was good", "the film was bad"])]
-    assert labels == ["1", "0"]
+    assert labels == ["positive", "negative"]
     owners = {(path.stat().st_uid, path.stat().st_gid) for path in output.rglob("*")}
     assert owners == {(learner.uid, learner.uid)}
 
