@@ -18,7 +18,7 @@
 #                       required: fail without them; none. The image's label bert-large.base and the log of a run say
 #                       which it is
 #   ONECCL_INDEX_URL    package index that has oneccl_bind_pt: Intel's own, no public one has it
-#   FINETUNE            1: the image has what run_finetune.sh needs, too; 0 (default): 370 MB less, and 25 packages
+#   FINETUNE            1: the image has what run_finetune.sh needs, too; 0 (default): 390 MB less, and 25 packages
 #                       fewer to keep up to date, none of which pretraining uses
 #   IMAGE_NAME          name of the result (default model-zoo:pytorch-bert-large-training)
 #   CONTAINER_ENGINE    docker or podman (default: the first that answers)
