@@ -37,6 +37,17 @@ ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_TRUSTED_HOST
 ARG PIP_NO_CACHE_DIR=1
+# 1: also what fine-tuning needs. To the bases that build.sh makes the locked packages are all of it; the second command
+# adds what any other base lacks besides.
+ARG FINETUNE=0
+COPY docker/requirements-finetune.txt /tmp/
+RUN case "$FINETUNE" in \
+        0) ;; \
+        1) python3 -m pip install --no-deps --require-hashes -r /tmp/requirements-finetune.txt \
+            && mkdir models && python3 -m pip install '.[finetune]' && rm -rf models build ;; \
+        *) echo "error: FINETUNE=$FINETUNE is unknown: choose 0 or 1" >&2 && exit 1 ;; \
+    esac \
+    && rm /tmp/requirements-finetune.txt
 COPY models models
 RUN python3 -m pip install --no-deps --force-reinstall . \
     && rm -rf models build pyproject.toml

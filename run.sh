@@ -17,13 +17,13 @@
 #   DOCKER_ARGS         more arguments for `docker run`, split into words as a shell does: quotes and backslashes keep
 #                       spaces together; nothing is expanded. They come last, so they win: DOCKER_ARGS="--cpus 8"
 #
-# Inside, every path is what it is outside. The script's output directory is writable; everything else that a variable
-# names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling user, without
-# any capability, and ends with the script: signals reach the script's command and its exit code comes back. Proxy
-# variables are passed on. The engine shows the run's health: whether its log still grows (docker/healthcheck.sh). With
-# several machines it uses the host's network. Docker's seccomp profile refuses containers without CAP_SYS_NICE to bind
-# memory to NUMA nodes; ranks say so and are bound to their cores alone. DOCKER_ARGS="--cap-add SYS_NICE" lets them bind
-# memory too.
+# Inside, every path is what it is outside. The script's output directory and HF_HOME are writable; everything else that
+# a variable names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling
+# user, without any capability, and ends with the script: signals reach the script's command and its exit code comes
+# back. Proxy variables are passed on. The engine shows the run's health: whether its log still grows
+# (docker/healthcheck.sh). With several machines it uses the host's network. Docker's seccomp profile refuses containers
+# without CAP_SYS_NICE to bind memory to NUMA nodes; ranks say so and are bound to their cores alone.
+# DOCKER_ARGS="--cap-add SYS_NICE" lets them bind memory too.
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
@@ -65,7 +65,7 @@ mount_paths() {
 
 # Set VARIABLES to the arguments that pass on every variable that is set, by name: the engine takes the value itself.
 pass_variables() {
-  local name names=("${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
+  local name names=("${OUTPUT_VARIABLES[@]}" "${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
   VARIABLES=(--env HOME=/tmp)
   for name in "${PRETRAIN_OPTIONS[@]}" "${CORPUS_OPTIONS[@]}" "${VOCAB_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}" \
     "${PICK_OPTIONS[@]}" "${FINETUNE_OPTIONS[@]}"; do

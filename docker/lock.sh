@@ -2,6 +2,7 @@
 # Write docker/requirements-stock.txt and docker/requirements-ipex.txt: the exact versions, with SHA-256 of every file,
 # of all Python packages that the base images bring besides PyTorch and IPEX, whose versions the base images' files
 # name. What the package needs (pyproject.toml) and what PyTorch and IPEX need is resolved anew, to the newest that fit.
+# And docker/requirements-finetune.txt: the same of what FINETUNE=1 adds to either base, whose own versions it keeps.
 #
 # Usage: docker/lock.sh
 #
@@ -30,12 +31,28 @@ lock() {
   printf '%s\n' "$@" >"$scratch/base.in"
   resolve pyproject.toml --extra mlperf "$scratch/base.in" >"$scratch/all.txt"
   grep -vE '^(torch|triton|nvidia-|cuda-|intel-extension-for-pytorch)' "$scratch/all.txt" >"$scratch/kept.in"
+  write_lock "$file" "Python packages of the $base base besides PyTorch"
+}
+
+# lock_finetune: what fine-tuning needs beyond what both bases have; without PyTorch, of which each has its own.
+lock_finetune() {
+  local bases=(docker/requirements-stock.txt docker/requirements-ipex.txt)
+  echo 'torch; sys_platform == "never"' >"$scratch/override.in"
+  resolve pyproject.toml --extra finetune --override "$scratch/override.in" "${bases[@]/#/--constraint=}" \
+    >"$scratch/all.txt"
+  grep -ohE '^[^ #]+==[^ ]+' "${bases[@]}" | sort | uniq -d >"$scratch/both.txt"
+  grep -vxFf "$scratch/both.txt" "$scratch/all.txt" >"$scratch/kept.in"
+  write_lock docker/requirements-finetune.txt "Python packages that FINETUNE=1 adds to either base"
+}
+
+# write_lock FILE CONTENT: lock the packages in kept.in, with the hashes of all their files.
+write_lock() {
   {
-    echo "# Python packages of the $base base besides PyTorch. Made by docker/lock.sh: run it again to renew them."
+    echo "# $2. Made by docker/lock.sh: run it again to renew them."
     resolve --no-deps --generate-hashes "$scratch/kept.in"
   } >"$scratch/lock.txt"
-  mv "$scratch/lock.txt" "$file"
-  echo "$file: $(grep -c == "$file") packages"
+  mv "$scratch/lock.txt" "$1"
+  echo "$1: $(grep -c == "$1") packages"
 }
 
 # default_of NAME FILE: the default of a build argument
@@ -47,3 +64,4 @@ lock stock "torch==$(default_of TORCH_VERSION docker/stock.Dockerfile)"
 # IPEX imports pkg_resources, which it does not name as a need, and which later versions of setuptools no longer have.
 lock ipex "torch==$(default_of TORCH_VERSION docker/ipex.Dockerfile)" intel-openmp "setuptools<81" \
   "intel-extension-for-pytorch==$(default_of IPEX_VERSION docker/ipex.Dockerfile)"
+lock_finetune

@@ -133,6 +133,7 @@ describe_script() {
       REQUIRED_VARIABLES=(TASK CHECKPOINT_DIR OUTPUT_DIR)
       INPUT_VARIABLES=(DATASET_DIR CHECKPOINT_DIR VOCAB_FILE MODEL_DIR)
       OUTPUT_VARIABLES=(OUTPUT_DIR)
+      [[ -n "${DATASET_DIR:-}" ]] || OUTPUT_VARIABLES+=(HF_HOME) # where what comes from the hub is kept
       ;;
     prepare_dataset.sh)
       REQUIRED_VARIABLES=(INPUT_DIR DATASET_DIR)

@@ -3,7 +3,8 @@
 # seed's model in OUTPUT_DIR/model_save and what it predicts of test files in OUTPUT_DIR/predictions.
 #
 # Usage: VARIABLE=value ... quickstart/run_finetune.sh [OPTION OF bert-large finetune ...]
-# Started again, it goes on where it was stopped. It needs the package's extra [finetune].
+# Started again, it goes on where it was stopped. It needs the package's extra [finetune]; in a container, an image that
+# FINETUNE=1 ./build.sh has made.
 #
 # Required variables:
 #   TASK                cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli (GLUE), squad, squad2, or ner
@@ -12,6 +13,8 @@
 #
 # Optional variables (defaults are those of `bert-large finetune` and its task):
 #   DATASET_DIR         the task's files, or GLUE's folders (default: from Hugging Face's hub, by name)
+#   HF_HOME             without DATASET_DIR: folder that keeps what comes from the hub (default: Hugging Face's; in a
+#                       container it is in memory and gone in the end)
 #   VOCAB_FILE          vocabulary (default: the model folder's)
 #   PRECISION           fp32 (default), avx-fp32, bf16 or bf32
 #   EPOCHS              passes over the training examples

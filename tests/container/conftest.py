@@ -14,6 +14,7 @@ import pytest
 
 from .caller import Caller
 from .engine import (
+    FINETUNE,
     IPEX,
     STOCK,
     BuildError,
@@ -22,6 +23,7 @@ from .engine import (
     Image,
     build_image,
     missing_requirements,
+    package_settings,
     running_engine,
 )
 
@@ -63,7 +65,8 @@ def engine() -> Iterator[Engine]:
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         try:
-            engine = stack.enter_context(running_engine(folder))
+            settings = stack.enter_context(package_settings())
+            engine = stack.enter_context(running_engine(folder, settings))
         except EngineError as error:
             cannot_test(str(error))
         yield engine
@@ -72,8 +75,20 @@ def engine() -> Iterator[Engine]:
 @pytest.fixture(scope="package", params=[STOCK, IPEX], ids=lambda image: image.base)
 def image(engine: Engine, request: pytest.FixtureRequest) -> Image:
     """Each of the images, built; skipped, or failed with REQUIRE_CONTAINER=1, where it cannot be built."""
+    return built(engine, request.param)
+
+
+@pytest.fixture(scope="package")
+def finetune_image(engine: Engine) -> Image:
+    """The stock image with the packages of fine-tuning; it has most layers of the one without, which is built first."""
+    built(engine, STOCK)
+    return built(engine, FINETUNE)
+
+
+def built(engine: Engine, image: Image) -> Image:
+    """Return the image, built; skip the test, or fail it with REQUIRE_CONTAINER=1, where it cannot be built."""
     try:
-        return build_image(engine, request.param)
+        return build_image(engine, image)
     except BuildError as error:
         cannot_test(str(error))
 

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -61,6 +61,7 @@ IPEX = Image(
     "2.7.0",
     (("TORCH_BUILD", "any"),),  # few machines have a build of that version for CPUs at hand
 )
+FINETUNE = replace(STOCK, name="model-zoo:pytorch-bert-large-finetune", variables=(("FINETUNE", "1"),))
 
 
 class EngineError(Exception):
@@ -78,6 +79,8 @@ class Engine:
     socket: Path
     client_config: Path
     """Folder of the client's settings: the user's own would name another engine."""
+    package_settings: tuple[tuple[str, str], ...]
+    """Pip's, for builds: the same for all, so that images share layers."""
 
     @property
     def environment(self) -> dict[str, str]:
@@ -103,9 +106,9 @@ class Engine:
 
 
 @contextmanager
-def running_engine(folder: Path) -> Iterator[Engine]:
+def running_engine(folder: Path, package_settings: dict[str, str]) -> Iterator[Engine]:
     """Run a daemon that keeps everything in `folder`, which must be short: the sockets in it have short names."""
-    engine = Engine(folder / "docker.sock", folder / "client")
+    engine = Engine(folder / "docker.sock", folder / "client", tuple(package_settings.items()))
     engine.client_config.mkdir()
     settings = folder / "daemon.json"  # the machine's own engine may have one: not for ours
     settings.write_text("{}")
@@ -216,22 +219,28 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 
 @functools.cache
+def import_python(engine: Engine) -> None:
+    """Give the engine the image that bases are built on."""
+    engine.docker("import", str(debian_with_python()), PYTHON_IMAGE)
+
+
+@functools.cache
 def build_image(engine: Engine, image: Image) -> Image:
     """Build a training image and its base, once, by build.sh, as a user does."""
-    engine.docker("import", str(debian_with_python()), PYTHON_IMAGE)
-    with package_settings() as settings:
-        variables = {
-            "BASE": image.base,
-            "IMAGE_NAME": image.name,
-            "PYTHON_IMAGE": PYTHON_IMAGE,
-            "DOCKER_BUILD_ARGS": "--network host",
-            **dict(image.variables),
-        }
-        result = subprocess.run(
-            [PROJECT / "build.sh"], env=build_secret() | engine.environment | settings | variables,
-            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            timeout=1800,
-        )  # fmt: skip
+    import_python(engine)
+    variables = {
+        **dict(engine.package_settings),
+        "BASE": image.base,
+        "IMAGE_NAME": image.name,
+        "PYTHON_IMAGE": PYTHON_IMAGE,
+        "DOCKER_BUILD_ARGS": "--network host",
+        **dict(image.variables),
+    }
+    result = subprocess.run(
+        [PROJECT / "build.sh"], env=build_secret() | engine.environment | variables,
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
+        timeout=1800,
+    )  # fmt: skip
     if result.returncode != 0:
         raise BuildError(f"build.sh failed:\n{result.stdout[-5000:]}")
     return image

@@ -91,14 +91,27 @@ def test_the_base_s_torch_is_kept(engine: Engine, image: Image) -> None:
 
 
 def test_the_packages_are_the_locked_ones(engine: Engine, image: Image) -> None:
+    check_packages(engine, image, locked(image.base))
+
+
+def test_fine_tuning_adds_its_locked_packages(engine: Engine, finetune_image: Image) -> None:
+    check_packages(engine, finetune_image, locked(finetune_image.base) | locked("finetune"))
+
+
+def locked(name: str) -> dict[str, str]:
+    """Return the packages and versions of a lock."""
+    lock = (PROJECT / f"docker/requirements-{name}.txt").read_text()
+    return dict(re.findall(r"^(\S+)==(\S+)", lock, re.MULTILINE))
+
+
+def check_packages(engine: Engine, image: Image, expected: dict[str, str]) -> None:
+    """Fail if the image has other packages than these and PyTorch, or if one lacks what it needs."""
     code = "import importlib.metadata as m, json; print(json.dumps([[d.name, d.version] for d in m.distributions()]))"
     found = {
         re.sub("[-_.]+", "-", name).lower(): version for name, version in json.loads(python(engine, image.name, code))
     }
-    lock = (PROJECT / f"docker/requirements-{image.base}.txt").read_text()
-    locked = dict(re.findall(r"^(\S+)==(\S+)", lock, re.MULTILINE))
-    assert {name: found.get(name) for name in locked} == locked
-    added = found.keys() - locked.keys() - {"bert-large", "torch", "pip", "setuptools"}
+    assert {name: found.get(name) for name in expected} == expected
+    added = found.keys() - expected.keys() - {"bert-large", "torch", "pip", "setuptools"}
     if image is IPEX:  # its torch may be a build for GPUs here
         added -= {name for name in added if name.startswith("nvidia-")} | {"triton", "intel-extension-for-pytorch"}
     assert added == set()

@@ -200,7 +200,8 @@ def test_settings_are_complete() -> None:
     rows = documents.read(SETTINGS_PAGE).splitlines()
     for variable, option in pairs:
         assert any(f"`{variable}`" in row and f"`{option}`" in row for row in rows), f"{variable} and {option}"
-    for script in ("run.sh", "build.sh", "quickstart/prepare_dataset.sh", "quickstart/run_bert_pretrain_phase1.sh"):
+    quickstart = ("prepare_dataset", "run_bert_pretrain_phase1", "run_finetune")
+    for script in ("run.sh", "build.sh", *(f"quickstart/{name}.sh" for name in quickstart)):
         head = (PROJECT / script).read_text(encoding="utf-8").partition("set -euo")[0]
         explained = re.findall(r"^#   ((?:[A-Z][A-Z0-9_]+,? ?)+)  ", head, re.MULTILINE)
         for name in (name for names in explained for name in re.findall(r"[A-Z0-9_]+", names)):

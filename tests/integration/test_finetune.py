@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from bert_large.finetune import run as finetune_run
+from bert_large.finetune import trainer as finetune_trainer
 from bert_large.finetune.glue import GLUE_TASKS
 from bert_large.finetune.trainer import SeedRun
 from safetensors.torch import load_file, save_file
@@ -359,6 +360,17 @@ def test_samples_can_be_limited(arguments: dict[str, Any], tmp_path: Path) -> No
     assert "train 5, validation 4, test 4 sequences" in (tmp_path / "out" / "train.log").read_text()
     assert results(tmp_path / "out")["seeds"][0]["steps"] == 6
     assert len((tmp_path / "out" / "predictions" / "SST-2.tsv").read_text().splitlines()) == 5
+
+
+def test_the_log_grows_between_figures(
+    arguments: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While steps and predictions go on, however long they take: a container's health is the age of its log."""
+    monkeypatch.setattr(finetune_trainer, "LINE_EVERY_SECONDS", 0.0)
+    assert finetune(tmp_path / "out", **arguments | {"epochs": 1}) == 0
+    log = (tmp_path / "out" / "train.log").read_text()
+    for place in ("step 1/3 training", "step 2/3 training", "step 3/3 predicting"):
+        assert f"seed 7 {place}\n" in log
 
 
 def test_bf16(arguments: dict[str, Any], finished: Path, tmp_path: Path) -> None:

@@ -142,5 +142,6 @@ def _require_packages() -> None:
     except ImportError as error:
         raise InputError(
             f"finetune needs packages that are missing ({error}); install them: "
-            f"{sys.executable} -m pip install 'bert-large[finetune]'"
+            f"{sys.executable} -m pip install 'bert-large[finetune]'; for a container, FINETUNE=1 ./build.sh makes an "
+            "image that has them"
         ) from error

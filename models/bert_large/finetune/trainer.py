@@ -25,7 +25,7 @@ from bert_large.errors import DamageError, InputError, UserError
 from bert_large.files import explain_write_errors, remove_tree, write_atomically
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
-from bert_large.observe.console import LOGGER
+from bert_large.observe.console import LINE_EVERY_SECONDS, LOGGER
 from bert_large.output_folder import partial_folder, publish_model
 from bert_large.train.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bert_large.train.stopping import StopRequest
@@ -295,10 +295,14 @@ class _Timer(TrainerCallback):
 
 
 class _Log(TrainerCallback):
-    """Writes the Trainer's figures into our log, and ends a run that has lost its way."""
+    """Writes the Trainer's figures into our log, and ends a run that has lost its way.
+
+    Between them it writes where the run is, every 30 seconds: a container's health is the age of its log.
+    """
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
+        self._last_line = time.monotonic()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
@@ -311,7 +315,21 @@ class _Log(TrainerCallback):
         if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
             return
         figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
-        LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, figures)
+        self._line(state, figures)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._line_if_due(state, "training")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._line_if_due(state, "predicting")
+
+    def _line_if_due(self, state: Any, text: str) -> None:
+        if time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._line(state, text)
+
+    def _line(self, state: Any, text: str) -> None:
+        LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, text)
+        self._last_line = time.monotonic()
 
 
 class _Stop(TrainerCallback):

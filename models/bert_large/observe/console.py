@@ -16,7 +16,7 @@ from bert_large.files import GrowingFile
 from bert_large.observe.metrics import EvalFigures, StepFigures
 
 LOGGER = logging.getLogger("bert_large")
-_LINE_EVERY_SECONDS = 30.0
+LINE_EVERY_SECONDS = 30.0
 _BAR = "{unit} {n_fmt}/{total_fmt} |{bar}|{postfix}, {remaining} left {desc}"
 """What is cut off where the terminal is narrow comes last."""
 
@@ -153,7 +153,7 @@ class Progress:
         self._listener(text)
         self._bar.set_description_str(text)
         now = time.monotonic()
-        if self._visible and not self._on_terminal and now - self._last_line >= _LINE_EVERY_SECONDS:
+        if self._visible and not self._on_terminal and now - self._last_line >= LINE_EVERY_SECONDS:
             LOGGER.info(text)
             self._last_line = now
 

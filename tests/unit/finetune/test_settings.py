@@ -43,6 +43,7 @@ def test_packages_that_are_missing_are_told(
     error = capsys.readouterr().err
     assert "packages that are missing (import of accelerate halted" in error
     assert "pip install 'bert-large[finetune]'" in error
+    assert "FINETUNE=1 ./build.sh" in error
 
 
 def test_help_tells_where_squad_differs(capsys: pytest.CaptureFixture[str]) -> None:

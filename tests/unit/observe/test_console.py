@@ -129,7 +129,7 @@ def test_progress_is_a_line_now_and_then_without_a_terminal(
 def test_hidden_progress_says_nothing_from_within(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(console, "_LINE_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(console, "LINE_EVERY_SECONDS", 0.0)
     with caplog.at_level(logging.INFO, "bert_large"):
         Progress(10, "step", visible=False).within("step 1: 1/8 sequences")
     assert not caplog.records

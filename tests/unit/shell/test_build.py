@@ -134,6 +134,19 @@ def test_proxies_and_pips_settings_are_passed_by_name(engine: Sandbox) -> None:
         assert not [word for word in build.arguments if "secret" in word]
 
 
+def test_the_packages_of_fine_tuning_are_asked_for(engine: Sandbox) -> None:
+    engine.variables |= {"BASE": "stock", "FINETUNE": "1"}
+    base, _, image = builds(engine)
+    assert "FINETUNE" not in base.values("--build-arg")
+    assert image.values("--build-arg") == [f"BASE_IMAGE={STOCK}", "FINETUNE"]
+    assert image.environment["FINETUNE"] == "1"
+
+
+def test_an_unknown_choice_of_fine_tuning(engine: Sandbox) -> None:
+    engine.variables["FINETUNE"] = "yes"
+    assert "error: FINETUNE=yes is unknown: choose 0 or 1" in refused(engine)
+
+
 def test_docker_build_args(engine: Sandbox) -> None:
     engine.variables["DOCKER_BUILD_ARGS"] = "--network host --label 'a b=c d'"
     (build,) = builds(engine)

@@ -105,7 +105,7 @@ def test_audit_asks_for_what_is_installed_and_what_the_images_install(project: S
     assert make(project, "audit", "AUDIT_ARGS=-s osv").returncode == 2
     assert installs(project)[0] == ["install", "--editable", ".[audit]"]
     options = ["--strict", "--no-deps", "--disable-pip", "--requirement"]
-    lists = [".venv/audited.txt", "docker/requirements-ipex.txt", "docker/requirements-stock.txt"]
+    lists = [".venv/audited.txt", *(f"docker/requirements-{name}.txt" for name in ("finetune", "ipex", "stock"))]
     assert [call.arguments for call in project.calls("pip-audit")] == [[*options, name, "-s", "osv"] for name in lists]
     assert (project.project / ".venv/audited.txt").read_text() == "torch==2.13.0\nnumpy==2.4.6\n"
 

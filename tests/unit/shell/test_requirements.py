@@ -10,13 +10,30 @@ from packaging.requirements import Requirement
 from .sandbox import PROJECT
 
 
-@pytest.mark.parametrize("base", ["ipex", "stock"])
-def test_the_lock_has_all_that_the_package_needs(base: str) -> None:
-    lock = (PROJECT / f"docker/requirements-{base}.txt").read_text()
+def packages(name: str) -> dict[str, str]:
+    """Return the packages and versions of a lock, each of which must have a hash."""
+    lock = (PROJECT / f"docker/requirements-{name}.txt").read_text()
     locked = dict(re.findall(r"^(\S+)==(\S+)(?: \\\n    --hash=sha256:[0-9a-f]{64})+", lock, re.MULTILINE))
-    assert len(locked) == lock.count("==")  # each has a hash
+    assert len(locked) == lock.count("==")
+    return locked
+
+
+@pytest.mark.parametrize("base", ["ipex", "stock"])
+def test_the_locks_have_all_that_the_package_needs(base: str) -> None:
+    """The base's alone what it needs always, with that of fine-tuning also what its extra names."""
+    base_packages = packages(base)
+    finetune_packages = packages("finetune")
+    check_needs(base_packages, "dependencies", "mlperf")
+    check_needs(base_packages | finetune_packages, "finetune")
+    for name in base_packages.keys() & finetune_packages.keys():
+        assert base_packages[name] == finetune_packages[name], name
+    assert not {name for name in finetune_packages if name.startswith(("torch", "triton", "nvidia", "cuda"))}
+
+
+def check_needs(locked: dict[str, str], *lists: str) -> None:
+    """Fail if what these lists of pyproject.toml name is not locked in a version that they allow."""
     project = (PROJECT / "pyproject.toml").read_text()
-    for name in ("dependencies", "mlperf"):
+    for name in lists:
         wanted = project.split(f"\n{name} = [")[1].split("]\n")[0]
         for text in re.findall('"([^"]+)"', wanted):
             requirement = Requirement(text)

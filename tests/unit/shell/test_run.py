@@ -260,6 +260,23 @@ def test_fine_tuning_in_a_container(finetune: Sandbox) -> None:
     assert len(passed) == len(set(passed))
 
 
+def test_what_comes_from_the_hub_is_kept(finetune: Sandbox) -> None:
+    """Its folder is made, and mounted like the output; with files at hand nothing comes from there."""
+    finetune.fake("docker")
+    cache = finetune.directory / "the cache"
+    finetune.variables |= {"SCRIPT": "run_finetune.sh", "HF_HOME": str(cache)}
+    call = ran(finetune)
+    assert mount(str(cache)) in call.values("--mount")
+    assert "HF_HOME" in call.values("--env")
+    assert cache.is_dir()
+    cache.rmdir()
+    finetune.variables["DATASET_DIR"] = finetune.folder("glue")
+    call = ran(finetune)
+    assert not [word for word in call.values("--mount") if "cache" in word]
+    assert "HF_HOME" not in call.values("--env")
+    assert not cache.exists()
+
+
 def test_fine_tuning_natively(finetune: Sandbox) -> None:
     finetune.variables |= {"SCRIPT": "run_finetune.sh", "RUNTIME": "native"}
     result = finetune.run("run.sh", "--do-lower-case")
