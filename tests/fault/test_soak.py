@@ -18,17 +18,17 @@ MINUTES = 120
 
 def windows(**per_minute: float) -> list[Window]:
     """Return two hours whose figures grow by so much a minute after the first ten, with a neighbour's noise."""
-    flat = {"sequences_per_second": 100.0, "tokens_per_cpu_second": 1000.0, "rss_bytes": 2e9, "own_bytes": 1e9,
-            "open_files": 40.0, "threads": 12.0}  # fmt: skip
+    flat = {"sequences_per_second": 100.0, "tokens_per_cpu_second": 1000.0, "tokens_per_reference": 100.0,
+            "rss_bytes": 2e9, "own_bytes": 1e9, "open_files": 40.0, "threads": 12.0}  # fmt: skip
     rng = np.random.default_rng(1)
     result = []
     for minute in range(MINUTES):
         grown = {name: value + per_minute.get(name, 0.0) * max(0, minute - 10) for name, value in flat.items()}
         if minute < 10:
             grown["own_bytes"] *= 0.5 + minute / 20  # caches fill
-        grown["tokens_per_cpu_second"] *= rng.uniform(0.97, 1.03)
+        grown["tokens_per_reference"] *= rng.uniform(0.97, 1.03)
         if minute % 9 == 0:
-            grown["tokens_per_cpu_second"] *= 0.3
+            grown["tokens_per_reference"] *= 0.3
         result.append(Window(minutes=minute + 0.5, steps=500, **grown))
     return result
 
@@ -46,8 +46,9 @@ def failed(checks: list[Check]) -> set[str]:
         ({"own_bytes": -1e6}, set()),
         ({"open_files": 0.02}, {"open files"}),
         ({"threads": 0.02}, {"threads"}),
-        ({"tokens_per_cpu_second": -1.0}, {"throughput"}),
-        ({"tokens_per_cpu_second": 1.0}, {"throughput"}),
+        ({"tokens_per_reference": -0.1}, {"throughput"}),
+        ({"tokens_per_reference": 0.1}, {"throughput"}),
+        ({"tokens_per_cpu_second": -5.0}, set()),  # the machine is slower, for the reference too
     ],
 )
 def test_verdicts(per_minute: dict[str, float], expected: set[str]) -> None:
