@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,19 +20,18 @@ from transformers.trainer_callback import PrinterCallback
 from bert_large.checksums import check_checksums, write_checksums
 from bert_large.engines.precision import get_precision
 from bert_large.errors import DamageError, InputError, UserError
-from bert_large.files import explain_write_errors, remove_tree, write_atomically
+from bert_large.files import explain_write_errors, remove_tree
+from bert_large.finetune.callbacks import LOWER_RATE, Log, Stop, Timer
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
-from bert_large.observe.console import LINE_EVERY_SECONDS, LOGGER
+from bert_large.observe.console import LOGGER
 from bert_large.output_folder import partial_folder, publish_model
 from bert_large.train.checkpoint import CONFIG_FILE, WEIGHTS_FILE
 from bert_large.train.stopping import StopRequest
 
 CHECKPOINTS, MODEL = "checkpoints", "model_save"
 _KEPT_CHECKPOINTS = 2
-_TIMING_FILE = "timing.json"
 _LOG_EVERY_STEPS = 10
-_LOWER_RATE = "Start again in an empty folder with a lower --learning-rate"
 
 
 @dataclass(frozen=True)
@@ -103,8 +100,8 @@ class SeedRun:
             processing_class=self.tokenizer,
         )
         trainer.remove_callback(PrinterCallback)
-        timer = _Timer()
-        for callback in (timer, _KeepBest(self), _Log(self.seed), _Stop(stop)):
+        timer = Timer()
+        for callback in (timer, _KeepBest(self), Log(self.seed), Stop(stop)):
             trainer.add_callback(callback)
         resumed = self._newest_checkpoint()
         if resumed is not None:
@@ -211,9 +208,7 @@ class SeedRun:
         """Put the weights and the tokenizer into `model_save`, whole or not at all; refuse weights that say nothing."""
         for name, weights in model.named_parameters():
             if not weights.isfinite().all():
-                raise UserError(
-                    f"seed {self.seed}: {name} is not finite any more, so nothing is learned. {_LOWER_RATE}"
-                )
+                raise UserError(f"seed {self.seed}: {name} is not finite any more, so nothing is learned. {LOWER_RATE}")
         with partial_folder(self.folder / MODEL) as partial:
             model.save_pretrained(partial)
             self.tokenizer.save_pretrained(partial)
@@ -269,78 +264,3 @@ class _KeepBest(TrainerCallback):
         step, _ = _best(state.log_history, f"eval_{self._run.task.main_metric}")
         if step == state.global_step:
             self._run.save_best(kwargs["model"])
-
-
-class _Timer(TrainerCallback):
-    """Adds up the time of optimizer steps, without evaluations and checkpoints, over restarts; seals checkpoints."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-        self._started = 0.0
-
-    def resume(self, checkpoint: Path) -> None:
-        self.seconds = json.loads((checkpoint / _TIMING_FILE).read_text())["seconds"]
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.seconds += time.perf_counter() - self._started
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        with write_atomically(folder / _TIMING_FILE) as file:
-            file.write(json.dumps({"seconds": self.seconds}).encode())
-        write_checksums(folder)
-
-
-class _Log(TrainerCallback):
-    """Writes the Trainer's figures into our log, and ends a run that has lost its way.
-
-    Between them it writes where the run is, every 30 seconds: a container's health is the age of its log.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-        self._last_line = time.monotonic()
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
-        logs = logs or {}
-        loss = logs.get("loss", logs.get("train_loss", 0.0))  # of the last steps; at the end, of all steps
-        if not math.isfinite(loss):
-            raise UserError(
-                f"seed {self._seed}: at step {state.global_step} the loss is {loss}, so nothing is learned. "
-                f"{_LOWER_RATE}"
-            )
-        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
-            return
-        figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
-        self._line(state, figures)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._line_if_due(state, "training")
-
-    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._line_if_due(state, "predicting")
-
-    def _line_if_due(self, state: Any, text: str) -> None:
-        if time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
-            self._line(state, text)
-
-    def _line(self, state: Any, text: str) -> None:
-        LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, text)
-        self._last_line = time.monotonic()
-
-
-class _Stop(TrainerCallback):
-    """Ends training with a checkpoint after the step in which a signal came."""
-
-    def __init__(self, stop: StopRequest) -> None:
-        self._stop = stop
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._stop.defer(math.inf)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._stop.signal_number:
-            control.should_save = control.should_training_stop = True

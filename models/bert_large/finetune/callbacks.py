@@ -1,0 +1,94 @@
+"""What a fine-tuning run adds to the Trainer's course: its time, its log, its end."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from bert_large.checksums import write_checksums
+from bert_large.errors import UserError
+from bert_large.files import write_atomically
+from bert_large.observe.console import LINE_EVERY_SECONDS, LOGGER
+from bert_large.train.stopping import StopRequest
+
+LOWER_RATE = "Start again in an empty folder with a lower --learning-rate"
+_TIMING_FILE = "timing.json"
+
+
+class Timer(TrainerCallback):
+    """Adds up the time of optimizer steps, without evaluations and checkpoints, over restarts; seals checkpoints."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._started = 0.0
+
+    def resume(self, checkpoint: Path) -> None:
+        self.seconds = json.loads((checkpoint / _TIMING_FILE).read_text())["seconds"]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.seconds += time.perf_counter() - self._started
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        with write_atomically(folder / _TIMING_FILE) as file:
+            file.write(json.dumps({"seconds": self.seconds}).encode())
+        write_checksums(folder)
+
+
+class Log(TrainerCallback):
+    """Writes the Trainer's figures into our log, and ends a run that has lost its way.
+
+    Between them it writes where the run is, every 30 seconds: a container's health is the age of its log.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._last_line = time.monotonic()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        logs = logs or {}
+        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
+            return
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise UserError(
+                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}, so nothing is learned. "
+                f"{LOWER_RATE}"
+            )
+        figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
+        self._line(state, figures)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._line_if_due(state, "training")
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._line_if_due(state, "predicting")
+
+    def _line_if_due(self, state: Any, text: str) -> None:
+        if time.monotonic() - self._last_line >= LINE_EVERY_SECONDS:
+            self._line(state, text)
+
+    def _line(self, state: Any, text: str) -> None:
+        LOGGER.info("seed %d step %d/%d %s", self._seed, state.global_step, state.max_steps, text)
+        self._last_line = time.monotonic()
+
+
+class Stop(TrainerCallback):
+    """Ends training with a checkpoint after the step in which a signal came."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop.defer(math.inf)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._stop.signal_number:
+            control.should_save = control.should_training_stop = True
