@@ -93,7 +93,7 @@ LAUNCH_VARIABLES=(BENCHMARK DYNAMIC_MASKING MASKED_LM_ONLY TRAIN_SCRIPT MODEL_DI
   MAX_RESTARTS BIND GLOO_SOCKET_IFNAME OMP_NUM_THREADS OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY
   KMP_BLOCKTIME CCL_WORKER_COUNT CCL_WORKER_AFFINITY ALLOCATOR OPENMP)
 
-# What CONFIG_FILE may be in place of a path: the names of bert_large/configurations.py.
+# What CONFIG_FILE may be in place of a path: the names of bert_large/config/presets.py.
 CONFIGURATIONS=(bert-large bert-base bert-medium bert-small bert-mini bert-tiny distilbert-base)
 
 PROXY_VARIABLES=(http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY)

@@ -28,9 +28,9 @@ COMMANDS = {
     "kernels": ("bert_large.engines.native.command", "build the native engine's kernels, as set-up does"),
     "doctor": ("bert_large.doctor.command", "tell what this machine offers, and what is wrong with the set-up"),
     "ranks": ("bert_large.distributed.command", "show which ranks a run would start here, and what they are bound to"),
-    "recipes": ("bert_large.recipes.command", "list the named hyperparameter sets"),
+    "recipes": ("bert_large.config.recipes.command", "list the named hyperparameter sets"),
     "bench": ("bert_large.bench.command", "measure speed and memory, against matrix products and Hugging Face"),
-    "report": ("bert_large.observe.report_command", "show runs on one page: curves, settings, machine, restarts"),
+    "report": ("bert_large.report.command", "show runs on one page: curves, settings, machine, restarts"),
 }
 
 
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(module.run(arguments))
     except UserError as error:
-        if not error.told_by_another:
+        if not error.reported_by_another_rank:
             print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:

@@ -5,7 +5,7 @@ class UserError(Exception):
     """Something the user can mend. The message states what was found, what was expected, and what to do."""
 
     exit_code = 1
-    told_by_another = False
+    reported_by_another_rank = False
     """Another rank of this machine has the same error and prints it."""
 
 

@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bert_large.checksums import check_checksums
+from bert_large.storage.integrity import check_checksums
 
 from tests.support.records import make_records, write_folder
 from tests.support.runs import (

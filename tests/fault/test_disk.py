@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.finetune.run import FinetuneRun
-from bert_large.finetune.trainer import SeedRun
+from bert_large.finetune.seed_run import SeedRun
+from bert_large.finetune.seeds import FinetuneRun
 from bert_large.train import checkpoint
 from bert_large.train.checkpoint import check_intact, list_checkpoints
 from bert_large.train.step import StepRunner

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from bert_large.data.order import SampleOrder
+from bert_large.model.pretrained import save_model
 from bert_large.train import bad_steps
-from bert_large.train.checkpoint import list_checkpoints, read_state, save_model
+from bert_large.train.checkpoint import list_checkpoints, read_state
 from bert_large.train.step import StepRunner
 from safetensors.torch import load_file
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bert_large.checksums import check_checksums
+from bert_large.model import pretrained
+from bert_large.storage.integrity import check_checksums
 from bert_large.train import checkpoint
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
@@ -45,7 +46,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model, all of whose parameters can be told apart."""
     folder, model = tmp_path_factory.mktemp("convert") / "model", tiny_model()
     randomize(model)
-    checkpoint.save_model(folder, model, model.config, None)
+    pretrained.save_model(folder, model, model.config, None)
     return folder
 
 

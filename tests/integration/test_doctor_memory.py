@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 import pytest
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.doctor.memory import predict_memory
 from bert_large.engines.precision import PRODUCT_FLAGS, read_cpu_flags
 

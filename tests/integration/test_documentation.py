@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 from bert_large.cli import COMMANDS, build_parser
-from bert_large.convert.model_folder import to_tensorflow
-from bert_large.train import checkpoint
+from bert_large.convert.from_tensorflow import to_tensorflow
+from bert_large.model import pretrained
 
 from tests.support import documents
 from tests.support.mlperf import events, values
@@ -287,7 +287,7 @@ def test_mlperf_guide(workshop: Path, text: Path) -> None:
     for name in ("vocab.txt", "bert_config.json"):
         shutil.copy(workshop / "data" / "bert" / name, data)
     model = tiny_model()
-    checkpoint.save_model(data / "model", model, model.config, None)
+    pretrained.save_model(data / "model", model, model.config, None)
     to_tensorflow(data / "model", data / "tf1_ckpt" / "model.ckpt-28252", step=0, overwrite=False)
     smaller = {"--count 10000": "--count 20"}
     printed = documents.run_group("docs/MLPERF.md", "mlperf", workshop, SMALL | {"MAX_STEPS": "2"}, smaller)

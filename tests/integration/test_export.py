@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from bert_large.checksums import check_checksums
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.engines.eager import EagerEngine
+from bert_large.model import pretrained
 from bert_large.model.bert import BertForPreTraining
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import SPECIAL_TOKENS, read_vocab
-from bert_large.train import checkpoint
+from bert_large.storage.integrity import check_checksums
 
 from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_model
 from tests.support.records import VOCAB_SIZE, make_records
@@ -31,7 +31,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root, model = tmp_path_factory.mktemp("export"), tiny_model()
     randomize(model)
     (root / "vocab.txt").write_text("".join(f"{token}\n" for token in WORDS))
-    checkpoint.save_model(root / "model", model, model.config, root / "vocab.txt")
+    pretrained.save_model(root / "model", model, model.config, root / "vocab.txt")
     return root / "model"
 
 
@@ -65,7 +65,7 @@ def assert_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph:
     assert {its.domain: its.version for its in onnx.load(path).opset_import}[""] == 20
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     model = BertForPreTraining(ModelConfig.from_json(model_folder / "config.json"), EagerEngine())
-    checkpoint.load_model(model_folder, model)
+    pretrained.load_model(model_folder, model)
     inputs = model.config.traits.inputs
     assert [(its.name, its.shape) for its in session.get_inputs()] == [(name, ["batch", "sequence"]) for name in inputs]
     batch = sample_batch(VOCAB_SIZE, 512)
@@ -106,7 +106,7 @@ def test_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: s
 def test_onnx_without_next_sentences(changes: dict[str, Any], tmp_path: Path) -> None:
     model = tiny_model(**changes)
     randomize(model)
-    checkpoint.save_model(tmp_path / "model", model, model.config, None)
+    pretrained.save_model(tmp_path / "model", model, model.config, None)
     assert export(tmp_path / "model", tmp_path / "onnx", "onnx") == 0
     for graph, output in (("encoder", "last_hidden_state"), ("pretraining", "logits")):
         assert_onnx_equals_both_models(tmp_path / "model", tmp_path / "onnx", graph, (output,))

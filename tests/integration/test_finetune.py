@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.finetune import run as finetune_run
 from bert_large.finetune import callbacks
+from bert_large.finetune import seeds as finetune_run
 from bert_large.finetune.glue import GLUE_TASKS
-from bert_large.finetune.trainer import SeedRun
+from bert_large.finetune.seed_run import SeedRun
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel, Trainer
 

@@ -9,8 +9,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from bert_large.checksums import write_checksums
 from bert_large.engines import available_engines
+from bert_large.storage.integrity import write_checksums
 from bert_large.train.checkpoint import list_checkpoints, read_state
 from safetensors.torch import load_file
 

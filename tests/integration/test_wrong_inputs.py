@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.train.checkpoint import save_model
+from bert_large.model.pretrained import save_model
 
 from tests.support.models import tiny_config, tiny_model, write_config
 from tests.support.records import PHASE_2_SHAPE, make_records, write_folder

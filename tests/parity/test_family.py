@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines import available_engines, resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
-from bert_large.train.checkpoint import load_model, save_model
+from bert_large.model.pretrained import load_model, save_model
 from torch.nn import functional
 
 from tests.parity.test_hugging_face import RECORDS, assert_close, padded

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.engines import available_engines
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
-from bert_large.train.checkpoint import save_model
+from bert_large.model.pretrained import save_model
 from safetensors.torch import load_file
 
 from tests.parity.golden import GOLDEN, SAMPLE, load_tf_weights

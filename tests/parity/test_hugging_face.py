@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
 from bert_large.engines import available_engines, resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
+from bert_large.model.pretrained import load_weights, save_model
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import SPECIAL_TOKENS, read_vocab
-from bert_large.train.checkpoint import load_weights, save_model
 from safetensors.torch import load_file
 from torch.nn import functional
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from bert_large.train.checkpoint import save_model
+from bert_large.model.pretrained import save_model
 from safetensors.numpy import load_file
 
 from tests.parity.golden import SAMPLE

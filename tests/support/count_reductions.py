@@ -9,9 +9,9 @@ import json
 import sys
 
 import torch
-from bert_large.config import OptimConfig
+from bert_large.config.training import OptimConfig
 from bert_large.data.batch import make_batch
-from bert_large.distributed.environment import joined_ranks
+from bert_large.distributed.collectives import joined_ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bert_large.model.pretrained import save_model
 from bert_large.prepare.vocab import SPECIAL_TOKENS, write_vocab
-from bert_large.train.checkpoint import save_model
 
 from tests.support.models import tiny_model
 from tests.support.runs import options, run_here

@@ -10,14 +10,14 @@ import json
 import sys
 
 import numpy as np
-from bert_large.bench.machine import peak_memory_bytes
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.training import build_runner
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
+from bert_large.observe.machine import peak_memory_bytes
 
 MICRO_BATCHES = 2
 MOST_PREDICTIONS = 76

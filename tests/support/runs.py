@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from bert_large.cli import main
-from bert_large.observe.console import LOGGER
+from bert_large.log import LOGGER
 from bert_large.observe.metrics import read_rows
 
 PROJECT = Path(__file__).resolve().parents[2]

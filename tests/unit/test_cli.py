@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from bert_large import __version__, cli
 from bert_large.cli import COMMANDS, main
+from bert_large.config.recipes import recipe_names
 from bert_large.errors import DataError, InputError, UserError
-from bert_large.recipes import recipe_names
 
 from tests.support.runs import process_environment, run_process
 
@@ -76,7 +76,7 @@ def test_an_error_that_another_rank_prints_is_not_printed(
 ) -> None:
     """The exit code is the same."""
     error = InputError("DATASET_DIR is empty")
-    error.told_by_another = True
+    error.reported_by_another_rank = True
     failing_command(monkeypatch, error)
     assert main(["report"]) == 2
     assert capsys.readouterr() == ("", "")

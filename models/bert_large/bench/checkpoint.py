@@ -10,23 +10,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bert_large.bench.machine import describe_software
 from bert_large.bench.report import describe_model, format_rows, seconds_cells
-from bert_large.bench.timing import Variant, alternate, as_figures, best_and_median
 from bert_large.bench.training import SEED, build_runner
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
+from bert_large.model.pretrained import weights_of
+from bert_large.observe.machine import describe_software
+from bert_large.observe.timing import Variant, alternate, as_figures, best_and_median
 from bert_large.optim.build import moment_names, set_moments
-from bert_large.train.checkpoint import (
-    Progress,
-    bytes_to_save,
-    remove_old_checkpoints,
-    save_checkpoint,
-    save_tensors,
-    weights_of,
-)
+from bert_large.train.checkpoint import Progress, bytes_to_save, remove_old_checkpoints, save_checkpoint, save_tensors
 from bert_large.train.settings import SETTINGS
 
 _KEPT = SETTINGS["keep_checkpoints"].default

@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, ModelConfig, check_precision
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import PHASE_SEQ_LENGTHS, PRECISIONS, check_precision
 from bert_large.errors import InputError
 
 _LAYERS = {"step": 2, "train": 12, "tokens": 2, "ranks": 4, "checkpoint": 24}

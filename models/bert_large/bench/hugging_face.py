@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from bert_large.bench.agreement import Outcome, compute_gradients
-from bert_large.config import ModelConfig
+from bert_large.bench.tolerance import Outcome, compute_gradients
+from bert_large.config.model import ModelConfig
 from bert_large.data.record import Record
 from bert_large.engines.ipex import find_fault, load_ipex
 from bert_large.engines.precision import Precision

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from bert_large.bench.timing import Variant, alternate
 from bert_large.model.bert import BertForPreTraining
+from bert_large.observe.timing import Variant, alternate
 from bert_large.optim.build import clip_gradients
 
 BYTES_PER_PARAMETER = 40

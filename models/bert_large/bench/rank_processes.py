@@ -16,20 +16,21 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from bert_large.bench.machine import peak_memory_bytes
-from bert_large.bench.timing import Variant
 from bert_large.bench.training import SEED, build_runner
-from bert_large.config import ModelConfig, RanksConfig
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import RanksConfig
 from bert_large.data.batch import make_batch
 from bert_large.data.loader import StepBatches
-from bert_large.distributed.environment import Ranks, joined_ranks
+from bert_large.distributed.collectives import Ranks, joined_ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import UserError
 from bert_large.model.bert import BertForPreTraining
-from bert_large.processes import end_with_parent
+from bert_large.observe.machine import peak_memory_bytes
+from bert_large.observe.timing import Variant
 from bert_large.train.step import StepRunner
+from bert_large.worker_processes import end_with_parent
 
 _SETTLING_STEPS = 2  # DDP lays its buckets out anew after the first
 COPY_BYTES = 1 << 27

@@ -10,15 +10,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_large.bench.machine import describe_software
 from bert_large.bench.rank_processes import COPY_BYTES, Group, Job, Task
 from bert_large.bench.report import describe_model, format_rows, seconds_cells
-from bert_large.bench.timing import Timing, alternate, as_figures, best_and_median
 from bert_large.bench.training import open_batches
-from bert_large.config import ModelConfig, RanksConfig
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import RanksConfig
 from bert_large.data.order import deal_to_ranks
 from bert_large.engines import resolve_engine
 from bert_large.errors import InputError
+from bert_large.observe.machine import describe_software
+from bert_large.observe.timing import Timing, alternate, as_figures, best_and_median
 
 Told = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """By task, of each timed round, what each rank has told."""

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_large.bench.machine import Machine, read_commit
 from bert_large.bench.report import format_markdown
 from bert_large.errors import UserError
-from bert_large.files import default_file_mode, write_atomically
+from bert_large.observe.machine import Machine, read_commit
+from bert_large.storage.atomic import default_file_mode, write_atomically
 
 # name: arguments of `bert-large bench`. Sizes are chosen so that the whole set takes less than a quarter of an hour on
 # two cores: fewer layers stand for 24 where a ratio is asked for, and 24 layers are run where memory is.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 
 
 def describe_model(model: ModelConfig, *, has_heads: bool = True) -> dict[str, Any]:

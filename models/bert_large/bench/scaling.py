@@ -29,10 +29,11 @@ import numpy as np
 from bert_large.bench.optimizer import BYTES_PER_PARAMETER
 from bert_large.bench.report import format_markdown
 from bert_large.bench.synthetic import LengthHistogram, phase_lengths
-from bert_large.config import ModelConfig, RanksConfig, reference_eval_every_samples
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import RanksConfig, reference_eval_every_samples
 from bert_large.data.order import deal_to_ranks
 from bert_large.errors import InputError
-from bert_large.files import write_atomically
+from bert_large.storage.atomic import write_atomically
 
 INPUTS_FILE = Path(__file__).with_name("scaling_inputs.json")
 PARAMETERS = 336_226_108

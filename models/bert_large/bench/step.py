@@ -12,22 +12,22 @@ import numpy as np
 import torch
 from torch import nn
 
-from bert_large.bench.agreement import TOLERANCES, Outcome, exact_products, find_differences
 from bert_large.bench.compared import Compared, figure_name, resolve_compared
-from bert_large.bench.gemm import LinearProducts
 from bert_large.bench.hugging_face import make_encoder, without_dropout
-from bert_large.bench.machine import describe_software
 from bert_large.bench.report import describe_model, format_rows, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import make_record
-from bert_large.bench.timing import Timing, Variant, alternate, as_figures, best_and_median
+from bert_large.bench.tolerance import TOLERANCES, Outcome, exact_products, find_differences
 from bert_large.bench.training import SEED
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.precision import Precision, apply_precision, get_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
+from bert_large.observe.gemm import LinearProducts
+from bert_large.observe.machine import describe_software
+from bert_large.observe.timing import Timing, Variant, alternate, as_figures, best_and_median
 
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
 """From an encoder's input and the round to its output."""

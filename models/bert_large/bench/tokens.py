@@ -7,12 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from bert_large.bench.machine import describe_software
 from bert_large.bench.report import describe_model, format_rows, seconds_cells
 from bert_large.bench.synthetic import make_record
-from bert_large.bench.timing import Timing, Variant, alternate, as_figures, best_and_median
 from bert_large.bench.training import SEED
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.order import cut_by_tokens
 from bert_large.engines import resolve_engine
@@ -20,6 +18,8 @@ from bert_large.engines.precision import Precision, apply_precision
 from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
+from bert_large.observe.machine import describe_software
+from bert_large.observe.timing import Timing, Variant, alternate, as_figures, best_and_median
 
 
 def _make_micro_batches(

@@ -13,23 +13,23 @@ from typing import Any
 
 import torch
 
-from bert_large.bench.agreement import TOLERANCES, Outcome, compute_gradients, exact_products, find_differences
 from bert_large.bench.compared import Compared, figure_name, resolve_compared
 from bert_large.bench.hugging_face import HuggingFaceTraining, pad, without_dropout
-from bert_large.bench.machine import describe_software, peak_memory_bytes
 from bert_large.bench.optimizer import measure_optimizer
 from bert_large.bench.report import describe_model, format_rows, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import phase_lengths
-from bert_large.bench.timing import Timing, Variant, alternate, as_figures, best_and_median
+from bert_large.bench.tolerance import TOLERANCES, Outcome, compute_gradients, exact_products, find_differences
 from bert_large.bench.training import LEARNING_RATE, SEED, build_runner, open_batches
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.precision import Precision, apply_precision, get_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
+from bert_large.observe.machine import describe_software, peak_memory_bytes
 from bert_large.observe.metrics import StepFigures
+from bert_large.observe.timing import Timing, Variant, alternate, as_figures, best_and_median
 from bert_large.train.step import StepRunner
 
 _OPTIMIZER_ROUNDS = 7

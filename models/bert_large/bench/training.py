@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from bert_large.bench.synthetic import write_dataset
-from bert_large.config import PHASE_SEQ_LENGTHS, ModelConfig, OptimConfig
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import PHASE_SEQ_LENGTHS, OptimConfig
 from bert_large.data.dataset import Dataset, check_training_data
 from bert_large.data.loader import StepBatches
 from bert_large.data.order import SampleOrder
 from bert_large.data.record import RecordLimits
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines.precision import Precision

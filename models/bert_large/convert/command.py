@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bert_large.config import ACTIVATIONS
-from bert_large.configurations import read_configuration
+from bert_large.config.model import ACTIVATIONS
+from bert_large.config.options import check_options
+from bert_large.config.presets import read_configuration
 from bert_large.errors import InputError
-from bert_large.options import check_options
 
 # The options that each way needs, and all that it has; those of the other way are refused.
 _FROM_TF_NEEDS, _TO_TF_NEEDS = ("config_file", "output_dir"), ("checkpoint_dir",)
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and say what was written."""
-    from bert_large.convert.model_folder import from_tensorflow, to_tensorflow  # imports torch
+    from bert_large.convert.from_tensorflow import from_tensorflow, to_tensorflow  # imports torch
 
     if arguments.tf_checkpoint is not None:
         check_options(arguments, "--tf-checkpoint", _FROM_TF_NEEDS, _TO_TF)

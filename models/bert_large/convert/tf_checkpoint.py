@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.errors import InputError
-from bert_large.files import remove_tree, sync_folder
+from bert_large.storage.atomic import remove_tree, sync_folder
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
 

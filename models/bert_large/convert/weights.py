@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from bert_large.architectures import BERT
-from bert_large.config import ModelConfig
+from bert_large.config.hugging_face import BERT
+from bert_large.config.model import ModelConfig
 from bert_large.convert.names import is_transposed, tensorflow_name
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.engines.eager import EagerEngine

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.config import PHASE_SEQ_LENGTHS
+from bert_large.config.training import PHASE_SEQ_LENGTHS
 from bert_large.data import hdf5
 from bert_large.data.index import ShardIndex, bad_record, build_indexes, is_hdf5, list_shards, load_index
 from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape

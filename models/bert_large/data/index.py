@@ -28,9 +28,8 @@ from bert_large.data import hdf5
 from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape
 from bert_large.data.tfrecord import decode_record, iterate_frames, masked_crc32c
 from bert_large.errors import DamageError, DataError, InputError
-from bert_large.files import crc32c_of, write_atomically
-from bert_large.json_file import read_object
-from bert_large.processes import end_with_parent
+from bert_large.storage.atomic import crc32c_of, read_json, write_atomically
+from bert_large.worker_processes import end_with_parent
 
 _FORMAT = 3
 _HDF5_ROWS = 4096
@@ -219,7 +218,7 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
     if not _facts_path(target).exists():
         raise DataError(f"{path} changed after its records were checked; start again when it is complete")
     try:
-        facts = read_object(_facts_path(target))
+        facts = read_json(_facts_path(target))
         shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
         offsets, lengths, checksums = (
             np.memmap(_array_path(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()
@@ -237,7 +236,7 @@ def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool
     target = _index_path(path, index_dir, limits)
     try:
         index = load_index(path, index_dir, limits)
-        expected = read_object(_facts_path(target)).get("arrays_crc32c")
+        expected = read_json(_facts_path(target)).get("arrays_crc32c")
     except (DataError, DamageError):
         return False
     found = {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS}

@@ -23,7 +23,7 @@ from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.data.record import BadRecords
 from bert_large.errors import DataError, UserError
-from bert_large.processes import end_with_parent
+from bert_large.worker_processes import end_with_parent
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bert_large.data.hashing import random_numbers, splitmix64
 from bert_large.data.record import Record
 from bert_large.errors import InputError
-from bert_large.mixing import random_numbers, splitmix64
 
 MASKED_LM_PROB = 0.15
 """Share of a sequence's tokens, its special ones counted too, that is predicted."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.mixing import mix64, splitmix64
+from bert_large.data.hashing import mix64, splitmix64
 
 _ROUNDS = 6
 

@@ -15,7 +15,7 @@ from torch.distributed import GradBucket
 from torch.futures import Future
 from torch.nn.parallel import DistributedDataParallel
 
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 
 
 @dataclass(frozen=True, kw_only=True)

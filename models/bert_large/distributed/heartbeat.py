@@ -21,7 +21,7 @@ from typing import NoReturn
 
 from torch import distributed
 
-from bert_large.observe.console import log_to_file_only
+from bert_large.log import log_to_file_only
 
 BEATS_IN_SILENCE = 10
 """Beats in a row that a lost rank has missed."""

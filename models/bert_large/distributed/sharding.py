@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import distributed, nn
 
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 
 _PACKED_BYTES = 1 << 20
 """Parameters up to this size travel together."""

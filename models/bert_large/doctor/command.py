@@ -8,8 +8,8 @@ import json
 import sys
 from pathlib import Path
 
-from bert_large.config import PHASE_SEQ_LENGTHS, PRECISIONS, check_precision
-from bert_large.configurations import CONFIGURATIONS, read_configuration
+from bert_large.config.presets import CONFIGURATIONS, read_configuration
+from bert_large.config.training import PHASE_SEQ_LENGTHS, PRECISIONS, check_precision
 from bert_large.doctor.finding import PROBLEM, Finding, render
 from bert_large.errors import InputError
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_large.config import PHASE_SEQ_LENGTHS
+from bert_large.config.training import PHASE_SEQ_LENGTHS
 from bert_large.data import hdf5
 from bert_large.data.dataset import find_eval_folder, find_training_folder
 from bert_large.data.index import is_hdf5, list_shards

@@ -7,8 +7,8 @@ import resource
 import shutil
 from pathlib import Path
 
-from bert_large.bench.machine import read_cpu_model
-from bert_large.config import PHASE_SEQ_LENGTHS, ModelConfig
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import PHASE_SEQ_LENGTHS
 from bert_large.distributed.backend import will_use_ccl
 from bert_large.distributed.launch import Plan
 from bert_large.distributed.topology import read_topology
@@ -18,8 +18,9 @@ from bert_large.doctor.finding import OK, Finding
 from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
 from bert_large.engines.precision import read_cpu_flags
-from bert_large.files import free_bytes
 from bert_large.observe.base_image import describe_base_image
+from bert_large.observe.machine import read_cpu_model
+from bert_large.storage.atomic import free_bytes
 from bert_large.train.checkpoint import bytes_to_save
 from bert_large.train.settings import SETTINGS
 

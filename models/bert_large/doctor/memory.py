@@ -8,15 +8,15 @@ from pathlib import Path
 
 import torch
 
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.distributed.topology import control_groups
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native.functions import HEAD_ROWS
 from bert_large.engines.precision import get_precision
 from bert_large.model.bert import BertForPreTraining
+from bert_large.model.pretrained import weights_of
 from bert_large.optim.build import MOMENTS
-from bert_large.train.checkpoint import weights_of
 
 _MASKED_SHARE = 0.15
 _LEAST_TOKENS = 512

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bert_large.data.dataset import MAX_OPEN_FILES
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
-from bert_large.files import describe_bytes
+from bert_large.storage.atomic import describe_bytes
 
 HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CONTAINER_ENGINES = ("docker", "podman")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bert_large.observe.console import LOGGER
+from bert_large.log import LOGGER
 
 PRODUCT_FLAGS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
 """CPU flags of the instructions for matrix products of a type."""

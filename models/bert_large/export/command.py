@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from bert_large.config.options import check_options
 from bert_large.errors import InputError
-from bert_large.options import check_options
 
 # The options of each format; those of the other are refused.
 _ONNX, _HUGGING_FACE = ("model", "opset"), ("vocab_file", "do_lower_case", "run_dir")
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and say what was written."""
-    from bert_large.output_folder import require_free  # imports torch, which `--help` need not wait for
+    from bert_large.storage.output_folder import require_free  # imports torch, which `--help` need not wait for
 
     way = f"--format {arguments.format}"
     check_options(arguments, way, (), _HUGGING_FACE if arguments.format == "onnx" else _ONNX)

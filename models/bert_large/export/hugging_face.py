@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bert_large.checksums import write_checksums
 from bert_large.convert.weights import skeleton
 from bert_large.errors import InputError
 from bert_large.export.model_card import model_card
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
-from bert_large.files import write_atomically
-from bert_large.output_folder import partial_folder, publish_model
+from bert_large.model import pretrained
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text, read_vocab
-from bert_large.train import checkpoint
-from bert_large.train.inputs import resolve_model_config, resolve_vocab
+from bert_large.storage.atomic import write_atomically
+from bert_large.storage.integrity import write_checksums
+from bert_large.storage.output_folder import partial_folder, publish_model
+from bert_large.train.datasets import resolve_model_config, resolve_vocab
 from bert_large.train.run_folder import RUN_FILE
 
 
@@ -34,7 +34,7 @@ def export_folder(
     config = resolve_model_config(None, str(checkpoint_dir), None)
     vocab_path = resolve_vocab(vocab_file, str(checkpoint_dir), config)
     if vocab_path is None:
-        raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {checkpoint.VOCAB_FILE}; give --vocab-file")
+        raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {pretrained.VOCAB_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)
     lower = lowers_text(vocab_path) if do_lower_case is None else do_lower_case
     beside = checkpoint_dir.absolute().parent
@@ -42,7 +42,7 @@ def export_folder(
         run_dir = beside
     model = skeleton(config).to_empty(device="cpu")
     card = model_card(config, sum(weights.numel() for weights in model.parameters()), lower, run_dir)
-    checkpoint.load_model(checkpoint_dir, model)
+    pretrained.load_model(checkpoint_dir, model)
     settings = {
         # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -53,7 +53,7 @@ def export_folder(
         ),
     }
     with partial_folder(output_dir) as partial:
-        checkpoint.save_model(partial, model, config, vocab_path)
+        pretrained.save_model(partial, model, config, vocab_path)
         _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, do_lower_case=lower).to_str(pretty=True))
         _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
         write_checksums(partial)

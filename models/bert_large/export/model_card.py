@@ -10,11 +10,12 @@ from typing import Any
 
 import yaml
 
-from bert_large.config import ModelConfig, flatten
+from bert_large.config.differences import flatten
+from bert_large.config.model import ModelConfig
 from bert_large.errors import DamageError, InputError
-from bert_large.json_file import read_object
 from bert_large.observe.metrics import read_rows
-from bert_large.observe.recorded_run import read_start_lines
+from bert_large.report.recorded_run import read_start_lines
+from bert_large.storage.atomic import read_json
 from bert_large.train.run_folder import ENDED_FILE, RUN_FILE, flat_identity
 
 _STEP_FIGURES = ("step", "samples", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
@@ -73,7 +74,7 @@ def model_card(config: ModelConfig, parameters: int, do_lower_case: bool, run_di
 
 def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
     try:
-        run = read_object(folder / RUN_FILE)
+        run = read_json(folder / RUN_FILE)
         identity, model = flat_identity(run), flatten({"model": dataclasses.asdict(config)})
         settings = {name: value for name, value in identity.items() if name not in model}
         if not model.items() <= identity.items():
@@ -85,7 +86,7 @@ def _run_sections(config: ModelConfig, folder: Path) -> list[str]:
         steps = read_rows(metrics, "step") if metrics.exists() else []
         throughput = yaml.safe_load(results.read_text(encoding="utf-8"))["results"] if results.exists() else []
         figures = {f"{its['key']} ({its['unit']})": its["value"] for its in throughput}
-        ended = read_object(folder / ENDED_FILE) if (folder / ENDED_FILE).exists() else {}
+        ended = read_json(folder / ENDED_FILE) if (folder / ENDED_FILE).exists() else {}
         end = f"The run ended: {ended['reason']}." if ended else "The run has not noted that it ended."
     except FileNotFoundError as error:
         raise InputError(f"--run-dir {folder} is no run's folder: it has no {Path(error.filename).name}") from None

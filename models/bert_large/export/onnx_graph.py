@@ -19,16 +19,16 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from bert_large.architectures import Architecture
+from bert_large.config.hugging_face import Architecture
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
 from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError, UserError
-from bert_large.files import describe_bytes, replace_atomically
 from bert_large.model.bert import BertForPreTraining
-from bert_large.output_folder import make_folder
-from bert_large.train.checkpoint import load_model
-from bert_large.train.inputs import resolve_model_config
+from bert_large.model.pretrained import load_model
+from bert_large.storage.atomic import describe_bytes, replace_atomically
+from bert_large.storage.output_folder import make_folder
+from bert_large.train.datasets import resolve_model_config
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to an output's largest value; about 2e-6 was seen."""

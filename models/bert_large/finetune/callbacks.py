@@ -10,10 +10,11 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from bert_large.checksums import write_checksums
 from bert_large.errors import UserError
-from bert_large.files import write_atomically
-from bert_large.observe.console import LINE_EVERY_SECONDS, LOGGER
+from bert_large.log import LOGGER
+from bert_large.observe.console import LINE_EVERY_SECONDS
+from bert_large.storage.atomic import write_atomically
+from bert_large.storage.integrity import write_checksums
 from bert_large.train.stopping import StopRequest
 
 LOWER_RATE = "Start again in an empty folder with a lower --learning-rate"

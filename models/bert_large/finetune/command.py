@@ -9,9 +9,9 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.finetune import squad
+from bert_large.finetune.registry import TASKS, add_task_arguments, make_task
 from bert_large.finetune.settings import PRECISIONS, FinetuneSettings
-from bert_large.finetune.tasks import TASKS, add_task_arguments, make_task
-from bert_large.folder_lock import FolderLock
+from bert_large.storage.lock import FolderLock
 
 _HELP = {
     "epochs": "passes over the training examples",
@@ -82,12 +82,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     from bert_large.engines.precision import apply_precision
     from bert_large.finetune.results import table_lines
-    from bert_large.finetune.run import FinetuneRun
+    from bert_large.finetune.seed_run import Stopped
+    from bert_large.finetune.seeds import FinetuneRun
     from bert_large.finetune.tokenizer import load_tokenizer
-    from bert_large.finetune.trainer import Stopped
-    from bert_large.observe.console import LOGGER, start_logging
-    from bert_large.output_folder import make_folder
-    from bert_large.train.checkpoint import check_model_intact
+    from bert_large.log import LOGGER, start_logging
+    from bert_large.model.pretrained import check_model_intact
+    from bert_large.storage.output_folder import make_folder
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

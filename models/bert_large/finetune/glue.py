@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_large.files import write_atomically
 from bert_large.finetune.glue_files import (
     COLA_FILES,
     DIAGNOSTIC_FILE,
@@ -29,6 +28,7 @@ from bert_large.finetune.hub import load_from_hub
 from bert_large.finetune.metrics import accuracy, accuracy_and_f1, correlations, matthews_correlation
 from bert_large.finetune.task import Collator, Splits
 from bert_large.finetune.tsv import Row
+from bert_large.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_large.errors import DataError
-from bert_large.files import write_atomically
 from bert_large.finetune.conll import OUTSIDE, Sentence, labels_of, read_conll, to_iob2
 from bert_large.finetune.data_files import find_files
 from bert_large.finetune.entity_metrics import entity_scores
 from bert_large.finetune.hub import load_from_hub
 from bert_large.finetune.task import Collator, Splits
 from bert_large.finetune.word_chunks import make_chunks
+from bert_large.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_large.files import write_atomically
+from bert_large.storage.atomic import write_atomically
 
 RESULTS_FILE = "results.json"
 

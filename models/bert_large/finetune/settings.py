@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bert_large import config
+from bert_large.config import training as config
 from bert_large.errors import InputError
 
 PRECISIONS = tuple(name for name in config.PRECISIONS if name != "fp16")

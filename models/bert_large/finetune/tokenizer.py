@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
-from bert_large.json_file import read_object
+from bert_large.model.pretrained import VOCAB_FILE
 from bert_large.prepare.vocab import lowers_text, read_vocab
-from bert_large.train.checkpoint import CONFIG_FILE, VOCAB_FILE
+from bert_large.storage.atomic import read_json
+from bert_large.storage.output_folder import CONFIG_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -29,7 +30,7 @@ def load_tokenizer(
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    config = read_object(checkpoint_dir / CONFIG_FILE)
+    config = read_json(checkpoint_dir / CONFIG_FILE)
     if missing := [name for name in ("vocab_size", "max_position_embeddings") if name not in config]:
         raise InputError(
             f"CHECKPOINT_DIR {checkpoint_dir}: {CONFIG_FILE} lacks {' and '.join(missing)}; is it a BERT configuration?"

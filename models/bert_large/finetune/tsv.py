@@ -53,7 +53,7 @@ def read_rows(
     if names is None:
         raise DataError(f"{path}: line 1: found an empty file, expected the columns {', '.join(columns)}")
     if skipped:
-        from bert_large.observe.console import LOGGER  # imports torch
+        from bert_large.log import LOGGER
 
         LOGGER.info("%s: %d rows that lack columns are left out", path, skipped)
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, select_tokens
 from bert_large.model.dropout import Site, StepDropout, site_dropout
 from bert_large.model.operations import Operations, at_least_float32

@@ -12,7 +12,7 @@ from enum import IntEnum
 
 import torch
 
-from bert_large.mixing import splitmix64
+from bert_large.data.hashing import splitmix64
 
 _GOLDEN = 0x9E3779B9
 _BLOCK_ELEMENTS = 1 << 16  # hashed at once: what stays in a core's cache over the passes

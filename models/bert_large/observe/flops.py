@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch
 
 _PER_MULTIPLICATION = 3 * 2

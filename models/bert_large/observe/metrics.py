@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_large.files import GrowingFile, write_atomically
 from bert_large.observe.tensorboard import EventFile, keep_events
+from bert_large.storage.atomic import GrowingFile, write_atomically
 
 # Keeps the weighted mean finite without masked tokens; the reference's constant.
 MASKED_LM_EPSILON = 1e-5

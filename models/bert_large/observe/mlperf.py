@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.errors import InputError
-from bert_large.files import explain_write_errors, sync_file, write_atomically
-from bert_large.observe.console import LogFileHandler
+from bert_large.log import LogFileHandler
 from bert_large.observe.metrics import EvalFigures, StepFigures
+from bert_large.storage.atomic import explain_write_errors, sync_file, write_atomically
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 _TOKEN = ":::MLLOG "

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import yaml
 
-from bert_large.files import GrowingFile, write_atomically
 from bert_large.observe.metrics import StepFigures, mean
+from bert_large.storage.atomic import GrowingFile, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)

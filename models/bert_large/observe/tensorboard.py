@@ -20,7 +20,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from bert_large.data.record import BadRecordError
 from bert_large.data.tfrecord import iterate_frames, write_records
-from bert_large.files import GrowingFile, write_atomically
+from bert_large.storage.atomic import GrowingFile, write_atomically
 
 _PREFIX = "events.out.tfevents"
 _LOGGER = logging.getLogger(__name__)

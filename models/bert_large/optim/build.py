@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bert_large.config import OptimConfig
+from bert_large.config.training import OptimConfig
 from bert_large.optim.lamb import Lamb, LambArrays, LambSettings, update_in_turn
 from bert_large.optim.schedule import Schedule
 

@@ -11,14 +11,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.files import sha256_of
-from bert_large.folder_lock import FolderLock
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.progress import Progress, show_progress
 from bert_large.prepare.shards import WRITERS, ShardReport, ShardTask, write_shards
 from bert_large.prepare.vocab import Vocabulary, lowers_text, read_vocab
+from bert_large.storage.atomic import sha256_of
+from bert_large.storage.lock import FolderLock
 
 # A kill costs no more finished shards than this: beyond some hundreds, writing all down after each would take longer.
 MANIFEST_SECONDS = 5.0

@@ -11,14 +11,14 @@ from importlib.metadata import version
 from pathlib import Path
 
 from bert_large.errors import DamageError, InputError
-from bert_large.files import explain_write_errors, remove_tree, sync_folder
-from bert_large.folder_lock import LOCK_FILE, FolderLock
 from bert_large.prepare.articles import FORMATS, detect_format, iterate_articles, list_text_files
 from bert_large.prepare.files import MANIFEST_NAME
 from bert_large.prepare.manifest import FileFacts, Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.progress import show_progress
 from bert_large.prepare.sentences import clean, split_sentences
 from bert_large.prepare.split import Dealer, HoldOut, Shard, plan_shards
+from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
+from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 SHARD_BYTES = 32 << 20
 DEFAULT_EVAL_ARTICLES = 10_000

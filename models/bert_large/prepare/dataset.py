@@ -12,11 +12,11 @@ from types import ModuleType
 
 from bert_large.data.dataset import EVAL_FOLDERS
 from bert_large.errors import DamageError, InputError
-from bert_large.files import sha256_of
 from bert_large.prepare import command as prepare_command
 from bert_large.prepare import corpus_command, pick_command, vocab_command
 from bert_large.prepare.manifest import MadeOtherwiseError, Manifest, check_same_task, read_manifest
 from bert_large.prepare.vocab import lowers_text
+from bert_large.storage.atomic import sha256_of
 
 EVAL_RECORDS = 10_000
 """Most records to evaluate on, as many as MLCommons'."""

@@ -12,9 +12,8 @@ from typing import Any
 
 from bert_large import __version__
 from bert_large.errors import DamageError, InputError
-from bert_large.files import sha256_of, write_atomically
-from bert_large.json_file import read_object
 from bert_large.prepare.files import MANIFEST_NAME
+from bert_large.storage.atomic import read_json, sha256_of, write_atomically
 
 _FORMAT = 1
 
@@ -91,7 +90,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     """Return the manifest of a folder, if it has one; raise `DamageError` if it cannot be understood."""
     path = folder / MANIFEST_NAME
     try:
-        content = read_object(path)
+        content = read_json(path)
         if content["format"] != _FORMAT:
             raise ValueError(f"format is {content['format']}, expected {_FORMAT}")
         inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from bert_large.data.record import RecordShape
 from bert_large.data.tfrecord import decode_record, iterate_payloads, read_payload, write_records
 from bert_large.errors import DataError, InputError
-from bert_large.files import write_atomically
+from bert_large.storage.atomic import write_atomically
 
 
 def pick_records(

@@ -18,12 +18,12 @@ from bert_large.data import hdf5
 from bert_large.data.record import Record, RecordShape
 from bert_large.data.tfrecord import encode_record, write_records
 from bert_large.errors import InputError, UserError
-from bert_large.files import replace_atomically
 from bert_large.prepare.documents import read_documents
 from bert_large.prepare.instances import SEPARATORS, Instance, InstanceSettings, create_instances, make_record
 from bert_large.prepare.manifest import FileFacts
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
+from bert_large.storage.atomic import replace_atomically
 
 
 def _write_tfrecord_shard(path: Path, records: Iterable[Record], count: int, shape: RecordShape) -> None:

@@ -14,9 +14,9 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.trainers import WordPieceTrainer
 
 from bert_large.errors import InputError
-from bert_large.files import write_atomically
 from bert_large.prepare.documents import read_lines
 from bert_large.prepare.normalizer import TextNormalizer
+from bert_large.storage.atomic import write_atomically
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from bert_large.configurations import CONFIGURATIONS
+from bert_large.config.presets import CONFIGURATIONS
 from bert_large.train.settings import (
     BENCHMARK_STEPS,
     PROFILE_STEPS,
@@ -87,6 +87,6 @@ def run(arguments: argparse.Namespace) -> int:
     stop_request.listen()
     if arguments.profile:  # the profiler tells of each of its starts unless told not to before torch is imported
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")
-    from bert_large.train.pretrain import pretrain  # torch is imported only here, after the options are parsed
+    from bert_large.train.run import pretrain  # torch is imported only here, after the options are parsed
 
     return pretrain(arguments, stop_request)

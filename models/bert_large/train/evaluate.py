@@ -9,7 +9,7 @@ import torch
 
 from bert_large.data.dataset import Dataset
 from bert_large.data.loader import EvalBatches
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.observe.console import Progress

@@ -32,15 +32,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from bert_large.config import check_precision
-    from bert_large.distributed.environment import Ranks, joined_ranks
+    from bert_large.config.training import check_precision
+    from bert_large.distributed.collectives import Ranks, joined_ranks
     from bert_large.engines import resolve_engine
     from bert_large.engines.precision import apply_precision
     from bert_large.model.bert import BertForPreTraining
+    from bert_large.model.pretrained import load_model
     from bert_large.observe.console import eval_line
-    from bert_large.train.checkpoint import load_model
+    from bert_large.train.datasets import open_eval_data, resolve_model_config
     from bert_large.train.evaluate import evaluate
-    from bert_large.train.inputs import open_eval_data, resolve_model_config
 
     with (
         joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks,

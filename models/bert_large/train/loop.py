@@ -11,15 +11,16 @@ from typing import Any
 
 import torch
 
-from bert_large.config import TrainConfig
+from bert_large.config.training import TrainConfig
 from bert_large.data.batch import RaggedBatch
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.errors import UserError
-from bert_large.files import write_atomically
-from bert_large.observe.console import LOGGER, Progress, eval_line, step_line, step_status
+from bert_large.log import LOGGER
+from bert_large.observe.console import Progress, eval_line, step_line, step_status
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
 from bert_large.observe.results import StepTotals
+from bert_large.storage.atomic import write_atomically
 from bert_large.train import checkpoint
 from bert_large.train.bad_steps import TREND_STEPS, LossTrend
 from bert_large.train.settings import BENCHMARK_WARMUP_STEPS

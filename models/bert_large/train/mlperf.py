@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bert_large.config import DataConfig, MlperfConfig, OptimConfig, TrainConfig
+from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, TrainConfig
 from bert_large.data.dataset import Dataset, find_training_folder
 from bert_large.data.index import list_shards
 from bert_large.data.loader import StepBatches
-from bert_large.distributed.environment import Ranks
-from bert_large.files import drop_from_page_cache
+from bert_large.distributed.collectives import Ranks
 from bert_large.observe.mlperf import MlperfLog, RunTimes
+from bert_large.storage.atomic import drop_from_page_cache
 from bert_large.train.evaluate import count_eval_records
 
 

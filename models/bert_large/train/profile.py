@@ -15,16 +15,16 @@ from typing import Any
 
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from bert_large.bench.gemm import measure_flops_per_second
-from bert_large.bench.machine import describe_software
 from bert_large.bench.report import format_rows
 from bert_large.data.batch import RaggedBatch
 from bert_large.errors import InputError
-from bert_large.files import write_atomically
-from bert_large.observe.console import LOGGER
+from bert_large.log import LOGGER
 from bert_large.observe.flops import product_flops
+from bert_large.observe.gemm import measure_flops_per_second
+from bert_large.observe.machine import describe_software
 from bert_large.observe.metrics import EvalFigures, StepFigures, mean
 from bert_large.observe.stages import STAGES, StageSeconds, divide_step, marked, stage_marker
+from bert_large.storage.atomic import write_atomically
 from bert_large.train.step import StepRunner
 
 WARMUP_STEPS = 3

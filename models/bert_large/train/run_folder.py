@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bert_large.architectures import BERT
-from bert_large.config import DataConfig, ModelConfig, OptimConfig, TrainConfig, flatten
+from bert_large.config.differences import flatten
+from bert_large.config.hugging_face import BERT
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import DataConfig, OptimConfig, TrainConfig
 from bert_large.data.masking import DynamicMasking
 from bert_large.errors import DamageError, InputError
-from bert_large.files import write_atomically
-from bert_large.json_file import read_object
-from bert_large.observe.console import LOGGER
+from bert_large.log import LOGGER
+from bert_large.storage.atomic import read_json, write_atomically
 from bert_large.train import checkpoint
 
 RUN_FILE = "run.json"
@@ -104,7 +105,7 @@ def _is_in(folder: Path, path: Path) -> bool:
 
 def _read_identity(path: Path) -> dict[str, Any]:
     try:
-        return read_object(path)
+        return read_json(path)
     except DamageError as error:
         raise DamageError(
             f"{error}. It says which run OUTPUT_DIR holds: put it back from a copy, or remove it. Without it the "
@@ -154,7 +155,7 @@ def reason_ended(train: TrainConfig) -> str | None:
     if train.benchmark or not path.exists():
         return None
     try:
-        ended = read_object(path)
+        ended = read_json(path)
         missing = [name for name in ("reason", *_STOP_CRITERIA) if name not in ended]
         if missing or not isinstance(ended["reason"], str):
             raise DamageError(f"{path} is damaged: it lacks {', '.join(missing) or 'a reason in words'}")

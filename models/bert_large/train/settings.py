@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_large.config import (
-    ACTIVATIONS,
+from bert_large.config.model import ACTIVATIONS, ModelConfig
+from bert_large.config.recipes import resolve_recipe
+from bert_large.config.training import (
     GRADIENT_COMPRESSIONS,
     MLPERF_DIVISIONS,
     MLPERF_STATUSES,
@@ -20,7 +21,6 @@ from bert_large.config import (
     RANK_TIMEOUT_SECONDS,
     DataConfig,
     MlperfConfig,
-    ModelConfig,
     OptimConfig,
     RanksConfig,
     TrainConfig,
@@ -28,7 +28,6 @@ from bert_large.config import (
 )
 from bert_large.data.dataset import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
-from bert_large.recipes import resolve_recipe
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,14 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bert_large.data.batch import RaggedBatch
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines.precision import Precision
 from bert_large.errors import UserError
+from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import StepDropout
-from bert_large.observe.console import LOGGER
 from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean, mean_or_none
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule

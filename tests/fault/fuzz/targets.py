@@ -15,15 +15,15 @@ from functools import cache
 from pathlib import Path
 
 import h5py
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.dataset import Dataset
 from bert_large.data.hdf5 import write_shard as write_blocks
 from bert_large.data.index import is_hdf5, scan_shard
 from bert_large.data.record import RecordLimits, RecordShape
 from bert_large.data.tfrecord import encode_record, write_records
 from bert_large.errors import DataError, InputError
+from bert_large.model.tensor_file import read_tensors
 from bert_large.train.checkpoint import read_state
-from bert_large.train.tensor_file import read_tensors
 
 from tests.support.records import make_records, write_hdf5_shard, write_shard
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from bert_large.cli import main
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 

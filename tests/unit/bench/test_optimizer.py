@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from bert_large.bench import optimizer
 from bert_large.bench.optimizer import BYTES_PER_PARAMETER, measure_optimizer
-from bert_large.config import OptimConfig
+from bert_large.config.training import OptimConfig
 from bert_large.optim.build import build_optimizer
 from bert_large.optim.lamb import Lamb
 

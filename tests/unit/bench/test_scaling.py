@@ -11,7 +11,7 @@ import pytest
 from bert_large.bench import scaling
 from bert_large.bench.scaling import Cluster, Inputs
 from bert_large.cli import main
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.convert.names import is_transposed, tensorflow_name
 from bert_large.convert.weights import parameter_shapes
 

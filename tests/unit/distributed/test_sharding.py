@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.distributed.sharding import assign_owners
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
 from bert_large.doctor.memory import (
     check_memory,

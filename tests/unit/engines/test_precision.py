@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from bert_large.config import PRECISIONS
+from bert_large.config.training import PRECISIONS
 from bert_large.engines import precision as precision_module
 from bert_large.engines.precision import apply_precision, read_cpu_flags
 

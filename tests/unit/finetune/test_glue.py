@@ -10,7 +10,7 @@ import pytest
 from bert_large.errors import DataError, InputError
 from bert_large.finetune import hub, squad
 from bert_large.finetune.glue import GLUE_TASKS
-from bert_large.finetune.tasks import make_task
+from bert_large.finetune.registry import make_task
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from tests.support.glue import FIRST, SECOND, write_glue, write_mrpc_original, write_single, write_tsv

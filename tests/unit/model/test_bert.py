@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.config import ModelConfig
+from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.engines.eager import EagerEngine
 from bert_large.model import bert

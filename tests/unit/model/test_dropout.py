@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 import torch
-from bert_large.mixing import splitmix64
+from bert_large.data.hashing import splitmix64
 from bert_large.model.dropout import (
     DropoutSite,
     Site,

@@ -12,16 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.log import LOGGER, log_to_file_only, start_logging
 from bert_large.observe import console
-from bert_large.observe.console import (
-    LOGGER,
-    Progress,
-    eval_line,
-    log_to_file_only,
-    start_logging,
-    step_line,
-    step_status,
-)
+from bert_large.observe.console import Progress, eval_line, step_line, step_status
 
 from tests.unit.observe.test_metrics import EVALUATION, step_figures
 

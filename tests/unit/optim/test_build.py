@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.config import OptimConfig
+from bert_large.config.training import OptimConfig
 from bert_large.optim.build import (
     build_optimizer,
     build_schedule,

@@ -10,9 +10,9 @@ import h5py
 import pytest
 from bert_large import __version__, cli
 from bert_large.data.tfrecord import iterate_payloads
-from bert_large.folder_lock import LOCK_FILE, FolderLock
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
+from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 
 @pytest.fixture(autouse=True)

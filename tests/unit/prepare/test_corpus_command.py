@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from bert_large import cli
-from bert_large.folder_lock import LOCK_FILE, FolderLock
+from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 from .test_articles import LONG
 

@@ -16,11 +16,11 @@ import pytest
 from bert_large.data.record import RecordShape
 from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.errors import InputError, UserError
-from bert_large.folder_lock import LOCK_FILE
 from bert_large.prepare import shards
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shard, write_shards
 from bert_large.prepare.vocab import Vocabulary
+from bert_large.storage.lock import LOCK_FILE
 
 SETTINGS = InstanceSettings(max_seq_length=32, max_predictions_per_seq=5, dupe_factor=2)
 

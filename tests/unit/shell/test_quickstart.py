@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from bert_large.configurations import CONFIGURATIONS
+from bert_large.config.presets import CONFIGURATIONS
 
 from .sandbox import PROJECT, Call, Sandbox, wait_for
 

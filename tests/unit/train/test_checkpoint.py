@@ -10,30 +10,27 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.checksums import check_checksums
-from bert_large.config import OptimConfig
+from bert_large.config.training import OptimConfig
 from bert_large.errors import DamageError, InputError, WriteError
 from bert_large.model.bert import BertForPreTraining
+from bert_large.model.pretrained import check_model_folder, load_model, load_weights, save_model
+from bert_large.model.tensor_file import save_tensors
 from bert_large.optim.build import build_optimizer
+from bert_large.storage.integrity import check_checksums
 from bert_large.train import checkpoint
 from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.checkpoint import (
     check_intact,
-    check_model_folder,
     list_checkpoints,
     load_checkpoint,
-    load_model,
-    load_weights,
     newest_intact,
     read_state,
     remove_later_checkpoints,
     remove_old_checkpoints,
     save_checkpoint,
-    save_model,
 )
 from bert_large.train.loss_scale import LossScale
 from bert_large.train.progress import Progress
-from bert_large.train.tensor_file import save_tensors
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.dataset import Dataset
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.observe.metrics import EvalFigures

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
 from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loop import TrainingLoop

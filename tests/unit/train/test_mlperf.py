@@ -7,8 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from bert_large.config import DataConfig, MlperfConfig, OptimConfig
-from bert_large.distributed.environment import Ranks
+from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig
+from bert_large.distributed.collectives import Ranks
 from bert_large.train.mlperf import describe_run, forget_records, read_cpu_name, samples_of_block
 
 from tests.unit.train.test_run_folder import train_config

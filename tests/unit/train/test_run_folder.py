@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.checksums import write_checksums
-from bert_large.config import DataConfig, OptimConfig, TrainConfig
+from bert_large.config.training import DataConfig, OptimConfig, TrainConfig
 from bert_large.errors import DamageError, InputError
+from bert_large.storage.integrity import write_checksums
 from bert_large.train.checkpoint import save_checkpoint
 from bert_large.train.progress import Progress
 from bert_large.train.run_folder import claim, imported_identity, mark_ended, reason_ended, run_identity

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.architectures import BERT
 from bert_large.cli import build_parser
-from bert_large.config import DataConfig, MlperfConfig, ModelConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config.hugging_face import BERT
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.errors import InputError
 from bert_large.train.settings import (
     SETTINGS,

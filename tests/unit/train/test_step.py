@@ -8,10 +8,10 @@ import math
 
 import pytest
 import torch
-from bert_large.architectures import BERT
-from bert_large.config import OptimConfig
+from bert_large.config.hugging_face import BERT
+from bert_large.config.training import OptimConfig
 from bert_large.data.batch import RaggedBatch, make_batch
-from bert_large.distributed.environment import Ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import get_precision
 from bert_large.observe.metrics import StepFigures
 from bert_large.optim.build import build_optimizer, build_schedule, get_moments

@@ -18,7 +18,7 @@ import torch
 
 from bert_large.engines.precision import read_cpu_flags
 from bert_large.errors import UserError
-from bert_large.observe.console import LOGGER
+from bert_large.log import LOGGER
 
 SOURCES = Path(__file__).parent / "csrc"
 FOLDER_VARIABLE = "BERT_LARGE_KERNELS_DIR"

@@ -1,0 +1,173 @@
+"""A fine-tuning run: what it reads, the folder that it owns, seed after seed, and what it leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast
+
+from bert_large.errors import InputError
+from bert_large.finetune.results import RESULTS_FILE, best_seed, summarize, write_json
+from bert_large.finetune.seed_run import CHECKPOINTS, MODEL, Encoded, EncodedSplits, SeedRun, explain_trainer_errors
+from bert_large.finetune.settings import FinetuneSettings
+from bert_large.finetune.task import Splits, Task
+from bert_large.log import LOGGER
+from bert_large.storage.atomic import crc32c_of, explain_write_errors, read_json, remove_tree
+from bert_large.storage.output_folder import WEIGHTS_FILE, partial_folder, publish_model
+from bert_large.train.run_folder import RUN_FILE, require_same
+from bert_large.train.stopping import StopRequest
+
+_DIGEST_ROWS = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FinetuneRun:
+    """A task, the model to start from, and the folder in which everything is left."""
+
+    task: Task
+    settings: FinetuneSettings
+    checkpoint_dir: Path
+    tokenizer: PreTrainedTokenizerFast
+    data_dir: Path | None
+    output_dir: Path
+    seeds: tuple[int, ...]
+    save_every: int
+    resume: bool
+    """Go on with what the folder holds; else it must hold no run."""
+
+    def run(self, stop: StopRequest) -> dict[str, Any]:
+        """Train every seed that is not finished; return what results.json has. The caller holds the folder's lock."""
+        splits = self._limited(self.task.load(self.data_dir))
+        self._claim(splits)
+        data = self._encode(splits)
+        model_settings = self.task.model_settings(splits)
+        seeds = [self._run_seed(seed, data, model_settings, stop) for seed in self.seeds]
+        best = best_seed(seeds, self.task.main_metric)
+        self._publish(best)
+        results = {
+            "task": self.task.name,
+            "main_metric": self.task.main_metric,
+            "best_seed": best,
+            "summary": summarize(seeds),
+            "seeds": seeds,
+        }
+        write_json(self.output_dir / RESULTS_FILE, results)
+        return results
+
+    def _limited(self, splits: Splits) -> Splits:
+        def first(split: Dataset, samples: int | None) -> Dataset:
+            return split if samples is None else split.select(range(min(samples, len(split))))
+
+        return Splits(
+            train=first(splits.train, self.settings.max_train_samples),
+            evaluation={
+                name: first(split, self.settings.max_eval_samples) for name, split in splits.evaluation.items()
+            },
+            test=splits.test,
+        )
+
+    def _claim(self, splits: Splits) -> None:
+        """Take the output folder for this run; raise `InputError` if it is another's."""
+        identity = self._identity(splits)
+        path = self.output_dir / RUN_FILE
+        if path.exists():
+            if not self.resume:
+                raise InputError(
+                    f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder (or --resume auto to continue it)"
+                )
+            require_same(self.output_dir, read_json(path), identity)
+        else:
+            write_json(path, identity)
+
+    def _identity(self, splits: Splits) -> dict[str, Any]:
+        """Return all that a seed's result follows from, beside the seed."""
+        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        values = {
+            "task": self.task.name,
+            "options": dict(self.task.options),
+            "settings": dataclasses.asdict(self.settings),
+            "model": crc32c_of(self.checkpoint_dir / WEIGHTS_FILE),
+            "vocabulary": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
+            "lower_case": self.tokenizer("A", add_special_tokens=False)
+            == self.tokenizer("a", add_special_tokens=False),
+            "data": {
+                name: digest(split)
+                for name, split in {"train": splits.train, **splits.evaluation, **splits.test}.items()
+            },
+        }
+        return json.loads(json.dumps(values))
+
+    def _encode(self, splits: Splits) -> EncodedSplits:
+        def encode(examples: Dataset, training: bool) -> Dataset:
+            return self.task.encode(examples, self.tokenizer, self.settings.max_seq_length, training=training)
+
+        def encoded(parts: dict[str, Dataset]) -> dict[str, Encoded]:
+            return {name: Encoded(examples, encode(examples, False)) for name, examples in parts.items()}
+
+        data = EncodedSplits(encode(splits.train, True), encoded(splits.evaluation), encoded(splits.test))
+        counts = {name: len(split.features) for name, split in (data.evaluation | data.test).items()}
+        LOGGER.info(
+            "task %s: %s sequences",
+            self.task.name,
+            ", ".join(f"{name} {count}" for name, count in {"train": len(data.train), **counts}.items()),
+        )
+        return data
+
+    def _run_seed(
+        self, seed: int, data: EncodedSplits, model_settings: dict[str, Any], stop: StopRequest
+    ) -> dict[str, Any]:
+        folder = self._seed_folder(seed)
+        if (folder / RESULTS_FILE).exists():
+            LOGGER.info("seed %d is finished", seed)
+        else:
+            seed_run = SeedRun(
+                task=self.task,
+                data=data,
+                model_settings=model_settings,
+                checkpoint_dir=self.checkpoint_dir,
+                tokenizer=self.tokenizer,
+                settings=self.settings,
+                seed=seed,
+                folder=folder,
+                save_every=self.save_every,
+            )
+            with explain_trainer_errors(folder):
+                figures = seed_run.run(stop)
+            write_json(folder / RESULTS_FILE, figures)
+        remove_tree(folder / CHECKPOINTS)
+        return read_json(folder / RESULTS_FILE)
+
+    def _seed_folder(self, seed: int) -> Path:
+        folder = self.output_dir / f"seed-{seed}"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _publish(self, seed: int) -> None:
+        """Copy the best seed's model and predictions to where a run leaves its own."""
+        folder, predictions = self._seed_folder(seed), self.output_dir / "predictions"
+        with explain_write_errors(self.output_dir):
+            with partial_folder(self.output_dir / MODEL) as partial:
+                _copy_files(folder / MODEL, partial)
+                publish_model(partial, self.output_dir / MODEL)
+            remove_tree(predictions)
+            predictions.mkdir()
+            _copy_files(folder / "predictions", predictions)
+
+
+def _copy_files(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        shutil.copyfile(path, target / path.name)
+
+
+def digest(examples: Dataset) -> str:
+    """Return a digest of all values of a split, the same for the same rows however they were read."""
+    found = hashlib.sha256()
+    for start in range(0, len(examples), _DIGEST_ROWS):
+        found.update(json.dumps(examples[start : start + _DIGEST_ROWS], sort_keys=True).encode())
+    return found.hexdigest()

@@ -1,0 +1,227 @@
+"""Everything a run reads, found and checked before any work starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from bert_large.config.hugging_face import ARCHITECTURES
+from bert_large.config.model import ModelConfig
+from bert_large.config.presets import CONFIGURATIONS, read_configuration
+from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
+from bert_large.data.dataset import EVAL_FOLDERS, Dataset, check_training_data, find_training_folder
+from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
+from bert_large.data.record import BadRecords, RecordLimits
+from bert_large.distributed.collectives import Ranks
+from bert_large.errors import InputError
+from bert_large.log import LOGGER
+from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
+from bert_large.observe.console import Progress
+from bert_large.prepare.dataset import TextSettings, make_dataset
+from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.vocab import read_vocab
+from bert_large.storage.atomic import read_json
+from bert_large.storage.output_folder import CONFIG_FILE
+
+DATA_INDEX = "data_index"
+"""Folder in a run's output folder that keeps where the records lie."""
+
+
+def resolve_model_config(
+    config_file: str | None,
+    checkpoint_dir: str | None,
+    activation: str | None,
+    *,
+    vocab_file: str | None = None,
+    masked_lm_only: bool = False,
+) -> ModelConfig:
+    """Return the model's configuration: the file's or name's, the checkpoint's, or both when they agree.
+
+    A name (`configurations.CONFIGURATIONS`) leaves the vocabulary's size open: it is the checkpoint's or, where there
+    is none, that of `vocab_file`. The heads are the checkpoint's, unless the masked-LM head alone is asked for.
+    """
+    if checkpoint_dir is not None:
+        check_model_folder(Path(checkpoint_dir))
+        from_checkpoint = ModelConfig.from_json(Path(checkpoint_dir) / CONFIG_FILE, activation)
+        _require_pretraining_heads(Path(checkpoint_dir))
+    if config_file is None:
+        if checkpoint_dir is None:
+            raise InputError(
+                "CONFIG_FILE (--config-file) is not set; expected a bert_config.json, or one of "
+                f"{', '.join(CONFIGURATIONS)}"
+            )
+        config = from_checkpoint
+    elif checkpoint_dir is None:
+        words = len(read_vocab(Path(vocab_file)).tokens) if vocab_file else None
+        config = read_configuration(config_file, activation, vocab_size=words)
+    else:
+        config = read_configuration(config_file, activation, vocab_size=from_checkpoint.vocab_size)
+        if config.traits.model_type == from_checkpoint.traits.model_type:
+            config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
+        differences = [
+            f"{name} is {value} there, {getattr(config, name)} in {config_file}"
+            for name, value in vars(from_checkpoint).items()
+            if value != getattr(config, name) and not name.endswith("dropout_prob")
+        ]
+        if differences:
+            raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} is of another shape: {'; '.join(differences)}")
+    return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
+
+
+def _require_pretraining_heads(folder: Path) -> None:
+    """Refuse a model folder that says it is of a class without them, such as a fine-tuned one."""
+    named = read_json(folder / CONFIG_FILE).get("architectures")
+    if isinstance(named, list) and named and named[0] not in ARCHITECTURES:
+        raise InputError(
+            f"CHECKPOINT_DIR {folder} is of {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give the "
+            "model_save of pretraining. A fine-tuned model is one for `transformers`, and for finetune, as it is"
+        )
+
+
+def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:
+    """Return where `resolve_model_config` has the configuration from."""
+    if config_file is None:
+        return f"configuration of {checkpoint_dir}"
+    named = CONFIGURATIONS.get(config_file)
+    if named is None or named.vocab_size == config.vocab_size:
+        return f"configuration {config_file}"
+    return (
+        f"configuration {config_file} with vocab_size {config.vocab_size}, as the "
+        f"{'checkpoint' if checkpoint_dir else 'vocabulary'} has it, instead of {named.vocab_size}"
+    )
+
+
+def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
+    """Return the vocabulary to keep with the model: the file named, else the one beside the checkpoint, else none."""
+    path = Path(vocab_file) if vocab_file else None
+    if path is None and checkpoint_dir is not None and (Path(checkpoint_dir) / VOCAB_FILE).is_file():
+        path = Path(checkpoint_dir) / VOCAB_FILE
+    if path is None:
+        return None
+    words = len(read_vocab(path).tokens)
+    if words > config.vocab_size:
+        raise InputError(
+            f"VOCAB_FILE {path} has {words} tokens, the model configuration's vocab_size is {config.vocab_size}; "
+            "use the vocabulary that the records were made with, and a configuration with at least its size"
+        )
+    return path
+
+
+def resolve_text(
+    data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None
+) -> TextSettings | None:
+    """Return how the records of a run on text are made, None for one on records that are there.
+
+    A model to go on from knows its own vocabulary alone: raises `InputError` where that is not there.
+    """
+    if data.text_dir is None:
+        return None
+    if from_checkpoint and vocab_file is None:
+        raise InputError(
+            f"CHECKPOINT_DIR has no {VOCAB_FILE} to make records of TEXT_DIR with: set VOCAB_FILE (--vocab-file)"
+        )
+    length = data.max_seq_length
+    slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
+    return TextSettings(
+        max_seq_length=length,
+        max_predictions_per_seq=slots.get(length, max(1, round(length * MASKED_LM_PROB))),
+        dupe_factor=1 if data.dynamic_masking else InstanceSettings.dupe_factor,
+        vocab_file=vocab_file,
+        vocab_size=model.vocab_size,
+        do_lower_case=do_lower_case,
+    )
+
+
+def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ranks) -> DataConfig:
+    """Have rank 0 make the records of a run on text, however long that takes; return what there is then."""
+    if data.text_dir is None or settings is None:
+        return data
+    with ranks.failing_together():
+        if ranks.is_main:
+            with ranks.busy(f"making records of {data.text_dir}"):
+                make_dataset(data.text_dir, data.dataset_dir, settings, LOGGER.info)
+    with ranks.failing_together():
+        if not data.dataset_dir.is_dir():
+            raise InputError(f"{data.dataset_dir} is not seen: with TEXT_DIR all hosts need the same OUTPUT_DIR")
+    if data.eval_dir != data.dataset_dir / EVAL_FOLDERS[0] or data.eval_dir.is_dir():
+        return data
+    LOGGER.info("no evaluation: the text is too small to hold articles out")
+    return dataclasses.replace(data, eval_dir=None)
+
+
+def require_vocab(vocab_file: Path | None) -> Path:
+    """Return the vocabulary that masks are drawn with; raises `InputError` where there is none."""
+    if vocab_file is None:
+        raise InputError(
+            "--dynamic-masking needs the vocabulary that the records were made with: set VOCAB_FILE (--vocab-file)"
+        )
+    return vocab_file
+
+
+def resolve_masking(
+    vocab_file: Path | None, data: DataConfig, train: TrainConfig, dataset: Dataset
+) -> DynamicMasking | None:
+    """Return what draws masks anew, if that is asked for; raises `InputError` without the records' vocabulary."""
+    if not data.dynamic_masking:
+        return None
+    vocabulary = read_vocab(require_vocab(vocab_file))
+    masking = DynamicMasking(
+        seed=train.seed,
+        max_predictions=dataset.shape.max_predictions,
+        vocab_size=len(vocabulary.tokens),
+        cls_id=vocabulary.cls_id,
+        sep_id=vocabulary.sep_id,
+        mask_id=vocabulary.mask_id,
+    )
+    masking.check(dataset.read(0, BadRecords(data.bad_records_allowed)))
+    LOGGER.info(
+        "masks are drawn anew in every epoch: at most %d a record, %s", masking.max_predictions, masking.vocabulary
+    )
+    return masking
+
+
+def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
+    """Open a folder of shards; one rank of each machine indexes what is new, the others wait."""
+    limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
+    progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
+
+    def on_shard(done: int, total: int) -> None:
+        progress.within(f"checking the records of {folder}: {done} of {total} new shards")
+
+    with ranks.failing_together():
+        if ranks.local_rank == 0:
+            Dataset.open(
+                folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard
+            )
+    progress.close()
+    return Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
+
+
+def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
+    """Open the training records and check that they fit the phase and the model."""
+    folder = find_training_folder(data.dataset_dir, data.max_seq_length)
+    dataset = open_dataset(folder, train.output_dir / DATA_INDEX, model, ranks, data.bad_records_allowed)
+    check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
+    bad = dataset.count_bad_records(data.bad_records_allowed).found
+    for text in bad:
+        LOGGER.info("bad record skipped: %s", text)
+    if bad:
+        LOGGER.info("%d bad records skipped: the next good one of its shard stands in for each", len(bad))
+    _log_dataset("training", dataset)
+    return dataset
+
+
+def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
+    """Open held-out records, of any sequence length that the model has positions for; none of them may be bad."""
+    dataset = open_dataset(eval_dir, index_dir, model, ranks)
+    _log_dataset("evaluation", dataset)
+    return dataset
+
+
+def _log_dataset(use: str, dataset: Dataset) -> None:
+    tokens = dataset.total_tokens()
+    LOGGER.info(
+        "%s data: %d records in %d shards of %s, %d real tokens, %.1f a record of %d slots",
+        use, len(dataset), len(dataset.shards), dataset.shards[0].path.parent, tokens, tokens / len(dataset),
+        dataset.shape.max_seq_length,
+    )  # fmt: skip

@@ -1,0 +1,37 @@
+"""The yardstick computes what linear layers compute, forward and backward, in both forms."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bert_large.observe.gemm import LinearProducts
+
+
+def test_flops() -> None:
+    """Per layer and token 4 hidden^2 + 2 hidden * intermediate weights, three products, two operations."""
+    products = LinearProducts(tokens=10, hidden=8, intermediate=24, layers=3, dtype=torch.float32)
+    assert products.flops == 3 * 10 * (4 * 8 * 8 + 2 * 8 * 24) * 3 * 2
+
+
+@pytest.mark.parametrize("form", ["fused", "separate"])
+def test_products_are_those_of_the_linear_layers(form: str) -> None:
+    products = LinearProducts(tokens=10, hidden=8, intermediate=24, layers=2, dtype=torch.float64)
+    chosen = getattr(products, form)
+    shapes = [tuple(product.weight.shape) for product in chosen[: len(chosen) // 2]]
+    attention = [(24, 8)] if form == "fused" else [(8, 8)] * 3
+    assert shapes == [*attention, (8, 8), (24, 8), (8, 24)]
+    for product in chosen:
+        product.forward()
+        torch.testing.assert_close(product.y, product.x @ product.weight.T)
+        product.backward()
+        torch.testing.assert_close(product.x_gradient, product.y_gradient @ product.weight)
+    LinearProducts.run(chosen)
+    for product in chosen:
+        torch.testing.assert_close(product.weight_gradient, product.y_gradient.T @ product.x)
+
+
+def test_both_forms_have_the_same_weights() -> None:
+    products = LinearProducts(tokens=4, hidden=8, intermediate=16, layers=1, dtype=torch.float32)
+    three = torch.cat([product.weight for product in products.separate[:3]])
+    assert torch.equal(three, products.fused[0].weight)
+    assert len({product.x.data_ptr() for product in products.separate[:3]}) == 1

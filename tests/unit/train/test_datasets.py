@@ -1,0 +1,140 @@
+"""The model's configuration and vocabulary, from a file, a checkpoint, or both."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from bert_large.errors import InputError
+from bert_large.model.pretrained import save_model
+from bert_large.train.datasets import describe_origin, resolve_model_config, resolve_vocab
+
+from tests.support.models import DISTILBERT, MASKED_LM_ONLY, tiny_config, tiny_model, write_config
+
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def write_vocab(path: Path, size: int) -> Path:
+    path.write_text("".join(f"{token}\n" for token in [*SPECIAL, *(f"w{index}" for index in range(size - 5))]))
+    return path
+
+
+@pytest.fixture
+def model_save(tmp_path: Path) -> str:
+    save_model(tmp_path / "model_save", tiny_model(), tiny_config(), None)
+    return str(tmp_path / "model_save")
+
+
+def test_from_a_file(tmp_path: Path) -> None:
+    assert resolve_model_config(str(write_config(tmp_path / "c.json")), None, None) == tiny_config()
+
+
+def test_the_form_of_gelu_can_be_chosen(tmp_path: Path, model_save: str) -> None:
+    """Over what the file, or the checkpoint, says."""
+    assert resolve_model_config(str(write_config(tmp_path / "c.json")), None, "erf").hidden_act == "gelu"
+    assert resolve_model_config(None, model_save, "erf").hidden_act == "gelu"
+
+
+def test_from_a_checkpoint(model_save: str) -> None:
+    """Phase 2 needs no configuration file."""
+    assert resolve_model_config(None, model_save, None) == tiny_config()
+
+
+def test_a_fine_tuned_model_is_told(model_save: str) -> None:
+    config_file = Path(model_save) / "config.json"
+    values = json.loads(config_file.read_text()) | {"architectures": ["BertForSequenceClassification"]}
+    config_file.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="is of BertForSequenceClassification, expected one of BertForPreTraining, "):
+        resolve_model_config(None, model_save, None)
+
+
+def test_both_must_agree(tmp_path: Path, model_save: str) -> None:
+    """But for dropout, which is no part of the weights' shape: the file's counts."""
+    config = resolve_model_config(str(write_config(tmp_path / "c.json", hidden_dropout_prob=0.3)), model_save, None)
+    assert config == tiny_config(hidden_dropout_prob=0.3)
+    other = write_config(tmp_path / "other.json", num_hidden_layers=3, vocab_size=120)
+    with pytest.raises(InputError) as caught:
+        resolve_model_config(str(other), model_save, None)
+    assert str(caught.value).startswith(f"CHECKPOINT_DIR {model_save} is of another shape: ")
+    assert "vocab_size is 100 there, 120 in" in str(caught.value)
+    assert "num_hidden_layers is 2 there, 3 in" in str(caught.value)
+
+
+def test_another_form_of_gelu_is_another_model(tmp_path: Path, model_save: str) -> None:
+    """Unless --gelu says which both mean."""
+    erf = str(write_config(tmp_path / "c.json", model_type="bert"))
+    with pytest.raises(InputError, match=r"hidden_act is gelu_pytorch_tanh there, gelu in"):
+        resolve_model_config(erf, model_save, None)
+    assert resolve_model_config(erf, model_save, "erf").hidden_act == "gelu"
+
+
+def test_neither_is_refused() -> None:
+    with pytest.raises(InputError, match=r"CONFIG_FILE \(--config-file\) is not set; expected a bert_config.json, or"):
+        resolve_model_config(None, None, None)
+
+
+def test_a_name_has_the_vocabularys_size(tmp_path: Path) -> None:
+    """Cased vocabularies are smaller; with a file the size is the file's."""
+    vocab = str(write_vocab(tmp_path / "vocab.txt", 90))
+    config = resolve_model_config("distilbert-base", None, "tanh", vocab_file=vocab)
+    assert (config.vocab_size, config.hidden_size, config.hidden_act) == (90, 768, "gelu_pytorch_tanh")
+    assert describe_origin("distilbert-base", None, config) == (
+        "configuration distilbert-base with vocab_size 90, as the vocabulary has it, instead of 30522"
+    )
+    named = resolve_model_config("bert-tiny", None, None)
+    assert (named.vocab_size, describe_origin("bert-tiny", None, named)) == (30522, "configuration bert-tiny")
+    path = str(write_config(tmp_path / "c.json"))
+    assert resolve_model_config(path, None, None, vocab_file=vocab).vocab_size == 100
+    assert describe_origin(path, None, tiny_config()) == f"configuration {path}"
+
+
+def test_a_name_has_the_checkpoints_vocabulary(tmp_path: Path) -> None:
+    model = tiny_model(hidden_size=128, intermediate_size=512)
+    save_model(tmp_path, model, model.config, None)
+    vocab = str(write_vocab(tmp_path / "other.txt", 90))
+    config = resolve_model_config("bert-tiny", str(tmp_path), None, vocab_file=vocab)
+    assert config == model.config
+    assert "vocab_size 100, as the checkpoint has it" in describe_origin("bert-tiny", str(tmp_path), config)
+    with pytest.raises(InputError, match="num_hidden_layers is 2 there, 4 in bert-mini"):
+        resolve_model_config("bert-mini", str(tmp_path), None)
+
+
+def test_heads_are_the_checkpoints_unless_left_out(tmp_path: Path, model_save: str) -> None:
+    """A configuration file does not choose them, whatever class it names: published ones name many."""
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(tiny_config(**MASKED_LM_ONLY).to_hugging_face()))
+    assert resolve_model_config(str(file), None, None) == tiny_config()
+    assert resolve_model_config(str(file), model_save, None) == tiny_config()
+    assert resolve_model_config(None, model_save, None, masked_lm_only=True) == tiny_config(**MASKED_LM_ONLY)
+    without = tiny_model(**MASKED_LM_ONLY)
+    save_model(tmp_path / "without", without, without.config, None)
+    for config_file in (None, str(write_config(tmp_path / "google.json"))):
+        assert resolve_model_config(config_file, str(tmp_path / "without"), None) == without.config
+
+
+def test_another_family_is_another_shape(tmp_path: Path, model_save: str) -> None:
+    file = tmp_path / "c.json"
+    file.write_text(json.dumps(tiny_config(**DISTILBERT).to_hugging_face()))
+    assert resolve_model_config(str(file), None, None, masked_lm_only=True) == tiny_config(**DISTILBERT)
+    with pytest.raises(InputError, match=r"type_vocab_size is 2 there, 0 in .*architecture is BertForPreTr"):
+        resolve_model_config(str(file), model_save, None)
+
+
+def test_vocabulary_must_fit(tmp_path: Path) -> None:
+    """A smaller one is fine: configurations are padded to round sizes."""
+    for size in (99, 100):
+        path = write_vocab(tmp_path / "vocab.txt", size)
+        assert resolve_vocab(str(path), None, tiny_config()) == path
+    with pytest.raises(InputError, match=r"VOCAB_FILE .*vocab.txt has 101 tokens, .* vocab_size is 100"):
+        resolve_vocab(str(write_vocab(tmp_path / "vocab.txt", 101)), None, tiny_config())
+    with pytest.raises(InputError, match=r"nowhere.txt"):
+        resolve_vocab(str(tmp_path / "nowhere.txt"), None, tiny_config())
+
+
+def test_vocabulary_comes_along_with_a_checkpoint(tmp_path: Path, model_save: str) -> None:
+    assert resolve_vocab(None, model_save, tiny_config()) is None
+    beside = write_vocab(Path(model_save) / "vocab.txt", 50)
+    assert resolve_vocab(None, model_save, tiny_config()) == beside
+    named = write_vocab(tmp_path / "vocab.txt", 50)
+    assert resolve_vocab(str(named), model_save, tiny_config()) == named
