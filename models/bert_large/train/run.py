@@ -15,9 +15,8 @@ import torch
 
 import bert_large
 from bert_large.config.differences import flatten
-from bert_large.config.model import ModelConfig
-from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
-from bert_large.data.dataset import Dataset, find_training_folder
+from bert_large.config.training import TrainConfig
+from bert_large.data.dataset import Dataset
 from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder
@@ -25,7 +24,7 @@ from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.collectives import Ranks, joined_ranks, restarts
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
-from bert_large.engines import check_engine, resolve_engine
+from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import InputError, UserError
 from bert_large.log import LOGGER, log_to_file_only, start_logging
@@ -35,62 +34,30 @@ from bert_large.model.operations import Operations
 from bert_large.observe.allocator import describe_allocator
 from bert_large.observe.base_image import describe_base_image
 from bert_large.observe.metrics import MetricsWriter, read_rows, read_steps
-from bert_large.observe.mlperf import RunTimes, check_log, milliseconds_now
+from bert_large.observe.mlperf import RunTimes, milliseconds_now
 from bert_large.observe.observer import Observer
 from bert_large.observe.results import write_results
 from bert_large.optim.build import build_optimizer, build_schedule
-from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.storage.atomic import remove_partial_files, require_free_bytes
 from bert_large.storage.lock import FolderLock
 from bert_large.train import checkpoint, run_folder
+from bert_large.train.checked import Run, check_settings
 from bert_large.train.datasets import (
     DATA_INDEX,
-    describe_origin,
     make_text_records,
     open_eval_data,
     open_training_data,
-    require_vocab,
     resolve_masking,
-    resolve_model_config,
-    resolve_text,
-    resolve_vocab,
 )
 from bert_large.train.evaluate import evaluate
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records, open_log
-from bert_large.train.profile import StepProfiler, check_size
+from bert_large.train.profile import StepProfiler
 from bert_large.train.settings import (
-    Resolved,
     describe_settings,
-    resolve,
-    resolve_arguments,
-    resolve_mlperf,
-    resolve_ranks,
 )
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """The checked settings of a run."""
-
-    data: DataConfig
-    optim: OptimConfig
-    train: TrainConfig
-    ranks: RanksConfig
-    model: ModelConfig
-    model_origin: str
-    """Where `model` is from."""
-    initial_weights: Path | None
-    vocab_file: Path | None
-    do_lower_case: bool | None
-    """None: as the vocabulary says."""
-    text: TextSettings | None
-    """How records are made of text before training; None: they are there."""
-    mlperf: MlperfConfig | None
-    settings: Mapping[str, Resolved]
-    """What `optim`, `train` and the sequence length were made of, and where each comes from."""
 
 
 def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
@@ -135,62 +102,6 @@ def _require_utf_8(folder: Path) -> None:
             f"OUTPUT_DIR {folder} has bytes in its name that are no UTF-8, so that its checkpoints could not be read "
             "again; give a folder of another name"
         ) from None
-
-
-def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
-    """Check all that can be checked without reading the records."""
-    data, optim, train = resolve(arguments)
-    if train.global_batch_size < world_size:
-        raise InputError(
-            f"--global-batch-size is {train.global_batch_size}, expected one sequence a rank at least; "
-            f"there are {world_size} ranks"
-        )
-    check_engine(train.engine, train.precision)
-    model = resolve_model_config(
-        arguments.config_file,
-        arguments.checkpoint_dir,
-        arguments.gelu,
-        vocab_file=arguments.vocab_file,
-        masked_lm_only=arguments.masked_lm_only,
-    )
-    mlperf = resolve_mlperf(arguments, data, optim, train, model)
-    if mlperf is not None:
-        check_log(mlperf.log, train.output_dir)
-    if train.profile_steps:
-        check_size(
-            layers=model.num_hidden_layers,
-            sequences=-(-train.global_batch_size // world_size),
-            max_seq_length=data.max_seq_length,
-            micro_batch_tokens=train.micro_batch_tokens,
-        )
-    vocab_file = resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model)
-    text = resolve_text(
-        data,
-        vocab_file,
-        model,
-        from_checkpoint=arguments.checkpoint_dir is not None,
-        do_lower_case=arguments.do_lower_case,
-    )
-    if text is not None:
-        vocab_file = vocab_of(data.dataset_dir, text)
-    else:
-        find_training_folder(data.dataset_dir, data.max_seq_length)
-    if data.dynamic_masking:
-        require_vocab(vocab_file)
-    return Run(
-        data=data,
-        optim=optim,
-        train=train,
-        ranks=resolve_ranks(arguments),
-        model=model,
-        model_origin=describe_origin(arguments.config_file, arguments.checkpoint_dir, model),
-        initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
-        vocab_file=vocab_file,
-        do_lower_case=arguments.do_lower_case if text is None else text.lowers,
-        text=text,
-        mlperf=mlperf,
-        settings=resolve_arguments(arguments),
-    )
 
 
 def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:

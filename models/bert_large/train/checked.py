@@ -1,0 +1,109 @@
+"""The checked settings of a training run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from bert_large.config.model import ModelConfig
+from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.data.dataset import find_training_folder
+from bert_large.engines import check_engine
+from bert_large.errors import InputError
+from bert_large.observe.mlperf import check_log
+from bert_large.prepare.dataset import TextSettings, vocab_of
+from bert_large.train.datasets import (
+    describe_origin,
+    require_vocab,
+    resolve_model_config,
+    resolve_text,
+    resolve_vocab,
+)
+from bert_large.train.profile import check_size
+from bert_large.train.settings import (
+    Resolved,
+    resolve,
+    resolve_arguments,
+    resolve_mlperf,
+    resolve_ranks,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """The checked settings of a run."""
+
+    data: DataConfig
+    optim: OptimConfig
+    train: TrainConfig
+    ranks: RanksConfig
+    model: ModelConfig
+    model_origin: str
+    """Where `model` is from."""
+    initial_weights: Path | None
+    vocab_file: Path | None
+    do_lower_case: bool | None
+    """None: as the vocabulary says."""
+    text: TextSettings | None
+    """How records are made of text before training; None: they are there."""
+    mlperf: MlperfConfig | None
+    settings: Mapping[str, Resolved]
+    """What `optim`, `train` and the sequence length were made of, and where each comes from."""
+
+
+def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
+    """Check all that can be checked without reading the records."""
+    data, optim, train = resolve(arguments)
+    if train.global_batch_size < world_size:
+        raise InputError(
+            f"--global-batch-size is {train.global_batch_size}, expected one sequence a rank at least; "
+            f"there are {world_size} ranks"
+        )
+    check_engine(train.engine, train.precision)
+    model = resolve_model_config(
+        arguments.config_file,
+        arguments.checkpoint_dir,
+        arguments.gelu,
+        vocab_file=arguments.vocab_file,
+        masked_lm_only=arguments.masked_lm_only,
+    )
+    mlperf = resolve_mlperf(arguments, data, optim, train, model)
+    if mlperf is not None:
+        check_log(mlperf.log, train.output_dir)
+    if train.profile_steps:
+        check_size(
+            layers=model.num_hidden_layers,
+            sequences=-(-train.global_batch_size // world_size),
+            max_seq_length=data.max_seq_length,
+            micro_batch_tokens=train.micro_batch_tokens,
+        )
+    vocab_file = resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model)
+    text = resolve_text(
+        data,
+        vocab_file,
+        model,
+        from_checkpoint=arguments.checkpoint_dir is not None,
+        do_lower_case=arguments.do_lower_case,
+    )
+    if text is not None:
+        vocab_file = vocab_of(data.dataset_dir, text)
+    else:
+        find_training_folder(data.dataset_dir, data.max_seq_length)
+    if data.dynamic_masking:
+        require_vocab(vocab_file)
+    return Run(
+        data=data,
+        optim=optim,
+        train=train,
+        ranks=resolve_ranks(arguments),
+        model=model,
+        model_origin=describe_origin(arguments.config_file, arguments.checkpoint_dir, model),
+        initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
+        vocab_file=vocab_file,
+        do_lower_case=arguments.do_lower_case if text is None else text.lowers,
+        text=text,
+        mlperf=mlperf,
+        settings=resolve_arguments(arguments),
+    )
