@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 
 _PER = "second|step|rank|line|seed|file|token|record|sequence|node|socket|core|layer|hour|shard|epoch|host|article"
-_COUNTED = "bytes|examples|files|lengths|lines|maps|matrices|predictions|processes|products|ranks|records|samples|seconds|sequences|shards|steps|times|tokens"
+_COUNTED = (
+    "bytes|examples|files|lengths|lines|maps|matrices|predictions|processes|products|"
+    "ranks|records|samples|seconds|sequences|shards|steps|times|tokens"
+)
 _RULES = {
     r"\btold\b|\btells?\b|\btelling\b|\b_tell\w*": "report, log, print, show, return, or distinguish",
     r"\bg(o|oes|one|oing) on\b|\bwent on\b": "continue, or resume from",
