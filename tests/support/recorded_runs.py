@@ -10,7 +10,7 @@ from pathlib import Path
 from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.results import StepTotals, write_results
 
-from tests.unit.observe.test_metrics import EVALUATION, step_figures
+from tests.support.training import EVALUATION, step_metrics
 
 HOSTILE_NAME = '<img src=x onerror="console.error(1)">&amp; $\\frac{x\n\udcff'
 """A folder's name with markup, half a formula, a line break and a byte that is no UTF-8."""
@@ -33,7 +33,7 @@ def record_run(
     for step in range(1, steps + 1):
         skipped = {"masked_lm_loss": math.nan, "gradient_norm": math.inf} if step == skipped_at else {}
         count = int(skipped_at is not None and step >= skipped_at)
-        figures.append(step_figures(step, skipped_updates=count, **skipped))
+        figures.append(step_metrics(step, skipped_updates=count, **skipped))
         writer.step(figures[-1])
     writer.evaluation(steps, 8 * steps, EVALUATION)
     writer.close()

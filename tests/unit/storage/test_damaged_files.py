@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from tests.support.models import tiny_config
 from tests.support.recorded_runs import record_run
 from tests.support.records import make_records, write_shard
-from tests.unit.train.test_run_folder import identity, train_config
+from tests.support.training import identity, train_config
 
 PLACES = st.integers(0, 4095)
 

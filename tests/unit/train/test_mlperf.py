@@ -11,7 +11,7 @@ from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig
 from bert_large.distributed.collectives import Ranks
 from bert_large.train.mlperf import describe_run, forget_records, read_cpu_name, samples_of_block
 
-from tests.unit.train.test_run_folder import train_config
+from tests.support.training import train_config
 
 
 def test_settings_are_those_resolved(tmp_path: Path) -> None:
