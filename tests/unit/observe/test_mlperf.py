@@ -154,7 +154,7 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
             tmp_path / "file" / "log", output_dir=tmp_path, first_samples=0, times=times, settings={}, data={},
             samples_of_block=lambda samples: 0,
         )  # fmt: skip
-    with pytest.raises(WriteError, match="/dev/full .*No space left"):
+    with pytest.raises(WriteError, match=r"/dev/full .*No space left"):
         MlperfLog(
             Path("/dev/full"), output_dir=tmp_path, first_samples=0, times=times, settings={}, data={},
             samples_of_block=lambda samples: 0,
