@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bert_large.bench.report import format_markdown
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 from bert_large.observe.machine import describe_software
+from bert_large.tables import format_markdown
 
 from tests.support.records import make_records, write_folder
 from tests.support.runs import PROJECT, Task, process_environment, step_rows

@@ -22,6 +22,7 @@ from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import StepDropout
 from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean, mean_or_none
+from bert_large.observe.stages import stage_marker
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
 from bert_large.train.bad_steps import SkippedSteps
@@ -132,13 +133,11 @@ class StepRunner:
         with self.precision.autocast():
             result = self._replica(batch, dropout)
         loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
-        loss = loss + result.next_sentence_loss / self.global_batch_size
-        self.backward(loss * self._loss_factor)
+        loss = (loss + result.next_sentence_loss / self.global_batch_size) * self._loss_factor
+        # Outside autograd's nodes, the last micro-batch's backward pass waits for the sums of gradients over ranks.
+        with stage_marker("communication" if self.ranks.world_size > 1 else "rest"):
+            loss.backward()
         return result
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Make a micro-batch's gradients; that of the last one also waits for their sums over ranks."""
-        loss.backward()
 
     @property
     def _loss_factor(self) -> float:
