@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -92,12 +93,12 @@ def render(results: dict[str, Any]) -> str:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="time LAMB and clipping over their memory traffic")
     add_run_arguments(parser, 7)
     add_model_arguments(parser, 12)
-    return measure_and_print(parser.parse_args(), measure, render)
+    return measure_and_print(parser.parse_args(argv), measure, render)
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ def render(results: dict[str, Any]) -> str:
     return "\n".join([*lines, f"peak memory of a rank up to its last round, GiB: {', '.join(peaks)}"])
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="cost of training on several ranks against one rank")
     add_batch_arguments(parser)
@@ -245,7 +245,7 @@ def main() -> int:
     )  # fmt: skip
     add_run_arguments(parser, 5)
     add_model_arguments(parser, 4)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     return measure_and_print(arguments, measure, render, options=arguments)
 
 

@@ -311,7 +311,7 @@ def _number(value: float, unit: str = "") -> str:
     return f"{value:.3f} {unit}".strip()
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Write a record."""
     parser = argparse.ArgumentParser(description="run the set of benchmarks and write a dated record")
     parser.add_argument("--output-dir", type=Path, default=HERE, help="folder for the record (default: this script's)")
@@ -319,7 +319,7 @@ def main() -> int:
     parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
     parser.add_argument("--rounds", type=integer(1), help="timed rounds of every benchmark (default: the set's)")
     parser.add_argument("--compare", nargs="*", metavar="NAME", help="as for bench (default: the set's)")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     check_precision(arguments.precision)
     options = {name: getattr(arguments, name) for name in ("engine", "precision", "rounds", "compare")}
     print(write_record(arguments.output_dir, options))

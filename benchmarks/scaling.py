@@ -376,12 +376,12 @@ def update(path: Path, text: str) -> None:
         file.write(f"{before}{START}\n\n{text}\n\n{END}{after}".encode())
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Print the tables or update the document."""
     parser = argparse.ArgumentParser(description="a model of training on many sockets")
     parser.add_argument("--update", type=Path, metavar="FILE", help="replace the tables in a document")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     results = measure()
     if arguments.update is not None:
         update(arguments.update, render(results))

@@ -127,7 +127,7 @@ def render(results: dict[str, Any]) -> str:
     )
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description="time per token in steps of different sizes")
     parser.add_argument("--seq-len", type=integer(1), default=128, help="tokens of every sequence (default 128)")
@@ -139,7 +139,7 @@ def main() -> int:
     )
     add_run_arguments(parser, 7)
     add_model_arguments(parser, 2)
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     return measure_and_print(
         arguments,
         measure,
