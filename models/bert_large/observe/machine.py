@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 import bert_large
-from bert_large.engines.precision import read_cpu_flags
+from bert_large.cpu import read_cpu_flags
 
 RELEVANT_FLAGS = (
     "avx2", "fma", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_tile", "amx_bf16", "amx_fp16",
