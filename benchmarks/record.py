@@ -27,8 +27,9 @@ import torch
 from bert_large.bench.arguments import run_script
 from bert_large.config.numbers import integer
 from bert_large.config.training import PRECISIONS, check_precision
+from bert_large.cpu import read_cpu_flags, read_cpu_model
 from bert_large.errors import UserError
-from bert_large.observe.machine import package_version, read_cpu_flags, read_cpu_model
+from bert_large.observe.machine import package_version
 from bert_large.storage.atomic import default_file_mode, write_atomically
 from bert_large.storage.output_folder import make_folder
 from bert_large.tables import format_markdown

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import PHASE_SEQ_LENGTHS
+from bert_large.cpu import read_cpu_flags
 from bert_large.distributed.backend import will_use_ccl
 from bert_large.distributed.launch import Plan
 from bert_large.distributed.topology import read_topology
@@ -17,7 +18,8 @@ from bert_large.doctor.data import check_data
 from bert_large.doctor.finding import OK, Finding
 from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
-from bert_large.engines.precision import read_cpu_flags
+from bert_large.model.bert import skeleton
+from bert_large.model.pretrained import weights_of
 from bert_large.observe.base_image import describe_base_image
 from bert_large.observe.machine import read_cpu_model
 from bert_large.storage.atomic import free_bytes
@@ -99,7 +101,7 @@ def _open_files() -> int:
 
 
 def _disk(model: ModelConfig, output_dir: Path) -> Finding:
-    weights = memory.weights_without_values(model)
+    weights = weights_of(skeleton(model))
     keep: int = SETTINGS["keep_checkpoints"].default
     weights_bytes = sum(weight.nbytes for weight in weights.values())
     return system.check_disk(output_dir.absolute(), free_bytes(output_dir), bytes_to_save(weights), weights_bytes, keep)

@@ -6,16 +6,12 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from bert_large.config.model import ModelConfig
 from bert_large.distributed.topology import control_groups
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
-from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native.functions import HEAD_ROWS
 from bert_large.engines.precision import get_precision
-from bert_large.model.bert import BertForPreTraining
-from bert_large.model.pretrained import weights_of
+from bert_large.model.bert import skeleton
 from bert_large.optim.build import MOMENTS
 
 _MASKED_SHARE = 0.15
@@ -79,7 +75,7 @@ def predict_memory(model: ModelConfig, *, precision: str, micro_batch_tokens: in
     """
     width = get_precision(precision).activation_dtype.itemsize
     hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
-    parameters = sum(weight.numel() for weight in weights_without_values(model).values())
+    parameters = sum(weight.numel() for weight in skeleton(model).parameters())
     if width == 4:
         copies = 4 * model.num_hidden_layers * 3 * hidden**2
     else:
@@ -97,12 +93,6 @@ def predict_memory(model: ModelConfig, *, precision: str, micro_batch_tokens: in
         per_token=width * (layers + 7 * hidden) + scratch,
         tokens=micro_batch_tokens,
     )
-
-
-def weights_without_values(model: ModelConfig) -> dict[str, torch.Tensor]:
-    """Return the model's weights by name as tensors that take no memory."""
-    with torch.device("meta"):
-        return weights_of(BertForPreTraining(model, EagerEngine()))
 
 
 def read_available_bytes(root: Path = Path("/")) -> int | None:

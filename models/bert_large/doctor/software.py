@@ -6,7 +6,6 @@ import importlib
 import os
 import platform
 import re
-import shutil
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
@@ -20,6 +19,7 @@ from bert_large.engines.native.build import (
     KernelBuildError,
     best_instruction_set,
     compiler_name,
+    find_compiler,
     find_kernels,
     kernel_folders,
 )
@@ -42,7 +42,7 @@ def check_kernels(cpu_flags: frozenset[str]) -> Finding:
     if library is not None:
         return Finding(OK, topic, f"{name}: {library}")
     compiler = compiler_name()
-    if shutil.which(compiler) is None:
+    if find_compiler() is None:
         return Finding(
             PROBLEM, topic, f"those for {name} are not built, and there is no {compiler} to build them",
             "install a C++ compiler (Debian, Ubuntu: apt-get install g++), or train with ENGINE=eager, far slower",
@@ -60,7 +60,10 @@ def check_kernels(cpu_flags: frozenset[str]) -> Finding:
 
 
 def _can_be_written(folder: Path) -> bool:
-    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    except OSError:  # inside a folder that must not be entered
+        return False
     return existing.is_dir() and os.access(existing, os.W_OK)
 
 

@@ -1,8 +1,7 @@
-"""The CPU, the software versions and the memory of this process."""
+"""The software versions and the memory of this process."""
 
 from __future__ import annotations
 
-import platform
 import re
 from importlib import metadata
 from pathlib import Path
@@ -11,8 +10,7 @@ from typing import Any
 import torch
 
 import bert_large
-
-_CPUINFO = Path("/proc/cpuinfo")
+from bert_large.cpu import read_cpu_model
 
 
 def describe_software() -> dict[str, Any]:
@@ -23,24 +21,6 @@ def describe_software() -> dict[str, Any]:
         "torch": torch.__version__,
         "bert_large": bert_large.__version__,
     }
-
-
-def read_cpu_model(cpuinfo: Path = _CPUINFO) -> str:
-    """Return the name of the first CPU, or the architecture if the system does not report a name."""
-    return _read_first("model name", cpuinfo) or platform.machine()
-
-
-def read_cpu_flags(cpuinfo: Path = _CPUINFO) -> frozenset[str]:
-    """Return the instruction-set flags of the first CPU, empty if the system does not report them."""
-    return frozenset(_read_first("flags", cpuinfo).split())
-
-
-def _read_first(field: str, cpuinfo: Path) -> str:
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
 def package_version(package: str) -> str | None:

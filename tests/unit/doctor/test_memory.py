@@ -7,27 +7,18 @@ from pathlib import Path
 import pytest
 from bert_large.config.model import ModelConfig
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
-from bert_large.doctor.memory import (
-    check_memory,
-    predict_memory,
-    read_available_bytes,
-    weights_without_values,
-)
+from bert_large.doctor.memory import check_memory, predict_memory, read_available_bytes
+from bert_large.model.bert import skeleton
 
-from tests.support.models import tiny_config, tiny_model
+from tests.support.models import tiny_config
 from tests.unit.distributed.machines import write_file
 
 GIB = 1 << 30
 
 
-def test_weights_without_values() -> None:
-    model = {name: its.shape for name, its in tiny_model().named_parameters()}
-    assert {name: its.shape for name, its in weights_without_values(tiny_config()).items()} == model
-
-
 def test_by_hand() -> None:
     config = tiny_config(hidden_size=64, intermediate_size=256, vocab_size=1000, num_hidden_layers=3)
-    parameters = sum(its.numel() for its in weights_without_values(config).values())
+    parameters = sum(weight.numel() for weight in skeleton(config).parameters())
     few = predict_memory(config, precision="fp32", micro_batch_tokens=1000)
     assert few.state == 16 * parameters + 3 * 4 * 3 * 64 * 64
     assert few.head == 4 * 512 * 1000
