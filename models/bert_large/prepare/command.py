@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.progress import Progress, show_progress
-from bert_large.prepare.shards import WRITERS, ShardReport, ShardTask, write_shards
+from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
 from bert_large.prepare.vocab import Vocabulary, lowers_text, read_vocab
 from bert_large.storage.atomic import sha256_of
 from bert_large.storage.lock import FolderLock
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for the record files")
     parser.add_argument(
         "--format",
-        choices=sorted(WRITERS),
+        choices=sorted(FORMATS),
         default="tfrecord",
         help="MLCommons' TFRecord or NVIDIA's HDF5 (default %(default)s)",
     )

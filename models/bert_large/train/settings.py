@@ -26,7 +26,7 @@ from bert_large.config.training import (
     TrainConfig,
     reference_eval_every_samples,
 )
-from bert_large.data.dataset import EVAL_FOLDERS, find_eval_folder
+from bert_large.data.folders import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
 
 
