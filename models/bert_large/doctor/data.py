@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from bert_large.config.training import PHASE_SEQ_LENGTHS
-from bert_large.data import hdf5
-from bert_large.data.dataset import find_eval_folder, find_training_folder
-from bert_large.data.index import is_hdf5, list_shards
-from bert_large.data.record import RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
+from bert_large.data.folders import find_eval_folder, find_training_folder, list_shards
+from bert_large.data.formats import format_of
+from bert_large.data.record import BadRecordError, RecordShape
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
 from bert_large.errors import DataError, InputError
 
@@ -47,10 +46,10 @@ def _check_phase(dataset_dir: Path, phase: int) -> Finding:
 
 def _check_evaluation(dataset_dir: Path) -> Finding:
     topic = f"{_TOPIC}, evaluation"
-    folder = find_eval_folder(dataset_dir)
-    if folder is None:
-        return Finding(OK, topic, f"none in {dataset_dir}; EVAL_DIR can name a folder")
     try:
+        folder = find_eval_folder(dataset_dir)
+        if folder is None:
+            return Finding(OK, topic, f"none in {dataset_dir}; EVAL_DIR can name a folder")
         shards, shape = _look_at(folder)
     except (InputError, OSError) as error:
         return Finding(PROBLEM, topic, str(error), "remove the folder, or put its records there")
@@ -64,14 +63,11 @@ def _look_at(folder: Path) -> tuple[Sequence[Path], RecordShape]:
     if closed:
         raise DataError(f"{closed[0]} and {len(closed) - 1} others of {len(shards)} shards may not be read")
     first = shards[0]
-    if is_hdf5(first):
-        with hdf5.open_shard(first) as file:
-            return shards, hdf5.shard_shape(file)
-    for _, payload in iterate_payloads(first):
-        try:
-            return shards, decode_record(payload)[1]
-        except ValueError as error:
-            raise DataError(f"{first}: its first record: {error}") from None
+    with contextlib.closing(format_of(first).open(first)) as shard:
+        for _, stored in shard.scan():
+            if isinstance(stored, BadRecordError):
+                raise stored
+            return shards, stored.shape
     raise DataError(f"{first} is empty")
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.model import ModelConfig
-from bert_large.distributed.topology import control_groups
+from bert_large.distributed.topology import control_groups, read_text
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
 from bert_large.engines.native.functions import HEAD_ROWS
 from bert_large.engines.precision import get_precision
@@ -101,16 +101,16 @@ def read_available_bytes(root: Path = Path("/")) -> int | None:
     That is the machine's, or less where a control group has a limit. What a group reads from files and has not used
     lately (inactive pages) counts as free.
     """
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", _read(root / "proc/meminfo"), re.MULTILINE)
+    found = re.search(r"^MemAvailable:\s+(\d+) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
     available = [int(found[1]) * 1024] if found else []
     for folder in control_groups(root, "memory"):
         for limit, usage, pages in (
             ("memory.max", "memory.current", "inactive_file"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
         ):
-            most, used = _read(folder / limit).strip(), _read(folder / usage).strip()
+            most, used = read_text(folder / limit).strip(), read_text(folder / usage).strip()
             if most.isdecimal() and used.isdecimal():
-                reclaimable = re.search(rf"^{pages} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+                reclaimable = re.search(rf"^{pages} (\d+)$", read_text(folder / "memory.stat"), re.MULTILINE)
                 available.append(int(most) - int(used) + (int(reclaimable[1]) if reclaimable else 0))
     return min(available, default=None)
 
@@ -145,10 +145,3 @@ def check_memory(need: MemoryNeed, ranks: int, available: int | None) -> Finding
 
 def _gib(count: int) -> str:
     return f"{count / 2**30:.2f} GiB"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -11,12 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
+from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.progress import Progress, show_progress
-from bert_large.prepare.shards import WRITERS, ShardReport, ShardTask, write_shards
+from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
 from bert_large.prepare.vocab import Vocabulary, lowers_text, read_vocab
 from bert_large.storage.atomic import sha256_of
 from bert_large.storage.lock import FolderLock
@@ -41,7 +42,7 @@ class PrepareOptions:
     vocab_file: Path = setting(text="word pieces, one per line", path="input")
     output_dir: Path = setting(text="folder for the record files", variable="")
     format: str = setting(
-        "tfrecord", "MLCommons' TFRecord or NVIDIA's HDF5", choices=tuple(sorted(WRITERS)), variable=""
+        "tfrecord", "MLCommons' TFRecord or NVIDIA's HDF5", choices=tuple(sorted(FORMATS)), variable=""
     )
     output_suffix: str = setting(
         "", "added to an input file's name to name its TFRecord; MLCommons' 128-token shards have _128", variable=""

@@ -10,7 +10,7 @@ from pathlib import Path
 from bert_large.config.model import ModelConfig
 from bert_large.config.recipes import Resolved
 from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
-from bert_large.data.dataset import find_training_folder
+from bert_large.data.folders import find_training_folder
 from bert_large.engines import check_engine
 from bert_large.errors import InputError
 from bert_large.observe.mlperf import check_log

@@ -22,7 +22,7 @@ from bert_large.config.training import (
     TrainConfig,
     find_schedule_problem,
 )
-from bert_large.data.dataset import EVAL_FOLDERS, find_eval_folder
+from bert_large.data.folders import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
 
 __all__ = ["BENCHMARK_WARMUP_STEPS", "RECIPE_SETTINGS", "SETTINGS", "Resolved", "describe_settings", "resolve_settings"]

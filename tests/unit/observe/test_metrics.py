@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.data.tfrecord import iterate_payloads
+from bert_large.data.formats.tfrecord import iterate_payloads
 from bert_large.errors import WriteError
 from bert_large.observe.metrics import (
     EvalFigures,
