@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_large.observe.metrics import MetricsWriter
+from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.results import StepTotals, write_results
 
 from tests.unit.observe.test_metrics import EVALUATION, step_figures

@@ -50,7 +50,7 @@ def from_tensorflow(
                 partial / CHECKPOINTS,
                 checkpoint.weights_of(model),
                 read_moments(source, shapes, slots),
-                checkpoint.Progress(step, samples=None),
+                checkpoint.TrainingState(step, samples=None),
                 imported_identity(str(prefix), config),
             )
         _publish_checkpoints(partial / CHECKPOINTS, folder / CHECKPOINTS)

@@ -20,7 +20,9 @@ from bert_large.train.run_folder import ENDED_FILE, RUN_FILE, flat_identity
 
 _STEP_FIGURES = ("step", "samples", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
                  "next_sentence_accuracy", "skipped_updates")  # fmt: skip
-_DATA = re.compile(r"(\w+) data: (\d+) records in \d+ shards of .*, (\d+) real tokens, .* a record of (\d+) slots")
+_DATA = re.compile(
+    r"(\w+) data: (\d+) records in \d+ shards of .*, (\d+) real tokens, .* (?:a|per) record of (\d+) slots"
+)
 """A line of the log; a folder's path is nobody else's business."""
 _USE = """## Use
 

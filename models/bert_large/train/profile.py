@@ -20,7 +20,8 @@ from bert_large.log import LOGGER
 from bert_large.observe.flops import product_flops
 from bert_large.observe.gemm import measure_flops_per_second
 from bert_large.observe.machine import describe_software
-from bert_large.observe.metrics import EvalFigures, StepFigures, mean
+from bert_large.observe.metrics import StepMetrics, mean
+from bert_large.observe.observer import Observer
 from bert_large.observe.stages import STAGES, StageSeconds, divide_step, mark_methods, stage_marker
 from bert_large.storage.atomic import write_atomically, write_json
 from bert_large.tables import format_table
@@ -62,8 +63,8 @@ def check_size(*, layers: int, sequences: int, max_seq_length: int, micro_batch_
 
 
 @dataclass(kw_only=True)
-class StepProfiler:
-    """An `Observer` on every rank that profiles `steps` steps after the first few, without changing their results.
+class StepProfiler(Observer):
+    """Profiles `steps` steps after the first few on every rank, without changing their results.
 
     Each rank writes a trace per step, such as `rank0_step4.json.gz`. Rank 0 also writes `profile.json` and logs the
     table.
@@ -116,7 +117,7 @@ class StepProfiler:
             stack.enter_context(record_function(_event_name(step + 1)))
             self._step = stack.pop_all()
 
-    def step(self, metrics: StepFigures) -> None:
+    def step(self, metrics: StepMetrics) -> None:
         """Stop the profiler, write the trace of the step, and after the last profiled step the table."""
         if self._step is None or self._profile is None:
             return
@@ -133,18 +134,6 @@ class StepProfiler:
         self._profiled.append(metrics.step)
         if len(self._profiled) == self.steps:
             self._write_table()
-
-    def evaluation_starts(self, samples: int) -> None:
-        """Do nothing: evaluations are not profiled."""
-
-    def evaluation(self, step: int, trained_samples: int, metrics: EvalFigures) -> None:
-        """Do nothing: evaluations are not profiled."""
-
-    def run_ends(self, samples: int, reached_target: bool) -> None:
-        """Do nothing: `close` is called next."""
-
-    def flush_to_disk(self) -> None:
-        """Do nothing: `step` has flushed its trace to disk."""
 
     def close(self) -> None:
         """Write the table of a run that ended before all steps were profiled; a dropped step is left out."""

@@ -11,9 +11,9 @@ import pytest
 from bert_large.data.formats.tfrecord import iterate_payloads
 from bert_large.errors import WriteError
 from bert_large.observe.metrics import (
-    EvalFigures,
+    EvalMetrics,
     MetricsWriter,
-    StepFigures,
+    StepMetrics,
     masked_lm_loss,
     mean,
     read_rows,
@@ -24,17 +24,17 @@ from tensorboardX.proto.event_pb2 import Event
 from tests.support.tensorboard import tensorboard_scalars
 
 
-def step_figures(step: int, **changes: Any) -> StepFigures:
+def step_figures(step: int, **changes: Any) -> StepMetrics:
     values: dict[str, Any] = {
         "step": step, "samples": 8 * step, "loss": 3.5 / step, "masked_lm_loss": 3.0 / step,
         "next_sentence_loss": 0.5 / step, "masked_lm_accuracy": 0.25, "next_sentence_accuracy": 0.75,
         "learning_rate": 1e-3, "gradient_norm": 1.5, "sequences_per_second": 4.0, "tokens_per_second": 100.0,
         "seconds": 2.0, "data_seconds": 0.5, "skipped_updates": 0,
     }  # fmt: skip
-    return StepFigures(**values | changes)
+    return StepMetrics(**values | changes)
 
 
-EVALUATION = EvalFigures(
+EVALUATION = EvalMetrics(
     samples=50, masked_lm_loss=2.0, masked_lm_accuracy=0.3, next_sentence_loss=0.6, next_sentence_accuracy=0.7,
     most_frequent_token_accuracy=0.05, seconds=9.0,
 )  # fmt: skip

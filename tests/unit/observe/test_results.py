@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bert_large.observe.metrics import StepFigures
+from bert_large.observe.metrics import StepMetrics
 from bert_large.observe.results import StepTotals, Summary, write_results
 
 from tests.unit.observe.test_metrics import step_figures
@@ -15,7 +15,7 @@ from tests.unit.observe.test_metrics import step_figures
 SUMMARY = Summary(sequences_per_second=123.4564, step_seconds=3.6288123, masked_lm_accuracy=0.71204567)
 
 
-def totals(figures: Sequence[StepFigures], warmup_steps: int) -> StepTotals:
+def totals(figures: Sequence[StepMetrics], warmup_steps: int) -> StepTotals:
     found = StepTotals(warmup_steps=warmup_steps)
     for step in figures:
         found.add(step)

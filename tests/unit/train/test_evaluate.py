@@ -9,7 +9,7 @@ from bert_large.data.dataset import Dataset
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
-from bert_large.observe.metrics import EvalFigures
+from bert_large.observe.metrics import EvalMetrics
 from bert_large.train.evaluate import evaluate
 
 from tests.support.models import randomize, tiny_model
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def run(
     model: BertForPreTraining, dataset: Dataset, micro_batch_tokens: int = 100, samples: int | None = None
-) -> EvalFigures:
+) -> EvalMetrics:
     return evaluate(
         model,
         dataset,

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 from bert_large.distributed.collectives import Ranks
-from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
+from bert_large.observe.metrics import EvalMetrics, MetricsWriter, StepMetrics
 from bert_large.train.bad_steps import SkippedSteps
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.step import StepRunner
@@ -29,7 +29,7 @@ class Steps:
         self.stop_request, self.signal_at, self.drop_at = stop_request, signal_at, drop_at
         self.loss_scale, self.skipped, self.shards = None, SkippedSteps(), None
 
-    def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepFigures:
+    def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepMetrics:
         if step + 1 in (self.signal_at, self.drop_at):
             self.stop_request.signal_number = 15
         if step + 1 == self.drop_at:
@@ -48,7 +48,7 @@ def make_loop(
     """
     remaining = list(accuracies or [])
 
-    def evaluate() -> EvalFigures:
+    def evaluate() -> EvalMetrics:
         accuracy = remaining.pop(0)
         if accuracy is None:
             stop_request.signal_number = 15
@@ -105,13 +105,13 @@ class Listener:
     def step_starts(self, samples: int) -> None:
         self.told.append(("step starts", samples))
 
-    def step(self, figures: StepFigures) -> None:
+    def step(self, figures: StepMetrics) -> None:
         self.told.append(("step", figures.samples))
 
     def evaluation_starts(self, samples: int) -> None:
         self.told.append(("evaluation starts", samples))
 
-    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
+    def evaluation(self, step: int, trained_samples: int, figures: EvalMetrics) -> None:
         self.told.append(("evaluation", step, trained_samples, figures.masked_lm_accuracy))
 
     def run_ends(self, samples: int, reached_target: bool) -> None:

@@ -13,7 +13,7 @@ from bert_large.config.training import OptimConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import get_precision
-from bert_large.observe.metrics import StepFigures
+from bert_large.observe.metrics import StepMetrics
 from bert_large.optim.build import build_optimizer, build_schedule, get_moments
 from bert_large.optim.lamb import Lamb
 from bert_large.train.bad_steps import SkippedSteps
@@ -56,7 +56,7 @@ def cut(*sizes: int) -> list[RaggedBatch]:
     return batches
 
 
-def run(runner: StepRunner, step: int, batches: list[RaggedBatch]) -> StepFigures:
+def run(runner: StepRunner, step: int, batches: list[RaggedBatch]) -> StepMetrics:
     return runner.run(step, batches, 0.5, lambda done: None)
 
 
