@@ -17,35 +17,36 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_large.bench.arguments import (
-    add_batch_arguments,
-    add_model_arguments,
-    add_run_arguments,
-    global_batch_size,
-    measure_and_print,
-    run_script,
-)
-from bert_large.bench.output import describe_model, seconds_cells
+from bert_large.bench.options import COUNT, PhaseOptions, parse_options, script_parser
+from bert_large.bench.output import describe_run, measure_and_print, run_script, seconds_cells
 from bert_large.bench.training import open_batches
-from bert_large.config.model import ModelConfig
-from bert_large.config.numbers import integer, positive_number
+from bert_large.config.options import setting
 from bert_large.config.training import RanksConfig
 from bert_large.data.order import deal_to_ranks
 from bert_large.engines import resolve_engine
 from bert_large.errors import InputError
-from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Timing, alternate, as_dicts, best_and_median
 from bert_large.tables import format_table
 from rank_processes import COPY_BYTES, Group, Job, Task
 
 COMPARISONS = ("one", "silent", "buckets", "bf16", "zero1", "plain")
-BUCKETS_MB = [1.0, 5.0, 100.0]
-
 Reports = Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]
 """By task, for each timed round, what each rank has reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankOptions(PhaseOptions):
+    """Options of this benchmark."""
+
+    rounds: int = setting(5, "timed rounds", within=COUNT, variable="")
+    layers: int = setting(4, "encoder layers", within=COUNT, variable="")
+    ranks: int = setting(2, "ranks, which share the cores", within=COUNT, variable="")
+    compare: Sequence[str] = COMPARISONS
+    bucket_mb: Sequence[float] = (1.0, 5.0, 100.0)
 
 
 def _split_cores(ranks: int) -> list[list[int]]:
@@ -90,57 +91,40 @@ def _groups(job: Job, cores: Sequence[Sequence[int]], with_one: bool) -> Iterato
             group.close()
 
 
-def measure(
-    *,
-    model: ModelConfig,
-    engine: str,
-    precision: str,
-    rounds: int,
-    warmups: int,
-    options: argparse.Namespace,
-) -> dict[str, Any]:
+def measure(options: RankOptions) -> dict[str, Any]:
     """Measure optimizer steps on several ranks and the tasks they are compared with."""
-    ranks, batch_size = options.ranks, global_batch_size(options)
-    operations, _ = resolve_engine(engine, precision)
+    ranks, batch_size = options.ranks, options.batch_size
+    engine, _ = resolve_engine(options.engine, options.precision)
     cores = _split_cores(ranks)
     if batch_size < ranks:
         raise InputError(f"--global-batch-size is {batch_size}, expected at least one sequence per rank")
     tasks = _make_tasks(options.compare, options.bucket_mb)
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
-        batches = open_batches(
-            Path(folder), model, phase=options.phase, steps=1, global_batch_size=batch_size,
-            micro_batch_tokens=options.micro_batch_tokens,
-        )  # fmt: skip
-        job = Job(model=model, engine=engine, precision=precision, batches=batches)
+        batches = open_batches(Path(folder), options.model, options, steps=1)
+        job = Job(model=options.model, engine=options.engine, precision=options.precision, batches=batches)
         with _groups(job, cores, "one" in options.compare) as (several, one):
-            variants = {name: several.variant(name, task, warmups) for name, task in tasks.items()}
+            variants = {name: several.variant(name, task, options.warmups) for name, task in tasks.items()}
             if one is not None:
-                variants["one"] = one.variant("one", Task(), warmups)
-            timings = alternate(variants, rounds=rounds, warmups=warmups)
+                variants["one"] = one.variant("one", Task(), options.warmups)
+            timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
             reports = several.reports | (one.reports if one is not None else {})
         lengths = batches.dataset.lengths(batches.order.record_numbers(0, batch_size))
     loads = [int(lengths[positions].sum()) for positions in deal_to_ranks(lengths, ranks)]
     return {
-        "benchmark": "ranks",
+        **describe_run("ranks", options, engine.name),
         "phase": options.phase,
-        **describe_model(model),
-        "precision": precision,
-        "engine": operations.name,
         "ranks": ranks,
         "cores_per_rank": len(cores[0]),
+        "threads": sum(map(len, cores)),
         "global_batch_size": batch_size,
         "micro_batch_tokens": options.micro_batch_tokens,
         "tokens": sum(loads),
         "most_tokens_over_mean": max(loads) * ranks / sum(loads),
         "bucket_mb": RanksConfig().bucket_mb,
-        "rounds": rounds,
-        "warmups": warmups,
         **_ratios(timings),
         **_bounds(timings, reports, ranks),
         "variants": {name: _summarize(reports[name]) for name in reports if "sum_seconds" in reports[name][0][0]},
         "seconds": as_dicts(timings),
-        **describe_software(),
-        "threads": sum(map(len, cores)),
     }
 
 
@@ -231,22 +215,25 @@ def render(results: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="cost of training on several ranks against one rank")
-    add_batch_arguments(parser)
-    parser.add_argument("--ranks", type=integer(1), default=2, help="ranks, which share the cores (default 2)")
+    parser = script_parser(RankOptions, "cost of training on several ranks against one rank")
     parser.add_argument(
         "--compare", nargs="+", choices=COMPARISONS, default=list(COMPARISONS),
         help="one rank on all cores, no communication, other bucket sizes, bf16 gradients, divided optimizer state, a "
         "plain sum of as many bytes (default: all)",
     )  # fmt: skip
+    sizes = " ".join(f"{size:g}" for size in RankOptions.bucket_mb)
     parser.add_argument(
-        "--bucket-mb", type=positive_number, nargs="+", default=BUCKETS_MB,
-        help=f"the other bucket sizes in MiB (default {' '.join(f'{size:g}' for size in BUCKETS_MB)})",
+        "--bucket-mb", type=_bucket_size, nargs="+", default=RankOptions.bucket_mb,
+        help=f"the other bucket sizes in MiB (default {sizes})",
     )  # fmt: skip
-    add_run_arguments(parser, 5)
-    add_model_arguments(parser, 4)
-    arguments = parser.parse_args(argv)
-    return measure_and_print(arguments, measure, render, options=arguments)
+    return measure_and_print(parse_options(RankOptions, parser.parse_args(argv)), measure, render)
+
+
+def _bucket_size(text: str) -> float:
+    try:
+        return RanksConfig(bucket_mb=float(text)).bucket_mb  # which checks its range
+    except (ValueError, InputError):
+        raise argparse.ArgumentTypeError(f"{text!r}, expected a size in MiB above 0") from None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ where a ratio is measured, and all 24 layers run where memory is measured.
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
@@ -24,9 +23,10 @@ from typing import Any
 
 import bert_large
 import torch
-from bert_large.bench.arguments import run_script
-from bert_large.config.numbers import integer
-from bert_large.config.training import PRECISIONS, check_precision
+from bert_large.bench.options import COUNT
+from bert_large.bench.output import run_script
+from bert_large.config.options import CommandParser, add_settings, setting
+from bert_large.config.training import PRECISIONS
 from bert_large.cpu import read_cpu_flags, read_cpu_model
 from bert_large.errors import UserError
 from bert_large.observe.machine import package_version
@@ -173,6 +173,18 @@ class Machine:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordOptions:
+    """Options of the whole set."""
+
+    output_dir: Path = setting(HERE, "folder for the record", variable="")
+    engine: str = setting("auto", "engine, as for pretrain", variable="")
+    precision: str = setting("fp32", "precision, as for pretrain", choices=PRECISIONS, variable="")
+    rounds: int | None = setting(
+        None, "timed rounds of every benchmark", within=COUNT, variable="", default_text="the set's"
+    )
+
+
 def read_commit(folder: Path = HERE) -> str:
     """Return the commit of the checkout that holds `folder`, marked if files differ from it."""
     try:
@@ -314,14 +326,10 @@ def _number(value: float, unit: str = "") -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write a record."""
-    parser = argparse.ArgumentParser(description="run the set of benchmarks and write a dated record")
-    parser.add_argument("--output-dir", type=Path, default=HERE, help="folder for the record (default: this script's)")
-    parser.add_argument("--engine", default="auto", help="as for pretrain (default auto)")
-    parser.add_argument("--precision", default="fp32", help=f"one of {', '.join(PRECISIONS)} (default fp32)")
-    parser.add_argument("--rounds", type=integer(1), help="timed rounds of every benchmark (default: the set's)")
+    parser = CommandParser(description="run the set of benchmarks and write a dated record")
+    add_settings(parser, RecordOptions)
     parser.add_argument("--compare", nargs="*", metavar="NAME", help="as for bench (default: the set's)")
     arguments = parser.parse_args(argv)
-    check_precision(arguments.precision)
     options = {name: getattr(arguments, name) for name in ("engine", "precision", "rounds", "compare")}
     print(write_record(arguments.output_dir, options))
     return 0

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from bert_large.bench.arguments import run_script
+from bert_large.bench.output import run_script
 from bert_large.bench.synthetic import LengthHistogram, phase_lengths
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import RanksConfig, reference_eval_every_samples

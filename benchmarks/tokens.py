@@ -5,18 +5,17 @@ python benchmarks/tokens.py --layers 2 --tokens 1024 4096 16384 [--json]
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from bert_large.bench.arguments import add_model_arguments, add_run_arguments, measure_and_print, run_script
-from bert_large.bench.output import describe_model, seconds_cells
+from bert_large.bench.options import COUNT, BenchmarkOptions, parse_options, script_parser
+from bert_large.bench.output import describe_run, measure_and_print, run_script, seconds_cells
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.training import SEED
-from bert_large.config.model import ModelConfig
-from bert_large.config.numbers import integer
+from bert_large.config.options import setting
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.order import cut_by_tokens
 from bert_large.engines import resolve_engine
@@ -24,23 +23,32 @@ from bert_large.engines.precision import Precision, apply_precision
 from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
-from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
 from bert_large.tables import format_table
 
-TOKENS = [1024, 2048, 4096, 8192, 16384]
+
+@dataclass(frozen=True, kw_only=True)
+class TokensOptions(BenchmarkOptions):
+    """Options of this benchmark."""
+
+    seq_len: int = setting(128, "tokens of every sequence", within="[5, 1000000]", variable="")
+    micro_batch_tokens: int = setting(4096, "most tokens of a pass", within=COUNT, variable="")
+    tokens: Sequence[int] = (1024, 2048, 4096, 8192, 16384)
+
+    @property
+    def longest_sequence(self) -> int:
+        """Tokens of the longest sequence."""
+        return self.seq_len
 
 
-def _make_micro_batches(
-    tokens: int, *, sequence_length: int, micro_batch_tokens: int, vocab_size: int
-) -> list[RaggedBatch]:
+def _make_micro_batches(tokens: int, options: TokensOptions) -> list[RaggedBatch]:
     """Return `tokens` tokens in sequences of one length, cut into micro-batches as in a training step."""
-    generator = np.random.default_rng(SEED)
+    generator, length = np.random.default_rng(SEED), options.seq_len
     records = [
-        make_record(generator, sequence_length, max_predictions=sequence_length, vocab_size=vocab_size)
-        for _ in range(tokens // sequence_length)
+        make_record(generator, length, max_predictions=length, vocab_size=options.vocab_size)
+        for _ in range(tokens // length)
     ]
-    cuts = cut_by_tokens(np.full(len(records), sequence_length), micro_batch_tokens)
+    cuts = cut_by_tokens(np.full(len(records), length), options.micro_batch_tokens)
     return [make_batch(records[cut], range(cut.start, cut.stop)) for cut in cuts]
 
 
@@ -56,47 +64,26 @@ def _make_variant(model: BertForPreTraining, micro_batches: Sequence[RaggedBatch
     return Variant(run, lambda round_: model.zero_grad(set_to_none=False))
 
 
-def measure(
-    *,
-    model: ModelConfig,
-    engine: str,
-    precision: str,
-    sequence_length: int,
-    tokens: Sequence[int],
-    micro_batch_tokens: int,
-    rounds: int,
-    warmups: int,
-) -> dict[str, Any]:
+def measure(options: TokensOptions) -> dict[str, Any]:
     """Measure steps of each number of tokens on full sequences of one length, with dropout."""
-    wrong = [count for count in tokens if count % sequence_length]
+    wrong = [count for count in options.tokens if count <= 0 or count % options.seq_len]
     if wrong:
-        raise InputError(f"--tokens is {wrong[0]}, expected a multiple of --seq-len {sequence_length}")
-    operations, _ = resolve_engine(engine, precision)
-    chosen = apply_precision(precision)
-    trained = BertForPreTraining(model, operations)
+        raise InputError(f"--tokens is {wrong[0]}, expected a multiple of --seq-len {options.seq_len}")
+    engine, _ = resolve_engine(options.engine, options.precision)
+    precision = apply_precision(options.precision)
+    trained = BertForPreTraining(options.model, engine)
     trained.initialize(SEED)
-    variants = {}
-    for count in tokens:
-        micro_batches = _make_micro_batches(
-            count,
-            sequence_length=sequence_length,
-            micro_batch_tokens=micro_batch_tokens,
-            vocab_size=model.vocab_size,
-        )
-        variants[str(count)] = _make_variant(trained, micro_batches, chosen)
-    timings = alternate(variants, rounds=rounds, warmups=max(1, warmups))  # the first round allocates the gradients
+    variants = {
+        str(count): _make_variant(trained, _make_micro_batches(count, options), precision) for count in options.tokens
+    }
+    # The first round allocates the gradients.
+    timings = alternate(variants, rounds=options.rounds, warmups=max(1, options.warmups))
     return {
-        "benchmark": "tokens",
-        **describe_model(model),
-        "precision": precision,
-        "engine": operations.name,
-        "sequence_length": sequence_length,
-        "micro_batch_tokens": micro_batch_tokens,
-        "rounds": rounds,
-        "warmups": warmups,
+        **describe_run("tokens", options, engine.name),
+        "sequence_length": options.seq_len,
+        "micro_batch_tokens": options.micro_batch_tokens,
         **_linearity(timings),
         "seconds": as_dicts(timings),
-        **describe_software(),
     }
 
 
@@ -129,25 +116,12 @@ def render(results: dict[str, Any]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
-    parser = argparse.ArgumentParser(description="time per token in steps of different sizes")
-    parser.add_argument("--seq-len", type=integer(1), default=128, help="tokens of every sequence (default 128)")
+    parser = script_parser(TokensOptions, "time per token in steps of different sizes")
     parser.add_argument(
-        "--tokens", type=integer(1), nargs="+", default=TOKENS, help="tokens per step (default 1k to 16k)"
+        "--tokens", type=int, nargs="+", default=TokensOptions.tokens, help="tokens per step (default 1k to 16k)"
     )
-    parser.add_argument(
-        "--micro-batch-tokens", type=integer(1), default=4096, help="most tokens of a pass (default 4096)"
-    )
-    add_run_arguments(parser, 7)
-    add_model_arguments(parser, 2)
-    arguments = parser.parse_args(argv)
-    return measure_and_print(
-        arguments,
-        measure,
-        render,
-        sequence_length=arguments.seq_len,
-        tokens=arguments.tokens,
-        micro_batch_tokens=arguments.micro_batch_tokens,
-    )
+    options = parse_options(TokensOptions, parser.parse_args(argv))
+    return measure_and_print(options, measure, render)
 
 
 if __name__ == "__main__":

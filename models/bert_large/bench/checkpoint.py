@@ -10,14 +10,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bert_large.bench.output import describe_model, seconds_cells
+from bert_large.bench.options import CheckpointOptions
+from bert_large.bench.output import describe_run, seconds_cells
 from bert_large.bench.training import SEED, build_runner
-from bert_large.config.model import ModelConfig
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import weights_of
-from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Variant, alternate, as_dicts, best_and_median
 from bert_large.optim.build import moment_names, set_moments
 from bert_large.storage.output_folder import make_folder
@@ -36,31 +35,21 @@ _COPIES = 3
 """Tensors that a checkpoint has of each weight: the weight and two moments."""
 
 
-def measure(
-    *,
-    model: ModelConfig,
-    engine: str,
-    precision: str,
-    folder: Path,
-    save_every: int,
-    step_seconds: float | None,
-    rounds: int,
-    warmups: int,
-) -> dict[str, Any]:
-    """Measure saving training checkpoints into a temporary folder inside `folder`.
+def measure(options: CheckpointOptions) -> dict[str, Any]:
+    """Measure saving training checkpoints into a temporary folder inside the output folder.
 
     "save" is the time that training waits. "write" only writes and flushes the same tensors: the rest of "save" checks
-    them. From `step_seconds`, the time of a step, follows the share of time that a save every `save_every` steps takes.
+    them.
     """
-    operations, _ = resolve_engine(engine, precision)
-    trained = BertForPreTraining(model, operations)
+    engine, _ = resolve_engine(options.engine, options.precision)
+    trained = BertForPreTraining(options.model, engine)
     trained.initialize(SEED)
-    optimizer = build_runner(trained, apply_precision(precision), global_batch_size=1).optimizer
+    optimizer = build_runner(trained, apply_precision(options.precision), global_batch_size=1).optimizer
     weights = weights_of(trained)
     moments = {moment: weight.abs() for name, weight in weights.items() for moment in moment_names(name)}
     set_moments(trained, optimizer, moments, 1)
-    make_folder(folder)
-    with tempfile.TemporaryDirectory(prefix=".bert-large-bench-", dir=folder) as scratch:
+    make_folder(options.output_dir)
+    with tempfile.TemporaryDirectory(prefix=".bert-large-bench-", dir=options.output_dir) as scratch:
 
         def save(round_: int) -> None:
             save_checkpoint(Path(scratch), trained, optimizer, TrainingState(round_ + 1, round_ + 1), {})
@@ -71,26 +60,24 @@ def measure(
             for copy in range(_COPIES):
                 save_tensors(Path(scratch) / f"alone-{copy}.safetensors", shapes, weights.items())
 
-        timings = alternate({"save": Variant(save), "write": Variant(write)}, rounds=rounds, warmups=warmups)
+        timings = alternate(
+            {"save": Variant(save), "write": Variant(write)}, rounds=options.rounds, warmups=options.warmups
+        )
     saved_bytes = bytes_to_save(weights)
-    results: dict[str, Any] = {
-        "benchmark": "checkpoint",
-        **describe_model(model),
-        "precision": precision,
-        "engine": operations.name,
+    results = {
+        **describe_run("checkpoint", options, engine.name),
         "parameters": sum(weight.numel() for weight in weights.values()),
         "checkpoint_bytes": saved_bytes,
-        "rounds": rounds,
-        "warmups": warmups,
-        "save_every": save_every,
-        "step_seconds": step_seconds,
+        "save_every": options.save_every,
+        "step_seconds": options.step_seconds,
     }
     for suffix, seconds in best_and_median(timings):
         results[f"blocking_seconds{suffix}"] = seconds["save"]
         results[f"bytes_per_second{suffix}"] = saved_bytes / seconds["save"]
-        if step_seconds is not None:
-            results[f"share_of_time{suffix}"] = seconds["save"] / (seconds["save"] + save_every * step_seconds)
-    return {**results, "seconds": as_dicts(timings), **describe_software()}
+        if options.step_seconds is not None:
+            between = options.save_every * options.step_seconds
+            results[f"share_of_time{suffix}"] = seconds["save"] / (seconds["save"] + between)
+    return {**results, "seconds": as_dicts(timings)}
 
 
 def render(results: dict[str, Any]) -> str:

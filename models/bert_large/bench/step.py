@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,7 +14,8 @@ from torch import nn
 
 from bert_large.bench.compared import Compared, resolve_compared, result_name
 from bert_large.bench.hugging_face import make_encoder, without_dropout
-from bert_large.bench.output import describe_model, not_comparable_lines, seconds_cells
+from bert_large.bench.options import StepOptions
+from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.tolerance import TOLERANCES, Outcome, exact_products, find_differences
 from bert_large.bench.training import SEED
@@ -26,7 +27,6 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
 from bert_large.observe.gemm import LinearProducts
-from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
 from bert_large.tables import format_table
 
@@ -148,52 +148,36 @@ def _make_runs(
     return compared.without(differences), {n: run for n, run in runs.items() if n not in differences}, differences
 
 
-def measure(
-    *,
-    model: ModelConfig,
-    engine: str,
-    compare: Sequence[str],
-    precision: str,
-    sequence_length: int,
-    batch_size: int,
-    rounds: int,
-    warmups: int,
-) -> dict[str, Any]:
-    """Measure `model`'s encoder on full sequences, without padding; `InputError` if a variant is not available.
+def measure(options: StepOptions) -> dict[str, Any]:
+    """Measure the encoder on full sequences, without padding; `InputError` if a variant is not available.
 
     Hugging Face's encoder gets no attention mask, as there is no padding, which favours it.
     """
-    compared = resolve_compared(engine, compare, precision)
-    chosen = apply_precision(precision)
-    encoders = _Encoders(model, compared.engine, sequences=batch_size, length=sequence_length)
-    compared, runs, differences = _make_runs(encoders, compared, chosen)
+    compared = resolve_compared(options.engine, options.compare, options.precision)
+    model, precision = options.model, apply_precision(options.precision)
+    encoders = _Encoders(model, compared.engine, sequences=options.batch_size, length=options.seq_len)
+    compared, runs, differences = _make_runs(encoders, compared, precision)
     products = LinearProducts(
-        tokens=sequence_length * batch_size,
+        tokens=options.seq_len * options.batch_size,
         hidden=model.hidden_size,
         intermediate=model.intermediate_size,
         layers=model.num_hidden_layers,
-        dtype=chosen.activation_dtype,
+        dtype=precision.activation_dtype,
     )
     bounds = products.variants("gemm_")
     variants = bounds | {name: Variant(run.run, run.prepare) for name, run in runs.items()}
-    timings = alternate(variants, rounds=rounds, warmups=warmups)
+    timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
     bound = min(bounds, key=lambda name: timings[name].minimum)
     return {
-        "benchmark": "step",
-        "sequence_length": sequence_length,
-        "batch_size": batch_size,
-        **describe_model(model, has_heads=False),
-        "precision": precision,
-        "engine": compared.engine.name,
+        **describe_run("step", options, compared.engine.name, has_heads=False),
+        "sequence_length": options.seq_len,
+        "batch_size": options.batch_size,
         "compared": compared.names,
         "not_comparable": differences,
-        "rounds": rounds,
-        "warmups": warmups,
         "gemm_form": bound.removeprefix("gemm_"),
         "gemm_gflops_per_second": products.flops / timings[bound].minimum / 1e9,
         **_ratios(timings, {"step": compared.engine.name} | {name: name for name in compared.names}, bound),
         "seconds": as_dicts(timings),
-        **describe_software(),
     }
 
 

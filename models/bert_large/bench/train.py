@@ -15,7 +15,8 @@ import torch
 
 from bert_large.bench.compared import Compared, resolve_compared, result_name
 from bert_large.bench.hugging_face import HuggingFaceTraining, pad, without_dropout
-from bert_large.bench.output import describe_model, not_comparable_lines, seconds_cells
+from bert_large.bench.options import TrainOptions
+from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import phase_lengths
 from bert_large.bench.tolerance import TOLERANCES, Outcome, compute_gradients, exact_products, find_differences
 from bert_large.bench.training import LEARNING_RATE, SEED, build_runner, open_batches
@@ -26,7 +27,7 @@ from bert_large.engines.eager import EagerEngine
 from bert_large.engines.precision import Precision, apply_precision, get_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
-from bert_large.observe.machine import describe_software, peak_memory_bytes
+from bert_large.observe.machine import peak_memory_bytes
 from bert_large.observe.metrics import StepMetrics
 from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
 from bert_large.tables import format_table
@@ -34,20 +35,6 @@ from bert_large.train.step import StepRunner
 
 _LOADING_STEPS = 3
 """Steps whose data is read again to measure how long that takes; the fastest counts."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Work:
-    """The work of one round."""
-
-    phase: int
-    global_batch_size: int
-    micro_batch_tokens: int
-    steps: int
-    workers: int
-    """Loader processes of the engine under test."""
-    hugging_face_batch_size: int
-    """Sequences of a padded micro-batch."""
 
 
 @dataclass
@@ -146,68 +133,51 @@ def _keep_comparable(
     return compared, {name: trainings[name] for name in map(result_name, compared.forms)}, differences
 
 
-def measure(
-    *,
-    model: ModelConfig,
-    engine: str,
-    compare: Sequence[str],
-    precision: str,
-    work: Work,
-    rounds: int,
-    warmups: int,
-) -> dict[str, Any]:
-    """Measure `rounds` rounds of optimizer steps; `InputError` if a variant is not available.
+def measure(options: TrainOptions) -> dict[str, Any]:
+    """Measure rounds of optimizer steps; `InputError` if a variant is not available.
 
     Our engines train one model in turns. Each form of Hugging Face's model trains its own.
     """
-    compared = resolve_compared(engine, compare, precision)
-    total_steps = (warmups + rounds) * work.steps
+    compared = resolve_compared(options.engine, options.compare, options.precision)
+    model, steps, padded_size = options.model, options.steps, options.padded_batch_size
+    total_steps = (options.warmups + options.rounds) * steps
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
-        batches = open_batches(
-            Path(folder), model, phase=work.phase, steps=total_steps, global_batch_size=work.global_batch_size,
-            micro_batch_tokens=work.micro_batch_tokens,
-        )  # fmt: skip
+        batches = open_batches(Path(folder), model, options, steps=total_steps)
         # As in training, the loader's process starts before the weights exist.
-        steps = iterate_steps(batches, 0, total_steps, work.workers)
+        loaded = iterate_steps(batches, 0, total_steps, options.data_workers)
         trained = BertForPreTraining(model, compared.engine)
         trained.initialize(SEED)
-        runner = build_runner(trained, apply_precision(precision), global_batch_size=work.global_batch_size)
-        compared, padded, differences = _keep_comparable(compared, runner, batches, work.hugging_face_batch_size)
-        ours = _EngineTraining(runner, compared.engine, steps, work.steps)
+        runner = build_runner(trained, apply_precision(options.precision), global_batch_size=options.batch_size)
+        compared, padded, differences = _keep_comparable(compared, runner, batches, padded_size)
+        ours = _EngineTraining(runner, compared.engine, loaded, steps)
         variants = {compared.engine.name: Variant(ours.run, ours.prepare)}
         for other in compared.other_engines:
-            training = _EngineTraining(runner, other, iterate_steps(batches, 0, total_steps, workers=0), work.steps)
+            training = _EngineTraining(runner, other, iterate_steps(batches, 0, total_steps, workers=0), steps)
             variants[other.name] = Variant(training.run, training.prepare)
         for name, form in padded.items():
-            theirs = _PaddedTraining(form, batches, work.hugging_face_batch_size, work.steps)
+            theirs = _PaddedTraining(form, batches, padded_size, steps)
             variants[name] = Variant(theirs.run, theirs.prepare)
-        timings = alternate(variants, rounds=rounds, warmups=warmups)
+        timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
         peak = peak_memory_bytes()
-        data = _measure_data(batches, min(total_steps, _LOADING_STEPS), work.phase)
+        data = _measure_data(batches, min(total_steps, _LOADING_STEPS), options.phase)
     return {
-        "benchmark": "train",
-        "phase": work.phase,
-        **describe_model(model),
+        **describe_run("train", options, compared.engine.name),
+        "phase": options.phase,
         "includes": "embeddings, encoder, both pretraining heads, clipping, optimizer, waiting for data",
-        "precision": precision,
-        "engine": compared.engine.name,
         "compared": compared.names,
         "not_comparable": differences,
-        "global_batch_size": work.global_batch_size,
-        "micro_batch_tokens": work.micro_batch_tokens,
-        "data_workers": work.workers,
-        "steps_per_round": work.steps,
-        "rounds": rounds,
-        "warmups": warmups,
+        "global_batch_size": options.batch_size,
+        "micro_batch_tokens": options.micro_batch_tokens,
+        "data_workers": options.data_workers,
+        "steps_per_round": steps,
         "parameters": sum(parameter.numel() for parameter in trained.parameters()),
         **data,
-        **_throughput(timings, compared.engine.name, compared.names, work.steps * work.global_batch_size),
-        "hugging_face_batch_size": work.hugging_face_batch_size if compared.forms else None,
-        "data_wait_share": ours.data_wait_share(warmups * work.steps),
+        **_throughput(timings, compared.engine.name, compared.names, steps * options.batch_size),
+        "hugging_face_batch_size": padded_size if compared.forms else None,
+        "data_wait_share": ours.data_wait_share(options.warmups * steps),
         "peak_memory_bytes": peak,
         "peak_memory_includes_hugging_face": bool(compared.forms),
-        "seconds": as_dicts(timings, 1 / work.steps),
-        **describe_software(),
+        "seconds": as_dicts(timings, 1 / steps),
     }
 
 
