@@ -118,11 +118,10 @@ def test_tables(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], 
     ("arguments", "named"),
     [
         (["step", "--engine", "fast", *ALONE], ("--engine", "fast")),
+        (["checkpoint", "--engine", "fast"], ("--engine", "fast")),
         (["train", "--compare", "fast"], ("--compare", "fast", "hugging-face-sdpa")),
         (["step", "--engine", "auto", "--compare", "eager", "native"], ("--compare", "native", "auto")),
         (["train", "--compare", "eager", "eager"], ("--compare", "eager")),
-        (["step", "--precision", "fp8"], ("--precision", "fp8")),
-        (["step", "--seq-len", "4"], ("--seq-len", "4", "5")),
         (["step", "--attention-heads", "3"], ("1024", "3")),
     ],
 )
@@ -137,13 +136,15 @@ def test_wrong_settings(arguments: list[str], named: tuple[str, ...], capsys: py
     [
         ([], "BENCHMARK"),
         (["speed"], "speed"),
-        (["step", "--rounds", "0"], "--rounds: '0'"),
-        (["step", "--rounds", "9999999999999"], "--rounds: '9999999999999'"),
-        (["step", "--batch-size", "nan"], "--batch-size: 'nan'"),
+        (["step", "--precision", "fp8"], "--precision is 'fp8'"),
+        (["step", "--seq-len", "4"], "--seq-len is 4"),
+        (["step", "--rounds", "0"], "--rounds is 0"),
+        (["step", "--rounds", "9999999999999"], "--rounds is 9999999999999"),
+        (["step", "--batch-size", "nan"], "--batch-size is 'nan'"),
         (["step", "--warmups", "-1"], "--warmups"),
-        (["train", "--phase", "3"], "3"),
-        (["train", "--vocab-size", "1"], "--vocab-size: '1'"),
-        *((["checkpoint", f"--step-seconds={text}"], f"--step-seconds: {text!r}") for text in ("0", "nan", "inf", "x")),
+        (["train", "--phase", "3"], "--phase is 3"),
+        (["train", "--vocab-size", "1"], "--vocab-size is 1"),
+        *((["checkpoint", f"--step-seconds={text}"], "--step-seconds is ") for text in ("0", "nan", "inf", "x")),
     ],
 )
 def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,7 +169,7 @@ def test_missing_packages(
 def test_a_model_that_does_not_fit(
     error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def measure(**options: Any) -> dict[str, Any]:
+    def measure(options: Any) -> dict[str, Any]:
         raise error
 
     monkeypatch.setattr(train, "measure", measure)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bert_large.optim.lamb import Lamb
-from optimizer import BYTES_PER_PARAMETER, measure, render
-
-from tests.support.models import tiny_config
+from optimizer import BYTES_PER_PARAMETER, OptimizerOptions, measure, render
 
 
 def test_results_are_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,7 +17,8 @@ def test_results_are_consistent(monkeypatch: pytest.MonkeyPatch) -> None:
         step(self)
 
     monkeypatch.setattr(Lamb, "step", record_scale)
-    results = measure(model=tiny_config(), engine="eager", precision="fp32", rounds=2, warmups=1, copy_bytes=1 << 16)
+    options = OptimizerOptions(engine="eager", layers=1, hidden_size=32, vocab_size=50, rounds=2, copy_bytes=1 << 16)
+    results = measure(options)
     count, seconds = results["parameters"], results["seconds"]
     for suffix, which in (("", "minimum"), ("_median", "median")):
         bandwidth = 2 * (1 << 16) / seconds["copy"][which]

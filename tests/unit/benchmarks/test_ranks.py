@@ -34,7 +34,7 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str]) -> None:
         with pytest.raises(SystemExit) as caught:
             ranks.main([*TINY, f"--bucket-mb={text}"])
         assert caught.value.code == 2
-        assert f"--bucket-mb: {text!r}" in capsys.readouterr().err
+        assert "--bucket-mb" in capsys.readouterr().err
 
 
 @pytest.mark.slow
