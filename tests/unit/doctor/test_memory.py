@@ -1,4 +1,4 @@
-"""The prediction of memory by hand for a small model, and what is made of it."""
+"""The prediction of memory, computed by hand for a small model, and its comparison with available memory."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_by_hand() -> None:
 
 
 def test_bert_large() -> None:
-    """Its peak was 11.58 GiB with micro-batches of 4096 tokens (benchmarks/NOTES.md)."""
+    """Its measured peak is 11.58 GiB with micro-batches of 4096 tokens (benchmarks/NOTES.md)."""
     need = predict_memory(ModelConfig(), precision="fp32", micro_batch_tokens=4096)
     assert need.total == pytest.approx(11.58 * GIB, rel=0.15)
 
@@ -46,7 +46,7 @@ def test_memory_that_is_enough_or_not() -> None:
     assert 512 < most < 4096
     fitting = predict_memory(ModelConfig(), precision="fp32", micro_batch_tokens=most)
     assert check_memory(fitting, 1, 9 * GIB).level == OK
-    assert "no micro-batch is small enough" in check_memory(need, 1, 4 * GIB).remedy
+    assert "RANKS_PER_NODE" in check_memory(need, 1, 4 * GIB).remedy
 
 
 MEMINFO = "MemTotal:       24689764 kB\nMemFree:         1000000 kB\nMemAvailable:    8388608 kB\n"
@@ -77,5 +77,5 @@ def test_available_memory(groups: str, mounts: str, files: dict[str, str], avail
     assert read_available_bytes(tmp_path) == available
 
 
-def test_a_system_that_does_not_say(tmp_path: Path) -> None:
+def test_a_system_that_does_not_report_it(tmp_path: Path) -> None:
     assert read_available_bytes(tmp_path) is None
