@@ -1,4 +1,4 @@
-"""Folders as runs leave them, without training."""
+"""Output folders like those of runs, written without training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bert_large.observe.results import StepTotals, write_results
 from tests.unit.observe.test_metrics import EVALUATION, step_figures
 
 HOSTILE_NAME = '<img src=x onerror="console.error(1)">&amp; $\\frac{x\n\udcff'
-"""A folder's name with markup, half a formula, a line break and a byte that is no UTF-8."""
+"""A folder's name with markup, half a formula, a line break and a byte that is not UTF-8."""
 
 
 def record_run(
@@ -26,7 +26,7 @@ def record_run(
     engine: str = "native",
     ended: str | None = None,
 ) -> Path:
-    """Leave what a run of `steps` steps leaves, evaluated once at its end; return the folder."""
+    """Write the files of a run of `steps` steps that is evaluated once at its end; return the folder."""
     folder.mkdir(parents=True)
     writer = MetricsWriter(folder, 0)
     figures = []
@@ -39,12 +39,14 @@ def record_run(
     writer.close()
     identity = {"precision": precision, "seed": 42, "model": {"hidden_size": 128}}
     (folder / "run.json").write_text(json.dumps(identity))
-    (folder / "ended.json").write_text(json.dumps({"reason": ended or f"all {steps} steps done"}))
+    reason = ended or f"all {steps} steps done"
+    (folder / "ended.json").write_text(json.dumps({"reason": reason}))
     start = ["bert-large 0.1.0, torch 2, Python 3; 1 rank, 2 threads", f"engine {engine}: kernels"]
     settings = [f"settings from recipe demo: max_steps {steps}, target_accuracy 0.72", "step 1/20 loss 3.0"]
     messages = [*start, "starting from random weights, seed 42", *settings]
     for step in restarts:
         messages += [*start, f"resuming after step {step} from checkpoints/step-{step}", *settings]
+    messages.append(f"training ended: {reason}")
     (folder / "train.log").write_text("".join(f"2026-11-01 10:00:00 {message}\n" for message in messages))
     totals = StepTotals(warmup_steps=0)
     for its in figures:
