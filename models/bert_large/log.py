@@ -80,7 +80,7 @@ def start_logging(log_file: Path | None) -> None:
 
 
 def log_to_file_only(text: str) -> None:
-    """Write a line that is printed elsewhere to the log file. Failing to write it must not hide the error it reports."""
+    """Write a line that is printed elsewhere to the log file. A failure to write it must not hide what it reports."""
     for handler in LOGGER.handlers:
         if isinstance(handler, LogFileHandler):
             with contextlib.suppress(WriteError):

@@ -18,7 +18,7 @@ from bert_large.observe.metrics import MetricsWriter, read_rows
 
 from tests.support.recorded_runs import record_run
 from tests.support.runs import process_environment
-from tests.unit.observe.test_metrics import EVALUATION, step_figures
+from tests.support.training import EVALUATION, step_metrics
 
 # TensorBoard's own switch to do without TensorFlow, which takes seconds to import.
 _TENSORBOARD = (
@@ -59,7 +59,7 @@ def test_tensorboard_serves_what_metrics_say(tmp_path: Path) -> None:
     run = record_run(tmp_path / "run", steps=6, skipped_at=3)
     resumed = MetricsWriter(run, 4)
     for step in (5, 6, 7):
-        resumed.step(step_figures(step, learning_rate=5e-4))
+        resumed.step(step_metrics(step, learning_rate=5e-4))
     resumed.evaluation(7, 56, EVALUATION)
     resumed.close()
     expected: dict[str, list[tuple[int, float]]] = {}

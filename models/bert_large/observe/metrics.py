@@ -152,7 +152,8 @@ def _fits(value: Any, kind: str) -> bool:
 
 def read_steps(path: Path) -> list[StepMetrics]:
     """Return the metrics of all steps in a `metrics.jsonl`, with NaN in place of null."""
-    rows = read_rows(path, "step")
-    return [
-        StepMetrics(**{name: math.nan if row[name] is None else row[name] for name in _COLUMNS["step"]}) for row in rows
-    ]
+    steps = []
+    for row in read_rows(path, "step"):
+        values: dict[str, Any] = {name: math.nan if row[name] is None else row[name] for name in _COLUMNS["step"]}
+        steps.append(StepMetrics(**values))
+    return steps

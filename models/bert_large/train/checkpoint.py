@@ -74,7 +74,7 @@ def send_moments(model: nn.Module, optimizer: torch.optim.Optimizer, shards: Par
 def _all_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, shards: ParameterShards | None
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield the moments of all parameters by name. Sharded ones are sent one at a time, and yielded on the main rank."""
+    """Yield the moments of all parameters by name; sharded ones are sent to the main rank one at a time."""
     kept = get_moments(model, optimizer)
     for parameter, _ in model.named_parameters():
         for name in moment_names(parameter):

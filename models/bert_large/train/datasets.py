@@ -145,9 +145,9 @@ def resolve_text(
 
 
 def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ranks) -> DataConfig:
-    """Make the records of a run on text on rank 0, and return the settings without evaluation if there is no text for it.
+    """Make the records of a run on text on rank 0, while the others wait without a time limit.
 
-    The other ranks wait without a time limit.
+    Returns the settings, without evaluation if the text is too small for it.
     """
     if data.text_dir is None or settings is None:
         return data

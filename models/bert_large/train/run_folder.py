@@ -146,21 +146,18 @@ def plan_start(
     with the same command. Raises `InputError` if the folder belongs to another run, or has checkpoints but no intact
     one. Only the rank that holds the folder's lock may call this.
     """
-    folder, checkpoints_folder = train.output_dir, train.output_dir / CHECKPOINTS
-    checkpoints = checkpoint.list_checkpoints(checkpoints_folder)
+    folder = train.output_dir
+    checkpoints = checkpoint.list_checkpoints(folder / CHECKPOINTS)
     belongs = (folder / RUN_FILE).exists()
     resume = "auto" if restarted and (train.resume == "never" or checkpoints) else train.resume
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
         _require_same_run(folder, identity, initial_weights)
-        if ended := _reason_ended(train):
+        if ended := reason_ended(train):
             return Start(folder=folder, identity=identity, ended=ended)
-    if (
-        resume not in ("auto", "never")
-        and checkpoints
-        and Path(resume).resolve().parent != checkpoints_folder.resolve()
-    ):
+    is_elsewhere = resume not in ("auto", "never") and Path(resume).resolve().parent != (folder / CHECKPOINTS).resolve()
+    if is_elsewhere and checkpoints:
         LOGGER.info("%s has checkpoints: resuming from those, and not again from %s", folder, resume)
         resume = "auto"
     chosen: Path | None = None
@@ -183,7 +180,7 @@ def plan_start(
         resume_from=chosen,
         state=state,
         damages=damages,
-        obsolete=checkpoint.later_checkpoints(checkpoints_folder, state.step),
+        obsolete=checkpoint.later_checkpoints(folder / CHECKPOINTS, state.step),
         run_file=run_file,
     )
 
@@ -204,10 +201,11 @@ def _require_same_run(folder: Path, identity: Mapping[str, Any], initial_weights
         return
     given = _describe_weights(initial_weights)
     if given != started_from:
+        to_continue = "leave it out" if started_from is None else "set it to the one that the run started from"
         raise InputError(
             f"CHECKPOINT_DIR {initial_weights} has weights of {given}, but the run in OUTPUT_DIR {folder} started from "
             f"{started_from or 'random weights'}. Give an empty OUTPUT_DIR to train from that CHECKPOINT_DIR, or "
-            "the CHECKPOINT_DIR that the run started with to continue it"
+            f"{to_continue} to continue the run"
         )
 
 
@@ -238,7 +236,7 @@ def mark_ended(train: TrainConfig, reason: str) -> None:
     write_json(train.output_dir / ENDED_FILE, {"reason": reason, **_criteria(train)})
 
 
-def _reason_ended(train: TrainConfig) -> str | None:
+def reason_ended(train: TrainConfig) -> str | None:
     """Return why the run in the folder ended, or None if it has not, or its stop criteria have changed since.
 
     A damaged record only causes a warning: the run resumes from its last checkpoint, ends again and records it again.
