@@ -59,7 +59,7 @@ audit: $(VENV)/.installed-audit ## ask for known vulnerabilities of all packages
 	done; exit $$status
 
 bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
-	$(bin)/bert-large bench record $(BENCH_ARGS)
+	$(bin)/python benchmarks/record.py $(BENCH_ARGS)
 
 lint: $(VENV)/.installed-test ## check formatting, style, types and shell scripts
 	$(bin)/ruff check

@@ -1,4 +1,4 @@
-"""Helper processes that do not outlive who started them."""
+"""Helper processes: they end with the process that started them, and the system must support their locks."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import multiprocessing
 import os
 import threading
 
+from bert_large.errors import UserError
+
 
 def end_with_parent() -> None:
-    """End this helper process when the one that started it is gone, even if that was killed.
+    """End this helper process when its parent ends, even if the parent was killed.
 
-    Python's pools and loaders notice an orderly end only: after a kill their processes would stay for ever.
+    Python's pools and loaders are only shut down by a parent that ends normally. After a kill, their processes would
+    wait for work forever.
     """
     threading.Thread(target=_wait_and_exit, daemon=True).start()
 
@@ -20,3 +23,18 @@ def _wait_and_exit() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
+
+
+def require_semaphores() -> None:
+    """Raise `UserError` if the system has no shared semaphores, which queues and pools of processes are made of.
+
+    glibc keeps them as files in /dev/shm. Without it Python's own error is "[Errno 2] No such file or directory".
+    """
+    try:
+        multiprocessing.get_context("fork").Lock()  # the only context that needs no further process for a lock
+    except OSError as error:
+        raise UserError(
+            f"helper processes cannot be started: no semaphore can be created in /dev/shm ({error.strerror}). Mount a "
+            "tmpfs there that this user can write to: Docker and Podman do so by default, Kubernetes with an emptyDir "
+            "of medium Memory"
+        ) from None

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from bert_large.data.formats.tfrecord import encode_record, iterate_payloads, write_records
 from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import encode_record, iterate_payloads, write_records
 from safetensors.numpy import load_file
 
 from .caller import Caller

@@ -10,8 +10,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from bert_large.data.formats.tfrecord import HEADER_BYTES
 from bert_large.data.index import scan_shard
-from bert_large.data.tfrecord import HEADER_BYTES
 
 from tests.support.runs import Task, run_here, run_torchrun, step_rows, without_timings
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
-from bert_large.data.tfrecord import iterate_payloads
+from bert_large.data.formats.tfrecord import iterate_payloads
 from bert_large.engines import precision as precision_module
 from bert_large.train.checkpoint import check_intact, list_checkpoints, read_state
 from safetensors.torch import load_file

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from bert_large.data import hdf5
+from bert_large.data.formats.hdf5 import HDF5Shard
+from bert_large.data.formats.shard_format import StoredRecord
+from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
 from bert_large.prepare.vocab import read_vocab
@@ -46,22 +48,27 @@ def test_our_shard_is_nvidias(folder: Path) -> None:
             np.testing.assert_array_equal(ours[name][:], theirs[name][:], name)
 
 
+def read_rows(path: Path) -> list[StoredRecord]:
+    with contextlib.closing(HDF5Shard(path)) as shard:
+        return [stored for _, stored in shard.scan() if isinstance(stored, StoredRecord)]
+
+
 def test_our_shard_reads_as_the_tfrecord_of_the_same_text(folder: Path) -> None:
     decoded = [decode_record(payload) for _, payload in iterate_payloads(folder / "tfrecord")]
-    with hdf5.open_shard(folder / "hdf5") as file:
-        shape, rows = hdf5.shard_shape(file), hdf5.read_rows(file, 0, len(file[hdf5.LABELS]))
+    rows = read_rows(folder / "hdf5")
     assert len(rows) == len(decoded) == 812
-    assert {shape} == {shape for _, shape in decoded}
+    assert {row.shape for row in rows} == {shape for _, shape in decoded}
     for row, (record, _) in zip(rows, decoded, strict=True):
-        assert_same_record(row, record)
+        assert_same_record(row.record, record)
 
 
 def test_nvidias_shard_reads_as_its_own_fields_say() -> None:
-    with hdf5.open_shard(SHARD) as file:
-        assert hdf5.shard_shape(file) == RecordShape(128, 20)
+    rows = read_rows(SHARD)
+    assert {row.shape for row in rows} == {RecordShape(128, 20)}
+    records = [row.record for row in rows]
+    with h5py.File(SHARD) as file:
         fields = {name: values[:] for name, values in file.items()}
-        records = hdf5.read_rows(file, 0, len(fields["next_sentence_labels"]))
-    assert len(records) == 812
+    assert len(records) == len(fields["next_sentence_labels"]) == 812
     for row, record in enumerate(records):
         length = fields["input_mask"][row].sum()
         predictions = (fields["masked_lm_positions"][row] > 0).sum()

@@ -10,8 +10,8 @@ import unicodedata
 from pathlib import Path
 
 import pytest
+from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.errors import InputError
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard

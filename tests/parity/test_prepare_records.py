@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.pick import pick_records
 from bert_large.prepare.shards import ShardTask, write_shard

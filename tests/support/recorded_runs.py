@@ -39,12 +39,14 @@ def record_run(
     writer.close()
     identity = {"precision": precision, "seed": 42, "model": {"hidden_size": 128}}
     (folder / "run.json").write_text(json.dumps(identity))
-    (folder / "ended.json").write_text(json.dumps({"reason": ended or f"all {steps} steps done"}))
+    reason = ended or f"all {steps} steps done"
+    (folder / "ended.json").write_text(json.dumps({"reason": reason}))
     start = ["bert-large 0.1.0, torch 2, Python 3; 1 rank, 2 threads", f"engine {engine}: kernels"]
     settings = [f"settings from recipe demo: max_steps {steps}, target_accuracy 0.72", "step 1/20 loss 3.0"]
     messages = [*start, "starting from random weights, seed 42", *settings]
     for step in restarts:
         messages += [*start, f"resuming after step {step} from checkpoints/step-{step}", *settings]
+    messages.append(f"training ended: {reason}")
     (folder / "train.log").write_text("".join(f"2026-11-01 10:00:00 {message}\n" for message in messages))
     totals = StepTotals(warmup_steps=0)
     for step_of_run in metrics:

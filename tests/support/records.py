@@ -7,8 +7,8 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from bert_large.data.formats.tfrecord import encode_record, write_records
 from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import encode_record, write_records
 
 VOCAB_SIZE = 100
 PHASE_1_SHAPE = RecordShape(128, 20)

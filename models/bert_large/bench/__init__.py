@@ -1,1 +1,1 @@
-"""Benchmarks: what `bert-large bench` measures, on the machine it runs on."""
+"""`bert-large bench`: measurements for a new machine. More benchmarks are scripts in benchmarks/ beside the package."""

@@ -1,4 +1,4 @@
-"""Hugging Face's BERT, the model we are compared with, in the forms its users run it: padded, in training mode."""
+"""Hugging Face's BERT, the model that benchmarks compare with, as its users run it: padded and in training mode."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from bert_large.errors import InputError
 PLAIN, SDPA, COMPILED, IPEX = "hugging-face", "hugging-face-sdpa", "hugging-face-compile", "hugging-face-ipex"
 FORMS = {
     PLAIN: "eager",
-    SDPA: "eager with PyTorch's fused attention where that computes dropout",
+    SDPA: "eager, with PyTorch's fused attention where it supports dropout",
     COMPILED: "under torch.compile",
     IPEX: "under ipex.optimize",
 }
 IGNORED_LABEL = -100
-"""What their loss leaves out."""
+"""Label of tokens that their loss ignores."""
 
 
 def check_forms(names: Sequence[str]) -> None:
-    """Raise `InputError` if what one of these forms needs is not installed."""
+    """Raise `InputError` if a package that one of these forms needs is not installed."""
     if names and importlib.util.find_spec("transformers") is None:
         raise InputError(
-            "Hugging Face's transformers, which to compare with, is not installed; "
-            "install it (pip install 'transformers>=4.51,<6') or leave it out: --compare names what to compare with"
+            "--compare names Hugging Face's model, but transformers is not installed; install it "
+            "(pip install 'transformers>=4.51,<6'), or give --compare other names or none"
         )
     fault = find_fault() if IPEX in names else None
     if fault is not None:
@@ -41,14 +41,14 @@ def check_forms(names: Sequence[str]) -> None:
 
 
 def _config(config: ModelConfig, form: str) -> Any:
-    from transformers import BertConfig  # seconds to import: only when it is compared with
+    from transformers import BertConfig  # takes seconds to import
 
     attention = "sdpa" if form == SDPA else "eager"
     return BertConfig(**config.to_hugging_face() | {"attn_implementation": attention})
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
-    """Return the same model without dropout, whose random numbers are no one else's."""
+    """Return the same model without dropout: each implementation draws other random numbers."""
     return replace(config, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
 
 
@@ -69,18 +69,18 @@ def _arrange(
     """Return a model in one of `FORMS`, and its optimizer."""
     if form == IPEX:
         ipex = load_ipex()
-        # Of the optimizers for BERT only LAMB has a fused update there, and with it split master weights in bf16.
+        # LAMB is the only optimizer for BERT that IPEX fuses, and only with it does it split master weights in bf16.
         lamb = ipex.optim._lamb.Lamb(model.parameters(), lr=learning_rate, weight_decay=0.01)
         return ipex.optimize(model, optimizer=lamb, dtype=precision.autocast_dtype, inplace=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
     if form == COMPILED:
-        torch.compiler.reset()  # of the same model with another dropout, or this one would take it for a variable
+        torch.compiler.reset()  # forget the same model with another dropout, which would become a variable here
         model.compile()
     return model, optimizer
 
 
 def pad(records: Sequence[Record], length: int) -> dict[str, torch.Tensor]:
-    """Return what their model takes for `records`: rows [B, length] of int64, and `next_sentence_label` [B]."""
+    """Return the inputs of their model for `records`: int64 rows [B, length], and `next_sentence_label` [B]."""
     rows = {
         name: torch.full((len(records), length), fill, dtype=torch.int64)
         for name, fill in (("input_ids", 0), ("token_type_ids", 0), ("attention_mask", 0), ("labels", IGNORED_LABEL))
@@ -97,9 +97,9 @@ def pad(records: Sequence[Record], length: int) -> dict[str, torch.Tensor]:
 
 
 class HuggingFaceTraining:
-    """Optimizer steps of their model in one of `FORMS`: padded micro-batches, gradients clipped, PyTorch's fused AdamW.
+    """Optimizer steps of their model in one of `FORMS`: padded micro-batches, clipped gradients, PyTorch's fused AdamW.
 
-    They have no LAMB; a fused AdamW does less work, which is in their favour. IPEX brings a LAMB.
+    PyTorch and transformers have no LAMB. AdamW does less work, which favours their model. IPEX has its own LAMB.
     """
 
     def __init__(
@@ -116,20 +116,20 @@ class HuggingFaceTraining:
         from transformers import BertForPreTraining
 
         model = BertForPreTraining(_config(config, form)).train()
-        model.load_state_dict(weights, strict=False)  # their output layer repeats the embeddings, and is tied to them
+        model.load_state_dict(weights, strict=False)  # not strict: their output layer is tied to the embeddings
         model.tie_weights()
         self.model, self.optimizer = _arrange(model, form, precision, learning_rate)
         self.precision = precision
         self.max_norm = max_norm
 
     def outcome(self, batch: dict[str, torch.Tensor]) -> Outcome:
-        """Return the loss of one micro-batch and its gradients, which are gone then."""
+        """Return the loss of one micro-batch and its gradients, and remove them from the model."""
         with self.precision.autocast():
             loss = self.model(**batch).loss
         return compute_gradients(loss, self.model)
 
     def step(self, batches: Sequence[dict[str, torch.Tensor]]) -> None:
-        """Train one step on micro-batches that `pad` made."""
+        """Train one step on micro-batches from `pad`."""
         sequences = sum(len(batch["input_ids"]) for batch in batches)
         for batch in batches:
             with self.precision.autocast():

@@ -1,9 +1,9 @@
-"""`bert-large bench step`: forward and backward passes of the encoder over the time of its matrix products alone."""
+"""`bert-large bench step`: the encoder's forward and backward pass over the time of its matrix products alone."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bert_large.bench.compared import Compared, figure_name, resolve_compared
+from bert_large.bench.compared import Compared, resolve_compared, result_name
 from bert_large.bench.hugging_face import make_encoder, without_dropout
-from bert_large.bench.report import describe_model, format_rows, not_comparable_lines, seconds_cells
+from bert_large.bench.options import StepOptions
+from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.tolerance import TOLERANCES, Outcome, exact_products, find_differences
 from bert_large.bench.training import SEED
@@ -26,16 +27,16 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
 from bert_large.observe.gemm import LinearProducts
-from bert_large.observe.machine import describe_software
-from bert_large.observe.timing import Timing, Variant, alternate, as_figures, best_and_median
+from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
+from bert_large.tables import format_table
 
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
-"""From an encoder's input and the round to its output."""
+"""Maps an encoder's input and the round to its output."""
 
 
 @dataclass(frozen=True)
 class _EncoderRun:
-    """Forward and backward of an encoder, from a given gradient at its output into gradients that exist already."""
+    """Forward and backward pass of an encoder, from a given gradient of its output into existing gradients."""
 
     forward: Forward
     parameters: dict[str, nn.Parameter]
@@ -44,7 +45,7 @@ class _EncoderRun:
     precision: Precision
 
     def prepare(self, round_: int) -> None:
-        """Clear the gradients as before an optimizer step; in training the input's is handed on, never added up."""
+        """Clear the gradients as before an optimizer step; in training the input's gradient is not accumulated."""
         for parameter in self.parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -59,7 +60,7 @@ class _EncoderRun:
         return output
 
     def outcome(self) -> Outcome:
-        """Return what one run gives, in tensors that later runs leave alone."""
+        """Return the output and the gradients of one run, in tensors that later runs do not overwrite."""
         self.prepare(0)
         output = self.run(0).detach().reshape(-1, self.hidden.shape[-1])
         gradients = {name: parameter.grad for name, parameter in self.parameters.items()}
@@ -69,16 +70,8 @@ class _EncoderRun:
         return Outcome(output, {"the input": input_gradient, **gradients})
 
 
-def _outcome(make: Callable[[], _EncoderRun]) -> Outcome:
-    return make().outcome()
-
-
-Makers = Mapping[str, Callable[[], _EncoderRun]]
-"""By name, of all that is compared."""
-
-
 class _Encoders:
-    """The encoder of everything compared, on one input and with the same weights."""
+    """Makes the encoder of every variant, with the same weights and the same input."""
 
     def __init__(self, config: ModelConfig, engine: Operations, *, sequences: int, length: int) -> None:
         self._model = BertForPreTraining(config, engine)
@@ -90,24 +83,25 @@ class _Encoders:
         self._hidden = torch.randn(sequences, length, config.hidden_size)
         self._gradient = torch.randn(sequences, length, config.hidden_size).mul_(1e-3)
 
-    def of_engine(self, engine: Operations, precision: Precision, *, drops: bool) -> _EncoderRun:
-        """Return our encoder on an engine; all share the parameters."""
+    def of_engine(self, engine: Operations, precision: Precision, *, has_dropout: bool) -> _EncoderRun:
+        """Return our encoder on an engine; all engines share the parameters."""
         encoder, batch = self._model.bert.encoder, self._batch
 
         def forward(hidden: torch.Tensor, round_: int) -> torch.Tensor:
-            dropout = StepDropout(SEED, round_) if drops else None
+            dropout = StepDropout(SEED, round_) if has_dropout else None
             for layer in encoder.layer:
                 hidden = layer(batch, hidden, engine, dropout)
             return hidden
 
-        with precision.autocast(), torch.no_grad():  # the type that training gives the encoder, and so all it computes
+        # The type of the encoder's input, which the embeddings set in training, decides in which type it computes.
+        with precision.autocast(), torch.no_grad():
             dtype = self._model.bert.embeddings(batch, engine, None).dtype
         hidden = self._hidden.flatten(0, 1).to(dtype, copy=True).requires_grad_()
         return _EncoderRun(forward, dict(encoder.named_parameters()), hidden, self._gradient.flatten(0, 1), precision)
 
-    def of_form(self, form: str, precision: Precision, *, drops: bool) -> _EncoderRun:
-        """Return an encoder of Hugging Face's; each has parameters of its own."""
-        config = self._model.config if drops else without_dropout(self._model.config)
+    def of_form(self, form: str, precision: Precision, *, has_dropout: bool) -> _EncoderRun:
+        """Return an encoder of Hugging Face's model; each has its own parameters."""
+        config = self._model.config if has_dropout else without_dropout(self._model.config)
         encoder = make_encoder(config, form, precision, self._model.bert.encoder.state_dict())
 
         def forward(hidden: torch.Tensor, round_: int) -> torch.Tensor:
@@ -116,99 +110,100 @@ class _Encoders:
         hidden = self._hidden.clone().requires_grad_()
         return _EncoderRun(forward, dict(encoder.named_parameters()), hidden, self._gradient, precision)
 
-    def makers(self, compared: Compared, precision: Precision, *, drops: bool) -> Makers:
-        """Return by name what makes the run of each that is compared; `drops` tells if with dropout."""
-        engines = {its.name: partial(self.of_engine, its, precision, drops=drops) for its in compared.engines}
-        return engines | {figure_name(form): partial(self.of_form, form, precision, drops=drops)
-                          for form in compared.forms}  # fmt: skip
+    def makers(
+        self, compared: Compared, precision: Precision, *, has_dropout: bool
+    ) -> Mapping[str, Callable[[], _EncoderRun]]:
+        """Return a function for each variant, by name, that makes its encoder."""
+        engines = {
+            engine.name: partial(self.of_engine, engine, precision, has_dropout=has_dropout)
+            for engine in compared.engines
+        }
+        forms = {
+            result_name(form): partial(self.of_form, form, precision, has_dropout=has_dropout)
+            for form in compared.forms
+        }
+        return engines | forms
 
     def reference(self) -> Outcome:
-        """Return what all should compute, without dropout."""
+        """Return the expected outcome: the eager engine's in fp32, without dropout."""
         with exact_products():
-            return self.of_engine(EagerEngine(), get_precision("fp32"), drops=False).outcome()
+            return self.of_engine(EagerEngine(), get_precision("fp32"), has_dropout=False).outcome()
 
 
-def measure(
-    *,
-    model: ModelConfig,
-    engine: str,
-    compare: Sequence[str],
-    precision: str,
-    sequence_length: int,
-    batch_size: int,
-    rounds: int,
-    warmups: int,
-) -> dict[str, Any]:
-    """Return the figures of `model`'s encoder on full sequences, without padding; `InputError` if something is missing.
-
-    Hugging Face's encoder gets no attention mask, as there is no padding: that is in its favour.
-    """
-    compared = resolve_compared(engine, compare, precision)
-    chosen = apply_precision(precision)
-    encoders = _Encoders(model, compared.engine, sequences=batch_size, length=sequence_length)
+def _make_runs(
+    encoders: _Encoders, compared: Compared, precision: Precision
+) -> tuple[Compared, dict[str, _EncoderRun], dict[str, str]]:
+    """Return the variants that compute the same, their encoders with dropout, and how the other variants differ."""
     expected = encoders.reference()
-    makers = encoders.makers(compared, chosen, drops=False)
-    outcomes = {name: partial(_outcome, make) for name, make in makers.items()}
-    differences = find_differences(outcomes, expected, TOLERANCES[precision])
+
+    def outcome(make: Callable[[], _EncoderRun]) -> Outcome:
+        return make().outcome()
+
+    makers = encoders.makers(compared, precision, has_dropout=False)
+    outcomes = {name: partial(outcome, make) for name, make in makers.items()}
+    differences = find_differences(outcomes, expected, TOLERANCES[precision.name])
     compared = compared.without(differences)
-    runs = {name: make() for name, make in encoders.makers(compared, chosen, drops=True).items()}
-    differences |= find_differences({name: its.outcome for name, its in runs.items()}, expected, math.inf)
-    compared = compared.without(differences)
+    runs = {name: make() for name, make in encoders.makers(compared, precision, has_dropout=True).items()}
+    differences |= find_differences({name: run.outcome for name, run in runs.items()}, expected, math.inf)
+    return compared.without(differences), {n: run for n, run in runs.items() if n not in differences}, differences
+
+
+def measure(options: StepOptions) -> dict[str, Any]:
+    """Measure the encoder on full sequences, without padding; `InputError` if a variant is not available.
+
+    Hugging Face's encoder gets no attention mask, as there is no padding, which favours it.
+    """
+    compared = resolve_compared(options.engine, options.compare, options.precision)
+    model, precision = options.model, apply_precision(options.precision)
+    encoders = _Encoders(model, compared.engine, sequences=options.batch_size, length=options.seq_len)
+    compared, runs, differences = _make_runs(encoders, compared, precision)
     products = LinearProducts(
-        tokens=sequence_length * batch_size,
+        tokens=options.seq_len * options.batch_size,
         hidden=model.hidden_size,
         intermediate=model.intermediate_size,
         layers=model.num_hidden_layers,
-        dtype=chosen.activation_dtype,
+        dtype=precision.activation_dtype,
     )
-    yardsticks = products.variants("gemm_")
-    variants = yardsticks | {
-        name: Variant(its.run, its.prepare) for name, its in runs.items() if name not in differences
-    }
-    timings = alternate(variants, rounds=rounds, warmups=warmups)
-    yardstick = min(yardsticks, key=lambda name: timings[name].minimum)
+    bounds = products.variants("gemm_")
+    variants = bounds | {name: Variant(run.run, run.prepare) for name, run in runs.items()}
+    timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
+    bound = min(bounds, key=lambda name: timings[name].minimum)
     return {
-        "benchmark": "step",
-        "sequence_length": sequence_length,
-        "batch_size": batch_size,
-        **describe_model(model, has_heads=False),
-        "precision": precision,
-        "engine": compared.engine.name,
+        **describe_run("step", options, compared.engine.name, has_heads=False),
+        "sequence_length": options.seq_len,
+        "batch_size": options.batch_size,
         "compared": compared.names,
         "not_comparable": differences,
-        "rounds": rounds,
-        "warmups": warmups,
-        "gemm_form": yardstick.removeprefix("gemm_"),
-        "gemm_gflops_per_second": products.flops / timings[yardstick].minimum / 1e9,
-        **_ratios(timings, {"step": compared.engine.name} | {name: name for name in compared.names}, yardstick),
-        "seconds": as_figures(timings),
-        **describe_software(),
+        "gemm_form": bound.removeprefix("gemm_"),
+        "gemm_gflops_per_second": products.flops / timings[bound].minimum / 1e9,
+        **_ratios(timings, {"step": compared.engine.name} | {name: name for name in compared.names}, bound),
+        "seconds": as_dicts(timings),
     }
 
 
-def _ratios(timings: Mapping[str, Timing], labels: Mapping[str, str], yardstick: str) -> dict[str, float]:
-    """Return by label the ratios of minima over the yardstick's, and with `_median` those of medians."""
+def _ratios(timings: Mapping[str, Timing], labels: Mapping[str, str], bound: str) -> dict[str, float]:
+    """Return each variant's time over that of the products alone: of minima, and with `_median` of medians."""
     return {
-        f"{label}_over_gemm{suffix}": seconds[name] / seconds[yardstick]
+        f"{label}_over_gemm{suffix}": seconds[name] / seconds[bound]
         for label, name in labels.items()
         for suffix, seconds in best_and_median(timings)
     }
 
 
-def render(figures: dict[str, Any]) -> str:
-    """Return the figures as a table."""
-    seconds, yardstick = figures["seconds"], figures["seconds"][f"gemm_{figures['gemm_form']}"]
+def render(results: dict[str, Any]) -> str:
+    """Return the results as a table."""
+    seconds, bound = results["seconds"], results["seconds"][f"gemm_{results['gemm_form']}"]
     rows = [["", "seconds, min", "median", "over GEMM, min", "median"]]
-    for name, its in seconds.items():
-        over = [f"{its[which] / yardstick[which]:.3f}" for which in ("minimum", "median")]
-        rows.append([name, *seconds_cells(its), *over])
+    for name, timing in seconds.items():
+        over = [f"{timing[which] / bound[which]:.3f}" for which in ("minimum", "median")]
+        rows.append([name, *seconds_cells(timing), *over])
     lines = [
-        f"encoder of {figures['layers']} layers, {figures['batch_size']} sequences of {figures['sequence_length']} "
-        f"tokens, {figures['precision']}, dropout {figures['dropout']}, forward and backward, "
-        f"{figures['rounds']} alternating rounds, {figures['threads']} threads",
-        format_rows(rows),
-        *not_comparable_lines(figures),
-        f"matrix products: {figures['gemm_gflops_per_second']:.0f} GFLOP/s, "
-        f"query, key and value {figures['gemm_form']}",
+        f"encoder of {results['layers']} layers, {results['batch_size']} sequences of {results['sequence_length']} "
+        f"tokens, {results['precision']}, dropout {results['dropout']}, forward and backward, "
+        f"{results['rounds']} alternating rounds, {results['threads']} threads",
+        format_table(rows),
+        *not_comparable_lines(results),
+        f"matrix products: {results['gemm_gflops_per_second']:.0f} GFLOP/s, "
+        f"query, key and value {results['gemm_form']}",
     ]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""Made-up training records with the lengths of real ones.
+"""Random training records with the lengths of real ones.
 
-The lengths are those of the 512-token Wikipedia pretraining set: figures of graphcore/examples,
+The lengths are those of the 512-token Wikipedia pretraining set, as published in graphcore/examples,
 tutorials/blogs_code/packedBERT. For phase 1 they are cut at 128 tokens.
 """
 
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS
+from bert_large.data.formats.tfrecord import encode_record, write_records
 from bert_large.data.masking import MASKED_LM_PROB
 from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import encode_record, write_records
 from bert_large.storage.atomic import write_atomically
 
 LENGTHS_FILE = Path(__file__).with_name("wikipedia_lengths.json")
@@ -24,21 +24,21 @@ LENGTHS_FILE = Path(__file__).with_name("wikipedia_lengths.json")
 
 @dataclass(frozen=True)
 class LengthHistogram:
-    """How many sequences there are of each length."""
+    """Number of sequences of each length."""
 
     counts: NDArray[np.int64]
-    """[longest]: counts[i] sequences have i + 1 tokens."""
+    """[longest] number of sequences of i + 1 tokens."""
 
     @classmethod
     def read(cls, path: Path = LENGTHS_FILE) -> LengthHistogram:
-        """Read the figures that come with the package."""
-        figures = json.loads(path.read_text(encoding="utf-8"))
-        counts = [0] * (figures["shortest"] - 1) + figures["counts"]
+        """Read the histogram that comes with the package."""
+        histogram = json.loads(path.read_text(encoding="utf-8"))
+        counts = [0] * (histogram["shortest"] - 1) + histogram["counts"]
         return cls(np.array(counts, dtype=np.int64))
 
     @property
     def mean(self) -> float:
-        """Tokens of a sequence on average."""
+        """Mean tokens per sequence."""
         return float(self.counts @ np.arange(1, len(self.counts) + 1) / self.counts.sum())
 
     def cut_at(self, longest: int) -> LengthHistogram:
@@ -50,19 +50,19 @@ class LengthHistogram:
     def spread(self, count: int) -> NDArray[np.int64]:
         """Return `count` ascending lengths at evenly spaced quantiles: the middles of `count` parts of equal weight.
 
-        Few sequences so have nearly the histogram's mean, and every batch of them the same work.
+        So even a small batch has nearly the histogram's mean length, and all batches of a size have the same work.
         """
         quantiles = (np.arange(count) + 0.5) / count
         return np.searchsorted(np.cumsum(self.counts), quantiles * self.counts.sum(), side="right") + 1
 
 
 def phase_lengths(phase: int) -> LengthHistogram:
-    """Return the lengths of a phase's sequences."""
+    """Return the histogram of a phase's sequences."""
     return LengthHistogram.read().cut_at(PHASE_SEQ_LENGTHS[phase])
 
 
 def make_record(generator: np.random.Generator, length: int, *, max_predictions: int, vocab_size: int) -> Record:
-    """Return a record of random tokens: two segments, 15% of the tokens masked (one at least)."""
+    """Return a record of random tokens: two segments, 15% of the tokens masked (at least one)."""
     predictions = min(max_predictions, max(1, round(length * MASKED_LM_PROB)))
     masked_positions = generator.choice(np.arange(1, length), predictions, replace=False)
     return Record(
@@ -75,7 +75,7 @@ def make_record(generator: np.random.Generator, length: int, *, max_predictions:
 
 
 def write_dataset(folder: Path, *, phase: int, batches: int, batch_size: int, vocab_size: int) -> None:
-    """Write a shard of a phase's records: `batches` times `batch_size`, in each batch the same lengths, shuffled."""
+    """Write one shard of `batches` batches of a phase's records; each batch has the same lengths, shuffled."""
     generator = np.random.default_rng(0)
     shape = RecordShape(PHASE_SEQ_LENGTHS[phase], PHASE_PREDICTIONS[phase])
     spread = phase_lengths(phase).spread(batch_size)

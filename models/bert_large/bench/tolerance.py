@@ -1,8 +1,9 @@
-"""Whether all that is compared computes the same, found out before anything is timed.
+"""Checks, before anything is timed, that all compared variants compute the same.
 
-Each runs once, in training mode with dropout 0 (random numbers differ), on the same weights and inputs. Its result and
-all of its gradients must be those of the eager engine in fp32, but for what its precision rounds. Then what is timed,
-with dropout, runs once too: it may have been compiled to something else, so its gradients must at least be there.
+Each variant runs once on the same weights and inputs, in training mode and without dropout, whose random numbers
+differ. Its result and all gradients must equal those of the eager engine in fp32 up to the rounding of its precision.
+Then the variant that is timed, with dropout, runs once too. It may have been compiled differently, so all of its
+gradients must at least exist.
 """
 
 from __future__ import annotations
@@ -15,27 +16,30 @@ import torch
 from torch import nn
 
 TOLERANCES = {"fp32": 1e-4, "avx-fp32": 1e-4, "bf32": 0.1, "bf16": 0.1, "fp16": 0.05}
-"""Most that a tensor may be off by precision: norm of the difference over the norm of what is expected."""
+"""Largest relative error of a tensor by precision: norm of the difference over norm of the expected tensor."""
 NEGLIGIBLE = 1e-3
-"""Share of the largest gradient's norm below which a gradient counts as this: the keys' biases' are rounding alone."""
+"""Gradients whose norm is below this share of the largest norm are treated as having this norm.
 
+The gradients of the key biases are pure rounding noise: a constant added to all scores of a query does not change its
+softmax.
+"""
 LOSS_SCALE = 1024.0
-"""That of all losses' gradients, so that fp16 has them too."""
+"""Factor of the loss in every precision, so that small gradients do not underflow in fp16."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a forward and backward pass gave."""
+    """Result of a forward and backward pass."""
 
     result: torch.Tensor
-    """The loss, or the output."""
+    """The loss, or the encoder's output."""
     gradients: Mapping[str, torch.Tensor | None]
-    """By parameter, and of the input where it has one."""
+    """Gradients by parameter, and of the input if it has one."""
 
 
 @contextlib.contextmanager
 def exact_products() -> Iterator[None]:
-    """Compute float32 matrix products in float32, whatever `apply_precision` has chosen."""
+    """Compute float32 matrix products in float32, regardless of `apply_precision`."""
     chosen = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
@@ -45,7 +49,7 @@ def exact_products() -> Iterator[None]:
 
 
 def compute_gradients(loss: torch.Tensor, model: nn.Module) -> Outcome:
-    """Return a loss and its gradients, which are taken from the model."""
+    """Return a loss and its gradients, and remove the gradients from the model."""
     (loss * LOSS_SCALE).backward()
     gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
     for parameter in model.parameters():
@@ -56,16 +60,16 @@ def compute_gradients(loss: torch.Tensor, model: nn.Module) -> Outcome:
 def find_differences(
     outcomes: Mapping[str, Callable[[], Outcome]], expected: Outcome, tolerance: float
 ) -> dict[str, str]:
-    """Return by name in what those differ that do not agree; they are computed one after the other.
+    """Return a description of the difference for each outcome that does not agree with `expected`.
 
-    With an infinite tolerance nothing but missing gradients is found, and what is not a number.
+    Outcomes are computed one after the other. An infinite tolerance finds only missing gradients and NaN.
     """
     found = {name: find_difference(compute(), expected, tolerance) for name, compute in outcomes.items()}
     return {name: difference for name, difference in found.items() if difference is not None}
 
 
 def find_difference(found: Outcome, expected: Outcome, tolerance: float) -> str | None:
-    """Return in what an outcome differs, None if in nothing that matters."""
+    """Return a description of how an outcome differs from `expected`, or None if it agrees."""
     norms = {name: _norm(gradient) for name, gradient in expected.gradients.items()}
     least = NEGLIGIBLE * max(norms.values())
     missing, errors = [], {"the result": _error(found.result, expected.result, 0.0)}
@@ -75,16 +79,16 @@ def find_difference(found: Outcome, expected: Outcome, tolerance: float) -> str 
             errors[f"the gradient of {name}"] = _error(gradient, expected.gradients[name], least)
         elif norm > least:
             missing.append(name)
-    # Written so that NaN is among them.
+    # `not … <=` instead of `>`, so that NaN counts as wrong.
     wrong = {name: error for name, error in errors.items() if not error <= tolerance}
     parts = []
     if missing:
-        parts.append(f"{len(missing)} of {len(norms)} gradients are missing or 0, that of {missing[0]} among them")
+        parts.append(f"{len(missing)} of {len(norms)} gradients are missing or 0, such as that of {missing[0]}")
     if wrong:
         worst = max(wrong, key=lambda name: (wrong[name] != wrong[name], wrong[name]))
         parts.append(
             f"{len(wrong)} of {len(errors)} tensors differ, most of all {worst}, by {wrong[worst]:.2g} of its norm "
-            f"({tolerance:g} at most was expected)"
+            f"(expected at most {tolerance:g})"
         )
     return "; ".join(parts) or None
 
@@ -94,9 +98,9 @@ def _norm(tensor: torch.Tensor | None) -> float:
 
 
 def _error(found: torch.Tensor, expected: torch.Tensor | None, least: float) -> float:
-    """Return the norm of the difference over that of `expected`, which counts as `least` at least.
+    """Return the norm of the difference over that of `expected`, which is taken to be at least `least`.
 
-    A gradient in the layout of packed weights, which IPEX's layers give, has another shape: only its norm is compared.
+    IPEX's layers return gradients in the layout of packed weights, with another shape: only their norm is compared.
     """
     assert expected is not None
     norm = _norm(expected)

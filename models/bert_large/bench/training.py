@@ -1,9 +1,10 @@
-"""What benchmarks train with: made-up data as training reads it, and what carries out steps."""
+"""Data and optimizer steps of the benchmarks that train: random records, read as in training, and a `StepRunner`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from bert_large.bench.options import PhaseOptions
 from bert_large.bench.synthetic import write_dataset
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import PHASE_SEQ_LENGTHS, OptimConfig
@@ -23,24 +24,23 @@ SEED = 42
 LEARNING_RATE = 1e-4
 
 
-def open_batches(
-    folder: Path, model: ModelConfig, *, phase: int, steps: int, global_batch_size: int, micro_batch_tokens: int
-) -> StepBatches:
-    """Make `steps` global batches of records in `folder` and return them as training reads them.
+def open_batches(folder: Path, model: ModelConfig, options: PhaseOptions, *, steps: int) -> StepBatches:
+    """Write `steps` global batches of records into `folder` and return them as training reads them.
 
-    They are read in file order, as every global batch has the lengths' distribution by itself: rounds do the same work.
+    They are read in file order: each global batch then has the same lengths, so that all rounds do the same work.
     """
+    phase, batch_size = options.phase, options.batch_size
     shards = folder / f"seq_{PHASE_SEQ_LENGTHS[phase]}"
     shards.mkdir()
-    write_dataset(shards, phase=phase, batches=steps, batch_size=global_batch_size, vocab_size=model.vocab_size)
+    write_dataset(shards, phase=phase, batches=steps, batch_size=batch_size, vocab_size=model.vocab_size)
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
     check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
     return StepBatches(
         dataset=dataset,
         order=SampleOrder(len(dataset), SEED, shuffle=False),
-        global_batch_size=global_batch_size,
-        micro_batch_tokens=micro_batch_tokens,
+        global_batch_size=batch_size,
+        micro_batch_tokens=options.micro_batch_tokens,
         rank=0,
         world_size=1,
     )
@@ -55,13 +55,13 @@ def build_runner(
     gradient_sum: GradientSum | None = None,
     zero1: bool = False,
 ) -> StepRunner:
-    """Return what carries out steps, on one rank unless told otherwise."""
+    """Return the runner of optimizer steps, on one rank unless `ranks` is given."""
     ranks = ranks or Ranks()
     optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
     shards = ParameterShards(model, ranks) if zero1 else None
     return StepRunner(
         model=model,
-        # Engines take turns with one model, its optimizer too.
+        # Compared engines share the model and its optimizer, so the optimizer looks up the engine at every step.
         optimizer=build_optimizer(
             model,
             optim,

@@ -14,11 +14,11 @@ from bert_large.convert.weights import (
     read_parameters,
     read_step,
     require_convertible,
-    skeleton,
     to_variables,
 )
 from bert_large.errors import InputError
 from bert_large.model import pretrained
+from bert_large.model.bert import skeleton
 from bert_large.storage import output_folder
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
 from bert_large.storage.output_folder import make_folder, partial_folder, publish_model, require_free

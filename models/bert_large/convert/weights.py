@@ -12,9 +12,8 @@ from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
 from bert_large.convert.names import is_transposed, tensorflow_name
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
-from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError
-from bert_large.model.bert import BertForPreTraining
+from bert_large.model.bert import skeleton
 from bert_large.optim.build import moment_names
 
 GLOBAL_STEP = "global_step"
@@ -32,12 +31,6 @@ def require_convertible(config: ModelConfig, source: str) -> None:
             f"{source} is of {config.architecture}; TensorFlow checkpoints of MLCommons and Google are of {BERT}, BERT "
             "with both pretraining heads, and no others are converted"
         )
-
-
-def skeleton(config: ModelConfig) -> BertForPreTraining:
-    """Return a model without memory for its parameters, which have names and shapes all the same."""
-    with torch.device("meta"):
-        return BertForPreTraining(config, EagerEngine())
 
 
 def parameter_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

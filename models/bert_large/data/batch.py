@@ -1,4 +1,8 @@
-"""Ragged batches: the real tokens of several sequences laid end to end."""
+"""Ragged batches: the real tokens of several sequences laid end to end, without padding.
+
+The model sees one sequence of T tokens. `cu_seqlens` tells attention where sequences begin, and masked tokens are a
+flat list of indices into the T tokens. No operation computes on padding, so a step costs what its real tokens cost.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,7 @@ from bert_large.data.record import Record
 
 @dataclass(frozen=True)
 class RaggedBatch:
-    """B sequences of T tokens together, M of them masked; all tensors int64 but for `cu_seqlens`."""
+    """B sequences with T tokens in total, M of them masked; all tensors are int64 except `cu_seqlens`."""
 
     input_ids: torch.Tensor
     """[T] token ids."""
@@ -24,19 +28,19 @@ class RaggedBatch:
     position_ids: torch.Tensor
     """[T] position of each token in its sequence."""
     sequence_ids: torch.Tensor
-    """[T] which of the B sequences each token belongs to."""
+    """[T] index of the sequence, 0 to B - 1, that each token belongs to."""
     cu_seqlens: torch.Tensor
-    """[B + 1] int32: sequence b is tokens cu_seqlens[b] up to cu_seqlens[b + 1]."""
+    """[B + 1] int32: sequence b consists of tokens cu_seqlens[b] up to, not including, cu_seqlens[b + 1]."""
     samples: torch.Tensor
-    """[B] number of each sequence in the run's endless sequence of samples; keys its dropout."""
+    """[B] number of each sequence in the endless sequence of samples of a run; dropout depends on it."""
     masked_positions: torch.Tensor
     """[M] indices into the T tokens."""
     masked_labels: torch.Tensor
-    """[M] the original tokens there."""
+    """[M] the original token ids at `masked_positions`."""
     next_sentence_labels: torch.Tensor
-    """[B] 1: segment B is random; 0: it follows A."""
+    """[B] 1 if segment B is random, 0 if it follows segment A."""
     max_length: int
-    """Tokens of the longest sequence."""
+    """Number of tokens of the longest sequence."""
 
     @property
     def sequences(self) -> int:
@@ -55,7 +59,7 @@ class RaggedBatch:
 
 
 def make_batch(records: Sequence[Record], samples: Sequence[int]) -> RaggedBatch:
-    """Lay records end to end; `samples` are their numbers in the run."""
+    """Lay records end to end; `samples` are the numbers of the samples that they are in the run."""
     lengths = np.array([len(record.input_ids) for record in records], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     sequence_ids = np.repeat(np.arange(len(records)), lengths)
@@ -75,9 +79,10 @@ def make_batch(records: Sequence[Record], samples: Sequence[int]) -> RaggedBatch
 
 
 def select_tokens(batch: RaggedBatch, rows: torch.Tensor) -> RaggedBatch:
-    """Return the batch of some of the tokens, which keep the positions that they have in their sequences.
+    """Return a batch of only the tokens `rows`, each with its original position in its sequence.
 
-    `rows` are their indices, int64 and rising; each sequence's first token and all masked tokens are among them.
+    `rows` are ascending int64 indices of tokens. They must include the first token of every sequence and all masked
+    tokens.
     """
     sequence_ids = batch.sequence_ids[rows]
     lengths = torch.bincount(sequence_ids, minlength=batch.sequences)
@@ -94,13 +99,13 @@ def select_tokens(batch: RaggedBatch, rows: torch.Tensor) -> RaggedBatch:
 
 
 def to_numpy(batch: RaggedBatch) -> dict[str, Any]:
-    """Return the fields as plain arrays: what goes through a pipe without shared-memory files."""
+    """Return the fields as arrays, which go through a pipe; tensors would be passed as shared-memory files."""
     fields = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
     return {name: value if isinstance(value, int) else value.numpy() for name, value in fields.items()}
 
 
 def from_numpy(fields: dict[str, Any]) -> RaggedBatch:
-    """Undo `to_numpy`; the tensors share the arrays' memory."""
+    """Return the batch that `to_numpy` converted; its tensors share the memory of the arrays."""
     values: dict[str, Any] = {
         name: value if isinstance(value, int) else torch.from_numpy(value) for name, value in fields.items()
     }

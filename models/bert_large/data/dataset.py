@@ -1,4 +1,11 @@
-"""A folder of shards as one sequence of records, any of which can be read at once."""
+"""A folder of shards as one sequence of records, any of which can be read at any time.
+
+Training reads single records in random order. A stream of records with a shuffle buffer would read the disk in order,
+but the sample at a position would then depend on everything read before it: on the number of ranks, on where a run was
+interrupted, on the buffer's size. With random access a sample is a function of its position alone, all records of all
+files are shuffled against each other, and a run resumes at any step without reading what came before. One record is
+1 to 5 kB: page cache and read-ahead workers hide the cost of seeking.
+"""
 
 from __future__ import annotations
 
@@ -13,45 +20,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.config.training import PHASE_SEQ_LENGTHS
-from bert_large.data import hdf5
-from bert_large.data.index import ShardIndex, bad_record, build_indexes, is_hdf5, list_shards, load_index
+from bert_large.data.folders import list_shards
+from bert_large.data.formats.shard_format import Shard
+from bert_large.data.index import ShardIndex, build_indexes, load_index
 from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape
-from bert_large.data.tfrecord import decode_record, masked_crc32c, open_shard, read_payload
 from bert_large.errors import DataError, InputError
 
-EVAL_FOLDERS = ("eval", "eval_set_uncompressed")
-MAX_OPEN_FILES = 512  # a process may often have 1024; NVIDIA's data are 2048 shards
-
-
-def find_training_folder(dataset_dir: Path, max_seq_length: int) -> Path:
-    """Return the folder of shards for a sequence length: a known sub-folder of `dataset_dir`, or itself."""
-    if not dataset_dir.is_dir():
-        raise InputError(f"DATASET_DIR {dataset_dir} does not exist or is no folder")
-    names = (f"seq_{max_seq_length}", f"hdf5_seq_{max_seq_length}", f"2048_shards_uncompressed_{max_seq_length}")
-    for name in names:
-        if (dataset_dir / name).is_dir():
-            return dataset_dir / name
-    if any(path.is_file() and not path.name.startswith(".") for path in dataset_dir.iterdir()):
-        return dataset_dir
-    raise InputError(
-        f"DATASET_DIR {dataset_dir} holds no data for {max_seq_length} tokens; expected {' or '.join(names)} in it, "
-        "or the shards themselves"
-    )
-
-
-def find_eval_folder(dataset_dir: Path) -> Path | None:
-    """Return the evaluation folder that lies in a dataset folder, if one does."""
-    return next((dataset_dir / name for name in EVAL_FOLDERS if (dataset_dir / name).is_dir()), None)
+MAX_OPEN_FILES = 512
+"""Shards open at once: processes are often limited to 1024 files, and NVIDIA's data have 2048 shards."""
 
 
 @dataclass
 class Dataset:
-    """The records of several shards, numbered through in file order. Pickles without its open files."""
+    """The records of several shards, numbered in file order across all of them. Pickled without its open files."""
 
     shards: list[ShardIndex]
     starts: NDArray[np.int64]
-    """[shards + 1] number of the first record of each shard, then the total."""
-    _files: dict[int, Any] = field(default_factory=dict, repr=False)
+    """[shards + 1] number of the first record of each shard, then the total number of records."""
+    _open_shards: dict[int, Shard] = field(default_factory=dict, repr=False)
 
     @classmethod
     def open(
@@ -64,9 +50,10 @@ class Dataset:
         max_bad_records: int = 0,
         on_shard: Callable[[int, int], None] = lambda done, total: None,
     ) -> Dataset:
-        """Open a folder of shards; with `build`, index shards seen for the first time (others wait for that).
+        """Open a folder of shards.
 
-        Raises `DataError` when more than `max_bad_records` of all records are bad or beyond `limits`.
+        With `build`, first index the shards that have no index yet: one process does that, and the others open the
+        folder after it. Raises `DataError` if more than `max_bad_records` of all records are bad or exceed `limits`.
         """
         paths = list_shards(folder)
         if build:
@@ -86,15 +73,15 @@ class Dataset:
         return int(self.starts[-1])
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"shards": self.shards, "starts": self.starts, "_files": {}}
+        return {"shards": self.shards, "starts": self.starts, "_open_shards": {}}
 
     @property
     def shape(self) -> RecordShape:
-        """Slots of every record."""
+        """Padded length of every record."""
         return self.shards[0].shape
 
     def count_bad_records(self, most: int) -> BadRecords:
-        """Return those that were bad when the shards were indexed. Raises `DataError` if they are more than `most`."""
+        """Return the records that were bad when the shards were indexed; raises `DataError` if there are too many."""
         bad = BadRecords(most)
         for shard in self.shards:
             for message in shard.bad_records:
@@ -106,7 +93,7 @@ class Dataset:
         return sum(int(shard.lengths.sum(dtype=np.int64)) for shard in self.shards)
 
     def fingerprint(self) -> str:
-        """Return a digest of names and records: the same data gives the same digest anywhere."""
+        """Return a digest of file names and records; copies of the data have the same digest on any machine."""
         digest = hashlib.sha256()
         for shard in self.shards:
             digest.update(os.fsencode(f"{shard.path.name}\0{shard.digest}\0"))
@@ -122,21 +109,21 @@ class Dataset:
         return result
 
     def locate(self, number: int) -> tuple[ShardIndex, int]:
-        """Return the shard that a record lies in, and its number there."""
+        """Return the shard that holds a record, and the record's number in the shard."""
         shard_number = self._shard_of(number)
         return self.shards[shard_number], number - int(self.starts[shard_number])
 
     def read(self, number: int, bad: BadRecords | None = None) -> Record:
         """Read, check and decode one record.
 
-        A bad record is told to `bad` and the next good one of its shard taken; without `bad` it is an error. Raises
-        `DataError` when the shard cannot be read at all.
+        A bad record is added to `bad` and replaced by the next good record of its shard; without `bad` it is an error.
+        Raises `DataError` if the shard as a whole cannot be read.
         """
         shard_number = self._shard_of(number)
-        shard, row = self.shards[shard_number], number - int(self.starts[shard_number])
-        for following in range(row, row + len(shard.offsets)):
+        shard, first = self.shards[shard_number], number - int(self.starts[shard_number])
+        for row in range(first, first + len(shard.offsets)):
             try:
-                return self._read_row(shard_number, following % len(shard.offsets))
+                return self._read_row(shard_number, row % len(shard.offsets))
             except BadRecordError as error:
                 if bad is None:
                     raise
@@ -144,13 +131,13 @@ class Dataset:
         raise DataError(f"{shard.path}: none of its {len(shard.offsets)} records can be read any more")
 
     def read_all(self, numbers: Sequence[int] | NDArray[np.int64], bad: BadRecords | None = None) -> list[Record]:
-        """Read several records, in the order asked for."""
+        """Read several records, in the order of `numbers`."""
         return [self.read(int(number), bad) for number in numbers]
 
     def close(self) -> None:
-        """Close the files; reading opens them again."""
-        while self._files:
-            self._files.popitem()[1].close()
+        """Close all files; they are opened again when a record is read."""
+        while self._open_shards:
+            self._open_shards.popitem()[1].close()
 
     def _shard_of(self, number: int) -> int:
         return int(np.searchsorted(self.starts, number, side="right")) - 1
@@ -158,34 +145,25 @@ class Dataset:
     def _read_row(self, shard_number: int, row: int) -> Record:
         shard = self.shards[shard_number]
         offset, number = int(shard.offsets[row]), shard.number_of(row)
-        if is_hdf5(shard.path):
-            file = self._open(shard_number, hdf5.open_shard)
-            if offset >= len(file[hdf5.LABELS]):
-                raise DataError(
-                    f"{shard.path}: row {offset} is not there any more: the file changed since it was indexed"
-                )
-            (record,) = hdf5.read_rows(file, offset, offset + 1)
-            checksum = hdf5.record_checksum(record)
-        else:
-            payload = read_payload(self._open(shard_number, open_shard), shard.path, offset, number)
-            checksum = masked_crc32c(payload)
-        if checksum != shard.checksums[row]:
-            problem = f"it changed since it was indexed, from checksum {shard.checksums[row]:#010x} to {checksum:#010x}"
-            raise bad_record(shard.path, offset, number, ValueError(problem))
-        if not is_hdf5(shard.path):
-            record, _ = decode_record(payload)
-        return record
+        stored = self._open(shard_number).read(offset, number)
+        # A shard replaced during a run may well hold valid records at the same offsets. The index's lengths and the
+        # run's fingerprint are not those of the new records, so they must not enter the run.
+        if stored.checksum != shard.checksums[row]:
+            change = f"from checksum {shard.checksums[row]:#010x} to {stored.checksum:#010x}"
+            raise shard.format.bad_record(shard.path, offset, number, f"it changed since it was indexed, {change}")
+        return stored.record
 
-    def _open(self, shard: int, opener: Callable[[Path], Any]) -> Any:
-        if shard not in self._files:
-            if len(self._files) == MAX_OPEN_FILES:
-                self._files.pop(next(iter(self._files))).close()
-            self._files[shard] = opener(self.shards[shard].path)
-        return self._files[shard]
+    def _open(self, shard_number: int) -> Shard:
+        if shard_number not in self._open_shards:
+            if len(self._open_shards) == MAX_OPEN_FILES:
+                self._open_shards.pop(next(iter(self._open_shards))).close()
+            shard = self.shards[shard_number]
+            self._open_shards[shard_number] = shard.format.open(shard.path)
+        return self._open_shards[shard_number]
 
 
 def check_training_data(dataset: Dataset, *, max_seq_length: int, phase: int) -> None:
-    """Refuse records of another length than the phase's."""
+    """Raise `InputError` unless the records have the phase's sequence length."""
     found, folder = dataset.shape.max_seq_length, dataset.shards[0].path.parent
     if found != max_seq_length:
         fitting = next((str(number) for number, length in PHASE_SEQ_LENGTHS.items() if length == found), None)

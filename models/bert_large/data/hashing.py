@@ -1,4 +1,8 @@
-"""The integer mixer that keys everything random: sample order, masks and dropout."""
+"""The integer hash behind everything random: sample order, masks and dropout.
+
+Each random number is a hash of what it is for, such as (seed, sample, token), instead of the next value of a generator.
+There is no state to keep, to restore or to share between ranks.
+"""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +12,7 @@ _INCREMENT = 0x9E3779B97F4A7C15
 
 
 def splitmix64(value: int) -> int:
-    """Return the SplitMix64 output for a state (Steele, Lea, Flood 2014): a well-mixed 64-bit function of it."""
+    """Return the SplitMix64 output for a state (Steele, Lea, Flood 2014), a 64-bit hash of it."""
     value = (value + _INCREMENT) & _MASK_64
     value = ((value ^ value >> 30) * 0xBF58476D1CE4E5B9) & _MASK_64
     value = ((value ^ value >> 27) * 0x94D049BB133111EB) & _MASK_64
@@ -16,12 +20,12 @@ def splitmix64(value: int) -> int:
 
 
 def mix64(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return SplitMix64's finaliser of each value; multiplication wraps as intended."""
+    """Return SplitMix64's finalizer of each value; multiplication wraps around, as the algorithm requires."""
     values = (values ^ values >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ values >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
     return values ^ values >> np.uint64(31)
 
 
 def random_numbers(keys: NDArray[np.uint64], counters: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Return, for each key, the number that SplitMix64 started from it gives after `counters` (0 and more) others."""
+    """Return output number `counters` (from 0) of the SplitMix64 generators whose initial states are `keys`."""
     return mix64(keys + np.uint64(_INCREMENT) * (counters.astype(np.uint64) + np.uint64(1)))

@@ -1,19 +1,28 @@
 """A shard's index: where its records lie and how long they are, made by one checking pass and kept on disk.
 
-The pass decodes every record once and checks all of it, so a damaged shard is found before training, not in the middle
-of it. A bad record that is passed over keeps its number: the next good one of its shard is indexed in its place, so
-the order of all other samples is what it would be without the damage.
+The pass decodes and checks every record once, so a damaged shard is found before training rather than in the middle of
+it. It stores three values per record:
+
+- the offset, for random access;
+- the length in tokens. Dealing a global batch to ranks and cutting it into micro-batches needs the lengths of all its
+  sequences, so every rank computes the same cuts from the index, without reading the records of other ranks;
+- a checksum. An index made earlier is reused by later runs as long as the shard's size and modification time are the
+  same, and both can be unchanged when the content is not: failing disks, copies that preserve times, shards swapped
+  while a run is going. Every record read is compared with it, in TFRecords and in HDF5, which has no checksums itself.
+
+A bad record that is skipped keeps its number: the next good record of its shard is indexed in its place. So the order
+of all other samples is the same as without the damage.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
-import itertools
 import json
 import os
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -24,130 +33,90 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.data import hdf5
-from bert_large.data.record import BadRecordError, BadRecords, Record, RecordLimits, RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_frames, masked_crc32c
-from bert_large.errors import DamageError, DataError, InputError
+from bert_large.data.formats import format_of
+from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
+from bert_large.data.record import BadRecordError, BadRecords, RecordLimits, RecordShape
+from bert_large.errors import DamageError, DataError
 from bert_large.storage.atomic import crc32c_of, read_json, write_atomically
-from bert_large.worker_processes import end_with_parent
+from bert_large.worker_processes import end_with_parent, require_semaphores
 
-_FORMAT = 3
-_HDF5_ROWS = 4096
-HDF5_SUFFIXES = (".hdf5", ".h5")
+_VERSION = 3
+"""Changed whenever an index of an earlier version can no longer be read."""
+_NAME_CHARACTERS = 48
+"""How much of a shard's name an index file's name begins with: names are limited to 255 bytes, also temporary ones."""
+_ARRAYS: dict[str, type[np.generic]] = {"offsets": np.int64, "lengths": np.int32, "checksums": np.uint32}
+"""Arrays of an index. Their files are raw values without a header, so a corrupt file cannot declare a wrong size."""
 
 
 @dataclass(frozen=True)
 class ShardIndex:
-    """What is known of one shard: its path, the shape of its records, and arrays over its records."""
+    """The facts about one shard: its path, the shape of its records, and arrays over its records."""
 
     path: Path
     shape: RecordShape
     offsets: NDArray[np.int64]
-    """[records] byte offset of each TFRecord frame, or row number in HDF5."""
+    """[records] where each record begins, in the unit of the format: bytes or rows."""
     lengths: NDArray[np.int32]
-    """[records] real tokens of each record."""
+    """[records] number of real tokens of each record."""
     checksums: NDArray[np.uint32]
-    """[records] what tells that a record is the one that was indexed."""
+    """[records] checksum of each record's contents."""
     digest: str
-    """Of the shape and all records: the same ones have the same digest anywhere."""
+    """Hash of the shape, lengths and checksums: identifies the contents on any machine."""
     bad_records: list[str]
-    """What is wrong with each record that another one stands in for."""
+    """The error message of each bad record, in whose place another one is indexed."""
+
+    @property
+    def format(self) -> ShardFormat:
+        """The shard's file format."""
+        return format_of(self.path)
 
     def number_of(self, row: int) -> int:
-        """Return the number of the record that is read for `row`: the next good one's where that was bad."""
-        number = self._last_alike(row)
-        # At the shard's end it is the first good one that stands in.
-        is_first = number == len(self.offsets) - 1 and self.offsets[0] == self.offsets[number]
-        return self._last_alike(0) if is_first else number
+        """Return the number in the file of the record that is read for `row`.
 
-    def _last_alike(self, row: int) -> int:
+        It differs from `row` in place of a bad record. The next good record is read there, which has the same offset:
+        in a run of equal offsets only the last is the record itself. At the end of the shard no good record follows,
+        so the first good one is read instead.
+        """
+        number = self._last_of_equal(row)
+        is_first = number == len(self.offsets) - 1 and self.offsets[0] == self.offsets[number]
+        return self._last_of_equal(0) if is_first else number
+
+    def _last_of_equal(self, row: int) -> int:
         while row + 1 < len(self.offsets) and self.offsets[row + 1] == self.offsets[row]:
             row += 1
         return row
 
 
-def is_hdf5(path: Path) -> bool:
-    """Tell a shard's format by its name, as those who write the formats do."""
-    return path.suffix in HDF5_SUFFIXES
-
-
-def list_shards(folder: Path) -> list[Path]:
-    """Return the shards of a folder in file order: its visible regular files, sorted by name."""
-    if not folder.is_dir():
-        raise InputError(f"data folder {folder} does not exist or is no folder")
-    # Manifests and notes lie beside shards; MLCommons' shards have no suffix that could tell them apart.
-    beside = (".json", ".txt", ".md", ".md5", ".yaml")
-    shards = sorted(
-        path
-        for path in folder.iterdir()
-        if path.is_file() and not path.name.startswith((".", "_")) and path.suffix not in beside
-    )
-    if not shards:
-        raise InputError(f"data folder {folder} holds no shards; expected TFRecord or HDF5 files")
-    return shards
-
-
-@dataclass(frozen=True)
-class _Scanned:
-    record: Record
-    shape: RecordShape
-    checksum: int
-
-
-def _iterate_records(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
-    """Yield (offset, record) of every record, or in its place an error that names it by number and byte."""
-    return _iterate_rows(path) if is_hdf5(path) else _iterate_tfrecords(path)
-
-
-def _iterate_rows(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
-    with hdf5.open_shard(path) as file:
-        shape = hdf5.shard_shape(file)
-        rows = len(file[hdf5.LABELS])
-        blocks = (hdf5.scan_rows(file, start, min(start + _HDF5_ROWS, rows)) for start in range(0, rows, _HDF5_ROWS))
-        for row, found in enumerate(itertools.chain.from_iterable(blocks)):
-            if isinstance(found, BadRecordError):
-                yield row, found
-            else:
-                yield row, _Scanned(found, shape, hdf5.record_checksum(found))
-
-
-def _iterate_tfrecords(path: Path) -> Iterator[tuple[int, _Scanned | BadRecordError]]:
-    for number, (offset, payload) in enumerate(iterate_frames(path)):
-        if isinstance(payload, BadRecordError):
-            yield offset, payload
-            continue
-        try:
-            yield offset, _Scanned(*decode_record(payload), masked_crc32c(payload))
-        except ValueError as error:
-            yield offset, bad_record(path, offset, number, error)
-
-
 def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: int = 0) -> ShardIndex:
-    """Read and check a whole shard. `DataError` when more records are bad than may be."""
+    """Read and check a whole shard; raises `DataError` if more than `max_bad_records` records are bad."""
     bad = BadRecords(max_bad_records)
-    # `stand_ins` has an entry per record: which of the good ones, in the other arrays, is there or comes next.
-    stand_ins, offsets, lengths, checksums = array("q"), array("q"), array("i"), array("I")
+    offsets, lengths, checksums = array("q"), array("i"), array("I")  # of the good records only
+    rows = array("q")
+    """For every record of the file, the number of good records before it: the good record read in its place."""
     shape: RecordShape | None = None
-    for number, (offset, found) in enumerate(_iterate_records(path)):
-        stand_ins.append(len(offsets))
-        if isinstance(found, BadRecordError):
-            bad.add(found)
-            continue
-        shape = shape or found.shape
-        try:
-            _check(found, shape, limits)
-        except ValueError as error:
-            bad.add(bad_record(path, offset, number, error))
-            continue
-        offsets.append(offset)
-        lengths.append(len(found.record.input_ids))
-        checksums.append(found.checksum)
-    if not stand_ins:
-        raise DataError(f"{path}: the shard is empty; remove it, or make it again")
+    shard_format = format_of(path)
+    with contextlib.closing(shard_format.open(path)) as shard:
+        for number, (offset, stored) in enumerate(shard.scan()):
+            rows.append(len(offsets))
+            if isinstance(stored, BadRecordError):
+                bad.add(stored)
+                continue
+            shape = shape or stored.shape
+            try:
+                _check(stored, shape, limits)
+            except ValueError as error:
+                bad.add(shard_format.bad_record(path, offset, number, error))
+                continue
+            offsets.append(offset)
+            lengths.append(len(stored.record.input_ids))
+            checksums.append(stored.checksum)
+    if not rows:
+        raise DataError(f"{path}: the shard is empty; remove it, or create it again")
     if shape is None or not offsets:
-        raise DataError(f"{next(iter(bad.found))}; the shard has no good record: remove it, or make it again")
-    rows = np.array(stand_ins) % len(offsets)  # for bad ones at the end the first good one stands in
-    arrays = (np.array(offsets)[rows], np.array(lengths)[rows], np.array(checksums)[rows])
+        raise DataError(f"{next(iter(bad.found))}; the shard has no good record: remove it, or create it again")
+    # Bad records at the end of the file have no good record after them: the modulus gives them the first good one.
+    chosen = np.array(rows) % len(offsets)
+    arrays = (np.array(offsets)[chosen], np.array(lengths)[chosen], np.array(checksums)[chosen])
     return ShardIndex(path, shape, *arrays, _digest(shape, *arrays[1:]), list(bad.found))
 
 
@@ -155,31 +124,25 @@ def _digest(shape: RecordShape, lengths: NDArray[np.int32], checksums: NDArray[n
     return hashlib.sha256(f"{shape}".encode() + lengths.tobytes() + checksums.tobytes()).hexdigest()
 
 
-def _check(found: _Scanned, shape: RecordShape, limits: RecordLimits | None) -> None:
-    if found.shape != shape:
-        raise ValueError(f"it has {found.shape}, the records before it {shape}")
+def _check(stored: StoredRecord, shape: RecordShape, limits: RecordLimits | None) -> None:
+    if stored.shape != shape:
+        raise ValueError(f"it has {stored.shape}, the records before it {shape}")
     if limits is not None:
-        limits.check(found.record)
-
-
-def bad_record(path: Path, offset: int, number: int, problem: Exception) -> BadRecordError:
-    """Return the error of a record whose frame or row is whole and whose contents are not."""
-    place = f"row {offset}" if is_hdf5(path) else f"record {number} at byte {offset}"
-    return BadRecordError(f"{path}: {place}: {problem}")
+        limits.check(stored.record)
 
 
 def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Path:
-    """Return where the index of a shard is kept; another size, modification time or limit is another index."""
+    """Return the path that the names of a shard's index files begin with.
+
+    It contains a hash of the shard's path, size and modification time and of the limits, so a changed shard, or other
+    limits, have another index.
+    """
     try:
         stat = path.stat()
     except OSError as error:
         raise DataError(f"{path} cannot be opened: {error.strerror}") from None
-    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{limits}\0{_FORMAT}"
-    return index_dir / f"{path.name}.{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
-
-
-# Their files are the bare values: nothing in them has to be believed.
-_ARRAYS: dict[str, type[np.generic]] = {"offsets": np.int64, "lengths": np.int32, "checksums": np.uint32}
+    identity = f"{path.resolve()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{limits}\0{_VERSION}"
+    return index_dir / f"{path.name[:_NAME_CHARACTERS]}.{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
 
 
 def _array_path(target: Path, name: str) -> Path:
@@ -190,12 +153,12 @@ def _facts_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 
 
-def _scan_and_keep(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
+def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
     target = _index_path(path, index_dir, limits)
     index = scan_shard(path, limits, max_bad_records)
     if _index_path(path, index_dir, limits) != target:
         raise DataError(f"{path} changed while its records were checked; start again when it is complete")
-    # The arrays come first: an index is complete when its JSON is there.
+    # The JSON file is written last: an index is complete if and only if it has one.
     for name in _ARRAYS:
         with write_atomically(_array_path(target, name)) as file:
             file.write(getattr(index, name).data)
@@ -210,9 +173,9 @@ def _scan_and_keep(path: Path, index_dir: Path, limits: RecordLimits | None, max
 
 
 def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) -> ShardIndex:
-    """Load the kept index of a shard; its arrays are memory-mapped, so ranks and workers share them.
+    """Load the stored index of a shard. Its arrays are memory-mapped, so ranks and workers share their memory.
 
-    Raises `DataError` when there is none, or it is damaged.
+    Raises `DataError` if there is no index of the shard as it is now, or the index is damaged.
     """
     target = _index_path(path, index_dir, limits)
     if not _facts_path(target).exists():
@@ -232,7 +195,7 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
 
 
 def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool:
-    """Tell whether the index of a shard is kept, and every byte of it as it was written."""
+    """Return whether the index of a shard is stored, with every byte as it was written."""
     target = _index_path(path, index_dir, limits)
     try:
         index = load_index(path, index_dir, limits)
@@ -250,17 +213,17 @@ def build_indexes(
     limits: RecordLimits | None = None,
     max_bad_records: int = 0,
 ) -> None:
-    """Scan those shards whose index is not kept yet, in parallel; calls `on_shard(done, total)` after each.
+    """Scan the shards that have no index yet, in parallel; calls `on_shard(done, total)` after each.
 
-    A shard may have up to `max_bad_records` bad records; whoever opens the folder counts those of all shards.
+    Every shard may have up to `max_bad_records` bad records. The caller checks the sum over all shards.
     """
     index_dir.mkdir(parents=True, exist_ok=True)
     missing = [path for path in paths if not _has_index(path, index_dir, limits)]
     if not missing:
         return
-    scan = partial(_scan_and_keep, index_dir=index_dir, limits=limits, max_bad_records=max_bad_records)
+    scan = partial(_scan_and_store, index_dir=index_dir, limits=limits, max_bad_records=max_bad_records)
     workers = min(len(missing), len(os.sched_getaffinity(0)))
-    if workers == 1 and not any(map(is_hdf5, missing)):
+    if workers == 1 and not any(format_of(path).can_crash for path in missing):
         for done, path in enumerate(missing, start=1):
             scan(path)
             on_shard(done, len(missing))
@@ -271,22 +234,27 @@ def build_indexes(
 def _scan_in_processes(
     paths: Sequence[Path], scan: Callable[[Path], None], workers: int, on_done: Callable[[int], None]
 ) -> None:
-    """Scan shards in processes. The HDF5 library can crash on damage: a shard that ends its process is named."""
+    """Scan shards in other processes, because a library can crash on a damaged file; such a shard is named.
+
+    A pool is unusable once one of its processes has died, and does not report which shard that process had. So the
+    shards are scanned again one at a time, each in a pool of its own.
+    """
     try:
         with _processes(workers) as pool:
             for done, _ in enumerate(pool.map(scan, paths), start=1):
                 on_done(done)
     except BrokenProcessPool:
-        if workers > 1 or len(paths) > 1:  # several shards were at work
+        if workers > 1 or len(paths) > 1:
             for path in paths:
                 _scan_in_processes([path], scan, 1, lambda done: None)
             return
         raise DataError(
-            f"{paths[0]}: the process that checked its records died, of damage that crashes the HDF5 library or for "
-            "lack of memory; make the shard again, or remove it"
+            f"{paths[0]}: the process that checked its records died, because damage in the file crashed the library "
+            "that reads it, or memory ran out; create the shard again, or remove it"
         ) from None
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:
+    require_semaphores()
     # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)

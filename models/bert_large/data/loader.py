@@ -8,6 +8,7 @@ import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -18,17 +19,23 @@ from torch.utils.data import Dataset as TorchDataset
 
 from bert_large.data.batch import RaggedBatch, from_numpy, make_batch, to_numpy
 from bert_large.data.dataset import Dataset
-from bert_large.data.index import is_hdf5
 from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.data.record import BadRecords
 from bert_large.errors import DataError, UserError
-from bert_large.worker_processes import end_with_parent
+from bert_large.worker_processes import end_with_parent, require_semaphores
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
 class StepBatches:
-    """Maps a step number to this rank's micro-batches: a pure function, so any process can compute any step."""
+    """Maps a step number to this rank's micro-batches: a pure function, so any process can compute any step.
+
+    A step is computed in four stages, of which only the last one reads records: the step's range of samples, their
+    record numbers (`SampleOrder`), this rank's share of them and its cuts into micro-batches (from the lengths in the
+    index), and the records themselves.
+    """
 
     dataset: Dataset
     order: SampleOrder
@@ -38,15 +45,16 @@ class StepBatches:
     world_size: int
     max_bad_records: int = 0
     masking: DynamicMasking | None = None
-    """None: the records' own masks."""
+    """None: the masks stored in the records."""
 
     def __getitem__(self, step: int) -> list[RaggedBatch]:
         return self.read(step)[0]
 
     def read(self, step: int) -> tuple[list[RaggedBatch], list[str]]:
-        """Return the micro-batches and what is wrong with each bad record for which another one stands in.
+        """Return the micro-batches, and the error message of each bad record that was replaced by another one.
 
-        The micro-batches are cut as if no record were bad. Raises `DataError` when too many are.
+        The cuts into micro-batches are those of the index, whether or not a record turns out to be bad. Raises
+        `DataError` if too many are.
         """
         bad = BadRecords(self.max_bad_records)
         batches = []
@@ -58,19 +66,18 @@ class StepBatches:
         return batches, list(bad.found)
 
     def describe_samples(self, step: int) -> list[dict[str, Any]]:
-        """Return where each sample of a global batch lies, over all ranks, without reading it."""
+        """Return the file and place of each sample of the global batch of all ranks, without reading it."""
         first = step * self.global_batch_size
         described = []
         for sample, number in enumerate(self.order.record_numbers(first, first + self.global_batch_size), first):
             shard, row = self.dataset.locate(int(number))
-            place = "row" if is_hdf5(shard.path) else "byte"
             described.append(
                 {
                     "sample": sample,
                     "epoch": sample // self.order.records,
                     "file": str(shard.path),
                     "record": shard.number_of(row),
-                    place: int(shard.offsets[row]),
+                    shard.format.offset_unit: int(shard.offsets[row]),
                     "tokens": int(shard.lengths[row]),
                 }
             )
@@ -115,8 +122,11 @@ class EvalBatches:
 _Packed = tuple[list[dict], list[str]]
 
 
-class _Portable(TorchDataset):
-    """What a loader process runs: micro-batches as arrays, or the error that befell it, which the trainer raises."""
+class _PackedSteps(TorchDataset):
+    """Runs in a worker process: packs the micro-batches of a step as arrays, or returns the exception instead.
+
+    PyTorch would wrap a raised exception in a traceback of the worker. Returned, it is raised again in the trainer.
+    """
 
     def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
@@ -132,20 +142,22 @@ class _Portable(TorchDataset):
 def iterate_steps(
     batches: StepBatches, start: int, stop: int, workers: int, on_bad_record: Callable[[str], None] = lambda text: None
 ) -> Iterator[list[RaggedBatch]]:
-    """Yield the micro-batches of steps `start` up to `stop`, `workers` processes working ahead.
+    """Yield the micro-batches of steps `start` up to `stop`, which `workers` processes read ahead.
 
-    The processes start before this returns, so that they do not inherit the weights' memory. `on_bad_record` is told
-    of every bad record that a step passed over before the step is yielded.
+    The processes start before this returns, so that the caller can load the weights after them: they do not inherit
+    that memory. `on_bad_record` is called for every bad record that a step skipped, before the step is yielded.
     """
     if workers == 0:
-        return _tell(map(batches.read, range(start, stop)), on_bad_record)
+        return _report_bad_records(map(batches.read, range(start, stop)), on_bad_record)
+    require_semaphores()
+    _start_fork_server()
     loader = DataLoader(
-        _Portable(batches),
+        _PackedSteps(batches),
         batch_size=None,
         sampler=range(start, stop),
         num_workers=workers,
         prefetch_factor=2,
-        collate_fn=_as_is,
+        collate_fn=_unchanged,
         worker_init_fn=_follow_trainer,
         multiprocessing_context="forkserver",
     )
@@ -153,10 +165,24 @@ def iterate_steps(
     packed_steps = iter(loader)
     for worker in set(multiprocessing.active_children()) - others:
         atexit.register(_end, worker)
-    return _tell(_unpack(packed_steps), on_bad_record)
+    return _report_bad_records(_unpack(packed_steps), on_bad_record)
 
 
-def _tell(
+def _start_fork_server() -> None:
+    """Start Python's fork server with stop signals blocked, which it and the workers inherit.
+
+    A closed terminal, a scheduler or Ctrl-C signals all processes of the group, but the trainer decides when to stop:
+    it still needs the data of the step that it finishes. While blocked here a signal to the trainer is only delayed.
+    """
+    resource_tracker.ensure_running()  # started by the fork server otherwise, and unblocks signals then
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
+def _report_bad_records(
     steps: Iterator[tuple[list[RaggedBatch], list[str]]], on_bad_record: Callable[[str], None]
 ) -> Iterator[list[RaggedBatch]]:
     for micro_batches, bad in steps:
@@ -167,21 +193,21 @@ def _tell(
 
 @contextlib.contextmanager
 def explain_dead_worker() -> Iterator[None]:
-    """Turn the death of a process that works ahead, which PyTorch tells at any moment, into an error for the user."""
+    """Turn PyTorch's error about a dead worker process, which can be raised anywhere, into a `UserError`."""
     try:
         yield
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
-            f"a process that reads records ahead died ({str(error).splitlines()[0]}): for lack of memory, or in a "
-            "damaged HDF5 shard that crashes the HDF5 library. Start again to go on from the last checkpoint; if it "
-            "dies again, remove data_index from OUTPUT_DIR, so that every shard is checked anew"
+            f"a process that reads records ahead died ({str(error).splitlines()[0]}), because memory ran out, or a "
+            "damaged HDF5 shard crashed the HDF5 library. Start again to resume from the last checkpoint; if it dies "
+            "again, remove data_index from OUTPUT_DIR, so that every shard is checked again"
         ) from None
 
 
 def _end(worker: BaseProcess) -> None:
-    """End a worker when the trainer exits: it ignores the gentler signal, for which Python would wait for ever."""
+    """Kill a worker when the trainer exits: it ignores SIGTERM, and Python would wait for it forever."""
     if worker.is_alive():
         worker.kill()
 
@@ -189,16 +215,16 @@ def _end(worker: BaseProcess) -> None:
 def _unpack(packed_steps: Iterator[_Packed | DataError]) -> Iterator[tuple[list[RaggedBatch], list[str]]]:
     for packed in packed_steps:
         if isinstance(packed, DataError):
-            raise DataError(*packed.args)  # not `packed`, whose traceback would keep itself and the workers alive
+            raise DataError(*packed.args)  # raising `packed` itself would keep its traceback, and so the workers, alive
         yield [from_numpy(fields) for fields in packed[0]], packed[1]
 
 
-def _as_is(packed: Any) -> Any:
+def _unchanged(packed: Any) -> Any:
     return packed
 
 
 def _follow_trainer(worker: int) -> None:
-    """End with the trainer, and only with it: a Ctrl-C goes to the whole process group, but it decides when to stop."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    """Have this worker end with the trainer and only then: see `_start_fork_server`."""
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     end_with_parent()

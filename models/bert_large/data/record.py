@@ -28,7 +28,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class RecordShape:
-    """What every record of a data set has on disk: slots for tokens and slots for predictions."""
+    """Padded length of every record of a dataset on disk: slots for tokens and slots for predictions."""
 
     max_seq_length: int
     max_predictions: int
@@ -36,13 +36,13 @@ class RecordShape:
 
 @dataclass(frozen=True, slots=True)
 class RecordLimits:
-    """What a model has room for: a record beyond it cannot be trained on."""
+    """The largest record that a model can be trained on."""
 
     vocab_size: int
     max_positions: int
 
     def check(self, record: Record) -> None:
-        """Raise `ValueError` with what a record has too much of."""
+        """Raise `ValueError` if a record exceeds the model's positions or vocabulary."""
         length = len(record.input_ids)
         if length > self.max_positions:
             raise ValueError(
@@ -58,19 +58,19 @@ class RecordLimits:
 
 
 class BadRecordError(DataError):
-    """One record is bad; the others of its shard can be read."""
+    """One record is damaged; the other records of its shard can be read."""
 
 
 class BadRecords:
-    """The bad records found so far, each once; one more than `most` of them is an error."""
+    """The distinct bad records found so far, of which at most `most` are allowed."""
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.found: dict[str, None] = {}
-        """What is wrong with each, in the order found."""
+        """The error message of each, in the order found."""
 
     def add(self, error: BadRecordError) -> bool:
-        """Note a bad record and tell whether it is a new one. Raises `DataError` when there are too many."""
+        """Add a bad record; return whether it is new. Raises `DataError` if there are more than `most`."""
         if self.most == 0:
             raise error
         is_new = str(error) not in self.found

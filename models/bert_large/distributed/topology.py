@@ -54,7 +54,7 @@ def read_topology(root: Path = Path("/"), allowed: Iterable[int] | None = None) 
     nodes = []
     for folder in sorted(system.glob("node/node[0-9]*"), key=lambda path: int(path.name[4:])):
         number = int(folder.name[4:])
-        own = cpus & set(parse_list(_read(folder / "cpulist")))
+        own = cpus & set(parse_list(read_text(folder / "cpulist")))
         if own:
             memory = _memory_bytes(folder)
             may_hold = memory != 0 and (memory_nodes is None or number in memory_nodes)
@@ -90,13 +90,14 @@ def _cores(folder: Path, cpus: set[int]) -> tuple[tuple[int, ...], ...]:
     cores = set()
     for cpu in cpus:
         topology = folder / f"cpu{cpu}/topology"
-        siblings = _read(topology / "core_cpus_list") or _read(topology / "thread_siblings_list")  # later, older name
+        # The current name of the file, and its name in older kernels.
+        siblings = read_text(topology / "core_cpus_list") or read_text(topology / "thread_siblings_list")
         cores.add(tuple(sorted(cpus & {cpu, *parse_list(siblings)})))
     return tuple(sorted(cores))
 
 
 def _memory_bytes(node: Path) -> int | None:
-    for line in _read(node / "meminfo").splitlines():  # "Node 0 MemTotal:       131789824 kB"
+    for line in read_text(node / "meminfo").splitlines():  # "Node 0 MemTotal:       131789824 kB"
         words = line.split()
         if "MemTotal:" in words:
             return int(words[-2]) * 1024
@@ -104,7 +105,7 @@ def _memory_bytes(node: Path) -> int | None:
 
 
 def _allowed_memory_nodes(root: Path) -> set[int] | None:
-    for line in _read(root / "proc/self/status").splitlines():
+    for line in read_text(root / "proc/self/status").splitlines():
         name, _, value = line.partition(":")
         if name == "Mems_allowed_list":
             return set(parse_list(value))
@@ -115,9 +116,9 @@ def _cpu_quota(root: Path) -> float | None:
     """Return the smallest limit of this process's control group and those above it, of both versions, in CPUs."""
     quotas = []
     for folder in control_groups(root, "cpu"):
-        words = _read(folder / "cpu.max").split() or [
-            *_read(folder / "cpu.cfs_quota_us").split(),
-            *_read(folder / "cpu.cfs_period_us").split(),
+        words = read_text(folder / "cpu.max").split() or [
+            *read_text(folder / "cpu.cfs_quota_us").split(),
+            *read_text(folder / "cpu.cfs_period_us").split(),
         ]
         if len(words) == 2 and words[0] not in ("max", "-1"):
             quotas.append(int(words[0]) / int(words[1]))
@@ -130,11 +131,11 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
     `controller` is `cpu` or `memory`; both versions of control groups are looked at.
     """
     groups = {}
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in read_text(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers or controller in controllers.split(","):
             groups["cgroup" if controllers else "cgroup2"] = PurePosixPath(path)
-    for line in _read(root / "proc/self/mountinfo").splitlines():
+    for line in read_text(root / "proc/self/mountinfo").splitlines():
         mount, _, filesystem = line.partition(" - ")
         source, mount_point = mount.split()[3:5]
         kind, _, mount_options = filesystem.split()[:3]
@@ -146,7 +147,7 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
             yield root / mount_point.lstrip("/") / part
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
     """Return a file's text, empty where there is no such file or it cannot be read."""
     try:
         return path.read_text()

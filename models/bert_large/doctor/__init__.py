@@ -1,1 +1,1 @@
-"""What this machine offers for training, and what is wrong with the set-up: `bert-large doctor`."""
+"""`bert-large doctor`: checks that this machine and set-up are fit for training."""

@@ -1,82 +1,70 @@
-"""Checks of the data folder: which phases it has records for, and whether they can be read."""
+"""Checks of the data folder: the phases that it has records for, and whether they can be read."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 from bert_large.config.training import PHASE_SEQ_LENGTHS
-from bert_large.data import hdf5
-from bert_large.data.dataset import find_eval_folder, find_training_folder
-from bert_large.data.index import is_hdf5, list_shards
-from bert_large.data.record import RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
+from bert_large.data.folders import find_eval_folder, find_training_folder, list_shards
+from bert_large.data.formats import format_of
+from bert_large.data.record import BadRecordError, RecordShape
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
 from bert_large.errors import DataError, InputError
 
-_TOPIC = "data"
-
 
 def check_data(dataset_dir: Path, phase: int | None) -> list[Finding]:
-    """Tell what `dataset_dir` holds for a phase, or for both; one of both is enough then."""
+    """Check `dataset_dir` for records of a phase, or of both phases, where one of them is enough."""
     phases = list(PHASE_SEQ_LENGTHS) if phase is None else [phase]
-    found = {number: _check_phase(dataset_dir, number) for number in phases}
-    usable = [number for number, finding in found.items() if finding.level == OK]
+    findings = [_check_phase(dataset_dir, number) for number in phases]
+    if all(finding.level == PROBLEM for finding in findings):
+        return findings
     findings = [
-        Finding(WARNING, its.topic, its.found, its.remedy) if usable and its.level == PROBLEM else its
-        for its in found.values()
+        dataclasses.replace(finding, level=WARNING) if finding.level == PROBLEM else finding for finding in findings
     ]
-    return [*findings, _check_evaluation(dataset_dir)] if usable else findings
+    return [*findings, _check_evaluation(dataset_dir)]
 
 
 def _check_phase(dataset_dir: Path, phase: int) -> Finding:
-    topic, length = f"{_TOPIC}, phase {phase}", PHASE_SEQ_LENGTHS[phase]
+    topic, length = f"data, phase {phase}", PHASE_SEQ_LENGTHS[phase]
     try:
-        folder = find_training_folder(dataset_dir, length)
-        shards, shape = _look_at(folder)
+        found, shape = _read_first(find_training_folder(dataset_dir, length))
     except (InputError, OSError) as error:
-        return Finding(PROBLEM, topic, str(error), "name the folder of records in DATASET_DIR, or make it: prepare")
+        remedy = "set DATASET_DIR to the folder of records, or make records with bert-large prepare"
+        return Finding(PROBLEM, topic, str(error), remedy)
     if shape.max_seq_length != length:
-        return Finding(
-            PROBLEM, topic, f"{folder}: records of {shape.max_seq_length} token slots, expected {length}",
-            "name other records in DATASET_DIR, or train the other phase",
-        )  # fmt: skip
-    return Finding(OK, topic, _describe(folder, shards, shape))
+        remedy = "set DATASET_DIR to other records, or train the other phase"
+        return Finding(PROBLEM, topic, f"{found}; expected {length} token slots", remedy)
+    return Finding(OK, topic, found)
 
 
 def _check_evaluation(dataset_dir: Path) -> Finding:
-    topic = f"{_TOPIC}, evaluation"
-    folder = find_eval_folder(dataset_dir)
-    if folder is None:
-        return Finding(OK, topic, f"none in {dataset_dir}; EVAL_DIR can name a folder")
+    topic = "data, evaluation"
     try:
-        shards, shape = _look_at(folder)
+        folder = find_eval_folder(dataset_dir)
+        if folder is None:
+            return Finding(OK, topic, f"none in {dataset_dir}; EVAL_DIR can name a folder")
+        return Finding(OK, topic, _read_first(folder)[0])
     except (InputError, OSError) as error:
         return Finding(PROBLEM, topic, str(error), "remove the folder, or put its records there")
-    return Finding(OK, topic, _describe(folder, shards, shape))
 
 
-def _look_at(folder: Path) -> tuple[Sequence[Path], RecordShape]:
-    """Return the shards, all of which may be read, and the shape of the first's first record."""
+def _read_first(folder: Path) -> tuple[str, RecordShape]:
+    """Return a description of a folder of readable shards, and the shape of its first record."""
     shards = list_shards(folder)
     closed = [path for path in shards if not os.access(path, os.R_OK)]
     if closed:
-        raise DataError(f"{closed[0]} and {len(closed) - 1} others of {len(shards)} shards may not be read")
+        raise DataError(f"{closed[0]} and {len(closed) - 1} others of {len(shards)} shards cannot be read")
     first = shards[0]
-    if is_hdf5(first):
-        with hdf5.open_shard(first) as file:
-            return shards, hdf5.shard_shape(file)
-    for _, payload in iterate_payloads(first):
-        try:
-            return shards, decode_record(payload)[1]
-        except ValueError as error:
-            raise DataError(f"{first}: its first record: {error}") from None
+    with contextlib.closing(format_of(first).open(first)) as shard:
+        for _, stored in shard.scan():
+            if isinstance(stored, BadRecordError):
+                raise stored
+            shape = stored.shape
+            return (
+                f"{folder}: {len(shards)} shards, records of {shape.max_seq_length} token slots and "
+                f"{shape.max_predictions} predictions; the first record is intact"
+            ), shape
     raise DataError(f"{first} is empty")
-
-
-def _describe(folder: Path, shards: Sequence[Path], shape: RecordShape) -> str:
-    return (
-        f"{folder}: {len(shards)} shards, records of {shape.max_seq_length} tokens and {shape.max_predictions} "
-        "predictions; the first one is whole"
-    )

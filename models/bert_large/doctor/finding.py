@@ -1,35 +1,38 @@
-"""What a check found, and how findings are shown."""
+"""The result of a check, and the table of all results."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from bert_large.tables import format_table
+
 OK, WARNING, PROBLEM = "ok", "warning", "problem"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     level: str
-    """`OK`; `WARNING`: training works, slower or with less room than it could; `PROBLEM`: it will not work."""
+    """`OK`; `WARNING`: training works, but slower or with less room than it could; `PROBLEM`: training will fail."""
     topic: str
     found: str
     remedy: str = ""
-    """What to do; there is one with every warning and problem."""
+    """What to do; every warning and problem has one."""
 
     def __post_init__(self) -> None:
         assert self.level == OK or self.remedy, f"{self.topic}: no remedy for {self.found}"
 
 
 def render(findings: Sequence[Finding]) -> str:
-    """Return a line for each finding, its remedy on the next, and last how many of each level there are."""
-    width = max(len(finding.topic) for finding in findings)
-    lines = []
+    """Return one line per finding, the remedy on the next line, and the number of findings of each level last."""
+    rows = []
     for finding in findings:
-        lines.append(f"{finding.level:<7}  {finding.topic:<{width}}  {finding.found}")
+        rows.append([finding.level, finding.topic, finding.found])
         if finding.remedy:
-            lines.append(f"{'':7}  {'':{width}}  -> {finding.remedy}")
+            rows.append(["", "", f"-> {finding.remedy}"])
     levels = [finding.level for finding in findings]
-    return "\n".join([*lines, ", ".join(f"{levels.count(level)} {level}" for level in (OK, WARNING, PROBLEM))])
+    return "\n".join(
+        [format_table(rows, left=3), ", ".join(f"{levels.count(level)} {level}" for level in (OK, WARNING, PROBLEM))]
+    )

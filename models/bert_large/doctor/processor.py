@@ -1,8 +1,10 @@
-"""Checks of the processor: the precision worth using, the cores that this process may use, and the ranks' places."""
+"""Checks of the processor: the precision to use, the cores that this process may use, and the ranks on them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import torch
 
 from bert_large.distributed.launch import Plan, describe_plan, make_plan
 from bert_large.distributed.topology import Topology
@@ -10,62 +12,68 @@ from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
 from bert_large.engines import computes
 from bert_large.engines.precision import PRODUCT_FLAGS, get_precision
 from bert_large.errors import InputError
+from bert_large.observe.gemm import measure_flops_per_second
+
+_WORTHWHILE = 1.2
+"""Rate of bf16 products over fp32 products from which bf16 is recommended: it also takes half of the memory traffic."""
 
 
 def check_precision(cpu_flags: frozenset[str], asked: str | None) -> list[Finding]:
-    """Tell which precision is worth using on a CPU with these flags, and what the one asked for would be."""
+    """Return which precision to use on this CPU, and how the precision asked for would compute."""
     findings = [_advise(cpu_flags)]
     if asked is not None:
         description, warning = get_precision(asked).describe(cpu_flags)
-        level = OK if warning is None else WARNING
-        findings.append(Finding(level, "precision asked for", description, warning or ""))
+        findings.append(Finding(OK if warning is None else WARNING, "precision asked for", description, warning or ""))
         if not computes("native", asked):
-            findings.append(
-                Finding(
-                    WARNING,
-                    "engine for it",
-                    f"the native engine has no kernels for {asked}: training takes the far slower eager engine",
-                    "use PRECISION=bf16, or fp32",
-                )
-            )
+            found = f"the native engine has no kernels for {asked}: training uses the much slower eager engine"
+            findings.append(Finding(WARNING, "engine for it", found, "use PRECISION=bf16 or fp32"))
     return findings
 
 
 def _advise(cpu_flags: frozenset[str]) -> Finding:
-    topic, known = "precision", [flag for flags in PRODUCT_FLAGS.values() for flag in flags]
-    found = [flag for flag in known if flag in cpu_flags]
+    topic = "precision"
     if not cpu_flags:
-        return Finding(WARNING, topic, "/proc/cpuinfo names no CPU flags", "use PRECISION=fp32, or measure both")
-    bf16 = [flag for flag in PRODUCT_FLAGS["bf16"] if flag in cpu_flags]
-    if not bf16:
-        return Finding(
-            OK, topic, f"fp32 is worth using: of {', '.join(known)} this CPU has {', '.join(found) or 'none'}, and "
-            "bf16 would be emulated",
-        )  # fmt: skip
-    return Finding(OK, topic, f"bf16 is worth using: the CPU has {', '.join(found)}")
+        return Finding(WARNING, topic, "/proc/cpuinfo lists no CPU flags", "use PRECISION=fp32, or measure both")
+    found = [flag for flag in PRODUCT_FLAGS["bf16"] if flag in cpu_flags]
+    if not found:
+        missing = ", ".join(PRODUCT_FLAGS["bf16"])
+        return Finding(OK, topic, f"use fp32: this CPU has none of the bf16 instructions ({missing})")
+    ratio = measure_bf16_speedup()
+    return Finding(
+        OK, topic, f"use {'bf16' if ratio >= _WORTHWHILE else 'fp32'}: matrix products in bf16, with "
+        f"{', '.join(found)}, ran at {ratio:.1f} times the rate of fp32 just now",
+    )  # fmt: skip
+
+
+def measure_bf16_speedup() -> float:
+    """Return the rate of bf16 matrix products over that of fp32, measured in less than a second."""
+    fp32, bf16 = measure_flops_per_second(
+        tokens=256, hidden=512, intermediate=2048, dtypes=[torch.float32, torch.bfloat16]
+    )
+    return bf16 / fp32
 
 
 def check_cores(topology: Topology, online_cpus: int, allowed_cpus: int) -> Finding:
-    """Tell how much of the machine this process may use; `online_cpus` and `allowed_cpus` count hardware threads."""
+    """Check how much of the machine this process may use; the two numbers count hardware threads."""
     topic = "cores"
     found = f"{topology.cores} cores ({allowed_cpus} of the machine's {online_cpus} CPUs)"
     quota = topology.cpu_quota
     if quota is not None and quota < topology.cores:
         return Finding(
             WARNING, topic, f"{found}, but control groups allow the time of {quota:g} CPUs",
-            "raise the limit of whoever set it (docker --cpus, Kubernetes resources.limits.cpu), in whole cores",
+            "raise the limit where it was set (docker --cpus, Kubernetes resources.limits.cpu), to whole cores",
         )  # fmt: skip
     if allowed_cpus < online_cpus:
         return Finding(
             WARNING, topic, f"{found}: the process is bound to CPUs",
             "start it without taskset or numactl, or give the container or job all CPUs (docker --cpuset-cpus, Slurm "
-            "--exclusive); leave it if the others are for other work",
+            "--exclusive); ignore this if the others are for other work",
         )  # fmt: skip
     return Finding(OK, topic, found)
 
 
 def check_ranks(variables: Mapping[str, str], topology: Topology) -> tuple[list[Finding], Plan | None]:
-    """Tell which ranks a run would start with these environment variables; the plan is None if there can be none."""
+    """Return the ranks that a run would start with these environment variables; the plan is None if it cannot."""
     topic = "ranks"
     try:
         plan = make_plan(variables, topology)
@@ -74,27 +82,16 @@ def check_ranks(variables: Mapping[str, str], topology: Topology) -> tuple[list[
     findings = [Finding(OK, topic, line) for line in describe_plan(plan, variables)]
     nodes, ranks = len(topology.nodes), len(plan.placements)
     if ranks < nodes:
-        findings.append(
-            Finding(
-                WARNING, topic, f"{ranks} for {nodes} NUMA nodes: each computes on memory of other nodes too",
-                f"RANKS_PER_NODE={nodes} is faster, if memory allows",
-            )
-        )  # fmt: skip
+        found = f"{ranks} for {nodes} NUMA nodes: each also uses memory of other nodes"
+        findings.append(Finding(WARNING, topic, found, f"RANKS_PER_NODE={nodes} is faster, if memory allows"))
     without_memory = [str(node.number) for node in topology.nodes if not node.may_hold_memory]
     if without_memory:
-        findings.append(
-            Finding(
-                WARNING, topic, f"this process may have no memory of NUMA node {', '.join(without_memory)}",
-                "give the job those nodes' memory (docker --cpuset-mems), or none of their cores",
-            )
-        )  # fmt: skip
+        found = f"this process may have no memory of NUMA node {', '.join(without_memory)}"
+        remedy = "give the job the memory of those nodes (docker --cpuset-mems), or none of their cores"
+        findings.append(Finding(WARNING, topic, found, remedy))
     for rank, placement in enumerate(plan.placements):
-        cpus = len(placement.cpus)
-        if placement.threads > cpus:
-            findings.append(
-                Finding(
-                    WARNING, topic, f"rank {rank} starts {placement.threads} threads on {cpus} cores",
-                    "unset OMP_NUM_THREADS: it is then as many as cores",
-                )
-            )  # fmt: skip
+        if placement.threads > len(placement.cpus):
+            found = f"rank {rank} starts {placement.threads} threads on {len(placement.cpus)} cores"
+            remedy = "unset OMP_NUM_THREADS: the default is the number of cores"
+            findings.append(Finding(WARNING, topic, found, remedy))
     return findings, plan

@@ -1,16 +1,19 @@
-"""Checks of what the operating system grants: huge pages, shared memory, open files, disk, a container engine."""
+"""Checks of the operating system's limits: huge pages, shared memory, open files, the port, a container engine."""
 
 from __future__ import annotations
 
 import re
 import shutil
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from bert_large.data.dataset import MAX_OPEN_FILES
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
+from bert_large.errors import UserError
 from bert_large.storage.atomic import describe_bytes
+from bert_large.worker_processes import require_semaphores
 
 HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CONTAINER_ENGINES = ("docker", "podman")
@@ -20,80 +23,76 @@ _ANSWER_SECONDS = 10
 
 
 def check_huge_pages(setting: str | None) -> Finding:
-    """Read Linux's setting of transparent huge pages, `always [madvise] never`; None: the kernel has none."""
-    topic = "huge pages"
+    """Check Linux's setting of transparent huge pages, `always [madvise] never`; None: the kernel has none."""
     chosen = re.search(r"\[(\w+)\]", setting or "")
-    if chosen and chosen[1] in ("always", "madvise"):
-        return Finding(OK, topic, f"transparent huge pages: {chosen[1]}")
-    if chosen:
-        return Finding(
-            WARNING, topic, f"transparent huge pages: {chosen[1]}; large tensors are made of small pages",
-            f"as root: echo madvise > {HUGE_PAGES_FILE}",
-        )  # fmt: skip
-    return Finding(
-        WARNING, topic, "the kernel tells of no transparent huge pages", "expect slower memory, or change the kernel"
-    )
+    if chosen is None:
+        remedy = "expect slower memory, or use a kernel that has them"
+        return Finding(WARNING, "huge pages", "the kernel reports no transparent huge pages", remedy)
+    found = f"transparent huge pages: {chosen[1]}"
+    if chosen[1] in ("always", "madvise"):
+        return Finding(OK, "huge pages", found)
+    remedy = f"as root: echo madvise > {HUGE_PAGES_FILE}"
+    return Finding(WARNING, "huge pages", f"{found}; large tensors consist of small pages", remedy)
 
 
 def check_shared_memory(size_bytes: int | None, uses_ccl: bool) -> Finding:
-    """Tell whether /dev/shm is large enough: only oneCCL's ranks need it; the loader and gloo do without."""
+    """Check /dev/shm: helper processes need their semaphores there, and oneCCL's ranks exchange gradients there."""
     topic = "shared memory"
-    if not uses_ccl:
-        size = "is not there" if size_bytes is None else f"has {describe_bytes(size_bytes)}"
-        return Finding(OK, topic, f"/dev/shm {size}; nothing here needs it")
-    if size_bytes is not None and size_bytes >= _LEAST_SHARED_BYTES:
-        return Finding(OK, topic, f"/dev/shm has {describe_bytes(size_bytes)}")
+    try:
+        require_semaphores()
+    except UserError as error:
+        return Finding(PROBLEM, topic, str(error), "make /dev/shm writable, or train with --data-workers 0")
+    found = f"semaphores can be created; /dev/shm has {describe_bytes(size_bytes or 0)}"
+    if not uses_ccl or (size_bytes or 0) >= _LEAST_SHARED_BYTES:
+        return Finding(OK, topic, found)
     return Finding(
-        WARNING, topic, f"/dev/shm has {describe_bytes(size_bytes or 0)}; oneCCL's ranks exchange gradients through it",
+        WARNING, topic, f"{found}, which oneCCL's ranks exchange gradients through",
         "SHM_SIZE=8G ./run.sh, docker --shm-size 8G, or in Kubernetes an emptyDir of medium Memory at /dev/shm",
     )  # fmt: skip
 
 
 def check_open_files(soft: int) -> Finding:
-    """Tell whether a process may open all files that training keeps open."""
-    topic = "open files"
+    """Check the limit of open files: training keeps shards open, besides pipes and connections."""
     if soft >= _LEAST_OPEN_FILES:
-        return Finding(OK, topic, f"a process may have {soft}")
-    return Finding(
-        WARNING, topic, f"a process may have {soft}, up to {MAX_OPEN_FILES} shards are kept open, with pipes and "
-        "connections besides", f"ulimit -n {4 * MAX_OPEN_FILES} (docker --ulimit nofile={4 * MAX_OPEN_FILES})",
-    )  # fmt: skip
+        return Finding(OK, "open files", f"a process may have {soft}")
+    remedy = f"ulimit -n {4 * MAX_OPEN_FILES} (docker --ulimit nofile={4 * MAX_OPEN_FILES})"
+    found = f"a process may have {soft}; training keeps up to {MAX_OPEN_FILES} shards open, besides other files"
+    return Finding(WARNING, "open files", found, remedy)
 
 
-def check_disk(folder: Path, free: int, checkpoint_bytes: int, weights_bytes: int, keep: int) -> Finding:
-    """Tell whether `folder` has room for a run's checkpoints: the kept ones, the next, and the model at the end."""
-    topic, needed = "disk", (keep + 1) * checkpoint_bytes + weights_bytes
-    found = (
-        f"{describe_bytes(free)} free for {folder}; {describe_bytes(needed)} needed: {keep + 1} checkpoints of "
-        f"{describe_bytes(checkpoint_bytes)} at a time and the model"
-    )
-    if free >= needed:
-        return Finding(OK, topic, found)
-    remedy = "make room, name another OUTPUT_DIR, or keep fewer (--keep-checkpoints 1)"
-    return Finding(PROBLEM if free < checkpoint_bytes else WARNING, topic, found, remedy)
+def check_port(port: int) -> Finding:
+    """Check that the first machine's port for the ranks to meet is free."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as torchrun; a port just closed is free
+        try:
+            listener.bind(("", port))
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            return Finding(
+                PROBLEM, "port", f"MASTER_PORT {port} cannot be used: {reason}", "set MASTER_PORT to another"
+            )
+    return Finding(OK, "port", f"MASTER_PORT {port} is free")
 
 
 def check_container_engine(inside: str | None, engines: Sequence[str], answers: Callable[[str], bool]) -> Finding:
-    """Tell which of `engines` can be used; `inside` describes the container that this runs in, if it does."""
+    """Check which of `engines` can be used; `inside` describes the container if this runs in one."""
     topic = "container engine"
     if inside is not None:
-        return Finding(OK, topic, f"none needed inside of a container; {inside}")
+        return Finding(OK, topic, f"none is needed inside a container; {inside}")
     reasons = []
     for engine in engines:
         if shutil.which(engine) is None:
             reasons.append(f"{engine} is not installed")
         elif answers(engine):
-            return Finding(OK, topic, f"{engine} is there and answers")
+            return Finding(OK, topic, f"{engine} is installed and answers")
         else:
             reasons.append(f"{engine} does not answer")
-    return Finding(
-        WARNING, topic, "; ".join(reasons),
-        "start its service, or let this user use it; or do without a container: RUNTIME=native ./run.sh",
-    )  # fmt: skip
+    remedy = "start its service, or allow this user to use it; or run without a container: RUNTIME=native ./run.sh"
+    return Finding(WARNING, topic, "; ".join(reasons), remedy)
 
 
 def engine_answers(engine: str) -> bool:
-    """Tell whether a container engine's service answers."""
+    """Return whether the service of a container engine answers."""
     try:
         done = subprocess.run([engine, "version"], capture_output=True, timeout=_ANSWER_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):

@@ -1,26 +1,18 @@
-"""What a precision means for PyTorch, and whether this CPU has the instructions for it."""
+"""What each precision sets in PyTorch, and whether this CPU computes in it with instructions of its own."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
+from bert_large.cpu import read_cpu_flags
 from bert_large.log import LOGGER
 
 PRODUCT_FLAGS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
 """CPU flags of the instructions for matrix products of a type."""
-
-
-def read_cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """Return the instruction-set flags of the first CPU, empty where the system does not say."""
-    try:
-        lines = cpuinfo.read_text().splitlines()
-    except OSError:
-        return frozenset()
-    return next((frozenset(line.split(":", 1)[1].split()) for line in lines if line.startswith("flags")), frozenset())
 
 
 @dataclass(frozen=True)
@@ -30,12 +22,11 @@ class Precision:
     name: str
     autocast_dtype: torch.dtype | None = None
     matmul_precision: str = "highest"
-    products: str = "fp32"
-    """Type that the factors of matrix products are rounded to."""
+    """PyTorch's setting for float32 products: "medium" asks for factors rounded to bf16, as bf32 needs."""
 
     @property
     def activation_dtype(self) -> torch.dtype:
-        """Type that matrix products return."""
+        """Type of the results of matrix products."""
         return self.autocast_dtype or torch.float32
 
     @property
@@ -44,44 +35,46 @@ class Precision:
         return self.autocast_dtype == torch.float16
 
     def autocast(self) -> contextlib.AbstractContextManager[object]:
-        """Return the context that forward passes run in."""
+        """Return the context for forward passes."""
         if self.autocast_dtype is None:
             return contextlib.nullcontext()
         return torch.autocast("cpu", dtype=self.autocast_dtype)
 
     def describe(self, cpu_flags: frozenset[str]) -> tuple[str, str | None]:
-        """Return one line on how this precision computes on a CPU with these flags, and a warning if it is slow."""
-        if self.products == "fp32":
+        """Return one line on how this precision computes on this CPU, which has these flags, and a warning or None."""
+        if self.matmul_precision == "medium":
+            return _describe_bf32()
+        if self.autocast_dtype is None:
             return f"precision {self.name}: fp32 throughout", None
-        flags = PRODUCT_FLAGS[self.products]
+        products = "bf16" if self.autocast_dtype == torch.bfloat16 else "fp16"
+        flags = PRODUCT_FLAGS[products]
         found = [flag for flag in flags if flag in cpu_flags]
         how = f"with {', '.join(found)}" if found else "(emulated)"
         weights = "fp32 master weights" + (", dynamic loss scaling" if self.scales_loss else "")
         warning = None if found else (
-            f"this CPU has none of the {self.products} instructions ({', '.join(flags)}): {self.name} is emulated and "
+            f"this CPU has none of the {products} instructions ({', '.join(flags)}): {self.name} is emulated and "
             "can be many times slower than fp32; use PRECISION=fp32 here"
         )  # fmt: skip
-        return f"precision {self.name}: {self.products} matrix products {how}, {weights}", warning
+        return f"precision {self.name}: {products} matrix products {how}, {weights}", warning
 
 
-# bf32 keeps fp32 tensors and lets oneDNN round the operands of matrix products to bf16.
 # avx-fp32 differs from fp32 only in the environment (DNNL_MAX_CPU_ISA unset), which the launch scripts set.
 _PRECISIONS = {
     "fp32": Precision("fp32"),
     "avx-fp32": Precision("avx-fp32"),
-    "bf16": Precision("bf16", autocast_dtype=torch.bfloat16, products="bf16"),
-    "bf32": Precision("bf32", matmul_precision="medium", products="bf16"),
-    "fp16": Precision("fp16", autocast_dtype=torch.float16, products="fp16"),
+    "bf16": Precision("bf16", autocast_dtype=torch.bfloat16),
+    "bf32": Precision("bf32", matmul_precision="medium"),
+    "fp16": Precision("fp16", autocast_dtype=torch.float16),
 }
 
 
 def get_precision(name: str) -> Precision:
-    """Return what a precision that `config.PRECISIONS` names means."""
+    """Return the precision of a name in `config.training.PRECISIONS`."""
     return _PRECISIONS[name]
 
 
 def apply_precision(name: str) -> Precision:
-    """Set PyTorch up for a precision that `config.PRECISIONS` names, say what it means on this CPU, and return it."""
+    """Set PyTorch's global settings for a precision, log how it computes on this CPU, and return it."""
     precision = get_precision(name)
     description, warning = precision.describe(read_cpu_flags())
     LOGGER.info(description)
@@ -89,3 +82,34 @@ def apply_precision(name: str) -> Precision:
         LOGGER.warning("warning: %s", warning)
     torch.set_float32_matmul_precision(precision.matmul_precision)
     return precision
+
+
+def _describe_bf32() -> tuple[str, str | None]:
+    if bf32_rounds_factors():
+        return "precision bf32: fp32 tensors, bf16 factors of matrix products, fp32 master weights", None
+    return "precision bf32: fp32 throughout on this CPU", (
+        "PyTorch does not round the factors of fp32 matrix products to bf16 on this CPU, which takes amx_bf16: bf32 "
+        "computes the same as fp32; use PRECISION=fp32, or bf16 where the CPU has avx512_bf16"
+    )
+
+
+def bf32_rounds_factors() -> bool:
+    """Return whether float32 products are computed from factors rounded to bf16 when PyTorch is asked for that.
+
+    The setting only permits it: oneDNN has such products for AMX alone, and computes in fp32 elsewhere, also on CPUs
+    with avx512_bf16. It also honours DNNL_MAX_CPU_ISA. So this computes one product, whose factors 1 + 2^-10 become 1
+    in bf16; 64 rows are enough for PyTorch to pass it to oneDNN.
+    """
+    factor = torch.full((64, 64), 1 + 2**-10)
+    with _matmul_precision("medium"):
+        return float(torch.mm(factor, factor)[0, 0]) == 64.0
+
+
+@contextlib.contextmanager
+def _matmul_precision(name: str) -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

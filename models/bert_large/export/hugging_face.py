@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from bert_large.convert.weights import skeleton
 from bert_large.errors import InputError
 from bert_large.export.model_card import model_card
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.model import pretrained
+from bert_large.model.bert import skeleton
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text, read_vocab
 from bert_large.storage.atomic import write_atomically
 from bert_large.storage.integrity import write_checksums

@@ -1,8 +1,17 @@
-"""BERT with its two pretraining heads on ragged batches (Devlin et al. 2018, post-LayerNorm), or with parts left out.
+"""BERT with its pretraining heads on ragged batches (Devlin et al. 2018, arXiv 1810.04805): the whole model.
 
-Modules and parameters carry the names of Hugging Face's `BertForPreTraining`, so that a state dictionary of one loads
-into the other; other models have the same names here (`architectures`). What is computed is here; how, is the engine's
-matter (`operations.Operations`).
+    embeddings   x = dropout(norm(word + position + segment))
+    each layer   x = norm(x + dropout(output(attention(x))))
+                 x = norm(x + dropout(output(gelu(intermediate(x)))))
+    masked LM    logits of masked tokens = norm(gelu(transform(x))) @ word embeddings.T + bias
+    next sent.   logits of sequences = seq_relationship(tanh(pooler(x of [CLS])))
+
+A batch has no padding: x is [T, hidden] for the T real tokens of all sequences (`data.batch.RaggedBatch`), and only
+attention sees where one sequence ends and the next begins. This file says what is computed; how is up to the engine,
+which implements the handful of operations in `operations.Operations`. So most modules here only hold parameters.
+
+Modules and parameters have the names of Hugging Face's `BertForPreTraining`, so a state dictionary of one loads into
+the other. Architectures without some parts, such as DistilBERT, have the same names here (`config.hugging_face`).
 """
 
 from __future__ import annotations
@@ -21,11 +30,11 @@ from bert_large.model.dropout import Site, StepDropout, site_dropout
 from bert_large.model.operations import Operations, at_least_float32
 
 _SEGMENTS = 2
-"""Of a record, whatever the model makes of them."""
+"""Segments of a record; a model without segment embeddings reads records with two segments too."""
 
 
 class Dense(nn.Module):
-    """Parameters of a linear layer, uninitialised."""
+    """Parameters of a linear layer x @ weight.T + bias, uninitialised."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -44,7 +53,7 @@ class Norm(nn.Module):
 
 
 class Table(nn.Module):
-    """Parameters of an embedding, uninitialised."""
+    """Parameters of an embedding table, uninitialised."""
 
     def __init__(self, rows: int, hidden: int) -> None:
         super().__init__()
@@ -52,15 +61,15 @@ class Table(nn.Module):
 
 
 class Embeddings(nn.Module):
-    """Word, position and, where the model tells segments apart, segment embeddings with their LayerNorm."""
+    """Word, position and (unless `type_vocab_size` is 0) segment embeddings with their LayerNorm."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.word_embeddings = Table(config.vocab_size, config.hidden_size)
-        self.position_embeddings = Table(config.max_position_embeddings, config.hidden_size)
         segments, hidden = config.type_vocab_size, config.hidden_size
+        self.word_embeddings = Table(config.vocab_size, hidden)
+        self.position_embeddings = Table(config.max_position_embeddings, hidden)
         self.token_type_embeddings = Table(segments, hidden) if segments else None
-        self.LayerNorm = Norm(config.hidden_size, config.layer_norm_eps)
+        self.LayerNorm = Norm(hidden, config.layer_norm_eps)
         self.dropout_probability = config.hidden_dropout_prob
 
     def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
@@ -69,7 +78,7 @@ class Embeddings(nn.Module):
             batch,
             words,
             self.position_embeddings.weight,
-            # Zeros that nobody trains: the sum of embeddings is then that of the other two, to the last bit.
+            # Untrained zeros: adding them changes no bit of the sum, and engines need no case for it.
             words.new_zeros(_SEGMENTS, words.shape[1]) if segments is None else segments.weight,
             self.LayerNorm,
             site_dropout(dropout, self.dropout_probability, 0, Site.EMBEDDING),
@@ -87,7 +96,7 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """A linear layer whose result is added to a residual and normalised."""
+    """A linear layer whose result, after dropout, is added to the residual stream and normalised."""
 
     def __init__(self, inputs: int, hidden: int, eps: float) -> None:
         super().__init__()
@@ -96,7 +105,7 @@ class Output(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention (`attention.self.*`) with its output layer (`attention.output.*`)."""
+    """Self-attention (`attention.self.*`) and its output layer (`attention.output.*`)."""
 
     def __init__(self, hidden: int, eps: float) -> None:
         super().__init__()
@@ -105,7 +114,7 @@ class Attention(nn.Module):
 
 
 class Intermediate(nn.Module):
-    """The widening linear layer of the feed-forward network."""
+    """The first linear layer of the feed-forward network, which widens hidden to intermediate size."""
 
     def __init__(self, hidden: int, intermediate: int) -> None:
         super().__init__()
@@ -113,7 +122,7 @@ class Intermediate(nn.Module):
 
 
 class Layer(nn.Module):
-    """One transformer layer."""
+    """One transformer layer: attention, then feed-forward network, each with a residual and LayerNorm after it."""
 
     def __init__(self, config: ModelConfig, number: int) -> None:
         super().__init__()
@@ -136,7 +145,7 @@ class Layer(nn.Module):
     def attend(
         self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
     ) -> torch.Tensor:
-        """Return the first half of the layer, where tokens see each other."""
+        """Return the output of the layer's first half, the only part of the model in which tokens mix."""
         projections, output = self.attention.self, self.attention.output
         probabilities_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
         output_site = site_dropout(dropout, self.attention_output_dropout, self.number, Site.ATTENTION_OUTPUT)
@@ -148,7 +157,7 @@ class Layer(nn.Module):
     def feed_forward(
         self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
     ) -> torch.Tensor:
-        """Return the second half of the layer, where each token is on its own."""
+        """Return the output of the layer's second half, which treats each token by itself."""
         return engine.feed_forward_block(
             batch, hidden, self.intermediate.dense, self.activation, self.output.dense, self.output.LayerNorm,
             site_dropout(dropout, self.hidden_dropout, self.number, Site.FEED_FORWARD_OUTPUT),
@@ -156,7 +165,7 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """The stack of layers."""
+    """The transformer layers."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -164,7 +173,7 @@ class Encoder(nn.Module):
 
 
 class Pooler(nn.Module):
-    """The linear layer on [CLS] before the next-sentence head."""
+    """The linear layer and tanh between the first token ([CLS]) and the next-sentence head."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
@@ -193,10 +202,10 @@ class Bert(nn.Module):
     def encode_for_heads(
         self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None
     ) -> tuple[RaggedBatch, torch.Tensor]:
-        """Return the tokens that the pretraining heads read, as a batch, and the encoder's output for them.
+        """Return the batch of the tokens that the pretraining heads read, and the encoder's output for them.
 
-        They are the first and the masked tokens of each sequence, a sixth of all: the second half of the last layer is
-        computed for them alone.
+        The heads read the first token and the masked tokens of each sequence, about a sixth of all. After the last
+        layer's attention no token influences another, so the rest of that layer is computed for these tokens only.
         """
         *layers, last = cast(list[Layer], list(self.encoder.layer))
         hidden = self.embeddings(batch, engine, dropout)
@@ -209,7 +218,7 @@ class Bert(nn.Module):
 
 
 class Transform(nn.Module):
-    """The linear layer and LayerNorm before the tied decoder."""
+    """The linear layer and LayerNorm before the decoder."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -218,7 +227,7 @@ class Transform(nn.Module):
 
 
 class Predictions(nn.Module):
-    """The masked-LM head; its decoder's weights are the word embeddings."""
+    """The masked-LM head. Its decoder has only a bias of its own: the weights are the word embeddings."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -227,7 +236,7 @@ class Predictions(nn.Module):
 
 
 class Heads(nn.Module):
-    """The pretraining heads that the model has."""
+    """The pretraining heads: masked LM and, unless the architecture leaves it out, next sentence."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -237,9 +246,10 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class PretrainingSums:
-    """Sums over a batch (scalars): losses float32 and differentiable, counts of right predictions int64.
+    """Sums over a batch: losses (float32 scalars, differentiable) and right predictions (int64 scalars).
 
-    Those of next sentences are 0 where the model has no head for them.
+    Sums, not means: a step adds them up over micro-batches and ranks and divides once. The next-sentence sums are 0 for
+    a model without that head.
     """
 
     masked_lm_loss: torch.Tensor
@@ -249,7 +259,7 @@ class PretrainingSums:
 
 
 def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Return draws [count] from a standard normal; those beyond two deviations are drawn again."""
+    """Return `count` draws from a standard normal distribution; draws beyond two deviations are repeated."""
     draws = generator.standard_normal(count, dtype=np.float32)
     beyond = np.flatnonzero(np.abs(draws) > 2)
     while beyond.size:
@@ -259,7 +269,7 @@ def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.f
 
 
 class BertForPreTraining(nn.Module):
-    """The whole model, without what its architecture leaves out. `engine` computes its operations."""
+    """The whole model; `engine` computes its operations."""
 
     def __init__(self, config: ModelConfig, engine: Operations) -> None:
         super().__init__()
@@ -270,7 +280,11 @@ class BertForPreTraining(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Draw the weights from a normal truncated at two deviations, as the reference does; biases 0, norms 1."""
+        """Initialise as MLCommons' reference: weights truncated normal, biases 0, LayerNorm weights 1.
+
+        The draws come from NumPy, in the order of parameters, so that a seed means the same weights in every version of
+        PyTorch.
+        """
         generator = np.random.default_rng(seed)
         for name, parameter in self.named_parameters():
             if name.endswith("bias"):
@@ -282,44 +296,37 @@ class BertForPreTraining(nn.Module):
                 parameter.copy_(torch.from_numpy(draws).view_as(parameter))
 
     def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
-        """Return loss sums and right predictions; `dropout` None computes as in evaluation."""
+        """Return loss sums and right predictions; `dropout` is None in evaluation."""
         read, hidden = self.bert.encode_for_heads(batch, self.engine, dropout)
-        head = self.cls.predictions
-        masked_lm_loss, masked_lm_correct = self.engine.masked_head(
-            read,
-            hidden,
-            head.transform.dense,
-            self.config.hidden_act,
-            head.transform.LayerNorm,
-            self.bert.embeddings.word_embeddings.weight,
-            head.bias,
+        head, words = self.cls.predictions, self.bert.embeddings.word_embeddings.weight
+        masked_lm = self.engine.masked_head(
+            read, hidden, head.transform.dense, self.config.hidden_act, head.transform.LayerNorm, words, head.bias
         )
         if not self.config.traits.has_next_sentence_head:
-            return PretrainingSums(
-                masked_lm_loss,
-                masked_lm_correct,
-                torch.zeros_like(masked_lm_loss),
-                torch.zeros_like(masked_lm_correct),
-            )
-        next_sentence_logits = self.next_sentence_logits(read, hidden)
-        labels = batch.next_sentence_labels
-        return PretrainingSums(
-            masked_lm_loss,
-            masked_lm_correct,
-            nn.functional.cross_entropy(next_sentence_logits, labels, reduction="sum"),
-            (next_sentence_logits.argmax(dim=-1) == labels).sum(),
-        )
+            return PretrainingSums(*masked_lm, *map(torch.zeros_like, masked_lm))
+        logits, labels = self.next_sentence_logits(read, hidden), batch.next_sentence_labels
+        next_sentence_loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+        return PretrainingSums(*masked_lm, next_sentence_loss, (logits.argmax(dim=-1) == labels).sum())
 
     def next_sentence_predictions(self, sequences: int) -> int:
-        """Return how many next-sentence predictions are made of so many sequences: that, or none."""
+        """Return the number of next-sentence predictions for a number of sequences: the same, or 0 without the head."""
         return sequences if self.config.traits.has_next_sentence_head else 0
 
     def next_sentence_logits(self, batch: RaggedBatch, hidden: torch.Tensor) -> torch.Tensor:
-        """Return logits [B, 2] (follows, random), in float32 at least, from the encoder's output [T, hidden].
+        """Return logits [B, 2] for (B follows A, B is random), at least float32, from the encoder's output [T, hidden].
 
-        Only of a model that has a head for them.
+        The model must have the next-sentence head.
         """
         head = self.cls.seq_relationship
         assert self.bert.pooler is not None and head is not None
         pooled = self.bert.pooler(hidden[batch.cu_seqlens[:-1].long()])
         return at_least_float32(nn.functional.linear(pooled, head.weight, head.bias))
+
+
+def skeleton(config: ModelConfig) -> BertForPreTraining:
+    """Return a model on PyTorch's meta device: parameters with names, shapes and types, but without memory.
+
+    It has no engine. `to_empty(device="cpu")` gives it memory to load weights into.
+    """
+    with torch.device("meta"):
+        return BertForPreTraining(config, cast(Operations, None))

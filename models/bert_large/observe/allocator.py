@@ -1,8 +1,10 @@
-"""Which memory allocator serves this process."""
+"""The memory allocator of this process."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+_REPLACEMENTS = ("tcmalloc", "jemalloc", "mimalloc")
 
 
 def describe_allocator(maps: Path = Path("/proc/self/maps")) -> str:
@@ -11,9 +13,8 @@ def describe_allocator(maps: Path = Path("/proc/self/maps")) -> str:
         lines = maps.read_text().splitlines()
     except OSError:
         return "memory allocator: unknown"
-    paths = (Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line)
-    for path in paths:
-        for name in ("tcmalloc", "jemalloc", "mimalloc"):
+    for path in (Path(line.split(maxsplit=5)[5]) for line in lines if "/" in line):
+        for name in _REPLACEMENTS:
             if path.name.startswith(f"lib{name}"):
                 return f"memory allocator: {name} ({path})"
     return "memory allocator: the C library's"

@@ -1,4 +1,4 @@
-"""What the container's base image has, where there is one."""
+"""The base image of the container that this process runs in."""
 
 from __future__ import annotations
 
@@ -7,5 +7,5 @@ from pathlib import Path
 
 
 def describe_base_image(note: Path = Path(sys.prefix, "base_image.txt")) -> str | None:
-    """Return one line with what the base image says it has and lacks; None outside of the images of docker/."""
+    """Return one line that lists what the base image contains and lacks; None outside the images of docker/."""
     return f"base image: {note.read_text(encoding='utf-8').strip()}" if note.is_file() else None

@@ -1,14 +1,15 @@
-"""The yardstick: the matrix products of an encoder's linear layers and nothing else.
+"""The lower bound that benchmarks compare with: only the matrix products of an encoder's linear layers.
 
-Of each layer: forward `x @ W.T`, and for the backward pass `dy @ W` and `dy.T @ x`, each a `torch.mm` into memory that
-is there already. `torch.addmm` with a bias, `functional.linear`, oneDNN's own linear operation and accumulation into
-the weight's gradient (`addmm_`) were tried on an AVX-512 machine: none was faster by more than 1%. Query, key and value
-can be one product (hidden to 3 * hidden) or three; which is faster depends on the machine, so both forms are run and
-the faster one is the yardstick.
+Each linear layer computes `x @ W.T` in the forward pass, and `dy @ W` and `dy.T @ x` in the backward pass, each with
+`torch.mm` into memory that is already allocated. `torch.addmm` with a bias, `functional.linear`, oneDNN's own linear
+operation and accumulation into the weight's gradient (`addmm_`) were tried on an AVX-512 machine: none was faster by
+more than 1%. Query, key and value can be one product (hidden to 3 * hidden) or three. Which form is faster depends on
+the machine, so both are run and the faster one is used.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,7 @@ from bert_large.observe.timing import Variant, alternate
 
 @dataclass(frozen=True)
 class Product:
-    """A linear layer's operands and results: T tokens, `inputs` and `outputs` columns."""
+    """Operands and results of one linear layer for T tokens."""
 
     x: torch.Tensor
     """[T, inputs]"""
@@ -46,8 +47,8 @@ class Product:
 class LinearProducts:
     """The products of all linear layers of an encoder, forward and backward.
 
-    Weights, their gradients and the layers' inputs are each layer's own, as in training; the other results share
-    memory, which is in the yardstick's favour.
+    As in training, each layer has its own weights, weight gradients and inputs. The other results share memory, which
+    makes this bound a little faster than a real encoder's products can be.
     """
 
     def __init__(self, *, tokens: int, hidden: int, intermediate: int, layers: int, dtype: torch.dtype) -> None:
@@ -57,7 +58,7 @@ class LinearProducts:
         def draw(*shape: int) -> torch.Tensor:
             return torch.empty(shape, dtype=dtype).normal_(0.0, 0.02, generator=generator)
 
-        # inputs, outputs, and into how many products the separate form cuts them
+        # (inputs, outputs, number of products in the separate form)
         sizes = [(hidden, 3 * hidden, 3), (hidden, hidden, 1), (hidden, intermediate, 1), (intermediate, hidden, 1)]
         scratch: dict[tuple[str, int], torch.Tensor] = {}
 
@@ -85,27 +86,41 @@ class LinearProducts:
 
     @property
     def flops(self) -> int:
-        """Floating-point operations of one run: a multiplication and an addition each, for three products."""
+        """Floating-point operations of one run: three products, each a multiplication and an addition."""
         return 3 * 2 * self.multiplied
 
     @staticmethod
     def run(products: list[Product]) -> None:
-        """Go through `fused` or `separate` forward and backward."""
+        """Compute `fused` or `separate`: all layers forward, then backward in reverse order."""
         for product in products:
             product.forward()
         for product in reversed(products):
             product.backward()
 
     def variants(self, prefix: str = "") -> dict[str, Variant]:
-        """Return both forms to be timed, "fused" and "separate" behind `prefix`."""
+        """Return both forms for `alternate`, named `prefix` + "fused" and `prefix` + "separate"."""
         return {
             f"{prefix}fused": Variant(lambda round_: self.run(self.fused)),
             f"{prefix}separate": Variant(lambda round_: self.run(self.separate)),
         }
 
 
-def measure_flops_per_second(*, tokens: int, hidden: int, intermediate: int, dtype: torch.dtype) -> float:
-    """Return the rate of a layer's products here and now: the best of a few rounds of the faster form."""
-    products = LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
-    timings = alternate(products.variants(), rounds=5, warmups=1, visible=False)
-    return products.flops / min(timing.minimum for timing in timings.values())
+def measure_flops_per_second(
+    *, tokens: int, hidden: int, intermediate: int, dtypes: Sequence[torch.dtype]
+) -> list[float]:
+    """Return the rate of one layer's products in each type, measured in alternating rounds.
+
+    Each rate is that of the best of five rounds of the faster form.
+    """
+    products = [
+        LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
+        for dtype in dtypes
+    ]
+    variants: dict[str, Variant] = {}
+    for number, of_type in enumerate(products):
+        variants |= of_type.variants(f"{number} ")
+    timings = alternate(variants, rounds=5, warmups=1, visible=False)
+    return [
+        of_type.flops / min(timings[name].minimum for name in of_type.variants(f"{number} "))
+        for number, of_type in enumerate(products)
+    ]

@@ -1,12 +1,13 @@
-"""Where the time of a step goes: the profiler's events of the training thread, each assigned to a stage.
+"""Division of a step's time into stages, from the profiler's events of the training thread.
 
-Every event's own time (without that of the events inside it) counts for one stage, so that stages add up to the step:
+The own time of every event (without that of the events inside it) counts for one stage, so the stages add up to the
+step:
 
-- Forward, an event is of the innermost marker around it (`marked`), refined by what it computes: in the encoder,
-  matrix products of linear layers are "dense" and LayerNorms "normalisation", whichever operation they are a part of.
-- Backward, autograd's nodes are of the stage of the operation that made them, which bears the same sequence number.
-  The native engine's nodes compute several stages: they are refined by what they call, as forward.
-- Gradients that are added up in `.grad` are of the stage whose node ran before.
+- In the forward pass, an event belongs to the innermost `stage_marker` around it, refined by its operator: in the
+  encoder, matrix products of linear layers are "dense" and LayerNorms "normalisation", whichever marker they are in.
+- In the backward pass, an autograd node belongs to the stage of the operation that created it; both have the same
+  sequence number. A node of the native engine computes several stages and is refined by the operators it calls.
+- Accumulation into `.grad` belongs to the stage of the node that ran before it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _STARTS = {
     "gloo:": "communication",
     "torch.distributed.ddp": "communication",
 }
-"""Stages of events by how their names start, wherever they are."""
+"""Stages of events by prefix of their name, independent of the marker around them."""
 _ENCODER_STAGES = ("attention", "dense", "normalisation")
 _ENCODER_OPERATORS = {
     "aten::linear": "dense",
@@ -48,27 +49,30 @@ _ENCODER_OPERATORS = {
     "bert_large::residual_norm": "normalisation",
     "bert_large::residual_norm_gradient": "normalisation",
 }
-"""Stages of what an encoder's layers compute, where the marker around it says less."""
+"""Stages of operators inside an encoder layer; they take precedence over the marker around them."""
 
 
 def stage_marker(stage: str) -> record_function:
-    """Return the context that marks what runs in it as of a stage, for the profiler; without one it does nothing."""
+    """Return a context whose events the profiler assigns to `stage`; without a profiler it costs a microsecond."""
     return record_function(_MARKER + stage)
 
 
 @contextlib.contextmanager
-def marked(owner: object, methods: Mapping[str, str]) -> Iterator[None]:
-    """Mark calls of an object's methods as of the stages named, as long as the context lasts."""
-    shadows = {name: _in_stage(getattr(owner, name), stage) for name, stage in methods.items()}
-    vars(owner).update(shadows)  # also on a frozen dataclass; found before the class's own
+def mark_methods(owner: object, stages: Mapping[str, str]) -> Iterator[None]:
+    """Run the methods of `owner` that `stages` names inside the marker of their stage, until the context ends.
+
+    Engines are marked this way from outside, so that none of them has to know about stages.
+    """
+    wrappers = {name: _mark(getattr(owner, name), stage) for name, stage in stages.items()}
+    vars(owner).update(wrappers)  # instance attributes hide methods of the class, also on a frozen dataclass
     try:
         yield
     finally:
-        for name in shadows:
+        for name in wrappers:
             del vars(owner)[name]
 
 
-def _in_stage(method: Any, stage: str) -> Any:
+def _mark(method: Any, stage: str) -> Any:
     @functools.wraps(method)
     def run(*arguments: Any, **named: Any) -> Any:
         with stage_marker(stage):
@@ -79,15 +83,15 @@ def _in_stage(method: Any, stage: str) -> Any:
 
 @dataclass
 class StageSeconds:
-    """Time of a stage in a step."""
+    """Seconds of one stage."""
 
     total: float = 0.0
     backward: float = 0.0
-    """What of `total` is the backward pass's."""
+    """Part of `total` that belongs to the backward pass."""
 
 
 def divide_step(events: Sequence[FunctionEvent], step: str) -> dict[str, StageSeconds]:
-    """Return the time of each of `STAGES` within the event named `step`; together they are its time."""
+    """Return the seconds of each of `STAGES` within the event named `step`; they add up to that event's time."""
     root = next(event for event in events if event.name == step)
     division = _Division()
     division.divide(root, "rest", in_backward=False)
@@ -95,20 +99,20 @@ def divide_step(events: Sequence[FunctionEvent], step: str) -> dict[str, StageSe
 
 
 class _Division:
-    """A walk through a step's events in the order of time: forward operations come before their nodes."""
+    """Walks through a step's events in order of time: forward operations come before the nodes they create."""
 
     def __init__(self) -> None:
         self.seconds = {stage: StageSeconds() for stage in STAGES}
-        self._made_in: dict[int, str] = {}
-        """Stage of the operation that made the node with a sequence number: the last to see the number makes it."""
+        self._created_in: dict[int, str] = {}
+        """Stage of the operation that created the node with a sequence number: the last event with that number."""
         self._last_node = "rest"
 
     def divide(self, event: FunctionEvent, around: str, *, in_backward: bool) -> None:
-        """Add the time of `event` and of all inside it; `around` is the stage of what it is part of."""
+        """Add the time of `event` and of all events inside it; `around` is the stage of the enclosing event."""
         in_backward = in_backward or event.name.startswith(_NODE)
         stage = self._stage(event, around)
         if not in_backward and event.sequence_nr >= 0:
-            self._made_in[event.sequence_nr] = stage
+            self._created_in[event.sequence_nr] = stage
         own = event.time_range.elapsed_us()
         for part in sorted(event.cpu_children, key=lambda part: part.time_range.start):
             own -= part.time_range.elapsed_us()
@@ -121,7 +125,7 @@ class _Division:
         if event.name == _ACCUMULATION:
             return self._last_node
         if event.name.startswith(_NODE):
-            self._last_node = self._made_in.get(event.sequence_nr, "rest")
+            self._last_node = self._created_in.get(event.sequence_nr, "rest")
             return self._last_node
         for start, stage in _STARTS.items():
             if event.name.startswith(start):

@@ -19,8 +19,8 @@ from google.protobuf.message import DecodeError
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
+from bert_large.data.formats.tfrecord import iterate_frames, write_records
 from bert_large.data.record import BadRecordError
-from bert_large.data.tfrecord import iterate_frames, write_records
 from bert_large.log import LOGGER
 from bert_large.storage.atomic import GrowingFile, write_atomically
 

@@ -1,4 +1,4 @@
-"""Timing of several ways to do the same work, turn by turn, so that a busy machine is unfair to none of them."""
+"""Timing of several ways to do the same work in alternating rounds, so that other load on the machine affects all."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 from bert_large.observe.progress import Progress
 
 
-def _nothing(round_: int) -> None:
+def _do_nothing(round_: int) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to do the work. `prepare` comes before each `run` and is not timed; both are told the round, from 0."""
+    """One way to do the work. `prepare` runs before each `run` and is not timed; both get the round, counted from 0."""
 
     run: Callable[[int], object]
-    prepare: Callable[[int], object] = _nothing
+    prepare: Callable[[int], object] = _do_nothing
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """Seconds of the middle round."""
+        """Median seconds of a round."""
         return statistics.median(self.seconds)
 
-    def as_figures(self, share: float = 1.0) -> dict[str, Any]:
-        """Return the figures for output; `share` turns seconds of a round into those of a part of it."""
+    def as_dict(self, share: float = 1.0) -> dict[str, Any]:
+        """Return the seconds for output, each multiplied by `share`, such as one over the steps per round."""
         return {
             "minimum": self.minimum * share,
             "median": self.median * share,
@@ -48,13 +48,13 @@ class Timing:
         }
 
 
-def as_figures(timings: Mapping[str, Timing], share: float = 1.0) -> dict[str, dict[str, Any]]:
-    """Return the figures of each timing."""
-    return {name: timing.as_figures(share) for name, timing in timings.items()}
+def as_dicts(timings: Mapping[str, Timing], share: float = 1.0) -> dict[str, dict[str, Any]]:
+    """Return `Timing.as_dict` of each timing."""
+    return {name: timing.as_dict(share) for name, timing in timings.items()}
 
 
 def best_and_median(timings: Mapping[str, Timing]) -> list[tuple[str, dict[str, float]]]:
-    """Return seconds by name, of the fastest rounds and of the middle ones, each after its suffix to figures' names."""
+    """Return the key suffix and the seconds by name, first of the fastest rounds, then of the median ones."""
     return [
         ("", {name: timing.minimum for name, timing in timings.items()}),
         ("_median", {name: timing.median for name, timing in timings.items()}),
@@ -62,10 +62,10 @@ def best_and_median(timings: Mapping[str, Timing]) -> list[tuple[str, dict[str, 
 
 
 def alternate(variants: Mapping[str, Variant], *, rounds: int, warmups: int, visible: bool = True) -> dict[str, Timing]:
-    """Run every variant once a round and return the timing of each over `rounds` rounds, after `warmups` untimed ones.
+    """Run every variant once per round and return its timing over `rounds` rounds, after `warmups` untimed ones.
 
-    Every other round goes through the variants backwards, so that none always follows the same one.
-    `visible` shows how far it is.
+    Every second round runs the variants in reverse order, so that no variant always follows the same one (and finds
+    its data in the caches). `visible` shows a progress bar.
     """
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     progress = Progress((warmups + rounds) * len(variants), "run", visible=visible)

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
-from bert_large.data.dataset import EVAL_FOLDERS
+from bert_large.data.folders import EVAL_FOLDERS
 from bert_large.errors import DamageError, InputError
 from bert_large.prepare import command as prepare_command
 from bert_large.prepare import corpus_command, pick_command, vocab_command

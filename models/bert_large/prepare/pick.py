@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
+from bert_large.data.formats.tfrecord import decode_record, iterate_payloads, read_payload, write_records
 from bert_large.data.record import RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads, read_payload, write_records
 from bert_large.errors import DataError, InputError
 from bert_large.storage.atomic import write_atomically
 

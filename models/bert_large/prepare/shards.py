@@ -5,18 +5,15 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from bert_large.data import hdf5
-from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import encode_record, write_records
+from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError, UserError
 from bert_large.prepare.documents import read_documents
 from bert_large.prepare.instances import SEPARATORS, Instance, InstanceSettings, create_instances, make_record
@@ -24,18 +21,7 @@ from bert_large.prepare.manifest import FileFacts
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.atomic import replace_atomically
-
-
-def _write_tfrecord_shard(path: Path, records: Iterable[Record], count: int, shape: RecordShape) -> None:
-    with path.open("wb") as file:
-        write_records(file, (encode_record(record, shape) for record in records))
-
-
-# Each takes the path, the records, their number and their shape.
-WRITERS: dict[str, Callable[[Path, Iterable[Record], int, RecordShape], None]] = {
-    "tfrecord": _write_tfrecord_shard,
-    "hdf5": hdf5.write_shard,
-}
+from bert_large.worker_processes import end_with_parent, require_semaphores
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +52,7 @@ def write_shard(
     do_lower_case: bool,
     output_format: str = "tfrecord",
 ) -> ShardReport:
-    """Make one shard in a format of `WRITERS`; raise `InputError` if its text is not UTF-8 or yields no records.
+    """Make one shard in a format of `FORMATS`; raise `InputError` if its text is not UTF-8 or yields no records.
 
     The text's tokens and the instances' masks are in memory at once, the records are not.
     """
@@ -80,7 +66,7 @@ def write_shard(
         )
     records = (make_record(instance, documents, vocabulary) for instance in instances)
     with replace_atomically(task.output_file) as unfinished:
-        WRITERS[output_format](unfinished, records, len(instances), settings.record_shape)
+        FORMATS[output_format].write(unfinished, records, len(instances), settings.record_shape)
         output = FileFacts.of(unfinished)
     tokens = sum(map(_count_tokens, instances))
     seconds = time.perf_counter() - start
@@ -103,6 +89,7 @@ def write_shards(
     """
     if not tasks:
         return
+    require_semaphores()
     # Not forked: the caller may have threads (a progress bar's, PyTorch's), and a fork would copy their locks.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker) as pool:
@@ -130,12 +117,4 @@ def _start_worker() -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # Ctrl-C reaches every process of the terminal; the parent reports it, the workers end without a word.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Wait for the parent's end: a killed parent cannot tell its workers, which would wait for tasks for ever."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    end_with_parent()

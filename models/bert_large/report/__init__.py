@@ -1,0 +1,1 @@
+"""`bert-large report`: one HTML page on one or more runs."""

@@ -1,4 +1,4 @@
-"""`bert-large report`: runs on one page."""
+"""`bert-large report`: one HTML page on one or more runs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPORT_FILE = "report.html"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="output folders of runs, finished or under way")
+    parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="output folders of runs, finished or running")
     parser.add_argument(
         "--output-file", help=f"the HTML page to write (default: {REPORT_FILE} in the first OUTPUT_DIR)"
     )
@@ -21,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the page and the pictures, and print where they are."""
-    from bert_large.report.recorded_run import read_runs  # imports torch, which `--help` need not wait for
+    """Write the page and the pictures, and print their paths."""
+    from bert_large.report.recorded_run import read_runs  # imports torch, which `--help` does not wait for
     from bert_large.report.report import write_report
 
     folders = [Path(folder) for folder in arguments.runs]
@@ -30,13 +30,13 @@ def run(arguments: argparse.Namespace) -> int:
     page = folders[0] / REPORT_FILE if arguments.output_file is None else Path(arguments.output_file)
     picture_dir = Path(arguments.png_dir) if arguments.png_dir is not None else None
     if page.is_dir():
-        raise InputError(f"--output-file {page} is a folder; name the page in it, such as {page / REPORT_FILE}")
+        raise InputError(f"--output-file {page} is a folder, expected a file, such as {page / REPORT_FILE}")
     try:
         written = write_report(runs, page, picture_dir)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
         raise InputError(
-            f"the report cannot be written: {error.filename}: {error.strerror}; choose another --output-file, or "
-            "--png-dir, whose folders can be made"
+            f"the report cannot be written: {error.filename}: {error.strerror}; choose another --output-file or "
+            "--png-dir"
         ) from None
     for path in written:
         sys.stdout.write(f"{path}\n")

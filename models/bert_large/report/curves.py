@@ -1,4 +1,4 @@
-"""Curves of runs over the sequences trained on, drawn by matplotlib."""
+"""Charts of runs over the sequences trained on, drawn with matplotlib."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 INK, INK_ON_DARK = "#24292f", "#e6edf3"
 COLORS = ("#1a7fc4", "#d4561a", "#12875f", "#b3529b", "#8f7317", "#cf4250", "#6b6fd6", "#78828c")
-"""Of runs, in turn. All stand out from the page's background, light or dark."""
+"""Colors of the runs, in turn. All contrast with a light and with a dark background."""
 _DASHES = ("solid", "dashed", "dashdot", "dotted")
 _MARKERS = "osD^vP"
 _MAX_POINTS = 300
@@ -34,13 +34,13 @@ _LABEL_LENGTH = 32
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A figure of steps, and of evaluations where they have it too."""
+    """One metric of the steps, and of the evaluations if they have it."""
 
     name: str
     title: str
     unit: str
     of_step: Callable[[dict[str, Any]], Any]
-    """Its value in a row of `metrics.jsonl`, None where there is none."""
+    """Returns the value from a row of `metrics.jsonl`, or None."""
     is_evaluated: bool = False
     from_zero: bool = False
     logarithmic: bool = False
@@ -69,7 +69,7 @@ CHARTS = (
 
 
 def step_values(chart: Chart, run: RecordedRun) -> np.ndarray:
-    """Return a chart's value at every step, NaN where it was not finite; float64, (steps,)."""
+    """Return a chart's value at every step, NaN where it was not finite: float64 [steps]."""
     return np.array([_number(chart.of_step(row)) for row in run.steps], dtype=np.float64)
 
 
@@ -78,11 +78,11 @@ def _number(value: Any) -> float:
 
 
 def condense(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return means, minima and maxima of at most 300 even blocks of consecutive values, leaving NaN out."""
+    """Return means, minima and maxima of at most 300 blocks of consecutive values, ignoring NaN."""
     size = max(1, math.ceil(len(values) / _MAX_POINTS))
     blocks = np.pad(values, (0, -len(values) % size), constant_values=math.nan).reshape(-1, size)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a block of NaN alone
+        warnings.simplefilter("ignore", RuntimeWarning)  # a block of only NaN
         return np.nanmean(blocks, axis=1), np.nanmin(blocks, axis=1), np.nanmax(blocks, axis=1)
 
 
@@ -118,21 +118,21 @@ def draw(chart: Chart, runs: Sequence[RecordedRun]) -> Figure:
 
 
 def as_svg(figure: Figure) -> bytes:
-    """Return an SVG for light and dark pages: its ink follows the reader's colour scheme."""
+    """Return an SVG for light and dark pages: text and axes follow the reader's color scheme."""
     svg = _save(figure, "svg", transparent=True, metadata={"Date": None}).decode()
     style = f"<style>svg{{color:{INK}}}@media(prefers-color-scheme:dark){{svg{{color:{INK_ON_DARK}}}}}</style>"
     return re.sub(r"(<svg\b[^>]*>)", rf"\1{style}", svg.replace(INK, "currentColor"), count=1).encode()
 
 
 def as_png(figure: Figure) -> bytes:
-    """Return a PNG on white."""
+    """Return a PNG with a white background."""
     return _save(figure, "png", dpi=150)
 
 
 def _save(figure: Figure, kind: str, **options: Any) -> bytes:
     content = io.BytesIO()
     with _style(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a label's script may be missing in matplotlib's font
+        warnings.filterwarnings("ignore", message="Glyph")  # matplotlib's font may lack the characters of a label
         figure.savefig(content, format=kind, **options)
     return content.getvalue()
 
@@ -148,8 +148,8 @@ def _style() -> Iterator[None]:
         **dict.fromkeys(inked, INK),
         "legend.frameon": False,
         "svg.fonttype": "none",
-        "svg.hashsalt": "bert-large",  # the same run, the same picture
-        "text.parse_math": False,  # a run may be called $x$
+        "svg.hashsalt": "bert-large",  # makes pictures reproducible
+        "text.parse_math": False,  # the name of a run may contain $
     }
     with matplotlib.rc_context(style):
         yield
@@ -177,7 +177,7 @@ def _draw_run(axes: Axes, chart: Chart, run: RecordedRun, number: int, legend: L
 
 
 def _draw_levels(axes: Axes, runs: Sequence[RecordedRun], legend: Legend) -> None:
-    """Draw the accuracies that runs are to reach, and that of always guessing the most frequent token."""
+    """Draw the target accuracies, and the accuracy of always guessing the most frequent token."""
     for target in sorted({run.target_accuracy for run in runs if run.target_accuracy is not None}):
         legend[f"target {target:g}"] = axes.axhline(target, color=INK, linestyle="dashed", linewidth=1.2)
     guesses = {row.get("most_frequent_token_accuracy") for run in runs for row in run.evaluations[-1:]}
@@ -186,7 +186,9 @@ def _draw_levels(axes: Axes, runs: Sequence[RecordedRun], legend: Legend) -> Non
 
 
 def _draw_legend(figure: Figure, legend: Legend) -> None:
-    places = [str(number) for number in range(len(legend))]  # a label of its own must not begin with an underscore
+    places = [
+        str(number) for number in range(len(legend))
+    ]  # matplotlib drops labels that begin with "_"
     texts = figure.legend(
         list(legend.values()), places, loc="outside lower left", ncols=2, fontsize="small"
     ).get_texts()

@@ -1,4 +1,4 @@
-"""A run as its folder tells it: figures, settings, restarts, how it ended. It may still be going on."""
+"""The record of a run in its output folder: metrics, settings, restarts and its end. It may still be running."""
 
 from __future__ import annotations
 
@@ -18,46 +18,47 @@ from bert_large.storage.atomic import read_json
 LOG_FILE = "train.log"
 _TIME_OF_LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d ")
 _RESUMED = re.compile(r"resuming after step (\d+) from ")
+_ENDED = "training ended: "
 _TARGET = re.compile(r"\btarget_accuracy (\d+(?:\.\d+)?(?:e-\d+)?)")
 _AFTER_THE_START = ("step ", "eval ", "checkpoint ", "training ended", "warning: ", "error: ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRun:
-    """What a run's folder holds; what an unfinished run has not left yet is empty."""
+    """The content of a run's folder; the fields of files that do not exist yet are empty."""
 
     label: str
-    """Printable, and different from those of the runs beside it."""
+    """A printable name that no other run of the report has."""
     folder: Path
     steps: Sequence[dict[str, Any]]
-    """Rows of `metrics.jsonl`; figures that were not finite are None."""
+    """Rows of `metrics.jsonl`; values that were not finite are None."""
     evaluations: Sequence[dict[str, Any]]
     restarts: Sequence[int]
-    """The steps after which it went on from a checkpoint."""
+    """Steps after which the run resumed from a checkpoint."""
     target_accuracy: float | None
     settings: dict[str, Any]
-    """What identifies the run, on one level."""
+    """The identity of the run, on one level."""
     start_lines: Sequence[str]
-    """The log of its last start up to the first step: versions, machine, data, settings."""
+    """Lines of the log from the last start to the first step: versions, machine, data, settings."""
     ended: str | None
-    """Why it ended; None: it has not, or was stopped."""
+    """Why the run ended; None: it is running, or was stopped."""
     results: dict[str, str]
-    """What `results.yaml` sums up: values with units by name."""
+    """Values of `results.yaml` with their units, by name."""
 
 
 def read_runs(folders: Sequence[Path]) -> list[RecordedRun]:
-    """Return the runs in `folders`, a folder given twice once; raises `InputError` where there is none."""
+    """Return the runs in `folders` without repetitions; raises `InputError` for a folder without a run."""
     distinct = list(dict.fromkeys(folder.resolve() for folder in folders))
     return [_read_run(folder, label) for folder, label in zip(distinct, _labels(distinct), strict=True)]
 
 
 def read_start_lines(folder: Path) -> list[str]:
-    """Return the log of a run's last start up to its first step; nothing where there is no log."""
+    """Return the lines of a run's log from its last start to its first step; empty without a log."""
     return _last_start(_read_log(folder / LOG_FILE))
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """Name folders by the last parts of their paths, as many as it takes to tell them apart."""
+    """Name folders by the last parts of their paths: as many parts as make the names different."""
     count = 1
     while len({folder.parts[-count:] for folder in folders}) < len(folders):
         count += 1
@@ -84,7 +85,7 @@ def _read_run(folder: Path, label: str) -> RecordedRun:
         target_accuracy=float(target[1]) if target else None,
         settings=flatten(_read_if_there(folder / "run.json", read_json)),
         start_lines=start_lines,
-        ended=_read_if_there(folder / "ended.json", _read_reason).get("reason"),
+        ended=_reason_ended(_read_if_there(folder / "ended.json", _read_reason).get("reason"), log),
         results=_read_if_there(folder / "results.yaml", _read_results),
     )
 
@@ -98,7 +99,7 @@ def _read_log(path: Path) -> list[str]:
 
 
 def _last_start(log: Sequence[str]) -> list[str]:
-    """Return the messages of the last start that came to training, up to its first step."""
+    """Return the messages of the last start that reached training, up to its first step."""
     starts: list[list[str]] = []
     for message in log:
         if message.startswith("bert-large "):
@@ -111,27 +112,41 @@ def _last_start(log: Sequence[str]) -> list[str]:
 def _restarts(log: Sequence[str]) -> list[int]:
     restarts: list[int] = []
     for message in log:
-        if message.startswith("starting from "):  # anew: what was before is not of this run
+        if message.startswith("starting from "):  # a new run: earlier messages belong to another one
             restarts = []
         elif resumed := _RESUMED.match(message):
             restarts.append(int(resumed[1]))
     return restarts
 
 
+def _reason_ended(recorded: str | None, log: Sequence[str]) -> str | None:
+    """Return the `recorded` reason, or None if the log shows that it belongs to an earlier end of the run.
+
+    A run that is extended resumes after its end, and may since have been stopped.
+    """
+    if recorded is None:
+        return None
+    expected = _ENDED + _printable(recorded.partition("\n")[0])
+    for message in reversed(log):
+        if message.startswith((_ENDED, "starting from ")) or _RESUMED.match(message):
+            return recorded if message == expected else None
+    return recorded
+
+
 def _read_if_there(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[str, Any]:
-    """Return what `read` finds in a file; nothing where there is none."""
+    """Return the content of a file, read by `read`; empty if there is no file."""
     if not path.is_file():
         return {}
     try:
         return read(path)
     except DamageError as error:
-        raise DamageError(f"{error}; move it away to report without it") from None
+        raise DamageError(f"{error}; remove it to report without it") from None
 
 
 def _read_reason(path: Path) -> dict[str, Any]:
     ended = read_json(path)
     if not isinstance(ended.get("reason"), str):
-        raise DamageError(f"{path} is damaged: it does not say in words why the run ended")
+        raise DamageError(f"{path} is damaged: expected a text under 'reason'")
     return ended
 
 

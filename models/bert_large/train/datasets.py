@@ -9,7 +9,8 @@ from bert_large.config.hugging_face import ARCHITECTURES
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
-from bert_large.data.dataset import EVAL_FOLDERS, Dataset, check_training_data, find_training_folder
+from bert_large.data.dataset import Dataset, check_training_data
+from bert_large.data.folders import EVAL_FOLDERS, find_training_folder
 from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
 from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.collectives import Ranks

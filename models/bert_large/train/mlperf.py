@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, TrainConfig
-from bert_large.data.dataset import Dataset, find_training_folder
-from bert_large.data.index import list_shards
+from bert_large.data.dataset import Dataset
+from bert_large.data.folders import find_training_folder, list_shards
 from bert_large.data.loader import StepBatches
 from bert_large.distributed.collectives import Ranks
 from bert_large.observe.machine import read_cpu_model

@@ -45,7 +45,7 @@ def locked_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         with ranks.failing_together():
-            _require_utf_8(folder)
+            require_utf_8(folder)
             make_folder(folder)
             if ranks.is_main:
                 stack.enter_context(FolderLock(folder, "OUTPUT_DIR", LOGGER.warning))
@@ -57,7 +57,7 @@ def locked_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
         yield
 
 
-def _require_utf_8(folder: Path) -> None:
+def require_utf_8(folder: Path) -> None:
     """Raise `InputError` for a path that the safetensors library cannot open, so that no checkpoint could be read."""
     try:
         str(folder.absolute()).encode()

@@ -21,6 +21,7 @@ from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import StepDropout
 from bert_large.observe.metrics import StepMetrics, mean, mean_or_none
+from bert_large.observe.stages import stage_marker
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
 from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
@@ -135,12 +136,11 @@ class StepRunner:
     def _forward_backward(self, batch: RaggedBatch, dropout: StepDropout, masked_tokens: float) -> PretrainingSums:
         with self.precision.autocast():
             sums: PretrainingSums = self._replica(batch, dropout)
-        self.backward(micro_batch_loss(sums, masked_tokens, self.global_batch_size) * self._loss_factor)
+        loss = micro_batch_loss(sums, masked_tokens, self.global_batch_size) * self._loss_factor
+        # Outside autograd's nodes, the last micro-batch's backward pass waits for the sums of gradients over ranks.
+        with stage_marker("communication" if self.ranks.world_size > 1 else "rest"):
+            loss.backward()
         return sums
-
-    def backward(self, loss: torch.Tensor) -> None:
-        """Compute a micro-batch's gradients; for the last micro-batch, also wait for their sums over ranks."""
-        loss.backward()
 
     def _gradient_communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
         """Gradients are summed over ranks in the last micro-batch's backward pass only."""

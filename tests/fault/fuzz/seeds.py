@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from bert_large.data.tfrecord import encode_record
+from bert_large.data.formats.tfrecord import encode_record
 from safetensors.numpy import save
 
 from tests.fault.fuzz.targets import RECORDS, SHAPE

@@ -17,10 +17,10 @@ from pathlib import Path
 import h5py
 from bert_large.config.model import ModelConfig
 from bert_large.data.dataset import Dataset
-from bert_large.data.hdf5 import write_shard as write_blocks
-from bert_large.data.index import is_hdf5, scan_shard
+from bert_large.data.formats.hdf5 import write_shard as write_blocks
+from bert_large.data.formats.tfrecord import encode_record, write_records
+from bert_large.data.index import scan_shard
 from bert_large.data.record import RecordLimits, RecordShape
-from bert_large.data.tfrecord import encode_record, write_records
 from bert_large.errors import DataError, InputError
 from bert_large.model.tensor_file import read_tensors
 from bert_large.train.checkpoint import read_state
@@ -104,7 +104,7 @@ def check_shard(name: str, content: bytes) -> None:
             try:
                 LIMITS.check(dataset._read_row(0, row))
             except DataError:
-                assert is_hdf5(path)
+                assert path.suffix == ".hdf5"
         dataset.close()
 
 

@@ -1,4 +1,4 @@
-"""`bert-large bench` on tiny models: its figures fit each other, its output is one object, wrong options are told."""
+"""`bert-large bench` on tiny models: consistent results, JSON on one line, and refusals of wrong options."""
 
 from __future__ import annotations
 
@@ -7,117 +7,98 @@ import math
 from typing import Any
 
 import pytest
-from bert_large.bench import hugging_face, optimizer
+from bert_large.bench import hugging_face, train
+from bert_large.bench.output import to_json
 from bert_large.cli import main
+from bert_large.errors import UserError
 
 TINY = ("--hidden-size", "32", "--attention-heads", "2", "--layers", "1")
 ALONE = ("--compare",)
 
 
 def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
-    """Return the figures of a benchmark; they are all that it prints."""
+    """Return the results of a benchmark, which must be its only output."""
     assert main(["bench", *arguments, "--json"]) == 0
     printed = capsys.readouterr()
     assert printed.out.count("\n") == 1
     return json.loads(printed.out)
 
 
-@pytest.fixture(autouse=True)
-def small_copy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy a megabyte, not a quarter of a gigabyte."""
-    monkeypatch.setattr(optimizer, "COPY_BYTES", 1 << 20)
-
-
-def check_ratios_to_gemm(figures: dict[str, Any], label: str, name: str) -> None:
-    seconds, gemm = figures["seconds"], figures["seconds"][f"gemm_{figures['gemm_form']}"]
-    assert figures[f"{label}_over_gemm"] == pytest.approx(seconds[name]["minimum"] / gemm["minimum"])
-    assert figures[f"{label}_over_gemm_median"] == pytest.approx(seconds[name]["median"] / gemm["median"])
+def check_ratios_to_gemm(results: dict[str, Any], label: str, name: str) -> None:
+    seconds, gemm = results["seconds"], results["seconds"][f"gemm_{results['gemm_form']}"]
+    assert results[f"{label}_over_gemm"] == pytest.approx(seconds[name]["minimum"] / gemm["minimum"])
+    assert results[f"{label}_over_gemm_median"] == pytest.approx(seconds[name]["median"] / gemm["median"])
 
 
 def test_step(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = bench(
+    results = bench(
         capsys, "step", *TINY, *ALONE, "--rounds", "3", "--seq-len", "16", "--batch-size", "4", "--engine", "eager"
     )
-    assert figures["engine"] == "eager" and figures["dropout"] == 0.1
-    assert set(figures["seconds"]) == {"gemm_fused", "gemm_separate", "eager"}
-    assert all(len(its["rounds"]) == 3 for its in figures["seconds"].values())
-    check_ratios_to_gemm(figures, "step", "eager")
-    gemm = min(figures["seconds"][form]["minimum"] for form in ("gemm_fused", "gemm_separate"))
+    assert results["engine"] == "eager" and results["dropout"] == 0.1
+    assert set(results["seconds"]) == {"gemm_fused", "gemm_separate", "eager"}
+    assert all(len(timing["rounds"]) == 3 for timing in results["seconds"].values())
+    check_ratios_to_gemm(results, "step", "eager")
+    gemm = min(results["seconds"][form]["minimum"] for form in ("gemm_fused", "gemm_separate"))
     flops = 64 * (4 * 32 * 32 + 2 * 32 * 128) * 3 * 2
-    assert figures["gemm_gflops_per_second"] == pytest.approx(flops / gemm / 1e9)
-    assert "hugging_face_over_gemm" not in figures
+    assert results["gemm_gflops_per_second"] == pytest.approx(flops / gemm / 1e9)
+    assert "hugging_face_over_gemm" not in results
 
 
 def test_step_compares_engines(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = bench(capsys, "step", *TINY, "--rounds", "1", "--engine", "eager", "--compare", "native")
-    assert (figures["engine"], figures["compared"]) == ("eager", ["native"])
-    check_ratios_to_gemm(figures, "step", "eager")
-    check_ratios_to_gemm(figures, "native", "native")
+    results = bench(capsys, "step", *TINY, "--rounds", "1", "--engine", "eager", "--compare", "native")
+    assert (results["engine"], results["compared"]) == ("eager", ["native"])
+    check_ratios_to_gemm(results, "step", "eager")
+    check_ratios_to_gemm(results, "native", "native")
 
 
 def test_train_compares_engines(capsys: pytest.CaptureFixture[str]) -> None:
-    """They take turns with one model; the order of the turns is not that of the steps."""
-    figures = bench(
+    results = bench(
         capsys, "train", *TINY, "--vocab-size", "50", "--global-batch-size", "4", "--rounds", "3", "--data-workers",
         "0", "--engine", "native", "--compare", "eager",
     )  # fmt: skip
-    seconds = figures["seconds"]
+    seconds = results["seconds"]
     assert list(seconds) == ["native", "eager"]
-    assert figures["over_eager"] == pytest.approx(seconds["eager"]["minimum"] / seconds["native"]["minimum"])
-    assert figures["eager_sequences_per_second_median"] == pytest.approx(4 / seconds["eager"]["median"])
-    assert not figures["peak_memory_includes_hugging_face"]
+    assert results["over_eager"] == pytest.approx(seconds["eager"]["minimum"] / seconds["native"]["minimum"])
+    assert results["eager_sequences_per_second_median"] == pytest.approx(4 / seconds["eager"]["median"])
+    assert not results["peak_memory_includes_hugging_face"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "bf32", "fp16"])
 def test_step_in_other_precisions(capsys: pytest.CaptureFixture[str], precision: str) -> None:
-    figures = bench(capsys, "step", *TINY, *ALONE, "--rounds", "1", "--seq-len", "8", "--precision", precision)
-    assert figures["precision"] == precision and math.isfinite(figures["step_over_gemm"])
+    results = bench(capsys, "step", *TINY, *ALONE, "--rounds", "1", "--seq-len", "8", "--precision", precision)
+    assert results["precision"] == precision and math.isfinite(results["step_over_gemm"])
 
 
 def test_train(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = bench(
+    results = bench(
         capsys, "train", *TINY, *ALONE, "--vocab-size", "50", "--phase", "2", "--global-batch-size", "4",
         "--micro-batch-tokens", "600", "--steps", "2", "--rounds", "2", "--data-workers", "0",
     )  # fmt: skip
-    assert (figures["layers"], figures["vocab_size"], figures["global_batch_size"]) == (1, 50, 4)
-    assert figures["tokens_per_sequence"] == pytest.approx(figures["distribution_tokens_per_sequence"], rel=0.02)
-    its = figures["seconds"][figures["engine"]]
-    assert figures["sequences_per_second"] == pytest.approx(4 / its["minimum"])
-    assert figures["sequences_per_second_median"] == pytest.approx(4 / its["median"])
-    assert 0 < figures["data_wait_share"] < 1
-    assert figures["peak_memory_bytes"] > 1 << 20 and not figures["peak_memory_includes_hugging_face"]
-    assert figures["optimizer_over_bound"] > 0
-    assert figures["compared"] == [] and "over_hugging_face" not in figures
-
-
-def test_tokens(capsys: pytest.CaptureFixture[str]) -> None:
-    figures = bench(
-        capsys, "tokens", *TINY, "--vocab-size", "50", "--seq-len", "16", "--tokens", "32", "64", "128",
-        "--micro-batch-tokens", "64", "--rounds", "2",
-    )  # fmt: skip
-    costs = figures["seconds_per_token"]
-    assert {name: cost * int(name) for name, cost in costs.items()} == pytest.approx(
-        {name: its["minimum"] for name, its in figures["seconds"].items()}
-    )
-    mean = sum(costs.values()) / 3
-    assert figures["nonlinearity"] == pytest.approx(max(abs(cost - mean) for cost in costs.values()) / mean)
+    assert (results["layers"], results["vocab_size"], results["global_batch_size"]) == (1, 50, 4)
+    assert results["tokens_per_sequence"] == pytest.approx(results["distribution_tokens_per_sequence"], rel=0.02)
+    timing = results["seconds"][results["engine"]]
+    assert results["sequences_per_second"] == pytest.approx(4 / timing["minimum"])
+    assert results["sequences_per_second_median"] == pytest.approx(4 / timing["median"])
+    assert 0 < results["data_wait_share"] < 1
+    assert results["peak_memory_bytes"] > 1 << 20 and not results["peak_memory_includes_hugging_face"]
+    assert results["compared"] == [] and "over_hugging_face" not in results
 
 
 @pytest.mark.slow  # transformers takes ten seconds to import
 def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("transformers", reason="needs Hugging Face's transformers to compare with")
-    figures = bench(capsys, "step", *TINY, "--rounds", "2", "--seq-len", "16", "--batch-size", "4")
+    results = bench(capsys, "step", *TINY, "--rounds", "2", "--seq-len", "16", "--batch-size", "4")
     for name in ("hugging_face", "hugging_face_sdpa"):
-        check_ratios_to_gemm(figures, name, name)
-    figures = bench(
+        check_ratios_to_gemm(results, name, name)
+    results = bench(
         capsys, "train", *TINY, "--vocab-size", "50", "--global-batch-size", "6", "--hugging-face-batch-size", "4",
         "--rounds", "2",
     )  # fmt: skip
-    seconds = figures["seconds"]
-    assert figures["hugging_face_sequences_per_second"] == pytest.approx(6 / seconds["hugging_face"]["minimum"])
-    theirs, ours = seconds["hugging_face"], seconds[figures["engine"]]
-    assert figures["over_hugging_face"] == pytest.approx(theirs["minimum"] / ours["minimum"])
-    assert figures["over_hugging_face_median"] == pytest.approx(theirs["median"] / ours["median"])
+    seconds = results["seconds"]
+    assert results["hugging_face_sequences_per_second"] == pytest.approx(6 / seconds["hugging_face"]["minimum"])
+    theirs, ours = seconds["hugging_face"], seconds[results["engine"]]
+    assert results["over_hugging_face"] == pytest.approx(theirs["minimum"] / ours["minimum"])
+    assert results["over_hugging_face_median"] == pytest.approx(theirs["median"] / ours["median"])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +106,6 @@ def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (("step", *TINY, *ALONE, "--seq-len", "8"), ("over GEMM, min", "gemm_fused", "GFLOP/s")),
         (("train", *TINY, *ALONE, "--vocab-size", "50", "--data-workers", "0"), ("sequences/s", "peak memory: ")),
-        (("tokens", *TINY, "--vocab-size", "50", "--tokens", "128"), ("tokens a step", "furthest from the mean")),
     ],
 )
 def test_tables(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], expected: tuple[str, ...]) -> None:
@@ -135,60 +115,69 @@ def test_tables(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        (["step", "--engine", "fast", *ALONE], "--engine is 'fast'"),
-        (
-            ["train", "--compare", "fast"],
-            "--compare names 'fast', expected of eager, native, ipex, hugging-face, hugging-f",
-        ),
-        (
-            ["step", "--engine", "auto", "--compare", "eager", "native"],
-            "--compare names native, which is measured already",
-        ),
-        (["train", "--compare", "eager", "eager"], "--compare names eager, which is measured already"),
-        (["step", "--precision", "fp8"], "PRECISION (--precision) is 'fp8'"),
-        (["step", "--seq-len", "4"], "--seq-len is 4, expected 5 tokens at least"),
-        (["step", "--attention-heads", "3"], "hidden_size 1024 is no multiple of num_attention_heads 3"),
-        (["train", "--vocab-size", "1"], "--vocab-size is 1, expected 2 at least"),
-        (["tokens", "--tokens", "100"], "--tokens is 100, expected a multiple of --seq-len 128"),
-        (["record", "--precision", "fp8"], "PRECISION (--precision) is 'fp8'"),
+        (["step", "--engine", "fast", *ALONE], ("--engine", "fast")),
+        (["checkpoint", "--engine", "fast"], ("--engine", "fast")),
+        (["train", "--compare", "fast"], ("--compare", "fast", "hugging-face-sdpa")),
+        (["step", "--engine", "auto", "--compare", "eager", "native"], ("--compare", "native", "auto")),
+        (["train", "--compare", "eager", "eager"], ("--compare", "eager")),
+        (["step", "--attention-heads", "3"], ("1024", "3")),
     ],
 )
-def test_wrong_settings_are_told(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_settings(arguments: list[str], named: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *arguments]) == 2
-    assert message in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and all(text in message for text in named), message
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("arguments", "named"),
     [
-        ([], "required: BENCHMARK"),
-        (["speed"], "invalid choice: 'speed'"),
-        (["step", "--rounds", "0"], "argument --rounds: '0', expected an integer > 0"),
+        ([], "BENCHMARK"),
+        (["speed"], "speed"),
+        (["step", "--precision", "fp8"], "--precision is 'fp8'"),
+        (["step", "--seq-len", "4"], "--seq-len is 4"),
+        (["step", "--rounds", "0"], "--rounds is 0"),
+        (["step", "--rounds", "9999999999999"], "--rounds is 9999999999999"),
+        (["step", "--batch-size", "nan"], "--batch-size is 'nan'"),
         (["step", "--warmups", "-1"], "--warmups"),
-        (["train", "--phase", "3"], "invalid choice: 3"),
-        (["record", "--layers", "2"], "unrecognized arguments: --layers"),
+        (["train", "--phase", "3"], "--phase is 3"),
+        (["train", "--vocab-size", "1"], "--vocab-size is 1"),
+        *((["checkpoint", f"--step-seconds={text}"], "--step-seconds is ") for text in ("0", "nan", "inf", "x")),
     ],
 )
-def test_wrong_usage(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["bench", *arguments])
     assert caught.value.code == 2
-    assert message in capsys.readouterr().err
+    assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("benchmark", ["step", "train"])
-def test_without_transformers(
-    benchmark: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("benchmark", "compare"), [("step", []), ("train", ["--compare", "hugging-face-ipex"])])
+def test_missing_packages(
+    benchmark: str, compare: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(hugging_face.importlib.util, "find_spec", lambda name: None)
-    assert main(["bench", benchmark, *TINY]) == 2
-    assert "transformers, which to compare with, is not installed" in capsys.readouterr().err
+    """Without transformers; and with it, but without IPEX, whose own message is passed on."""
+    monkeypatch.setattr(hugging_face.importlib.util, "find_spec", lambda name: "there" if compare else None)
+    monkeypatch.setattr(hugging_face, "find_fault", lambda: "IPEX is missing here")
+    assert main(["bench", benchmark, *TINY, *compare]) == 2
+    assert ("IPEX is missing here" if compare else "transformers") in capsys.readouterr().err
 
 
-def test_without_ipex(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(hugging_face.importlib.util, "find_spec", lambda name: "there")
-    monkeypatch.setattr(hugging_face, "find_fault", lambda: "IPEX is not installed; install it")
-    assert main(["bench", "train", *TINY, "--compare", "hugging-face-ipex"]) == 2
-    assert "--compare names hugging-face-ipex: IPEX is not installed; install it" in capsys.readouterr().err
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 99 bytes")])
+def test_a_model_that_does_not_fit(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(options: Any) -> dict[str, Any]:
+        raise error
+
+    monkeypatch.setattr(train, "measure", measure)
+    assert main(["bench", "train", *TINY]) == UserError.exit_code
+    assert "memory" in capsys.readouterr().err
+
+
+def test_json_has_no_nan() -> None:
+    assert (
+        to_json({"a": math.nan, "b": [math.inf, 1.5, {"c": -math.inf}]}) == '{"a": null, "b": [null, 1.5, {"c": null}]}'
+    )

@@ -1,4 +1,4 @@
-"""The lengths of real sequences, and made-up records with them."""
+"""The histogram of real sequence lengths, and random records of these lengths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bert_large.data.record import RecordLimits, RecordShape
 
 
 def test_the_histogram_is_that_of_the_512_token_set() -> None:
-    """255.8 real tokens on average; no sequence has fewer than five tokens."""
+    """255.8 tokens on average; the shortest sequence has five."""
     histogram = phase_lengths(2)
     assert histogram.mean == pytest.approx(255.8, abs=0.05)
     assert histogram.counts.sum() == 16_279_552
@@ -23,7 +23,7 @@ def test_the_histogram_is_that_of_the_512_token_set() -> None:
 def test_the_histogram_is_the_shared_one() -> None:
     shared = Path(__file__).parents[4] / "shared/data/wikipedia_lengths_512.json"
     if not shared.is_file():
-        pytest.skip(f"{shared} is not there to compare with")
+        pytest.skip(f"{shared} does not exist")
     assert phase_lengths(2).counts.tolist() == json.loads(shared.read_text())["counts"]
 
 
@@ -34,7 +34,7 @@ def test_phase_1_is_cut_at_128() -> None:
 
 
 def test_spread_takes_the_middles_of_equal_parts() -> None:
-    """Of 1 one, 2 twos, 0 threes and 1 four: the quantiles 1/8, 3/8, 5/8, 7/8."""
+    """The quantiles 1/8, 3/8, 5/8, 7/8 of the lengths 1, 2, 2, 4."""
     histogram = LengthHistogram(np.array([1, 2, 0, 1]))
     assert histogram.spread(4).tolist() == [1, 2, 2, 4]
     assert histogram.spread(1).tolist() == [2]

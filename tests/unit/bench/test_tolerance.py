@@ -1,4 +1,4 @@
-"""Nothing is timed that does not compute the same: contenders made wrong on purpose, and what is said of them."""
+"""Variants that do not compute the same are reported and not timed."""
 
 from __future__ import annotations
 
@@ -31,33 +31,29 @@ def test_equal_outcomes_agree() -> None:
     assert find_difference(EXPECTED, EXPECTED, 0.0) is None
 
 
-def test_a_missing_gradient_is_told() -> None:
-    assert (
-        find_difference(outcome(input=None), EXPECTED, 0.1)
-        == "1 of 3 gradients are missing or 0, that of the input among them"
-    )
+def test_a_missing_gradient() -> None:
+    found = find_difference(outcome(input=None), EXPECTED, 0.1)
+    assert found is not None and found.startswith("1 of 3 gradients") and "the input" in found
     zeros = torch.zeros(4, 3)
     found = find_difference(outcome(query=zeros, bias=zeros), EXPECTED, 0.1)
-    assert found == "2 of 3 gradients are missing or 0, that of query.weight among them"
+    assert found is not None and found.startswith("2 of 3 gradients") and "query.weight" in found
 
 
-def test_the_worst_error_is_told() -> None:
+def test_the_worst_error() -> None:
     off = outcome(query=GRADIENTS["query.weight"] * 1.25, bias=GRADIENTS["output.bias"] * 1.2)
     found = find_difference(off, EXPECTED, 0.1)
-    assert found == (
-        "2 of 4 tensors differ, most of all the gradient of query.weight, by 0.25 of its norm "
-        "(0.1 at most was expected)"
-    )
+    assert found is not None and found.startswith("2 of 4 tensors")
+    assert all(text in found for text in ("query.weight", "0.25", "0.1"))
     assert find_difference(off, EXPECTED, 0.26) is None
 
 
-def test_a_result_that_is_not_a_number_is_told() -> None:
+def test_a_result_that_is_not_a_number() -> None:
     found = find_difference(Outcome(EXPECTED.result * float("nan"), GRADIENTS), EXPECTED, 0.1)
-    assert found is not None and "most of all the result, by nan" in found
+    assert found is not None and "the result, by nan" in found
 
 
-def test_a_gradient_of_rounding_alone_may_be_another() -> None:
-    """As that of the keys' biases, which move all scores of a query alike."""
+def test_gradients_that_are_rounding_noise_are_not_compared() -> None:
+    """Such as that of the key biases, which shift all scores of a query by the same amount."""
     expected = Outcome(EXPECTED.result, GRADIENTS | {"key.bias": torch.full((3,), 1e-9)})
     for found in (None, torch.zeros(3), torch.full((3,), -1e-8)):
         assert find_difference(Outcome(EXPECTED.result, GRADIENTS | {"key.bias": found}), expected, 1e-4) is None
@@ -82,7 +78,7 @@ class _Without(torch.autograd.Function):
 
 
 class _Wrong(EagerEngine):
-    """The eager engine with a feed-forward half whose input is changed."""
+    """The eager engine with a feed-forward block whose input is changed."""
 
     def __init__(self, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
         super().__init__()
@@ -100,7 +96,7 @@ WRONG = {
 
 @pytest.mark.parametrize("benchmark", [step, train])
 @pytest.mark.parametrize("fault", WRONG)
-def test_a_wrong_contender_gets_no_time(
+def test_a_wrong_variant_is_not_timed(
     benchmark: Any, fault: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     change, message = WRONG[fault]
@@ -113,12 +109,12 @@ def test_a_wrong_contender_gets_no_time(
     monkeypatch.setattr(benchmark, "resolve_compared", resolve_with_wrong)
     arguments = STEP if benchmark is step else TRAIN
     assert main(["bench", *arguments, "--json"]) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert message in figures["not_comparable"]["wrong"]
-    assert figures["compared"] == [] and "wrong" not in figures["seconds"]
-    assert not any(name.startswith(("wrong_", "over_wrong")) for name in figures)
+    results = json.loads(capsys.readouterr().out)
+    assert message in results["not_comparable"]["wrong"]
+    assert results["compared"] == [] and "wrong" not in results["seconds"]
+    assert not any(name.startswith(("wrong_", "over_wrong")) for name in results)
     assert main(["bench", *arguments]) == 0
-    assert f"wrong: not comparable: {figures['not_comparable']['wrong']}" in capsys.readouterr().out
+    assert f"wrong: not comparable: {results['not_comparable']['wrong']}" in capsys.readouterr().out
 
 
 def test_a_wrong_engine_under_test_is_an_error(
@@ -132,11 +128,11 @@ def test_a_wrong_engine_under_test_is_an_error(
 
     monkeypatch.setattr(step, "resolve_compared", resolve_wrong)
     assert main(["bench", *STEP, "--compare"]) != 0
-    told = capsys.readouterr().err
-    assert "the wrong engine does not compute what the eager engine does in fp32: " in told and "missing or 0" in told
+    message = capsys.readouterr().err
+    assert "the wrong engine" in message and "missing or 0" in message
 
 
 def test_rounding_to_bf16_is_allowed_in_bf16() -> None:
-    rounded = Outcome(EXPECTED.result, {name: its.bfloat16().float() for name, its in GRADIENTS.items()})
+    rounded = Outcome(EXPECTED.result, {name: gradient.bfloat16().float() for name, gradient in GRADIENTS.items()})
     assert find_difference(rounded, EXPECTED, TOLERANCES["bf16"]) is None
     assert find_difference(rounded, EXPECTED, TOLERANCES["fp32"]) is not None

@@ -10,7 +10,7 @@ from bert_large.config.hugging_face import ARCHITECTURES
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.convert.weights import parameter_shapes
-from bert_large.doctor.memory import weights_without_values
+from bert_large.model.bert import skeleton
 
 from tests.support.models import DISTILBERT, MASKED_LM_ONLY, tiny_config
 
@@ -34,7 +34,7 @@ def test_bert_large_is_the_default() -> None:
 )
 def test_as_many_parameters_as_published(name: str, parameters: int) -> None:
     """Those of `transformers`' classes and Google's checkpoints."""
-    assert sum(weight.numel() for weight in weights_without_values(CONFIGURATIONS[name]).values()) == parameters
+    assert sum(weight.numel() for weight in skeleton(CONFIGURATIONS[name]).parameters()) == parameters
 
 
 def test_reading(tmp_path: Path) -> None:

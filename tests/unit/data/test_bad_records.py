@@ -1,4 +1,4 @@
-"""Damaged shards: all damage is one error that names the place, or is skipped without moving other samples."""
+"""Damaged shards: damage is one error that names the place, or is skipped without moving other samples."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import h5py
 import numpy as np
 import pytest
 from bert_large.data import index as index_module
-from bert_large.data import tfrecord
 from bert_large.data.dataset import Dataset
+from bert_large.data.formats import tfrecord
+from bert_large.data.formats.tfrecord import FRAME_BYTES, HEADER_BYTES, encode_record, write_records
 from bert_large.data.index import build_indexes, load_index, scan_shard
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
 from bert_large.data.record import BadRecords, RecordLimits, RecordShape
-from bert_large.data.tfrecord import FRAME_BYTES, HEADER_BYTES, encode_record, write_records
 from bert_large.errors import DataError
 
 from tests.support.records import assert_same_record, make_records, write_hdf5_shard, write_shard
@@ -35,7 +35,7 @@ def write(path: Path) -> list[int]:
 
 
 def flip(path: Path, byte: int) -> None:
-    """Flip a bit of a file, whose times stay: as a failing disk does."""
+    """Flip a bit of a file as a failing disk does: without changing the file's times."""
     stat = path.stat()
     with path.open("r+b") as file:
         file.seek(byte)
@@ -57,7 +57,7 @@ IDS = [record.input_ids.tolist() for record in RECORDS]
 
 
 def test_a_bit_flipped_at_any_byte(tmp_path: Path) -> None:
-    """Strictly: the error names file, record and byte. Leniently: the next record stands in for the one that is hit."""
+    """The error names file, record and byte. If one bad record is allowed, the next record takes its place."""
     path = tmp_path / "part-0"
     starts = write(path)
     good = path.read_bytes()
@@ -73,7 +73,7 @@ def test_a_bit_flipped_at_any_byte(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("cut", [0, 1, HEADER_BYTES - 1, HEADER_BYTES, HEADER_BYTES + 7, -1])
 def test_a_shard_cut_short(tmp_path: Path, cut: int) -> None:
-    """Inside its last frame: the first good record stands in, as none follows. Cut between frames it shows nowhere."""
+    """Inside its last frame: no record follows, so the first one takes its place. A cut between frames is invisible."""
     path = tmp_path / "part-0"
     starts = write(path)
     path.write_bytes(path.read_bytes()[: starts[6] - 1 if cut < 0 else starts[5] + cut])
@@ -85,8 +85,8 @@ def test_a_shard_cut_short(tmp_path: Path, cut: int) -> None:
             scan_shard(path)
 
 
-def test_what_the_checksum_error_says(tmp_path: Path) -> None:
-    """The checksum found and the one expected."""
+def test_the_error_states_both_checksums(tmp_path: Path) -> None:
+    """The checksum found in the file and the one computed from its bytes."""
     path = tmp_path / "part-0"
     starts = write(path)
     payload = path.read_bytes()[starts[1] + HEADER_BYTES : starts[2] - 4]
@@ -103,7 +103,7 @@ def test_what_the_checksum_error_says(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("window", [64, 1 << 20])
 def test_a_damaged_stretch_over_several_records(tmp_path: Path, window: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It counts as one record; the next one is found wherever it lies in what is searched at a time."""
+    """It counts as one record; the next one is found at any place in the window that is searched at a time."""
     monkeypatch.setattr(tfrecord, "_WINDOW_BYTES", window)
     path = tmp_path / "part-0"
     starts = write(path)
@@ -128,7 +128,7 @@ def hdf5_with_a_damaged_chunk(path: Path) -> None:
 def test_a_damaged_hdf5_chunk(tmp_path: Path) -> None:
     path = tmp_path / "part-0.hdf5"
     hdf5_with_a_damaged_chunk(path)
-    with pytest.raises(DataError, match=rf"^{path}: row 2 cannot be read: "):
+    with pytest.raises(DataError, match=rf"^{path}: row 2: "):
         scan_shard(path)
     found = scan_shard(path, max_bad_records=2)
     assert found.offsets.tolist() == [0, 1, 4, 4, 4, 5]
@@ -177,8 +177,8 @@ SHAPE_OF_LONGER = RecordShape(20, 4)
         (hit_vocabulary, 3, "masked_lm_ids has token id 100, the model's vocabulary has 100"),
     ],
 )
-def test_the_next_record_stands_in(tmp_path: Path, hit: Callable[[Path], None], bad: int, message: str) -> None:
-    """The others keep their numbers, hence their places in the order; and so it is when the index is read again."""
+def test_the_next_record_takes_the_place(tmp_path: Path, hit: Callable[[Path], None], bad: int, message: str) -> None:
+    """The others keep their numbers, and so their places in the order, also when the index is read again."""
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "part-0"
     write(path)
@@ -194,8 +194,8 @@ def test_the_next_record_stands_in(tmp_path: Path, hit: Callable[[Path], None], 
         Dataset.open(path.parent, tmp_path / "index", build=True, limits=limits)
 
 
-def test_an_index_is_of_the_models_limits(tmp_path: Path) -> None:
-    """Records that fit one model need not fit another."""
+def test_an_index_depends_on_the_models_limits(tmp_path: Path) -> None:
+    """Records that fit one model may not fit another."""
     (tmp_path / "data").mkdir()
     write(tmp_path / "data" / "part-0")
     how = {"folder": tmp_path / "data", "index_dir": tmp_path / "index", "build": True}
@@ -205,7 +205,7 @@ def test_an_index_is_of_the_models_limits(tmp_path: Path) -> None:
 
 
 def test_bad_records_of_all_shards_are_counted(tmp_path: Path) -> None:
-    """Two in each of two shards: four may be bad, or three are too many, though no shard has them alone."""
+    """Two in each of two shards: allowed if four are, too many if three are, although no single shard has so many."""
     for name in ("a", "b"):
         (tmp_path / "data").mkdir(exist_ok=True)
         starts = write(tmp_path / "data" / name)
@@ -232,7 +232,7 @@ def test_a_shard_without_a_good_record_cannot_be_skipped(tmp_path: Path, content
 
 
 def test_damage_after_indexing(tmp_path: Path) -> None:
-    """Reading passes over the same record as indexing would have done; the same bad one counts once."""
+    """Reading skips the same records as indexing would have; a bad record counts once."""
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "part-0"
     starts = write(path)
@@ -252,8 +252,8 @@ def test_damage_after_indexing(tmp_path: Path) -> None:
         contents_of(dataset, BadRecords(1))
 
 
-def test_a_record_swapped_under_the_index_is_bad(tmp_path: Path) -> None:
-    """Its frame is whole, its checksum right: only it is another record. So with HDF5, which has no checksums."""
+def test_a_record_replaced_after_indexing_is_bad(tmp_path: Path) -> None:
+    """Its frame is intact and its checksum right, but it is another record; also in HDF5, which has no checksums."""
     (tmp_path / "data").mkdir()
     path, rows = tmp_path / "data" / "part-0", tmp_path / "data" / "rows.hdf5"
     write_shard(path, RECORDS, SHAPE)
@@ -277,7 +277,7 @@ def test_a_record_swapped_under_the_index_is_bad(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", ["", ".hdf5"])
 def test_a_shard_that_shrinks_or_vanishes(tmp_path: Path, suffix: str) -> None:
-    """After indexing, before it is opened to be read: named, and not skipped, as the whole shard is gone."""
+    """After indexing: the error names the shard, which cannot be skipped as a bad record can."""
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / f"part-0{suffix}"
     (write_hdf5_shard if suffix else write_shard)(path, RECORDS, SHAPE)
@@ -293,7 +293,7 @@ def test_a_shard_that_shrinks_or_vanishes(tmp_path: Path, suffix: str) -> None:
 
 
 def test_a_shard_that_changes_between_the_ranks(tmp_path: Path) -> None:
-    """One rank has indexed it, another opens it: it does not go on with an index of something else."""
+    """One rank has indexed it, another one opens it: the index of the earlier content is refused."""
     (tmp_path / "data").mkdir()
     path = tmp_path / "data" / "part-0"
     write(path)
@@ -352,8 +352,8 @@ def die_on_b(path: Path) -> None:
         os._exit(11)
 
 
-def test_a_shard_that_kills_its_reader_is_named(tmp_path: Path) -> None:
-    """The HDF5 library is C: what it makes of damage is beyond Python's errors."""
+def test_a_shard_that_crashes_its_reader_is_named(tmp_path: Path) -> None:
+    """The HDF5 library is written in C: on a damaged file it can crash the process."""
     paths = [tmp_path / name for name in "ba"]
     with pytest.raises(DataError, match=rf"^{paths[0]}: the process that checked its records died"):
         index_module._scan_in_processes(paths, die_on_b, 2, lambda done: None)
@@ -379,20 +379,20 @@ def steps_of(dataset: Dataset, rank: int, world_size: int, most: int) -> StepBat
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_the_trainer_is_told_of_what_was_skipped(damaged: Dataset, workers: int) -> None:
-    """Each bad record of the epoch, before the step that it belongs to is trained on."""
-    told: list[str] = []
-    steps = iterate_steps(steps_of(damaged, 0, 1, 3), 0, 5, workers, told.append)
+def test_skipped_records_are_reported_to_the_trainer(damaged: Dataset, workers: int) -> None:
+    """Every bad record of the epoch, before the step that it belongs to is yielded."""
+    reported: list[str] = []
+    steps = iterate_steps(steps_of(damaged, 0, 1, 3), 0, 5, workers, reported.append)
     assert sum(batch.sequences for step in steps for batch in step) == 50
-    assert {re.sub(": wrong checksum.*", "", text) for text in told} == {
+    assert {re.sub(": wrong checksum.*", "", text) for text in reported} == {
         f"{shard.path}: record {row} at byte {shard.offsets[row]}" for shard, row in map(damaged.locate, (3, 4, 40))
     }
     with pytest.raises(DataError, match="wrong checksum of a record"):
-        list(iterate_steps(steps_of(damaged, 0, 1, 0), 0, 5, workers, told.append))
+        list(iterate_steps(steps_of(damaged, 0, 1, 0), 0, 5, workers, reported.append))
 
 
-def test_ranks_skip_alike(damaged: Dataset) -> None:
-    """The samples of three ranks together are those of one."""
+def test_ranks_skip_the_same_records(damaged: Dataset) -> None:
+    """Three ranks together have the samples of one."""
 
     def samples(rank: int, world_size: int) -> dict[int, list[int]]:
         found = {}
@@ -407,7 +407,7 @@ def test_ranks_skip_alike(damaged: Dataset) -> None:
 
 
 def test_samples_are_described(damaged: Dataset) -> None:
-    """Where each sample of a step lies: its file, record, byte and length."""
+    """By file, record, byte and length."""
     batches = steps_of(damaged, 1, 2, 3)
     numbers = SampleOrder(50, seed=5).record_numbers(20, 30)
     described = batches.describe_samples(2)
@@ -428,11 +428,11 @@ def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.
     dataset = open_folder(tmp_path / "data")
     for _ in range(2):
         assert contents_of(dataset) == IDS
-        assert len(dataset._files) == 2
+        assert len(dataset._open_shards) == 2
 
 
-def test_a_stand_in_is_told_by_its_own_number(tmp_path: Path) -> None:
-    """However many records it stands in for: before it, and at the end for the first good one; it counts once."""
+def test_a_replacement_is_named_by_its_own_number(tmp_path: Path) -> None:
+    """Whether it replaces records before it, or at the end of the shard. As a bad record it counts once."""
     path = write_shard(tmp_path / "data" / "part-0", make_records(8))
     places = scan_shard(path).offsets.tolist()
 

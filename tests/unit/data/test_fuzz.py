@@ -53,6 +53,6 @@ def test_wrong_inputs(target: str, inputs: st.SearchStrategy[bytes]) -> None:
 def test_a_target_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
     """An error other than the documented one gets out."""
     wrong: Callable[..., None] = lambda *_: (_ for _ in ()).throw(ZeroDivisionError)  # noqa: E731
-    monkeypatch.setattr("bert_large.data.tfrecord._read_frame", wrong)
+    monkeypatch.setattr("bert_large.data.formats.tfrecord._read_frame", wrong)
     with pytest.raises(ZeroDivisionError):
         tfrecord(b"")

@@ -1,7 +1,8 @@
-"""NVIDIA's HDF5 shards: rows become records; anything else is refused with the file, the data set or the row."""
+"""NVIDIA's HDF5 shards: rows become records; errors name the file, and the dataset or row."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
-from bert_large.data import hdf5
+from bert_large.data.formats import hdf5
+from bert_large.data.formats.shard_format import StoredRecord
 from bert_large.data.record import RecordShape
 from bert_large.errors import DataError
 
@@ -23,24 +25,36 @@ def shard(tmp_path: Path) -> Path:
     return write_hdf5_shard(tmp_path / "wiki_training_0.hdf5", RECORDS)
 
 
+def read_all(path: Path) -> list[StoredRecord]:
+    """Read every row on its own, and check that scanning the shard finds the same rows."""
+    with contextlib.closing(hdf5.HDF5Shard(path)) as shard:
+        scanned = list(shard.scan())
+        assert [offset for offset, _ in scanned] == list(range(len(scanned)))
+        read = [shard.read(row, row) for row in range(len(scanned))]
+    for one, (_, other) in zip(read, scanned, strict=True):
+        assert isinstance(other, StoredRecord)
+        assert_same_record(one.record, other.record)
+        assert (one.shape, one.checksum) == (other.shape, other.checksum)
+    return read
+
+
 def test_rows_are_records(shard: Path) -> None:
-    with hdf5.open_shard(shard) as file:
-        assert hdf5.shard_shape(file) == RecordShape(128, 20)
-        for found, expected in zip(hdf5.read_rows(file, 1, 4), RECORDS[1:4], strict=True):
-            assert_same_record(found, expected)
+    found = read_all(shard)
+    assert {stored.shape for stored in found} == {RecordShape(128, 20)}
+    for stored, expected in zip(found, RECORDS, strict=True):
+        assert_same_record(stored.record, expected)
 
 
 def test_full_prediction_slots(tmp_path: Path) -> None:
-    """Without a zero position the list has no end but its slots'."""
+    """Without a position 0, the list of predictions fills all its slots."""
     records = [record for record in make_records(40) if len(record.masked_ids) == 4]
     path = write_hdf5_shard(tmp_path / "a.hdf5", records, RecordShape(64, 4))
-    with hdf5.open_shard(path) as file:
-        assert_same_record(hdf5.read_rows(file, 0, 1)[0], records[0])
+    assert_same_record(read_all(path)[0].record, records[0])
 
 
 @pytest.mark.parametrize("block_rows", [2, 5, 1024])
 def test_written_rows_read_as_they_were(tmp_path: Path, block_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Blocks that end with the records, and such that do not."""
+    """For numbers of records that are, and are not, a multiple of the block's rows."""
     monkeypatch.setattr(hdf5, "_BLOCK_ROWS", block_rows)
     hdf5.write_shard(tmp_path / "ours.hdf5", iter(RECORDS), len(RECORDS), RecordShape(128, 20))
     write_hdf5_shard(tmp_path / "plain.hdf5", RECORDS)
@@ -49,9 +63,8 @@ def test_written_rows_read_as_they_were(tmp_path: Path, block_rows: int, monkeyp
         for name in plain:
             assert (ours[name].dtype, ours[name].compression) == (plain[name].dtype, "gzip")
             np.testing.assert_array_equal(ours[name][:], plain[name][:], name)
-    with hdf5.open_shard(tmp_path / "ours.hdf5") as file:
-        for found, expected in zip(hdf5.read_rows(file, 0, 5), RECORDS, strict=True):
-            assert_same_record(found, expected)
+    for found, expected in zip(read_all(tmp_path / "ours.hdf5"), RECORDS, strict=True):
+        assert_same_record(found.record, expected)
 
 
 def test_the_same_records_are_the_same_bytes(tmp_path: Path) -> None:
@@ -84,7 +97,7 @@ def test_wrong_datasets_are_named(shard: Path, change: Callable[[h5py.File], Non
 
 
 def move_out(file: h5py.File, how: str) -> None:
-    """Let a data set's values come from another file, where they are right."""
+    """Store the values of a dataset in another file, where they are right."""
     other = Path(file.filename).with_name("other")
     values = file["input_ids"][:]
     del file["input_ids"]
@@ -115,16 +128,16 @@ def move_out(file: h5py.File, how: str) -> None:
     ],
 )
 def test_values_of_other_files_are_refused(shard: Path, how: str, message: str) -> None:
-    """A shard from elsewhere must not make its reader read, say, a key."""
+    """A shard from an unknown source must not make its reader read, for example, a private key."""
     with h5py.File(shard, "r+") as file:
         move_out(file, how)
     with h5py.File(shard) as file:
-        np.testing.assert_array_equal(file["input_ids"].shape, (5, 128))  # HDF5 itself would follow
+        np.testing.assert_array_equal(file["input_ids"].shape, (5, 128))  # HDF5 itself follows the link
     with pytest.raises(DataError, match=message):
         hdf5.open_shard(shard)
 
 
-def test_seldom_used_filters_are_refused(shard: Path) -> None:
+def test_rarely_used_filters_are_refused(shard: Path) -> None:
     with h5py.File(shard, "r+") as file:
         values = file["input_ids"][:]
         del file["input_ids"]
@@ -139,8 +152,7 @@ def test_common_filters_are_read(shard: Path, options: dict[str, Any]) -> None:
         values = file["input_ids"][:]
         del file["input_ids"]
         file.create_dataset("input_ids", data=values, **options)
-    with hdf5.open_shard(shard) as file:
-        assert_same_record(hdf5.read_rows(file, 0, 1)[0], RECORDS[0])
+    assert_same_record(read_all(shard)[0].record, RECORDS[0])
 
 
 @pytest.mark.parametrize(
@@ -156,12 +168,12 @@ def test_common_filters_are_read(shard: Path, options: dict[str, Any]) -> None:
 def test_wrong_rows_are_named(shard: Path, name: str, column: int | None, value: int, message: str) -> None:
     with h5py.File(shard, "r+") as file:
         file[name][(3,) if column is None else (3, column)] = value
-    with hdf5.open_shard(shard) as file, pytest.raises(DataError) as caught:
-        hdf5.read_rows(file, 2, 5)
+    with contextlib.closing(hdf5.HDF5Shard(shard)) as opened, pytest.raises(DataError) as caught:
+        opened.read(3, 3)
     assert str(caught.value).startswith(f"{shard}: row 3: ") and message in str(caught.value)
 
 
-def test_other_files_are_no_shard(tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "notes.hdf5"
     path.write_text("text")
     with pytest.raises(DataError, match=r"notes.hdf5: not a readable HDF5 file"):

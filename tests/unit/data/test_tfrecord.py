@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bert_large.data.example import Example
-from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import (
+from bert_large.data.formats.example import Example
+from bert_large.data.formats.tfrecord import (
     FRAME_BYTES,
     HEADER_BYTES,
     decode_record,
@@ -20,6 +19,7 @@ from bert_large.data.tfrecord import (
     read_payload,
     write_records,
 )
+from bert_large.data.record import Record, RecordShape
 from bert_large.errors import DataError
 
 from tests.support.records import PHASE_1_SHAPE, assert_same_record, make_records, write_shard
@@ -48,7 +48,7 @@ def error_of(shard: Path) -> str:
 
 
 def test_written_records_are_read_back(tmp_path: Path) -> None:
-    """Padding is dropped on the way in; full slots, no predictions and a single token are records too."""
+    """Reading drops the padding. Full slots, no predictions and a single token are valid too."""
     full = make_records(1, lengths=(128, 128))[0]
     ids = np.array([5], np.int32)
     nothing = np.array([], np.int32)
@@ -83,7 +83,7 @@ def test_writer_counts() -> None:
 
 
 def test_a_record_that_does_not_fit_is_refused() -> None:
-    """Nothing is cut off silently on the way out."""
+    """Writing cuts nothing off silently."""
     record = make_records(1, lengths=(30, 30))[0]
     for shape in (RecordShape(29, 20), RecordShape(128, len(record.masked_ids) - 1)):
         with pytest.raises(ValueError, match=r"30 tokens .* does not fit"):
@@ -96,7 +96,7 @@ def test_a_record_that_does_not_fit_is_refused() -> None:
     ids=["length", "length's checksum", "payload", "payload's checksum"],
 )
 def test_a_flipped_bit_is_found(shard: Path, within_frame: int, message: str) -> None:
-    """Whichever part of the second frame it hits; the message names the file and the frame's byte."""
+    """In any part of the second frame; the error names the file and the byte where the frame begins."""
     _, second, third = offsets(shard)
     damage(shard, (third if within_frame < 0 else second) + within_frame)
     error = error_of(shard)
@@ -112,21 +112,21 @@ def test_a_truncated_file_is_found(shard: Path, kept_of_last_frame: int) -> None
 
 
 def test_an_absurd_length_is_refused(tmp_path: Path) -> None:
-    """A header can be damaged and yet have a right checksum: gigabytes are not allocated for it."""
+    """A header can be damaged and still have a right checksum: no terabyte is allocated for it."""
     length = struct.pack("<Q", 1 << 40)
     path = tmp_path / "shard"
     path.write_bytes(length + struct.pack("<I", masked_crc32c(length)) + b"x" * 100)
     assert f"{path}: record 0 at byte 0: a record of {1 << 40} bytes" in error_of(path)
 
 
-def test_text_is_no_shard(tmp_path: Path) -> None:
+def test_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "part-00000"
-    path.write_text("Some article, one sentence a line.\n")
+    path.write_text("Some article, one sentence per line.\n")
     assert "not a TFRecord" in error_of(path)
 
 
 def payload_with(**changes: list[int] | list[float] | None) -> bytes:
-    """Return a good payload of 8 slots and 2 predictions with some features replaced, or left out for None."""
+    """Return a good payload of 8 slots and 2 predictions with some features replaced, or left out if None."""
     values: dict[str, list[int] | list[float] | None] = {
         "input_ids": [2, 5, 6, 3, 0, 0, 0, 0],
         "input_mask": [1, 1, 1, 1, 0, 0, 0, 0],
@@ -153,8 +153,8 @@ def payload_with(**changes: list[int] | list[float] | None) -> bytes:
         ({"input_ids": None}, "feature input_ids is missing"),
         ({"masked_lm_weights": [1, 0]}, "masked_lm_weights is missing or not a list of float"),
         ({"segment_ids": [0.0] * 8}, "segment_ids is missing or not a list of int64"),
-        ({"input_mask": [1] * 7}, "input_mask has 7 values, its companions have 8"),
-        ({"masked_lm_ids": [7]}, "masked_lm_ids has 1 values, its companions have 2"),
+        ({"input_mask": [1] * 7}, "input_mask has 7 values, expected 8"),
+        ({"masked_lm_ids": [7]}, "masked_lm_ids has 1 values, expected 2"),
         ({"input_mask": [1, 0, 1, 1, 0, 0, 0, 0]}, "input_mask is not ones followed by zeros"),
         ({"input_mask": [2, 1, 1, 1, 0, 0, 0, 0]}, "input_mask is not ones followed by zeros"),
         ({"input_mask": [0] * 8}, "no tokens"),
@@ -162,9 +162,9 @@ def payload_with(**changes: list[int] | list[float] | None) -> bytes:
         ({"segment_ids": [0, 0, 2, 1, 0, 0, 0, 0]}, "segment_ids has values [0, 1, 2]"),
         ({"masked_lm_positions": [4, 0]}, "masked_lm_positions has 4, outside the sequence's 4 tokens"),
         ({"masked_lm_positions": [-1, 0]}, "masked_lm_positions has -1"),
-        ({"input_ids": [2, -5, 6, 3, 0, 0, 0, 0]}, "input_ids has -5, not a token id"),
-        ({"masked_lm_ids": [1 << 31, 0]}, "masked_lm_ids has 2147483648, not a token id"),
-        ({"next_sentence_labels": [2]}, "next_sentence_labels is [2]"),
+        ({"input_ids": [2, -5, 6, 3, 0, 0, 0, 0]}, "input_ids has -5, which is not a token id"),
+        ({"masked_lm_ids": [1 << 31, 0]}, "masked_lm_ids has 2147483648, which is not a token id"),
+        ({"next_sentence_labels": [2]}, "next_sentence_labels is 2"),
         ({"next_sentence_labels": [0, 1]}, "next_sentence_labels is [0, 1]"),
     ],
 )
@@ -176,15 +176,15 @@ def test_wrong_schema_is_named(changes: dict[str, list[int] | list[float] | None
     assert message in str(caught.value)
 
 
-def test_other_bytes_are_no_example() -> None:
+def test_bytes_that_are_not_an_example_are_refused() -> None:
     with pytest.raises(ValueError, match=r"not a tf.train.Example"):
         decode_record(b"\xff\xff\xff")
     with pytest.raises(ValueError, match="is missing"):
         decode_record(b"")
 
 
-def test_padding_means_nothing() -> None:
-    """Values behind the mask and the weights are not looked at: generators leave what they like there."""
+def test_values_in_the_padding_are_ignored() -> None:
+    """Generators of records leave arbitrary values where the mask and the weights are 0."""
     record, _ = decode_record(payload_with(input_ids=[2, 5, 6, 3, -9, 99, 0, 0], masked_lm_positions=[1, 77]))
     assert record.input_ids.tolist() == [2, 5, 6, 3]
     assert record.masked_positions.tolist() == [1]

@@ -1,4 +1,4 @@
-"""Findings on the software, of recorded inputs."""
+"""Checks of the software, on recorded inputs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_openmp_runtimes(first: str, second: str, runtimes: list[str]) -> None:
 
 
 def test_the_package_loads_one_openmp_runtime() -> None:
-    """In a process of its own: the tests' has loaded scikit-learn, which brings another."""
+    """In a separate process: that of the tests has loaded scikit-learn, which brings another runtime."""
     script = (
         "from pathlib import Path\n"
         "from bert_large.doctor import software\n"
@@ -56,19 +56,19 @@ AVX2 = frozenset({"avx2", "fma"})
 
 
 def test_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Built; not built yet; without a compiler; in a folder that cannot be written; on a CPU that has none."""
+    """Not built yet; without a compiler; in a folder that cannot be written to; built; on a CPU without any."""
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
-    monkeypatch.setenv("CXX", "sh")  # there, and never called
+    monkeypatch.setenv("CXX", "sh")  # exists and is never called
     waiting = software.check_kernels(AVX2)
     assert waiting.level == WARNING and "bert-large kernels" in waiting.remedy
     monkeypatch.setenv("CXX", "no-such-compiler")
     lacking = software.check_kernels(AVX2)
-    assert lacking.level == PROBLEM and "there is no no-such-compiler" in lacking.found
+    assert lacking.level == PROBLEM and "no-such-compiler" in lacking.found
     monkeypatch.setenv("CXX", "sh")
     (tmp_path / "file").touch()
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "file/kernels"))
     closed = software.check_kernels(AVX2)
-    assert closed.level == PROBLEM and "cannot be written" in closed.found
+    assert closed.level == PROBLEM and str(tmp_path / "file/kernels") in closed.found
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
     (tmp_path / build.library_name("avx2")).touch()
     assert software.check_kernels(AVX2).found == f"avx2: {tmp_path / build.library_name('avx2')}"
@@ -77,7 +77,7 @@ def test_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
     versions = {"torch": "2.13.0+cpu", "numpy": "1.20.0"}
-    monkeypatch.setattr(software, "_version", versions.get)
+    monkeypatch.setattr(software, "package_version", versions.get)
     assert software.check_requirements(["torch<2.14,>=2.7", "h5py>=3; extra == 'bench'"]).level == OK
     finding = software.check_requirements(["torch<2.14,>=2.7", "numpy>=1.26", "h5py>=3"])
     assert finding.level == PROBLEM
@@ -87,7 +87,7 @@ def test_requirements(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_ipex(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(software, "find_fault", lambda: "IPEX 2.8.0 does not fit torch 2.13.0")
-    monkeypatch.setattr(software, "_version", lambda name: None)
+    monkeypatch.setattr(software, "package_version", lambda name: None)
     assert software.check_ipex().level == OK
-    monkeypatch.setattr(software, "_version", lambda name: "2.8.0")
+    monkeypatch.setattr(software, "package_version", lambda name: "2.8.0")
     assert software.check_ipex().level == WARNING

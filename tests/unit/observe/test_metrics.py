@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from bert_large.data.tfrecord import iterate_payloads
+from bert_large.data.formats.tfrecord import iterate_payloads
 from bert_large.errors import WriteError
 from bert_large.observe import tensorboard
 from bert_large.observe.metrics import mean, read_rows, read_steps

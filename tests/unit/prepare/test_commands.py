@@ -9,7 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 from bert_large import __version__, cli
-from bert_large.data.tfrecord import iterate_payloads
+from bert_large.data.formats.tfrecord import iterate_payloads
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.lock import LOCK_FILE, FolderLock

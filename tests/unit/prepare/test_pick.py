@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bert_large.data.formats.tfrecord import encode_record, iterate_payloads, write_records
 from bert_large.data.record import Record, RecordShape
-from bert_large.data.tfrecord import encode_record, iterate_payloads, write_records
 from bert_large.errors import DataError, InputError
 from bert_large.prepare.pick import pick_records, picked_indices
 

@@ -13,8 +13,9 @@ from pathlib import Path
 import bert_large
 import numpy as np
 import pytest
+from bert_large.data.formats import tfrecord
+from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import RecordShape
-from bert_large.data.tfrecord import decode_record, iterate_payloads
 from bert_large.errors import InputError, UserError
 from bert_large.prepare import shards
 from bert_large.prepare.instances import InstanceSettings
@@ -78,7 +79,7 @@ def test_failure_while_writing_leaves_no_file(
     def fill_the_disk(*_: object) -> bytes:
         raise OSError("no space left")
 
-    monkeypatch.setattr(shards, "encode_record", fill_the_disk)
+    monkeypatch.setattr(tfrecord, "encode_record", fill_the_disk)
     with pytest.raises(OSError, match="no space left"):
         make_shard(tmp_path, vocabulary, "alpha\n\nbeta\n")
     assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import torch
 
-from bert_large.engines.precision import read_cpu_flags
+from bert_large.cpu import read_cpu_flags
 
 _PACKAGE = "intel-extension-for-pytorch"
 _INSTALL = (

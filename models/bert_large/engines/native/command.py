@@ -19,8 +19,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Build what is not there yet, and print an instruction set and the path of its library a line."""
     # torch is imported only here, after the options are parsed
+    from bert_large.cpu import read_cpu_flags
     from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, build_kernels
-    from bert_large.engines.precision import read_cpu_flags
 
     if arguments.all:
         chosen = list(INSTRUCTION_SETS)

@@ -32,48 +32,41 @@ def _token_places(batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor, torch
     return batch.samples, batch.sequence_ids, batch.position_ids
 
 
-def _norm_statistics(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.empty(rows, dtype=torch.float32), torch.empty(rows, dtype=torch.float32)
-
-
 def _residual_norm(
     memory: Rows,
-    sums: torch.Tensor,
+    dense: torch.Tensor,
     output: Dense,
     hidden: torch.Tensor,
     norm: Norm,
     batch: RaggedBatch,
     dropout: tuple[float, int],
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what ends a block, norm(hidden + dropout(sums + bias)), and the norm's means and reciprocal deviations."""
-    out = memory.like(hidden)
-    means, rstds = _norm_statistics(len(hidden))
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a block's output norm(hidden + dropout(dense + bias)) and the norm's reciprocal standard deviations [T].
+
+    `dense` is overwritten with the normalised rows, which the backward pass needs.
+    """
+    out, rstds = memory.like(hidden), torch.empty(len(hidden), dtype=torch.float32)
     _kernels.residual_norm(
-        sums, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout,
-        out, means, rstds,
-    )  # fmt: skip
-    return out, means, rstds
+        dense, output.bias, hidden, norm.weight, norm.bias, norm.eps, *_token_places(batch), *dropout, out, rstds
+    )
+    return out, rstds
 
 
 def _residual_norm_gradient(
     memory: Rows,
     gradient: torch.Tensor,
-    saved: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    normalized: torch.Tensor,
+    rstds: torch.Tensor,
     output: Dense,
     norm: Norm,
     batch: RaggedBatch,
     dropout: tuple[float, int],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the gradients of hidden states and sums, and add those of the bias and the norm's parameters.
-
-    `saved` are the forward pass's sums, as it left them, and its norm's statistics.
-    """
-    sums, means, rstds = saved
-    hidden_gradient, dense_gradient = memory.like(sums), memory.like(sums)
+    """Return the gradients of `hidden` and `dense`, and add those of the bias and the norm's parameters."""
+    hidden_gradient, dense_gradient = memory.like(normalized), memory.like(normalized)
     _kernels.residual_norm_gradient(
-        gradient.contiguous(), sums, means, rstds, norm.weight, norm.bias, norm.eps, *_token_places(batch),
-        *dropout, hidden_gradient, dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias),
-        gradient_of(output.bias),
+        gradient.contiguous(), normalized, rstds, norm.weight, *_token_places(batch), *dropout, hidden_gradient,
+        dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias), gradient_of(output.bias),
     )  # fmt: skip
     return hidden_gradient, dense_gradient
 
@@ -92,7 +85,7 @@ class EmbedNormDropout(torch.autograd.Function):
         *_: torch.Tensor,
     ) -> torch.Tensor:
         out = torch.empty(batch.tokens, words.shape[1], dtype=dtype)
-        means, rstds = _norm_statistics(batch.tokens)
+        means, rstds = torch.empty(2, batch.tokens, dtype=torch.float32)
         _kernels.embed_norm(
             words, positions, token_types, batch.input_ids, batch.position_ids, batch.token_type_ids,
             norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout, out, means, rstds,
@@ -105,7 +98,7 @@ class EmbedNormDropout(torch.autograd.Function):
         batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
         _kernels.embed_norm_gradient(
             gradients[0].contiguous(), *tables, batch.input_ids, batch.position_ids, batch.token_type_ids,
-            means, rstds, norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout,
+            means, rstds, norm.weight, batch.samples, batch.sequence_ids, *dropout,
             *map(gradient_of, tables), gradient_of(norm.weight), gradient_of(norm.bias),
         )  # fmt: skip
         return (None,) * 9
@@ -132,18 +125,18 @@ class AttentionBlock(torch.autograd.Function):
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
-            sums = memory.product(context, weights[1].t())
-        out, means, rstds = _residual_norm(memory, sums, output, hidden, norm, batch, dropouts[1])
+            normalized = memory.product(context, weights[1].t())
+        out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
         ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
-        ctx.saved = hidden, qkv, bias, context, log_sums, sums, means, rstds
+        ctx.saved = hidden, qkv, bias, context, log_sums, normalized, rstds
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         memory, batch, projections, heads, output, norm, dropouts, weights = ctx.parts
-        hidden, qkv, bias, context, log_sums, sums, means, rstds = _take_saved(ctx)
+        hidden, qkv, bias, context, log_sums, normalized, rstds = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
-            memory, gradients[0], (sums, means, rstds), output, norm, batch, dropouts[1]
+            memory, gradients[0], normalized, rstds, output, norm, batch, dropouts[1]
         )
         add_weight_gradient(dense_gradient, context, output.weight)
         context_gradient = memory.product(dense_gradient, weights[1])
@@ -178,18 +171,18 @@ class FeedForwardBlock(torch.autograd.Function):
             derivative = memory.product(hidden, weights[0].t())
             activated = memory.like(derivative)
             _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
-            sums = memory.product(activated, weights[1].t())
-        out, means, rstds = _residual_norm(memory, sums, output, hidden, norm, batch, dropout)
+            normalized = memory.product(activated, weights[1].t())
+        out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropout)
         ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
-        ctx.saved = hidden, derivative, activated, sums, means, rstds
+        ctx.saved = hidden, derivative, activated, normalized, rstds
         return out
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         memory, batch, intermediate, output, norm, dropout, weights = ctx.parts
-        hidden, derivative, activated, sums, means, rstds = _take_saved(ctx)
+        hidden, derivative, activated, normalized, rstds = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
-            memory, gradients[0], (sums, means, rstds), output, norm, batch, dropout
+            memory, gradients[0], normalized, rstds, output, norm, batch, dropout
         )
         add_weight_gradient(dense_gradient, activated, output.weight)
         activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # its values are used up

@@ -1,4 +1,26 @@
-// Self-attention within each sequence of a ragged batch, straight from the packed projections.
+// Multi-head self-attention within each sequence of a ragged batch, computed from the packed projections.
+//
+// For one head of one sequence of n tokens let Q, K, V [n, d] be the projections with their biases, s = 1 / sqrt(d),
+// M the 0/1 dropout mask [n, n] and p dropout's probability. * is the elementwise product.
+//
+// Forward:
+//   S = s Q K^T                          scores
+//   L_i = log sum_j exp(S_ij)            logarithm of softmax's denominator, saved as `log_sums`
+//   P_ij = exp(S_ij - L_i)               probabilities
+//   O = (M * P / (1 - p)) V              context
+//
+// Backward, from dO. Neither P nor M is saved: both are computed again from S, L and dropout's hash.
+//   dV = (M * P / (1 - p))^T dO
+//   dP = M * (dO V^T) / (1 - p)
+//   dS_ij = P_ij (dP_ij - D_i),  where D_i = sum_k P_ik dP_ik
+//   dQ = s dS K,  dK = s dS^T Q
+// dS is softmax's Jacobian, diag(P_i) - P_i P_i^T, applied to row i of dP. Moving the factor M / (1 - p) from dP to P
+// gives D_i = sum_k (M * P / (1 - p))_ik (dO V^T)_ik = dO_i . O_i: a product of two rows of the context's size, not of
+// the scores'. The biases' gradients are the column sums of dQ, dK and dV.
+//
+// This is the scheme of FlashAttention-2 (Dao 2023, arXiv 2307.08691) with one difference: a block of 64 rows of scores
+// over all keys of a sequence fits into a core's second-level cache (512 tokens: 128 KiB), so that a row's softmax is
+// computed in one piece, without FlashAttention's running maximum and rescaling.
 #pragma once
 
 #include "dropout.h"
@@ -13,24 +35,43 @@ struct AttentionShape {
   int64_t width() const { return heads * head_size; }
 };
 
-// qkv [tokens, 3 * width] holds query, key and value without their biases [3 * width]; context is [tokens, width];
-// log_sums [heads, tokens] are the logarithms of softmax's denominators, for the backward pass.
+// `qkv` [tokens, 3 * width] holds query, key and value without their biases `bias` [3 * width]; `context` is
+// [tokens, width] and `log_sums` [heads, tokens].
 template <typename T>
-void attention_forward(int threads, const AttentionShape& shape, const T* qkv, const float* bias,
-                       const Dropout& dropout, T* context, float* log_sums);
+struct AttentionForward {
+  const T* qkv;
+  const float* bias;
+  T* context;
+  float* log_sums;
+};
 
-// The gradient of qkv, given that of context; its column sums are added to bias_gradient [3 * width].
+// The forward pass's arrays, the gradient of `context`, and the results: `qkv_gradient` is overwritten, its column sums
+// are added to `bias_gradient` [3 * width].
 template <typename T>
-void attention_backward(int threads, const AttentionShape& shape, const T* qkv, const float* bias,
-                        const Dropout& dropout, const T* context, const float* log_sums, const T* context_gradient,
-                        T* qkv_gradient, float* bias_gradient);
+struct AttentionBackward {
+  const T* qkv;
+  const float* bias;
+  const T* context;
+  const float* log_sums;
+  const T* context_gradient;
+  T* qkv_gradient;
+  float* bias_gradient;
+};
 
-// The same by bfloat16 matrix products on AMX, where `amx_is_there`; kernels are made for the CPU at run time.
+// T is float or BFloat16; all arithmetic is in float.
+template <typename T>
+void attention_forward(int threads, const AttentionShape& shape, const Dropout& dropout,
+                       const AttentionForward<T>& arrays);
+template <typename T>
+void attention_backward(int threads, const AttentionShape& shape, const Dropout& dropout,
+                        const AttentionBackward<T>& arrays);
+
+// The same with bfloat16 matrix products on AMX tiles, for CPUs where `amx_is_there`: oneDNN generates the machine code
+// of these products at run time, so one build serves CPUs with and without AMX.
 bool amx_is_there();
-void attention_forward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
-                           const Dropout& dropout, BFloat16* context, float* log_sums);
-void attention_backward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
-                            const Dropout& dropout, const BFloat16* context, const float* log_sums,
-                            const BFloat16* context_gradient, BFloat16* qkv_gradient, float* bias_gradient);
+void attention_forward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
+                           const AttentionForward<BFloat16>& arrays);
+void attention_backward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
+                            const AttentionBackward<BFloat16>& arrays);
 
 }  // namespace bert_large

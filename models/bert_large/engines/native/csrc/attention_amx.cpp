@@ -1,33 +1,24 @@
-// Attention in bfloat16 on AMX: the scheme of attention.cpp with matrix products by oneDNN's small-matrix kernels
-// ("brgemm", which PyTorch offers), sums and softmax in float.
+// Attention in bfloat16 on AMX: matrix products by oneDNN's small-matrix kernels ("brgemm", through PyTorch), which
+// generate tile code for each shape at run time; sums and softmax in float.
 //
-// These kernels want the second factor in pairs of rows ("VNNI"): element (k, n) at [k / 2][n][k % 2], a 32-bit word for
-// two rows. Where the softmax's rows are a second factor, two rows are made at a time. The gradients of key and value
-// come out transposed, so that the probabilities need not be.
+// An AMX product takes its second factor in pairs of rows ("VNNI" order): element (k, n) at [k / 2][n][k % 2], one
+// 32-bit word for two rows. Where rows of the softmax are a second factor, two are computed at a time and written as
+// words. dK and dV are computed transposed, as dK^T = Q^T dS and dV^T = dO^T P with the probabilities as the second
+// factor, so that the probabilities, which change with every block, need not be transposed.
 #include <ATen/native/CPUBlas.h>
 
-#include <cmath>
-
 #include "attention.h"
-#include "attention_tasks.h"
-#include "parallel.h"
+#include "attention_task.h"
 #include "transpose.h"
 
 namespace bert_large {
 namespace {
 
-constexpr int64_t kQueryBlock = 64;
-constexpr int64_t kTile = 32;  // sizes are padded to it: whole tiles, and few different shapes to make code for
-
-// What every product here is: C [rows, columns] (+)= A [rows, depth] B, B in pairs of rows with `columns` words a pair.
+// C [rows, columns] = A [rows, depth] B, or += where `add`; B in pairs of rows with `columns` words per pair.
 void multiply(int64_t rows, int64_t columns, int64_t depth, const BFloat16* a, int64_t lda, const BFloat16* b,
               int64_t ldb, float* c, int64_t ldc, bool add) {
   at::native::cpublas::brgemm(rows, columns, depth, lda, ldb, ldc, add, reinterpret_cast<const at::BFloat16*>(a),
                               reinterpret_cast<const at::BFloat16*>(b), c);
-}
-
-BFloat16* take(Scratch& scratch, int64_t count) {
-  return reinterpret_cast<BFloat16*>(scratch.take((count + 1) / 2));
 }
 
 Words load_words(const void* from) {
@@ -43,18 +34,31 @@ Words pair(Floats low, Floats high) {
          __builtin_convertvector(round_to_bfloat16(high), Words) << 16;
 }
 
-// A head's rows of query, key, value or of the context's gradient, and the forms of them that products want.
-struct Operand {
-  int64_t length, padded_length, size, padded;
+// What both passes share: packed matrices and the forms of them that products take.
+class AmxProducts {
+ public:
+  // Whole tiles, and few different shapes for which oneDNN must generate code.
+  static constexpr int64_t kMultiple = 32;
+  // Returns the thread's tile registers to their initial state, which other AMX code in the process expects.
+  static void finish() { at::native::cpublas::brgemm_release(); }
 
-  // to [padded_length, padded] = (from + bias) * scale, zero where padded.
-  BFloat16* rows(Scratch& scratch, const BFloat16* from, int64_t stride, const float* bias, float scale) const {
-    BFloat16* to = take(scratch, padded_length * padded);
-    std::memset(to, 0, padded_length * padded * sizeof(BFloat16));
-    for (int64_t r = 0; r < length; ++r) {
+ protected:
+  AmxProducts(const TaskSizes& sizes, Scratch& scratch) : sizes_(sizes), scratch_(scratch) {}
+
+  BFloat16* take_matrix() { return scratch_.take<BFloat16>(sizes_.padded_length * sizes_.padded_head); }
+
+  // Rows of a query block that products compute: the block's, rounded up.
+  int64_t padded_rows(int64_t begin) const { return std::min(kQueryBlock, sizes_.padded_length - begin); }
+
+  // [padded_length, padded_head] = (from + bias) * scale of the head's columns, zero where padded.
+  BFloat16* pack(const BFloat16* from, int64_t stride, const float* bias, float scale) {
+    const int64_t size = sizes_.head_size, padded = sizes_.padded_head;
+    BFloat16* to = take_matrix();
+    std::memset(to, 0, sizes_.padded_length * padded * sizeof(BFloat16));
+    for (int64_t r = 0; r < sizes_.length; ++r) {
       for (int64_t c = 0; c < size; c += kLanes) {
-        int64_t left = size - c;
-        __builtin_prefetch(from + (r + 8) * stride + c);
+        const int64_t left = size - c;
+        __builtin_prefetch(from + (r + kPrefetchRows) * stride + c);
         Floats value = load_up_to(from + r * stride + c, left);
         if (bias) value = (value + load_up_to(bias + c, left)) * scale;
         store_up_to(to + r * padded + c, value, left);
@@ -63,10 +67,17 @@ struct Operand {
     return to;
   }
 
-  // The rows as a second factor: [padded_length / 2][padded] words.
-  BFloat16* row_pairs(Scratch& scratch, const BFloat16* rows) const {
-    BFloat16* to = take(scratch, padded_length * padded);
-    for (int64_t r = 0; r < padded_length; r += 2) {
+  // Query (0), key (1) or value (2) with its bias.
+  BFloat16* pack_projection(const BFloat16* qkv, const float* bias, int64_t which, float scale) {
+    const int64_t column = which * sizes_.width + sizes_.column, stride = 3 * sizes_.width;
+    return pack(qkv + sizes_.first_token * stride + column, stride, bias + column, scale);
+  }
+
+  // A packed matrix as a second factor: [padded_length / 2][padded_head] words.
+  BFloat16* row_pairs(const BFloat16* rows) {
+    const int64_t padded = sizes_.padded_head;
+    BFloat16* to = take_matrix();
+    for (int64_t r = 0; r < sizes_.padded_length; r += 2) {
       for (int64_t c = 0; c < padded; c += kLanes) {
         Halves low, high;
         std::memcpy(&low, rows + r * padded + c, sizeof low);
@@ -78,230 +89,174 @@ struct Operand {
     return to;
   }
 
-  // The transpose as a second factor: [padded / 2][padded_length] words.
-  BFloat16* transposed_pairs(Scratch& scratch, const BFloat16* rows) const {
-    BFloat16* to = take(scratch, padded_length * padded);
-    transpose_words(reinterpret_cast<const float*>(rows), padded_length, padded / 2, padded / 2,
-                    reinterpret_cast<float*>(to), padded_length);
+  // Its transpose as a second factor: [padded_head / 2][padded_length] words. A word of the packed matrix, two
+  // neighbours of a row, is a word of the result: a transposition of 32-bit words.
+  BFloat16* transposed_pairs(const BFloat16* rows) {
+    BFloat16* to = take_matrix();
+    transpose_words(reinterpret_cast<const float*>(rows), sizes_.padded_length, sizes_.padded_head / 2,
+                    sizes_.padded_head / 2, reinterpret_cast<float*>(to), sizes_.padded_length);
     return to;
   }
 
-  // The transpose as a first factor [padded, padded_length], from `transposed_pairs`.
-  BFloat16* transposed(Scratch& scratch, const BFloat16* pairs) const {
-    BFloat16* to = take(scratch, padded_length * padded);
-    for (int64_t d = 0; d < padded; d += 2) {
-      for (int64_t r = 0; r < padded_length; r += kLanes) {
-        Words words = load_words(pairs + d * padded_length + 2 * r);
-        Halves low = __builtin_convertvector(words & 0xFFFF, Halves);
-        Halves high = __builtin_convertvector(words >> 16, Halves);
-        std::memcpy(to + d * padded_length + r, &low, sizeof low);
-        std::memcpy(to + (d + 1) * padded_length + r, &high, sizeof high);
+  // Its transpose as a first factor, [padded_head, padded_length].
+  BFloat16* transposed(const BFloat16* rows) {
+    const int64_t length = sizes_.padded_length;
+    const BFloat16* pairs = transposed_pairs(rows);
+    BFloat16* to = take_matrix();
+    for (int64_t d = 0; d < sizes_.padded_head; d += 2) {
+      for (int64_t r = 0; r < length; r += kLanes) {
+        const Words words = load_words(pairs + d * length + 2 * r);
+        const Halves low = __builtin_convertvector(words & 0xFFFF, Halves);
+        const Halves high = __builtin_convertvector(words >> 16, Halves);
+        std::memcpy(to + d * length + r, &low, sizeof low);
+        std::memcpy(to + (d + 1) * length + r, &high, sizeof high);
       }
     }
     return to;
   }
+
+  // to [padded_rows, padded_length] = rows of `left` from `begin` on times a transpose in pairs.
+  void multiply_transpose(int64_t begin, const BFloat16* left, const BFloat16* right, float* to) {
+    multiply(padded_rows(begin), sizes_.padded_length, sizes_.padded_head, left + begin * sizes_.padded_head,
+             sizes_.padded_head, right, sizes_.padded_length, to, sizes_.score_stride, false);
+  }
+
+  const TaskSizes& sizes_;
+  Scratch& scratch_;
 };
 
-// As `softmax_row` of attention.cpp, from float scores to bfloat16 powers; zero from `length` to `padded_length`.
-float softmax_row(const float* scores, int64_t length, int64_t padded_length, const Dropout& dropout, uint32_t key,
-                  BFloat16* powers, float* inverse) {
-  Floats largest_lanes = broadcast(-INFINITY);
-  for (int64_t c = 0; c < length; c += kLanes) {
-    largest_lanes = maximum(largest_lanes, first_lanes(load(scores + c), length - c, -INFINITY));
-  }
-  const float largest = maximum(largest_lanes);
-  Floats total{};
-  for (int64_t c = 0; c < padded_length; c += kLanes) {
-    Floats power{};
-    if (c < length) power = first_lanes(exponential(load(scores + c) - largest), length - c, 0.0f);
-    total += power;
-    if (dropout.active) power = keep_lanes(dropout, key, c) ? power : Floats{};
-    store(powers + c, power);
-  }
-  const float denominator = sum(total);
-  *inverse = 1.0f / denominator;
-  return largest + std::log(denominator);
-}
+class AmxForward : public AmxProducts {
+ public:
+  AmxForward(const TaskSizes& sizes, const AttentionForward<BFloat16>& arrays, Scratch& scratch)
+      : AmxProducts(sizes, scratch),
+        query_(pack_projection(arrays.qkv, arrays.bias, 0, sizes.scale)),
+        key_pairs_(transposed_pairs(pack_projection(arrays.qkv, arrays.bias, 1, 1.0f))),
+        value_pairs_(row_pairs(pack_projection(arrays.qkv, arrays.bias, 2, 1.0f))),
+        scores_(scratch.take(kQueryBlock * sizes.score_stride)),
+        powers_(scratch.take<BFloat16>(kQueryBlock * sizes.padded_length)),
+        output_(scratch.take(kQueryBlock * sizes.padded_head)) {}
 
-struct Gradients {
-  Floats dropped, score;
+  void multiply_keys(int64_t begin, int64_t) {
+    block_rows_ = padded_rows(begin);
+    multiply_transpose(begin, query_, key_pairs_, scores_);
+  }
+  const float* scores(int64_t r) { return scores_ + r * sizes_.score_stride; }
+  BFloat16* powers(int64_t r) { return powers_ + r * sizes_.padded_length; }
+  void multiply_values(int64_t rows) {
+    const int64_t length = sizes_.padded_length;
+    std::memset(powers_ + rows * length, 0, (block_rows_ - rows) * length * sizeof(BFloat16));
+    multiply(block_rows_, sizes_.padded_head, length, powers_, length, value_pairs_, sizes_.padded_head, output_,
+             sizes_.padded_head, false);
+  }
+  const float* output(int64_t r) { return output_ + r * sizes_.padded_head; }
+  static void write(BFloat16* to, Floats values, int64_t count) { store_up_to(to, values, count); }
+
+ private:
+  BFloat16 *query_, *key_pairs_, *value_pairs_;
+  float* scores_;
+  BFloat16* powers_;
+  float* output_;
+  int64_t block_rows_ = 0;
 };
 
-struct Row {
-  const float *scores, *gradients;
-  float log_sum, projection;
-  uint32_t key;
-  bool real;  // not padding
+class AmxBackward : public AmxProducts {
+ public:
+  AmxBackward(const TaskSizes& sizes, const AttentionBackward<BFloat16>& arrays, Scratch& scratch)
+      : AmxProducts(sizes, scratch),
+        query_gradient(scratch.take(kQueryBlock * sizes.padded_head)),
+        query_(pack_projection(arrays.qkv, arrays.bias, 0, sizes.scale)),
+        keys_(pack_projection(arrays.qkv, arrays.bias, 1, 1.0f)),
+        out_gradient_(pack(arrays.context_gradient + sizes.first_token * sizes.width + sizes.column, sizes.width,
+                           nullptr, 1.0f)),
+        key_transposed_pairs_(transposed_pairs(keys_)),
+        value_transposed_pairs_(transposed_pairs(pack_projection(arrays.qkv, arrays.bias, 2, 1.0f))),
+        key_pairs_(row_pairs(keys_)),
+        query_transposed_(transposed(query_)),
+        out_transposed_(transposed(out_gradient_)),
+        scores_(scratch.take(kQueryBlock * sizes.score_stride)),
+        gradients_(scratch.take(kQueryBlock * sizes.score_stride)),
+        dropped_pairs_(scratch.take<BFloat16>(kQueryBlock * sizes.padded_length)),
+        score_gradients_(scratch.take<BFloat16>(kQueryBlock * sizes.padded_length)),
+        score_gradient_pairs_(scratch.take<BFloat16>(kQueryBlock * sizes.padded_length)),
+        key_gradient_(scratch.take(sizes.padded_head * sizes.padded_length)),
+        value_gradient_(scratch.take(sizes.padded_head * sizes.padded_length)) {}
 
-  // Dropped probabilities and gradients of scores of the columns from `c` on.
-  Gradients at(int64_t c, int64_t length, const Dropout& dropout) const {
-    if (!real || c >= length) return {Floats{}, Floats{}};
-    Floats probability = first_lanes(exponential(load(scores + c) - log_sum), length - c, 0.0f);
-    Floats dropped = probability, gradient = load(gradients + c);
-    if (dropout.active) {
-      Ints keep = keep_lanes(dropout, key, c);
-      dropped = keep ? probability * dropout.scale : Floats{};
-      gradient = keep ? gradient * dropout.scale : Floats{};
-    }
-    return {dropped, first_lanes(probability * (gradient - projection), length - c, 0.0f)};
+  void multiply_keys_and_values(int64_t begin, int64_t) {
+    block_rows_ = padded_rows(begin);
+    multiply_transpose(begin, query_, key_transposed_pairs_, scores_);
+    multiply_transpose(begin, out_gradient_, value_transposed_pairs_, gradients_);
   }
-};
 
-void forward_task(const AttentionShape& shape, const Task& task, const BFloat16* qkv, const float* bias,
-                  const Dropout& dropout, BFloat16* context, float* log_sums, Scratch& scratch) {
-  const TaskSizes sizes(shape, task, dropout, kTile);
-  const auto& [first, length, size, width, column, padded_length, padded, score_stride, key, scale] = sizes;
-  const Operand operand{length, padded_length, size, padded};
+  const BFloat16* out_gradient(int64_t row) { return out_gradient_ + row * sizes_.padded_head; }
 
-  scratch.start();
-  const BFloat16* from = qkv + first * 3 * width + column;
-  BFloat16* query = operand.rows(scratch, from, 3 * width, bias + column, scale);
-  BFloat16* keys = operand.rows(scratch, from + width, 3 * width, bias + width + column, 1.0f);
-  BFloat16* values = operand.rows(scratch, from + 2 * width, 3 * width, bias + 2 * width + column, 1.0f);
-  const BFloat16* key_pairs = operand.transposed_pairs(scratch, keys);
-  const BFloat16* value_pairs = operand.row_pairs(scratch, values);
-  float* scores = scratch.take(kQueryBlock * score_stride);
-  BFloat16* powers = take(scratch, kQueryBlock * padded_length);
-  float* out = scratch.take(kQueryBlock * padded);
-
-  for (int64_t begin = 0; begin < length; begin += kQueryBlock) {
-    const int64_t rows = std::min(kQueryBlock, length - begin);
-    const int64_t padded_rows = std::min(kQueryBlock, padded_length - begin);
-    multiply(padded_rows, padded_length, padded, query + begin * padded, padded, key_pairs, padded_length, scores,
-             score_stride, false);
-    float inverses[kQueryBlock];
-    for (int64_t r = 0; r < rows; ++r) {
-      log_sums[task.head * shape.tokens() + first + begin + r] =
-          softmax_row(scores + r * score_stride, length, padded_length, dropout,
-                      attention_row_key(key, task.head, begin + r), powers + r * padded_length, &inverses[r]);
-    }
-    std::memset(powers + rows * padded_length, 0, (padded_rows - rows) * padded_length * sizeof(BFloat16));
-    multiply(padded_rows, padded, padded_length, powers, padded_length, value_pairs, padded, out, padded, false);
-    for (int64_t r = 0; r < rows; ++r) {
-      BFloat16* to = context + (first + begin + r) * width + column;
-      const float factor = inverses[r] * (dropout.active ? dropout.scale : 1.0f);
-      for (int64_t c = 0; c < size; c += kLanes) store_up_to(to + c, load(out + r * padded + c) * factor, size - c);
-    }
-  }
-}
-
-// to [length, size] = the transpose of from [padded, padded_length], with the column sums in `sums` [size].
-void write_transposed(const Operand& operand, const float* from, Scratch& scratch, BFloat16* to, int64_t stride,
-                      float* sums) {
-  float* rows = scratch.take(operand.padded_length * operand.padded);
-  transpose_words(from, operand.padded, operand.padded_length, operand.padded_length, rows, operand.padded);
-  for (int64_t r = 0; r < operand.length; ++r) {
-    for (int64_t c = 0; c < operand.size; c += kLanes) {
-      int64_t left = operand.size - c;
-      Floats value = load(rows + r * operand.padded + c);
-      stream_up_to(to + r * stride + c, value, left);
-      store_up_to(sums + c, load_up_to(sums + c, left) + value, left);
-    }
-  }
-}
-
-void backward_task(const AttentionShape& shape, const Task& task, const BFloat16* qkv, const float* bias,
-                   const Dropout& dropout, const BFloat16* context, const float* log_sums,
-                   const BFloat16* context_gradient, BFloat16* qkv_gradient, float* bias_sums, Scratch& scratch) {
-  const TaskSizes sizes(shape, task, dropout, kTile);
-  const auto& [first, length, size, width, column, padded_length, padded, score_stride, key, scale] = sizes;
-  const Operand operand{length, padded_length, size, padded};
-
-  scratch.start();
-  const BFloat16* from = qkv + first * 3 * width + column;
-  BFloat16* query = operand.rows(scratch, from, 3 * width, bias + column, scale);
-  BFloat16* keys = operand.rows(scratch, from + width, 3 * width, bias + width + column, 1.0f);
-  BFloat16* values = operand.rows(scratch, from + 2 * width, 3 * width, bias + 2 * width + column, 1.0f);
-  BFloat16* out_gradient = operand.rows(scratch, context_gradient + first * width + column, width, nullptr, 1.0f);
-  const BFloat16* key_transposed_pairs = operand.transposed_pairs(scratch, keys);
-  const BFloat16* value_transposed_pairs = operand.transposed_pairs(scratch, values);
-  const BFloat16* key_pairs = operand.row_pairs(scratch, keys);
-  const BFloat16* query_transposed = operand.transposed(scratch, operand.transposed_pairs(scratch, query));
-  const BFloat16* out_transposed = operand.transposed(scratch, operand.transposed_pairs(scratch, out_gradient));
-  float* scores = scratch.take(kQueryBlock * score_stride);
-  float* gradients = scratch.take(kQueryBlock * score_stride);
-  BFloat16* dropped_pairs = take(scratch, kQueryBlock * padded_length);
-  BFloat16* score_gradients = take(scratch, kQueryBlock * padded_length);
-  BFloat16* score_gradient_pairs = take(scratch, kQueryBlock * padded_length);
-  float* query_gradient = scratch.take(kQueryBlock * padded);
-  float* key_gradient = scratch.take(padded * padded_length);    // transposed
-  float* value_gradient = scratch.take(padded * padded_length);  // transposed
-
-  BFloat16* to = qkv_gradient + first * 3 * width + column;
-  for (int64_t begin = 0; begin < length; begin += kQueryBlock) {
-    const int64_t rows = std::min(kQueryBlock, length - begin);
-    const int64_t padded_rows = std::min(kQueryBlock, padded_length - begin);
-    multiply(padded_rows, padded_length, padded, query + begin * padded, padded, key_transposed_pairs, padded_length,
-             scores, score_stride, false);
-    multiply(padded_rows, padded_length, padded, out_gradient + begin * padded, padded, value_transposed_pairs,
-             padded_length, gradients, score_stride, false);
-    auto row_at = [&](int64_t r) {
-      Row row{scores + r * score_stride, gradients + r * score_stride, 0, 0, 0, r < rows};
-      if (!row.real) return row;
-      const int64_t token = first + begin + r;
-      Floats products{};
-      for (int64_t c = 0; c < size; c += kLanes) {
-        products += load_up_to(context + token * width + column + c, size - c) *
-                    load(out_gradient + (begin + r) * padded + c);
-      }
-      row.log_sum = log_sums[task.head * shape.tokens() + token];
-      row.projection = sum(products);
-      row.key = attention_row_key(key, task.head, begin + r);
-      return row;
-    };
-    for (int64_t r = 0; r < padded_rows; r += 2) {
-      const Row low = row_at(r), high = row_at(r + 1);
-      for (int64_t c = 0; c < padded_length; c += kLanes) {
-        const Gradients a = low.at(c, length, dropout), b = high.at(c, length, dropout);
-        store_words(dropped_pairs + r * padded_length + 2 * c, pair(a.dropped, b.dropped));
-        store_words(score_gradient_pairs + r * padded_length + 2 * c, pair(a.score, b.score));
-        store(score_gradients + r * padded_length + c, a.score);
-        store(score_gradients + (r + 1) * padded_length + c, b.score);
-      }
-    }
-    multiply(padded, padded_length, padded_rows, out_transposed + begin, padded_length, dropped_pairs, padded_length,
-             value_gradient, padded_length, begin > 0);
-    multiply(padded, padded_length, padded_rows, query_transposed + begin, padded_length, score_gradient_pairs,
-             padded_length, key_gradient, padded_length, begin > 0);
-    multiply(padded_rows, padded, padded_length, score_gradients, padded_length, key_pairs, padded, query_gradient,
-             padded, false);
-    for (int64_t r = 0; r < rows; ++r) {
-      for (int64_t c = 0; c < size; c += kLanes) {
-        int64_t left = size - c;
-        Floats value = load(query_gradient + r * padded + c) * scale;
-        stream_up_to(to + (begin + r) * 3 * width + c, value, left);
-        store_up_to(bias_sums + c, load_up_to(bias_sums + c, left) + value, left);
+  // Two rows at a time: dropped probabilities as pairs, dS both as rows and as pairs; zero where padded.
+  template <typename RowAt>
+  void differentiate_rows(int64_t rows, const Dropout& dropout, const RowAt& row_at) {
+    const int64_t length = sizes_.padded_length;
+    for (int64_t r = 0; r < block_rows_; r += 2) {
+      const BackwardRow low = r < rows ? row_at(r) : BackwardRow{};
+      const BackwardRow high = r + 1 < rows ? row_at(r + 1) : BackwardRow{};
+      for (int64_t c = 0; c < length; c += kLanes) {
+        const ScoreGradient a = score_gradient(r, rows, c, low, dropout);
+        const ScoreGradient b = score_gradient(r + 1, rows, c, high, dropout);
+        store_words(dropped_pairs_ + r * length + 2 * c, pair(a.dropped, b.dropped));
+        store_words(score_gradient_pairs_ + r * length + 2 * c, pair(a.gradient, b.gradient));
+        store(score_gradients_ + r * length + c, a.gradient);
+        store(score_gradients_ + (r + 1) * length + c, b.gradient);
       }
     }
   }
-  write_transposed(operand, key_gradient, scratch, to + width, 3 * width, bias_sums + size);
-  write_transposed(operand, value_gradient, scratch, to + 2 * width, 3 * width, bias_sums + 2 * size);
-}
+
+  void add_products(int64_t begin, int64_t) {
+    const int64_t length = sizes_.padded_length, padded = sizes_.padded_head;
+    const bool add = begin > 0;
+    multiply(padded, length, block_rows_, out_transposed_ + begin, length, dropped_pairs_, length, value_gradient_,
+             length, add);
+    multiply(padded, length, block_rows_, query_transposed_ + begin, length, score_gradient_pairs_, length,
+             key_gradient_, length, add);
+    multiply(block_rows_, padded, length, score_gradients_, length, key_pairs_, padded, query_gradient, padded, false);
+  }
+
+  const float* key_gradient() { return transpose_gradient(key_gradient_); }
+  const float* value_gradient() { return transpose_gradient(value_gradient_); }
+  float* const query_gradient;  // [rows, padded_head] of the last block
+
+ private:
+  ScoreGradient score_gradient(int64_t r, int64_t rows, int64_t c, const BackwardRow& row, const Dropout& dropout) {
+    const int64_t left = sizes_.length - c, at = r * sizes_.score_stride + c;
+    if (r >= rows || left <= 0) return {Floats{}, Floats{}};
+    const Floats probability = first_lanes(exponential(load(scores_ + at) - row.log_sum), left, 0.0f);
+    const ScoreGradient result = differentiate(probability, load(gradients_ + at), row, dropout, c);
+    return {result.dropped, first_lanes(result.gradient, left, 0.0f)};
+  }
+
+  // [padded_length, padded_head] from [padded_head, padded_length].
+  const float* transpose_gradient(const float* from) {
+    float* to = scratch_.take(sizes_.padded_length * sizes_.padded_head);
+    transpose_words(from, sizes_.padded_head, sizes_.padded_length, sizes_.padded_length, to, sizes_.padded_head);
+    return to;
+  }
+
+  BFloat16 *query_, *keys_, *out_gradient_, *key_transposed_pairs_, *value_transposed_pairs_, *key_pairs_,
+      *query_transposed_, *out_transposed_;
+  float *scores_, *gradients_;
+  BFloat16 *dropped_pairs_, *score_gradients_, *score_gradient_pairs_;
+  float *key_gradient_, *value_gradient_;
+  int64_t block_rows_ = 0;
+};
 
 }  // namespace
 
 bool amx_is_there() { return at::native::cpublas::could_pack(at::kBFloat16); }
 
-void attention_forward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
-                           const Dropout& dropout, BFloat16* context, float* log_sums) {
-  const std::vector<Task> tasks = order_tasks(shape);
-  parallel_tasks(threads, tasks.size(), [&](int64_t i) {
-    forward_task(shape, tasks[i], qkv, bias, dropout, context, log_sums, thread_scratch());
-    at::native::cpublas::brgemm_release();
-  });
+void attention_forward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
+                           const AttentionForward<BFloat16>& arrays) {
+  forward_tasks<AmxForward>(threads, shape, dropout, arrays);
 }
 
-void attention_backward_amx(int threads, const AttentionShape& shape, const BFloat16* qkv, const float* bias,
-                            const Dropout& dropout, const BFloat16* context, const float* log_sums,
-                            const BFloat16* context_gradient, BFloat16* qkv_gradient, float* bias_gradient) {
-  const std::vector<Task> tasks = order_tasks(shape);
-  BiasSums bias_sums(shape, tasks);
-  parallel_tasks(threads, tasks.size(), [&](int64_t i) {
-    backward_task(shape, tasks[i], qkv, bias, dropout, context, log_sums, context_gradient, qkv_gradient,
-                  bias_sums.of_task(i), thread_scratch());
-    at::native::cpublas::brgemm_release();
-  });
-  bias_sums.add_to(bias_gradient);
+void attention_backward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
+                            const AttentionBackward<BFloat16>& arrays) {
+  backward_tasks<AmxBackward>(threads, shape, dropout, arrays);
 }
 
 }  // namespace bert_large

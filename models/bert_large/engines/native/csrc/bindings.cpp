@@ -1,5 +1,6 @@
-// The kernels as PyTorch operators, `torch.ops.bert_large.*`. They check types and shapes and find pointers; what they
-// compute is told where the kernels are declared.
+// The kernels as PyTorch operators, `torch.ops.bert_large.*`. The wrappers here check types, shapes and indices, so
+// that no kernel reads or writes beyond a tensor, and pass pointers on; the kernels' headers define what is computed.
+// Results are written to tensors that the caller made; gradients of parameters are added to.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
@@ -11,10 +12,10 @@
 #include "attention.h"
 #include "cross_entropy.h"
 #include "gelu.h"
-#include "parameters.h"
-#include "transpose.h"
 #include "memory.h"
 #include "norm.h"
+#include "parameters.h"
+#include "transpose.h"
 
 namespace bert_large {
 namespace {
@@ -24,6 +25,7 @@ using c10::string_view;
 
 int threads() { return at::get_num_threads(); }
 
+// PyTorch's name of a C++ type.
 template <typename T>
 constexpr at::ScalarType kType = at::kFloat;
 template <>
@@ -33,6 +35,7 @@ constexpr at::ScalarType kType<int32_t> = at::kInt;
 template <>
 constexpr at::ScalarType kType<BFloat16> = at::kBFloat16;
 
+// The elements of a contiguous tensor of this type and shape; an error names the tensor.
 template <typename T>
 T* pointer(const Tensor& tensor, at::IntArrayRef shape, const char* name) {
   TORCH_CHECK(tensor.scalar_type() == kType<T>, name, " is of type ", tensor.scalar_type(), ", expected ", kType<T>);
@@ -40,9 +43,10 @@ T* pointer(const Tensor& tensor, at::IntArrayRef shape, const char* name) {
   TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
   return static_cast<T*>(tensor.data_ptr());
 }
+// A macro, so that the message has the argument's name.
 #define POINTER(T, tensor, ...) pointer<T>(tensor, __VA_ARGS__, #tensor)
 
-// Calls work with a value of the C++ type of `tensor`'s elements.
+// Calls work(T{}) with the C++ type T of the activations `tensor`: the caller takes the type with decltype.
 template <typename Work>
 void with_type(const Tensor& tensor, const Work& work) {
   if (tensor.scalar_type() == at::kFloat) {
@@ -54,12 +58,13 @@ void with_type(const Tensor& tensor, const Work& work) {
   }
 }
 
-// No dropout where `probability` is 0. The threshold is rounded as `bert_large.model.dropout.keep_mask` rounds it.
+// Dropout is inactive for probability 0. The threshold is rounded as in `bert_large.model.dropout.keep_mask`.
 Dropout make_dropout(double probability, int64_t key) {
   const double threshold = std::nearbyint(probability * 4294967296.0) - 2147483648.0;
   return {probability > 0, (uint32_t)key, (int32_t)threshold, (float)(1.0 / (1.0 - probability))};
 }
 
+// samples [sequences]; sequence_ids and position_ids [rows].
 TokenRows token_rows(const Tensor& samples, const Tensor& sequence_ids, const Tensor& position_ids, int64_t rows) {
   const TokenRows tokens{POINTER(int64_t, samples, {samples.numel()}), POINTER(int64_t, sequence_ids, {rows}),
                          POINTER(int64_t, position_ids, {rows})};
@@ -74,6 +79,7 @@ NormParameters norm_parameters(const Tensor& weight, const Tensor& bias, double 
   return {POINTER(float, weight, {columns}), POINTER(float, bias, {columns}), (float)eps};
 }
 
+// cu_seqlens int32 [sequences + 1]; samples [sequences]; `width` columns in `heads` heads.
 AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, int64_t heads, int64_t rows,
                                int64_t width) {
   const int64_t sequences = samples.numel();
@@ -86,7 +92,7 @@ AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, 
   return shape;
 }
 
-// The attention kernels for a type of activations: on AMX those for it.
+// The attention kernels for a type of activations on this CPU.
 template <typename T>
 auto forward_kernel() {
   if constexpr (std::is_same_v<T, BFloat16>) {
@@ -108,18 +114,20 @@ GeluForm gelu_form(string_view name) {
   return name == "tanh" ? GeluForm::kTanh : GeluForm::kErf;
 }
 
+// qkv [rows, 3 * width] without its bias -> context [rows, width] and log_sums [heads, rows].
 void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples, int64_t heads,
                double probability, int64_t key, const Tensor& context, const Tensor& log_sums) {
   const int64_t rows = context.size(0), width = context.size(1);
   const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, rows, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
-    forward_kernel<T>()(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
-                        make_dropout(probability, key), POINTER(T, context, {rows, width}),
-                        POINTER(float, log_sums, {heads, rows}));
+    forward_kernel<T>()(threads(), shape, make_dropout(probability, key),
+                        {POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
+                         POINTER(T, context, {rows, width}), POINTER(float, log_sums, {heads, rows})});
   });
 }
 
+// The inputs and results of `attention` and context's gradient -> qkv_gradient; bias_gradient [3 * width] is added to.
 void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples,
                         int64_t heads, double probability, int64_t key, const Tensor& context, const Tensor& log_sums,
                         const Tensor& context_gradient, const Tensor& qkv_gradient, const Tensor& bias_gradient) {
@@ -127,16 +135,18 @@ void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_
   const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, rows, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
-    backward_kernel<T>()(threads(), shape, POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
-                          make_dropout(probability, key), POINTER(T, context, {rows, width}),
-                          POINTER(float, log_sums, {heads, rows}), POINTER(T, context_gradient, {rows, width}),
-                          POINTER(T, qkv_gradient, {rows, 3 * width}), POINTER(float, bias_gradient, {3 * width}));
+    backward_kernel<T>()(threads(), shape, make_dropout(probability, key),
+                         {POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
+                          POINTER(T, context, {rows, width}), POINTER(float, log_sums, {heads, rows}),
+                          POINTER(T, context_gradient, {rows, width}), POINTER(T, qkv_gradient, {rows, 3 * width}),
+                          POINTER(float, bias_gradient, {3 * width})});
   });
 }
 
+// dense, residual [rows, columns] -> out and rstds [rows]; dense is overwritten with the normalised rows.
 void residual_norm(const Tensor& dense, const Tensor& dense_bias, const Tensor& residual, const Tensor& weight,
                    const Tensor& bias, double eps, const Tensor& samples, const Tensor& sequence_ids,
-                   const Tensor& position_ids, double probability, int64_t key, const Tensor& out, const Tensor& means,
+                   const Tensor& position_ids, double probability, int64_t key, const Tensor& out,
                    const Tensor& rstds) {
   const int64_t rows = dense.size(0), columns = dense.size(1);
   with_type(dense, [&](auto element) {
@@ -145,29 +155,32 @@ void residual_norm(const Tensor& dense, const Tensor& dense_bias, const Tensor& 
                              POINTER(float, dense_bias, {columns}), POINTER(T, residual, {rows, columns}),
                              norm_parameters(weight, bias, eps, columns), make_dropout(probability, key),
                              token_rows(samples, sequence_ids, position_ids, rows), POINTER(T, out, {rows, columns}),
-                             POINTER(float, means, {rows}), POINTER(float, rstds, {rows}));
+                             POINTER(float, rstds, {rows}));
   });
 }
 
-void residual_norm_gradient(const Tensor& out_gradient, const Tensor& sums, const Tensor& means, const Tensor& rstds,
-                            const Tensor& weight, const Tensor& bias, double eps, const Tensor& samples,
-                            const Tensor& sequence_ids, const Tensor& position_ids, double probability, int64_t key,
+// out's gradient and the normalised rows -> residual_gradient, dense_gradient [rows, columns]; the gradients of weight,
+// bias and dense_bias [columns] are added to.
+void residual_norm_gradient(const Tensor& out_gradient, const Tensor& normalized, const Tensor& rstds,
+                            const Tensor& weight, const Tensor& samples, const Tensor& sequence_ids,
+                            const Tensor& position_ids, double probability, int64_t key,
                             const Tensor& residual_gradient, const Tensor& dense_gradient,
                             const Tensor& weight_gradient, const Tensor& bias_gradient,
                             const Tensor& dense_bias_gradient) {
-  const int64_t rows = sums.size(0), columns = sums.size(1);
-  with_type(sums, [&](auto element) {
+  const int64_t rows = normalized.size(0), columns = normalized.size(1);
+  with_type(normalized, [&](auto element) {
     using T = decltype(element);
     residual_norm_backward<T>(
-        threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), POINTER(T, sums, {rows, columns}),
-        POINTER(float, means, {rows}), POINTER(float, rstds, {rows}), norm_parameters(weight, bias, eps, columns),
-        make_dropout(probability, key), token_rows(samples, sequence_ids, position_ids, rows),
-        POINTER(T, residual_gradient, {rows, columns}), POINTER(T, dense_gradient, {rows, columns}),
+        threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), POINTER(T, normalized, {rows, columns}),
+        POINTER(float, rstds, {rows}), POINTER(float, weight, {columns}), make_dropout(probability, key),
+        token_rows(samples, sequence_ids, position_ids, rows), POINTER(T, residual_gradient, {rows, columns}),
+        POINTER(T, dense_gradient, {rows, columns}),
         {POINTER(float, weight_gradient, {columns}), POINTER(float, bias_gradient, {columns})},
         POINTER(float, dense_bias_gradient, {columns}));
   });
 }
 
+// Tables [entries, columns] and the ids [rows] that select from them.
 EmbeddingTables embedding_tables(const Tensor& words, const Tensor& positions, const Tensor& token_types,
                                  const Tensor& input_ids, const Tensor& position_ids, const Tensor& token_type_ids,
                                  int64_t rows, int64_t columns) {
@@ -191,6 +204,7 @@ EmbeddingTables embedding_tables(const Tensor& words, const Tensor& positions, c
   return tables;
 }
 
+// Tables and ids -> out [rows, columns], means and rstds [rows].
 void embed_norm(const Tensor& words, const Tensor& positions, const Tensor& token_types, const Tensor& input_ids,
                 const Tensor& position_ids, const Tensor& token_type_ids, const Tensor& weight, const Tensor& bias,
                 double eps, const Tensor& samples, const Tensor& sequence_ids, double probability, int64_t key,
@@ -207,11 +221,12 @@ void embed_norm(const Tensor& words, const Tensor& positions, const Tensor& toke
   });
 }
 
+// out's gradient, and the inputs and statistics of `embed_norm`; the gradients of tables, weight and bias are added to.
 void embed_norm_gradient(const Tensor& out_gradient, const Tensor& words, const Tensor& positions,
                          const Tensor& token_types, const Tensor& input_ids, const Tensor& position_ids,
                          const Tensor& token_type_ids, const Tensor& means, const Tensor& rstds, const Tensor& weight,
-                         const Tensor& bias, double eps, const Tensor& samples, const Tensor& sequence_ids,
-                         double probability, int64_t key, const Tensor& words_gradient,
+                         const Tensor& samples, const Tensor& sequence_ids, double probability, int64_t key,
+                         const Tensor& words_gradient,
                          const Tensor& positions_gradient, const Tensor& token_types_gradient,
                          const Tensor& weight_gradient, const Tensor& bias_gradient) {
   const int64_t rows = out_gradient.size(0), columns = out_gradient.size(1);
@@ -222,7 +237,7 @@ void embed_norm_gradient(const Tensor& out_gradient, const Tensor& words, const 
     using T = decltype(element);
     embed_norm_backward<T>(threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), tables,
                            POINTER(float, means, {rows}), POINTER(float, rstds, {rows}),
-                           norm_parameters(weight, bias, eps, columns), make_dropout(probability, key),
+                           POINTER(float, weight, {columns}), make_dropout(probability, key),
                            token_rows(samples, sequence_ids, position_ids, rows), scratch.data_ptr<float>(),
                            {POINTER(float, words_gradient, words.sizes()),
                             POINTER(float, positions_gradient, positions.sizes()),
@@ -231,6 +246,7 @@ void embed_norm_gradient(const Tensor& out_gradient, const Tensor& words, const 
   });
 }
 
+// dense [rows, columns] without its bias -> activated; dense is overwritten with the derivative.
 void gelu(const Tensor& dense, const Tensor& bias, string_view form, const Tensor& activated) {
   const int64_t rows = dense.size(0), columns = dense.size(1);
   with_type(dense, [&](auto element) {
@@ -240,6 +256,7 @@ void gelu(const Tensor& dense, const Tensor& bias, string_view form, const Tenso
   });
 }
 
+// gradient [rows, columns] is multiplied by the derivative; bias_gradient [columns] is added to.
 void gelu_gradient(const Tensor& derivative, const Tensor& gradient, const Tensor& bias_gradient) {
   const int64_t rows = gradient.size(0), columns = gradient.size(1);
   with_type(gradient, [&](auto element) {
@@ -249,6 +266,8 @@ void gelu_gradient(const Tensor& derivative, const Tensor& gradient, const Tenso
   });
 }
 
+// logits [rows, columns] without their bias, labels [rows] -> summed loss, number of right predictions. With
+// bias_gradient, logits are overwritten with their gradients, and bias_gradient [columns] is added to.
 std::tuple<double, int64_t> cross_entropy_sums(const Tensor& logits, const Tensor& bias, const Tensor& labels,
                                                const std::optional<Tensor>& bias_gradient) {
   const int64_t rows = logits.size(0), columns = logits.size(1);
@@ -267,6 +286,7 @@ std::tuple<double, int64_t> cross_entropy_sums(const Tensor& logits, const Tenso
   return {result.loss, result.correct};
 }
 
+// One step of LAMB on lists of float tensors: weights, means and mean squares are updated.
 void lamb(at::TensorList weights, at::TensorList gradients, at::TensorList means, at::TensorList mean_squares,
           double rate, double beta_1, double beta_2, double epsilon, double weight_decay, double gradient_scale,
           int64_t step, bool adapt) {
@@ -285,10 +305,12 @@ void lamb(at::TensorList weights, at::TensorList gradients, at::TensorList means
              (float)(1 - beta_1), (float)(1 - beta_2), adapt});
 }
 
+// target (float) += source (bfloat16), of the same shape.
 void add_bfloat16(const Tensor& target, const Tensor& source) {
   add_to(threads(), target.numel(), POINTER(BFloat16, source, target.sizes()), POINTER(float, target, target.sizes()));
 }
 
+// A contiguous transpose of a bfloat16 matrix.
 Tensor transposed(const Tensor& matrix) {
   const int64_t rows = matrix.size(0), columns = matrix.size(1);
   const Tensor result = at::empty({columns, rows}, matrix.options());
@@ -297,6 +319,7 @@ Tensor transposed(const Tensor& matrix) {
   return result;
 }
 
+// The norm of all tensors (float) as one vector.
 double global_norm(at::TensorList tensors) {
   std::vector<const float*> arrays;
   std::vector<int64_t> counts;
@@ -307,13 +330,15 @@ double global_norm(at::TensorList tensors) {
   return std::sqrt(squared_norm(threads(), arrays, counts));
 }
 
+// Bytes of large blocks in use, and kept for later.
 std::tuple<int64_t, int64_t> memory() {
-  const MemoryFigures figures = memory_figures();
-  return {figures.in_use, figures.kept};
+  const MemoryUse use = memory_use();
+  return {use.in_use, use.kept};
 }
 
 }  // namespace
 
+// The schemas: (a!), (b!) ... mark arguments that an operator writes to.
 TORCH_LIBRARY(bert_large, library) {
   library.def("keep_large_blocks() -> ()", &keep_large_blocks);
   library.def("memory() -> (int in_use, int kept)", &memory);
@@ -329,13 +354,13 @@ TORCH_LIBRARY(bert_large, library) {
   library.def(
       "residual_norm(Tensor(a!) dense, Tensor dense_bias, Tensor residual, Tensor weight, Tensor bias, float eps, "
       "Tensor samples, Tensor sequence_ids, Tensor position_ids, float probability, int key, Tensor(b!) out, "
-      "Tensor(c!) means, Tensor(d!) rstds) -> ()",
+      "Tensor(c!) rstds) -> ()",
       &residual_norm);
   library.def(
-      "residual_norm_gradient(Tensor out_gradient, Tensor sums, Tensor means, Tensor rstds, Tensor weight, "
-      "Tensor bias, float eps, Tensor samples, Tensor sequence_ids, Tensor position_ids, float probability, int key, "
-      "Tensor(a!) residual_gradient, Tensor(b!) dense_gradient, Tensor(c!) weight_gradient, "
-      "Tensor(d!) bias_gradient, Tensor(e!) dense_bias_gradient) -> ()",
+      "residual_norm_gradient(Tensor out_gradient, Tensor normalized, Tensor rstds, Tensor weight, Tensor samples, "
+      "Tensor sequence_ids, Tensor position_ids, float probability, int key, Tensor(a!) residual_gradient, "
+      "Tensor(b!) dense_gradient, Tensor(c!) weight_gradient, Tensor(d!) bias_gradient, "
+      "Tensor(e!) dense_bias_gradient) -> ()",
       &residual_norm_gradient);
   library.def(
       "embed_norm(Tensor words, Tensor positions, Tensor token_types, Tensor input_ids, Tensor position_ids, "
@@ -344,10 +369,9 @@ TORCH_LIBRARY(bert_large, library) {
       &embed_norm);
   library.def(
       "embed_norm_gradient(Tensor out_gradient, Tensor words, Tensor positions, Tensor token_types, Tensor input_ids, "
-      "Tensor position_ids, Tensor token_type_ids, Tensor means, Tensor rstds, Tensor weight, Tensor bias, float eps, "
-      "Tensor samples, Tensor sequence_ids, float probability, int key, Tensor(a!) words_gradient, "
-      "Tensor(b!) positions_gradient, Tensor(c!) token_types_gradient, Tensor(d!) weight_gradient, "
-      "Tensor(e!) bias_gradient) -> ()",
+      "Tensor position_ids, Tensor token_type_ids, Tensor means, Tensor rstds, Tensor weight, Tensor samples, "
+      "Tensor sequence_ids, float probability, int key, Tensor(a!) words_gradient, Tensor(b!) positions_gradient, "
+      "Tensor(c!) token_types_gradient, Tensor(d!) weight_gradient, Tensor(e!) bias_gradient) -> ()",
       &embed_norm_gradient);
   library.def("gelu(Tensor(a!) dense, Tensor bias, str form, Tensor(b!) activated) -> ()", &gelu);
   library.def("gelu_gradient(Tensor derivative, Tensor(a!) gradient, Tensor(b!) bias_gradient) -> ()", &gelu_gradient);

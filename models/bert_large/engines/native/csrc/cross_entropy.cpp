@@ -24,9 +24,10 @@ RowLosses cross_entropy(int threads, int64_t rows, int64_t columns, T* logits, c
         running_maximum = maximum(running_maximum, first_lanes(value, left, -INFINITY));
       }
       float largest = maximum(running_maximum), of_label = values[labels[r]];
-      correct[r] = of_label == largest && std::find(values.begin(), values.end(), largest) - values.begin() == labels[r];
+      correct[r] =
+          of_label == largest && std::find(values.begin(), values.end(), largest) - values.begin() == labels[r];
       Floats partial{};
-      double total = 0;  // lanes gather a few hundred terms at most before they are added up in double
+      double total = 0;
       for (int64_t c = 0; c < columns; c += kLanes) {
         int64_t left = columns - c;
         Floats power = first_lanes(exponential(load_up_to(values.data() + c, left) - largest), left, 0.0f);

@@ -9,18 +9,17 @@ struct Activation {
   Floats value, derivative;
 };
 
-// x * s(2 z) with s the logistic function and z = sqrt(2/pi) (x + 0.044715 x^3): the tanh form of Hendrycks and Gimpel
-// (2016), since (1 + tanh z) / 2 = s(2 z).
+// `gate` is s = 1 / (1 + exp(-2u)): for large negative u it is 0 without the cancellation of 1 + tanh(u).
 Activation gelu_tanh(Floats x) {
   const float two_root = 1.5957691216f, cubic = 0.044715f;  // 2 sqrt(2/pi)
   Floats square = x * x;
-  Floats twice_z = two_root * x * (1.0f + cubic * square);
-  Floats gate = 1.0f / (1.0f + exponential(-twice_z));
+  Floats twice_u = two_root * x * (1.0f + cubic * square);
+  Floats gate = 1.0f / (1.0f + exponential(-twice_u));
   Floats slope = two_root * (1.0f + 3 * cubic * square);
   return {x * gate, gate + x * gate * (1.0f - gate) * slope};
 }
 
-// x * P(x) with P the normal distribution function; erf by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
+// P(-|x|) = exp(-x^2 / 2) t (a1 + t (a2 + ...)) / 2 by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
 Activation gelu_erf(Floats x) {
   Floats magnitude = maximum(x, -x) * 0.70710678f;
   Floats t = 1.0f / (1.0f + 0.3275911f * magnitude);

@@ -1,4 +1,10 @@
-// Products of small matrices that lie in a core's cache, one thread, float.
+// Products of small matrices that lie in a core's cache: one thread, float, for attention's blocks.
+//
+// C is computed in tiles of kTileRows rows by kTileVectors vectors, whose sums stay in registers over the whole depth.
+// Each step of the depth takes kTileVectors loads of B, kTileRows broadcasts of A, and kTileRows * kTileVectors
+// multiply-adds. Two multiply-adds can start per cycle and each takes 4 cycles, so at least 8 independent sums keep the
+// units busy. More sums per load are better, since two loads can start per cycle: with AVX-512 it is 10 loads for 24
+// multiply-adds. The number of registers bounds the tile: the sums, kTileVectors vectors of B and one of A must fit.
 #pragma once
 
 #include <algorithm>
@@ -8,11 +14,11 @@
 namespace bert_large {
 
 #if defined(__AVX512F__)
-constexpr int kTileRows = 6, kTileVectors = 4;  // 24 of 32 registers hold sums
+constexpr int kTileRows = 6, kTileVectors = 4;  // 24 of 32 registers are sums
 #else
-constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16
+constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16 registers are sums
 #endif
-constexpr int64_t kTileDepth = 128;  // a panel of B of this depth stays in the first-level cache
+constexpr int64_t kTileDepth = 128;  // a panel of B of this depth (at most 32 KiB) stays in the first-level cache
 
 // A matrix whose element (row, column) is at data[row * row_stride + column * column_stride].
 struct Strided {
@@ -20,7 +26,8 @@ struct Strided {
   int64_t row_stride, column_stride;
 };
 
-// C [kRows, kVectors * kLanes] += A [kRows, depth] B [depth, kVectors * kLanes], or = where `fresh`.
+// C [kRows, kVectors * kLanes] += A [kRows, depth] B [depth, kVectors * kLanes], or = where `fresh`. Sizes are template
+// parameters, and loops over them unrolled, because `sums` can be in registers only if every index is a constant.
 template <int kRows, int kVectors>
 inline __attribute__((always_inline)) void multiply_tile(int64_t depth, Strided a, const float* b, int64_t ldb,
                                                          float* c, int64_t ldc, bool fresh) {
@@ -44,10 +51,12 @@ inline __attribute__((always_inline)) void multiply_tile(int64_t depth, Strided 
   }
 }
 
+// C [rows, kVectors * kLanes] += A [rows, depth] B, or = where `fresh`, in tiles. The switch selects the instance of
+// `multiply_tile` for a height that is known only at run time.
 template <int kVectors>
 void multiply_panel(int64_t rows, int64_t depth, Strided a, const float* b, int64_t ldb, float* c, int64_t ldc,
                     bool fresh) {
-  // Tiles of even height: 32 rows are 6 + 6 + 5 + 5 + 5 + 5 rather than 5 times 6 and a slow 2.
+  // Heights as even as possible: 32 rows are 6 + 6 + 5 + 5 + 5 + 5, not 5 times 6 and a slow 2.
   int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     int64_t begin = rows * tile / tiles, height = rows * (tile + 1) / tiles - begin;
@@ -85,6 +94,7 @@ inline void multiply(int64_t rows, int64_t columns, int64_t depth, Strided a, Pa
     for (int64_t column = 0; column < columns; column += kPanel) {
       const float* panel = b.data + column / kPanel * b.panel_stride + k * b.row_stride;
       float* target = c + column;
+      // The last panel may be narrower. As above, the switch selects an instance by a width known at run time.
       switch (std::min<int64_t>(kTileVectors, (columns - column) / kLanes)) {
 #if defined(__AVX512F__)
         case 4: multiply_panel<4>(rows, part, a_part, panel, b.row_stride, target, ldc, fresh); break;

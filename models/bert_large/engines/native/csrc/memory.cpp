@@ -13,6 +13,7 @@ namespace bert_large {
 namespace {
 
 constexpr size_t kLarge = size_t{1} << 20, kHugePage = size_t{1} << 21;
+
 // Sizes are rounded up to one of four steps between powers of two, so that micro-batches of nearly the same number of
 // tokens share blocks.
 size_t block_size(size_t bytes) {
@@ -43,7 +44,7 @@ class KeptBlocks {
     return block;
   }
 
-  // Returns whether the block is one of these.
+  // Keeps a block for the next tensor; returns false if it is not one of these blocks.
   bool give_back(void* block) {
     std::lock_guard<std::mutex> guard(mutex_);
     auto found = sizes_.find(block);
@@ -56,14 +57,14 @@ class KeptBlocks {
     return true;
   }
 
-  MemoryFigures figures() {
+  MemoryUse use() {
     std::lock_guard<std::mutex> guard(mutex_);
     return {in_use_, kept_};
   }
 
  private:
   void* map(size_t size) {
-    // Batches have grown: what waits and is too small makes room.
+    // Batches have grown: free as much of the waiting blocks, all of them too small, as the new one takes.
     release(waiting_.begin(), waiting_.lower_bound(size), size);
     void* block = allocate(size);
     if (block == nullptr) {
@@ -71,7 +72,7 @@ class KeptBlocks {
       block = allocate(size);
       TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "cannot allocate ", size, " bytes of memory");
     }
-    madvise(block, size, MADV_HUGEPAGE);  // a wish: where it is not granted, small pages serve
+    madvise(block, size, MADV_HUGEPAGE);  // advice only: small pages serve as well
     return block;
   }
 
@@ -79,7 +80,7 @@ class KeptBlocks {
     return std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
   }
 
-  // Gives blocks from the largest of a range down back to the system until `wanted` bytes are.
+  // Frees blocks of a range, the largest first, until `wanted` bytes are freed.
   void release(Waiting::iterator first, Waiting::iterator last, size_t wanted) {
     for (size_t released = 0; released < wanted && first != last;) {
       --last;
@@ -98,7 +99,7 @@ class KeptBlocks {
   int64_t in_use_ = 0, kept_ = 0;
 };
 
-// Never destroyed: tensors may outlive static objects.
+// Never destroyed, because tensors may be freed after static objects are.
 KeptBlocks& kept_blocks() {
   static KeptBlocks* blocks = new KeptBlocks;
   return *blocks;
@@ -113,14 +114,13 @@ c10::Allocator* small_allocator() {
   return allocator;
 }
 
-// For memory that PyTorch takes and gives back by pointer alone.
+// The deleter of memory that PyTorch frees by its pointer alone, which may be of either allocator.
 void give_back_any(void* block) {
   if (block != nullptr && !kept_blocks().give_back(block)) small_allocator()->raw_deallocate(block);
 }
 
 class KeepingAllocator final : public c10::Allocator {
  public:
-
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes < kLarge) return small_allocator()->allocate(bytes);
     void* block = kept_blocks().take(bytes);
@@ -136,7 +136,7 @@ class KeepingAllocator final : public c10::Allocator {
 
 void keep_large_blocks() {
   static KeepingAllocator* allocator = [] {
-    small_allocator();  // before it is no longer the one that PyTorch names
+    small_allocator();  // look it up while it is still PyTorch's CPU allocator
     auto* made = new KeepingAllocator;
     c10::SetCPUAllocator(made, /*priority=*/100);
     return made;
@@ -144,6 +144,6 @@ void keep_large_blocks() {
   (void)allocator;
 }
 
-MemoryFigures memory_figures() { return kept_blocks().figures(); }
+MemoryUse memory_use() { return kept_blocks().use(); }
 
 }  // namespace bert_large

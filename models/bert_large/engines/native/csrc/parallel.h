@@ -1,4 +1,5 @@
-// Loops over PyTorch's threads. Results never depend on which thread did what.
+// Loops over PyTorch's threads: the kernels are linked against the OpenMP runtime that PyTorch brought, so they run on
+// the threads of its pool. Results never depend on which thread computed what.
 #pragma once
 
 #include <immintrin.h>
@@ -18,11 +19,11 @@ void parallel_parts(int threads, int64_t rows, const Work& work) {
   {
     int64_t thread = omp_get_thread_num(), count = omp_get_num_threads();
     work((int)thread, rows * thread / count, rows * (thread + 1) / count);
-    _mm_sfence();  // what `stream` stored is there before other threads go on
+    _mm_sfence();  // makes what `stream` stored visible before other threads pass the barrier
   }
 }
 
-// Calls work(task) for every task, the next free thread taking the next one.
+// Calls work(task) for every task; a thread that is free takes the next one.
 template <typename Work>
 void parallel_tasks(int threads, int64_t tasks, const Work& work) {
   threads = (int)std::max<int64_t>(1, std::min<int64_t>(threads, tasks));
@@ -33,7 +34,8 @@ void parallel_tasks(int threads, int64_t tasks, const Work& work) {
   }
 }
 
-// Sums of columns that each thread gathers on its own.
+// Column sums over rows, such as the gradient of a bias. Each thread has sums of its own, padded to cache lines, and
+// `add_to` adds them in the order of threads: atomic additions would make the order, and so the last bits, random.
 class ColumnSums {
  public:
   ColumnSums(int threads, int64_t columns)
@@ -41,7 +43,7 @@ class ColumnSums {
 
   float* of_thread(int thread) { return sums_.data() + thread * stride_; }
 
-  // Adds the sums of all threads, in their order, to target [columns].
+  // Adds to target [columns].
   void add_to(float* target) const {
     for (int thread = 0; thread < threads_; ++thread) {
       const float* part = sums_.data() + thread * stride_;

@@ -9,9 +9,7 @@ namespace {
 
 typedef double Doubles __attribute__((vector_size(kLanes * 8)));
 
-// What one thread takes at once. Sums are gathered piece by piece and added in the order of the pieces, so results do
-// not depend on the number of threads.
-constexpr int64_t kPiece = 1 << 16;
+constexpr int64_t kPiece = 1 << 16;  // elements that a thread takes at a time; fixed, so that sums are
 
 struct Piece {
   size_t array;
@@ -53,13 +51,15 @@ struct Norms {
   double weight = 0, update = 0;  // squared
 };
 
+// LAMB's first pass.
 Norms update_moments(const LambSettings& settings, float decay, const LambArrays& arrays, const Piece& piece) {
   SquareSum weights, updates;
   for (int64_t i = piece.begin; i < piece.end; i += kLanes) {
     int64_t left = piece.end - i;
     Floats gradient = load_up_to(arrays.gradient + i, left) * settings.gradient_scale;
     Floats mean = load_up_to(arrays.mean + i, left) * settings.beta_1 + gradient * settings.new_1;
-    Floats mean_square = load_up_to(arrays.mean_square + i, left) * settings.beta_2 + gradient * gradient * settings.new_2;
+    Floats mean_square =
+        load_up_to(arrays.mean_square + i, left) * settings.beta_2 + gradient * gradient * settings.new_2;
     store_up_to(arrays.mean + i, mean, left);
     store_up_to(arrays.mean_square + i, mean_square, left);
     if (!settings.adapt) continue;
@@ -70,6 +70,7 @@ Norms update_moments(const LambSettings& settings, float decay, const LambArrays
   return {weights.total(), updates.total()};
 }
 
+// LAMB's second pass.
 void update_weights(const LambSettings& settings, float decay, float rate, const LambArrays& arrays,
                     const Piece& piece) {
   for (int64_t i = piece.begin; i < piece.end; i += kLanes) {

@@ -9,7 +9,8 @@ namespace {
 
 constexpr int64_t kBlockRows = 2 * kLanes, kBlockColumns = 2 * kLanes;
 
-// 32-bit words hold two neighbours of a row: transposed as words, their halves are neighbours' columns.
+// A 32-bit word holds columns 2i and 2i + 1 of a row. After a transposition of words, row i of the result holds such
+// words for all rows of the block: their lower halves are column 2i of the source, their upper halves column 2i + 1.
 void transpose_full_block(const BFloat16* from, int64_t from_stride, BFloat16* to, int64_t to_stride) {
   alignas(64) float words[kLanes * kLanes];
   for (int64_t r = 0; r < kBlockRows; r += kLanes) {

@@ -1,6 +1,11 @@
-// Vectors of floats, as wide as this build's instruction set has them, and the functions that kernels need on them.
+// Vectors of floats, as wide as the registers of this build's instruction set, and the functions that kernels need.
 //
-// Everything is written with GCC's vector extensions, so the same source serves AVX2 and AVX-512.
+// Almost everything is written with GCC's vector extensions (operators on types with `vector_size`, `?:` by lanes,
+// __builtin_convertvector), so that one source serves AVX2 and AVX-512. Intrinsics are used for what these cannot
+// express: square roots, streaming stores, rounding to bfloat16 in hardware.
+//
+// Rows need not be multiples of a vector: the functions with `count` take the elements that are left of a row, of
+// which there may be more than kLanes, and touch no memory beyond them.
 #pragma once
 
 #include <immintrin.h>
@@ -21,14 +26,14 @@ typedef int32_t Ints __attribute__((vector_size(kLanes * 4)));
 typedef uint32_t Words __attribute__((vector_size(kLanes * 4)));
 typedef uint16_t Halves __attribute__((vector_size(kLanes * 2)));
 
-// A bfloat16 number by its bits: the upper half of a float's.
+// A bfloat16 number: the upper 16 bits of a float.
 struct BFloat16 {
   uint16_t bits;
 };
 
 inline int64_t round_up(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Not `Floats{} + value`, which really adds, because of -0.
+// Not `Floats{} + value`: because 0 + -0 is 0, the compiler must keep that addition.
 inline Floats broadcast(float value) {
 #if defined(__AVX512F__)
   return (Floats)_mm512_set1_ps(value);
@@ -51,7 +56,9 @@ inline Floats load(const BFloat16* from) {
   return (Floats)(__builtin_convertvector(halves, Words) << 16);
 }
 
-// Returns the bits of `values` rounded to bfloat16, to nearest even; not-a-number stays not-a-number.
+// Rounds to bfloat16, to nearest even. Adding 0x7FFF, plus 1 if the lowest kept bit is set, carries into the kept bits
+// if the dropped bits are above one half, or are one half and the kept bits odd. NaN, where the carry could give
+// infinity, is truncated, with the quiet bit set.
 inline Halves round_to_bfloat16(Floats values) {
 #if defined(__AVX512BF16__)
   return (Halves)_mm512_cvtneps_pbh((__m512)values);
@@ -67,7 +74,7 @@ inline void store(BFloat16* to, Floats values) {
   std::memcpy(to, &halves, sizeof halves);
 }
 
-// The first `count` < kLanes elements; the lanes beyond hold 0.
+// The first `count` < kLanes elements; the other lanes are 0.
 template <typename T>
 inline Floats load_partial(const T* from, int64_t count) {
   T padded[kLanes] = {};
@@ -96,8 +103,8 @@ inline void store_up_to(T* to, Floats values, int64_t count) {
   }
 }
 
-// Stores past the caches where the address allows it: for results that are next read after megabytes of other data, so
-// that their lines need not be fetched first.
+// Stores without first fetching the cache line from memory (a non-temporal store), where the address is aligned. For
+// results that are read again only after megabytes of other data, when they would have left the caches anyway.
 inline void stream(float* to, Floats values) {
 #if defined(__AVX512F__)
   if (reinterpret_cast<uintptr_t>(to) % 64 == 0) return _mm512_stream_ps(to, (__m512)values);
@@ -132,7 +139,7 @@ inline Ints lane_numbers() {
   return lanes;
 }
 
-// `values` in the first `count` lanes, `otherwise` beyond.
+// `values` in the first `count` lanes, `otherwise` in the rest.
 inline Floats first_lanes(Floats values, int64_t count, float otherwise) {
   return lane_numbers() < (int32_t)(count < kLanes ? count : kLanes) ? values : broadcast(otherwise);
 }
@@ -143,7 +150,7 @@ inline float sum(Floats values) {
   return total;
 }
 
-// The second where either is not a number.
+// `b` where either is NaN.
 inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 
@@ -161,12 +168,15 @@ inline Floats square_root(Floats values) {
 #endif
 }
 
-// e^x within 2 units in the last place for x in [-87, 88]; beyond, the value at that end. Not-a-number stays so: by
-// the order of operands below.
-// Cody and Waite's reduction to |r| <= ln(2)/2, then the Taylor polynomial to r^7.
+// e^x within 2 units in the last place for x in [-87, 88]; outside, the value at the nearer end, so that no lane
+// becomes subnormal (slow) or infinite. NaN stays NaN, due to the order of operands of `minimum` and `maximum`.
+//
+// Cody and Waite's method: e^x = 2^n e^r with n = round(x / ln 2) and |r| <= ln(2) / 2. ln 2 is split into a part with
+// few bits, whose product with n is exact, and a rest, so that r is accurate. Then e^r by its Taylor polynomial to r^7,
+// and 2^n by adding n to the exponent bits.
 inline Floats exponential(Floats x) {
   x = minimum(broadcast(88.0f), maximum(broadcast(-87.0f), x));
-  const Floats magic = broadcast(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Floats magic = broadcast(12582912.0f);  // 1.5 * 2^23: after adding it, the low bits are the rounded integer
   Floats shifted = x * 1.44269504f + magic;
   Floats n = shifted - magic;
   Floats r = x - n * 0.693145752f - n * 1.42860677e-6f;
@@ -180,7 +190,7 @@ inline Floats exponential(Floats x) {
   return (Floats)((Words)p + ((Words)shifted << 23));
 }
 
-// The 32-bit mixer lowbias32 of Chris Wellons' hash-prospector (2018), as `bert_large.model.dropout` has it.
+// lowbias32, a 32-bit mixing function from Chris Wellons' hash-prospector (2018), as in `bert_large.model.dropout`.
 template <typename Bits>
 inline Bits hash32(Bits value) {
   value ^= value >> 16;

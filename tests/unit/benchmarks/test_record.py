@@ -1,25 +1,27 @@
-"""The dated record: the commands that are run, the judgement of goals, and the file."""
+"""The dated record: its commands, the verdicts on goals, the machine, and the file."""
 
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bert_large.bench import record
-from bert_large.bench.record import BENCHMARKS, GOALS, Goal
-from bert_large.cli import build_parser, main
-from bert_large.errors import UserError
+import record
+from bert_large.cli import build_parser
+from bert_large.errors import InputError, UserError
+from record import BENCHMARKS, GOALS, Goal, Machine, read_commit
 
-FIGURES: dict[str, Any] = {
+RESULTS: dict[str, Any] = {
     "engine": "eager", "precision": "fp32", "dropout": 0.1, "step_over_gemm": 1.07, "step_over_gemm_median": 1.09,
     "compared": ["hugging_face"], "hugging_face_over_gemm": 1.44, "hugging_face_over_gemm_median": 1.45,
     "gemm_gflops_per_second": 200.4, "sequences_per_second": 4.0, "sequences_per_second_median": 3.9,
     "hugging_face_sequences_per_second": 2.0, "hugging_face_sequences_per_second_median": 1.9,
     "over_hugging_face": 2.0, "over_hugging_face_median": 2.1, "optimizer_over_bound": 1.25,
     "optimizer_over_bound_median": 1.26,
-    "clip_and_optimizer_over_bound": 1.5, "data_wait_share": 0.004, "peak_memory_bytes": 13 * 2**30,
+    "clip_and_optimizer_over_bound": 1.5, "clip_and_optimizer_over_bound_median": 1.6,
+    "data_wait_share": 0.004, "peak_memory_bytes": 13 * 2**30,
     "nonlinearity": 0.06, "nonlinearity_median": 0.07,
     "not_comparable": {"hugging_face_compile": "5 of 6 gradients are missing"},
 }  # fmt: skip
@@ -27,13 +29,13 @@ FIGURES: dict[str, Any] = {
 
 @pytest.fixture
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """Commands that were asked for, none of which is run."""
+    """Replace running a benchmark by fixed results; return the commands that would have run."""
     commands: list[list[str]] = []
 
-    def run(arguments: list[str]) -> dict[str, Any]:
-        commands.append(list(arguments))
-        precision = next(word.split("=")[1] for word in arguments if word.startswith("--precision="))
-        return FIGURES | {"precision": precision}
+    def run(command: list[str]) -> dict[str, Any]:
+        commands.append(list(command))
+        precision = next(word.split("=")[1] for word in command if word.startswith("--precision="))
+        return RESULTS | {"precision": precision}
 
     monkeypatch.setattr(record, "_run", run)
     return commands
@@ -46,7 +48,7 @@ def rows(path: Path) -> dict[str, list[str]]:
 
 
 def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "record", "--output-dir", str(tmp_path / "new"), "--engine", "eager"]) == 0
+    assert record.main(["--output-dir", str(tmp_path / "new"), "--engine", "eager"]) == 0
     printed = capsys.readouterr()
     path = Path(printed.out.strip())
     assert path.parent == tmp_path / "new" and path.suffix == ".md"
@@ -64,12 +66,13 @@ def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.Capture
     assert found["`eager` over `hugging_face`, phase 2"] == ["2.000", "2.100"]
     assert found["`hugging_face_compile`, `train_2`"] == ["not comparable: 5 of 6 gradients are missing", ""]
     text = path.read_text(encoding="utf-8")
-    commands = [f"bert-large bench {' '.join(arguments)}" for arguments in ran]
+    commands = [f"bert-large {' '.join(command)}" for command in ran]
+    commands = [line.replace("bert-large ", "python benchmarks/") if ".py " in line else line for line in commands]
     assert printed.err.splitlines() == commands
     assert "```bash\n" + "\n".join(commands) + "\n```" in text
     blocks = [json.loads(part.split("\n```")[0]) for part in text.split("```json\n")[1:]]
     assert len(blocks) == len(BENCHMARKS) and blocks[0]["step_over_gemm"] == 1.07
-    for heading in ("## Machine", "- CPU: ", "- commit: ", "- memory: ", "## Caveats"):
+    for heading in ("## Machine", "- CPU: ", "- commit: ", "- memory: ", "## Caveats", "## All results"):
         assert heading in text
 
 
@@ -84,27 +87,41 @@ def test_goals_are_for_fp32(ran: list[list[str]], tmp_path: Path) -> None:
     assert all(found[goal.what][-1] == "" for goal in GOALS)
 
 
-def test_figures_that_were_not_measured(ran: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(FIGURES, "compared", [])
-    monkeypatch.delitem(FIGURES, "over_hugging_face")
+def test_values_that_were_not_measured(ran: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(RESULTS, "compared", [])
+    monkeypatch.delitem(RESULTS, "over_hugging_face")
     found = rows(record.write_record(tmp_path, {"precision": "fp32", "compare": []}))
     assert found["phase 1, sequences/s over Hugging Face's padded eager model"][0] == "not measured"
 
 
 def test_every_command_of_the_set_is_understood(ran: list[list[str]], tmp_path: Path) -> None:
-    """With all options that hold for the set; the memory run keeps its single round, and is compared with nothing."""
+    """Common options apply to all; the memory run keeps its single round and comparison, scripts compare nothing."""
     options = {"engine": "eager", "precision": "bf16", "rounds": 5, "compare": ["native", "hugging-face"]}
     record.write_record(tmp_path, options)
-    parsed = {name: build_parser("bench").parse_args(["bench", *words]) for name, words in zip(BENCHMARKS, ran,
-              strict=True)}  # fmt: skip
-    assert {name: its.rounds for name, its in parsed.items()} == dict.fromkeys(BENCHMARKS, 5) | {"memory": 1}
-    assert all(its.precision == "bf16" and its.json for its in parsed.values())
-    compared = {name: its.compare for name, its in parsed.items() if name != "tokens"}
+    commands = dict(zip(BENCHMARKS, ran, strict=True))
+    common = ["--engine=eager", "--precision=bf16", "--rounds=5", "--json"]
+    assert commands.pop("tokens") == ["tokens.py", "--layers=2", *common]
+    assert commands.pop("optimizer") == ["optimizer.py", "--layers=12", *common]
+    parsed = {name: build_parser("bench").parse_args(command) for name, command in commands.items()}
+    assert {name: words.rounds for name, words in parsed.items()} == dict.fromkeys(commands, 5) | {"memory": 1}
+    assert all(words.precision == "bf16" and words.json for words in parsed.values())
+    compared = {name: words.compare for name, words in parsed.items()}
     assert compared.pop("memory") == [] and list(compared.values()) == [["native", "hugging-face"]] * 4
 
 
 def test_goals_are_of_benchmarks_of_the_set() -> None:
     assert {goal.benchmark for goal in GOALS} == set(BENCHMARKS)
+
+
+def test_wrong_options(ran: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    with pytest.raises(InputError, match=str(file)):
+        record.main(["--output-dir", str(file)])
+    with pytest.raises(SystemExit):
+        record.main(["--precision", "fp8", "--rounds", "nan"])
+    message = capsys.readouterr().err
+    assert "fp8" in message and "nan" in message and not ran
 
 
 @pytest.mark.parametrize(
@@ -119,7 +136,31 @@ def test_judgement(at_least: bool, best: float, median: float | None, said: str)
 
 
 def test_a_failing_benchmark_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(record, "BENCHMARKS", {"step_128": ("step", "--seq-len=4")})
-    with pytest.raises(UserError, match=r"bert-large bench step --seq-len=4 .*exit code 2; no record was written"):
+    monkeypatch.setattr(record, "BENCHMARKS", {"step_128": ("bench", "step", "--seq-len=4")})
+    with pytest.raises(UserError, match=r"bench step --seq-len=4 .*exit code 2"):
         record.write_record(tmp_path, {"precision": "fp32"})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("cpu", "slug"),
+    [
+        ("Intel(R) Xeon(R) Platinum 8480+ CPU @ 2.00GHz", "intel-xeon-platinum-8480-56-cores"),
+        ("AMD EPYC 9654 96-Core Processor", "amd-epyc-9654-96-core-56-cores"),
+        ("", "cpu-56-cores"),
+    ],
+)
+def test_slug(cpu: str, slug: str) -> None:
+    values = Machine.read().__dict__ | {"cpu": cpu, "cores": 56}
+    assert Machine(**values).slug == slug
+
+
+def test_commit(tmp_path: Path) -> None:
+    assert read_commit(tmp_path).startswith("unknown (version ")
+    identity = ["-c", "user.name=n", "-c", "user.email=e@x"]
+    for arguments in (["init", "-q"], [*identity, "commit", "-q", "--allow-empty", "-m", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True)
+    commit = read_commit(tmp_path)
+    assert len(commit) == 40
+    (tmp_path / "new").write_text("")
+    assert read_commit(tmp_path) == f"{commit} with local changes"

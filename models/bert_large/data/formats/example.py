@@ -1,7 +1,7 @@
 """The `tf.train.Example` message, defined from its schema so that TensorFlow is not needed.
 
-Schema: tensorflow/core/example/{example,feature}.proto. A parsed message takes lists packed or unpacked, and map
-entries in any order, as protobuf prescribes.
+Schema: tensorflow/core/example/{example,feature}.proto. Lists may be packed or unpacked, and map entries may be in any
+order, as protobuf prescribes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _FIELD = descriptor_pb2.FieldDescriptorProto
-_PACKAGE = "bert_large.example"  # not "tensorflow": both may live in one process
+_PACKAGE = "bert_large.example"  # not "tensorflow": both can be loaded in one process
 
 
 def _add_field(

@@ -15,7 +15,16 @@ from typing import BinaryIO
 import google_crc32c
 import numpy as np
 
-from bert_large.data.example import Example
+from bert_large.data.formats.example import Example
+from bert_large.data.formats.padded import (
+    LABEL_FIELD,
+    PREDICTION_FIELDS,
+    TOKEN_FIELDS,
+    count_ones,
+    pad_record,
+    unpad_record,
+)
+from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
 from bert_large.data.record import BadRecordError, Record, RecordShape
 from bert_large.errors import DataError
 
@@ -23,11 +32,58 @@ _LENGTH = struct.Struct("<Q")
 _CHECKSUM = struct.Struct("<I")
 HEADER_BYTES = _LENGTH.size + _CHECKSUM.size
 FRAME_BYTES = HEADER_BYTES + _CHECKSUM.size
-# No record of any supported shape comes near; a larger length is a damaged header, not a reason to allocate.
+# No record of any supported shape comes near this size: a larger length is a damaged header, and not allocated.
 MAX_RECORD_BYTES = 1 << 24
+_WINDOW_BYTES = 1 << 20
+"""Bytes searched at a time for the next record after a damaged one."""
+_PLACE = "record {number} at byte {offset}"
+_WEIGHTS = "masked_lm_weights"
 
-TOKEN_FEATURES = ("input_ids", "input_mask", "segment_ids")
-PREDICTION_FEATURES = ("masked_lm_positions", "masked_lm_ids")
+
+class TFRecordShard:
+    """A TFRecord file opened for reading; offsets are the bytes at which frames begin."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._file = path, open_shard(path)
+
+    def scan(self) -> Iterator[tuple[int, StoredRecord | BadRecordError]]:
+        """Yield the byte offset and contents of every record in file order, with an error in place of a damaged one."""
+        for number, (offset, payload) in enumerate(_iterate_frames(self._file, self._path)):
+            try:
+                yield offset, payload if isinstance(payload, BadRecordError) else self._decode(payload, offset, number)
+            except BadRecordError as error:
+                yield offset, error
+
+    def read(self, offset: int, number: int) -> StoredRecord:
+        """Read the record at byte `offset`; raises `BadRecordError` if it is damaged."""
+        return self._decode(read_payload(self._file, self._path, offset, number), offset, number)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _decode(self, payload: bytes, offset: int, number: int) -> StoredRecord:
+        try:
+            return StoredRecord(*decode_record(payload), masked_crc32c(payload))
+        except ValueError as error:
+            raise FORMAT.bad_record(self._path, offset, number, error) from None
+
+
+def write_shard(path: Path, records: Iterable[Record], count: int, shape: RecordShape) -> None:
+    """Write `count` records as a shard, padded to `shape`."""
+    with path.open("wb") as file:
+        write_records(file, (encode_record(record, shape) for record in records))
+
+
+FORMAT = ShardFormat(
+    name="tfrecord",
+    suffixes=(),
+    offset_unit="byte",
+    place=_PLACE,
+    can_crash=False,
+    open=TFRecordShard,
+    write=write_shard,
+)
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -49,25 +105,19 @@ def write_records(file: BinaryIO, payloads: Iterable[bytes]) -> int:
 
 def encode_record(record: Record, shape: RecordShape) -> bytes:
     """Return `record` as a serialized Example, its lists zero-padded to `shape`."""
-    length, predictions = len(record.input_ids), len(record.masked_ids)
-    tokens, slots = shape.max_seq_length, shape.max_predictions
-    if length > tokens or predictions > slots:
-        raise ValueError(f"a record of {length} tokens and {predictions} predictions does not fit {shape}")
-    padding, empty_slots = [0] * (tokens - length), [0] * (slots - predictions)
     example = Example()
     feature = example.features.feature
-    feature["input_ids"].int64_list.value.extend(record.input_ids.tolist() + padding)
-    feature["input_mask"].int64_list.value.extend([1] * length + padding)
-    feature["segment_ids"].int64_list.value.extend(record.token_type_ids.tolist() + padding)
-    feature["masked_lm_positions"].int64_list.value.extend(record.masked_positions.tolist() + empty_slots)
-    feature["masked_lm_ids"].int64_list.value.extend(record.masked_ids.tolist() + empty_slots)
-    feature["masked_lm_weights"].float_list.value.extend([1.0] * predictions + [0.0] * len(empty_slots))
-    feature["next_sentence_labels"].int64_list.value.append(record.next_sentence_label)
-    return example.SerializeToString(deterministic=True)  # else the map's order differs from process to process
+    for name, values in pad_record(record, shape).items():
+        feature[name].int64_list.value.extend(values.tolist())
+    predictions = len(record.masked_ids)
+    feature[_WEIGHTS].float_list.value.extend([1.0] * predictions + [0.0] * (shape.max_predictions - predictions))
+    feature[LABEL_FIELD].int64_list.value.append(record.next_sentence_label)
+    # Without `deterministic` the order of the map's entries, and so the file, differs between processes.
+    return example.SerializeToString(deterministic=True)
 
 
 def open_shard(path: Path) -> BinaryIO:
-    """Open a shard to read; `DataError` if that is not possible."""
+    """Open a shard for reading; raises `DataError` if that is not possible."""
     try:
         return path.open("rb")
     except OSError as error:
@@ -82,7 +132,7 @@ def read_payload(file: BinaryIO, path: Path, offset: int, number: int | None = N
     try:
         return _read_frame(file, offset)
     except (OSError, ValueError) as error:
-        place = f"byte {offset}" if number is None else f"record {number} at byte {offset}"
+        place = f"byte {offset}" if number is None else _PLACE.format(number=number, offset=offset)
         raise BadRecordError(f"{path}: {place}: {error}") from None
 
 
@@ -98,7 +148,7 @@ def _read_frame(file: BinaryIO, offset: int) -> bytes:
             "not a TFRecord, or damaged"
         )
     if length > MAX_RECORD_BYTES:
-        raise ValueError(f"a record of {length} bytes; at most {MAX_RECORD_BYTES} are sensible")
+        raise ValueError(f"a record of {length} bytes, expected at most {MAX_RECORD_BYTES}")
     body = file.read(length + _CHECKSUM.size)
     if len(body) < length + _CHECKSUM.size:
         raise ValueError(
@@ -117,38 +167,39 @@ def _read_frame(file: BinaryIO, offset: int) -> bytes:
 def iterate_frames(path: Path) -> Iterator[tuple[int, bytes | BadRecordError]]:
     """Yield (byte offset of the frame, payload) of every record of a shard, in file order.
 
-    A damaged stretch gives one error in place of its records: where its first one begins. The next record is the next
-    frame whose header is whole.
+    A damaged stretch yields one error, at the offset where it begins. Reading continues at the next frame whose header
+    is intact.
     """
     with open_shard(path) as file:
-        size, offset, number = os.fstat(file.fileno()).st_size, 0, 0
-        while offset < size:
-            try:
-                payload = read_payload(file, path, offset, number)
-            except BadRecordError as error:
-                yield offset, error
-                offset = _find_header(file, path, offset + 1, size)
-            else:
-                yield offset, payload
-                offset += FRAME_BYTES + len(payload)
-            number += 1
+        yield from _iterate_frames(file, path)
+
+
+def _iterate_frames(file: BinaryIO, path: Path) -> Iterator[tuple[int, bytes | BadRecordError]]:
+    size, offset, number = os.fstat(file.fileno()).st_size, 0, 0
+    while offset < size:
+        try:
+            payload = read_payload(file, path, offset, number)
+        except BadRecordError as error:
+            yield offset, error
+            offset = _find_header(file, path, offset + 1, size)
+        else:
+            yield offset, payload
+            offset += FRAME_BYTES + len(payload)
+        number += 1
 
 
 def iterate_payloads(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield what `iterate_frames` does of a shard without damage; raises `BadRecordError` at the first."""
+    """Yield the same as `iterate_frames`, but raise the first `BadRecordError`."""
     for offset, payload in iterate_frames(path):
         if isinstance(payload, BadRecordError):
             raise payload
         yield offset, payload
 
 
-_WINDOW_BYTES = 1 << 20
-
-
 def _find_header(file: BinaryIO, path: Path, start: int, size: int) -> int:
-    """Return the first byte from `start` on where a whole record header stands, `size` if there is none.
+    """Return the first byte at or after `start` where an intact record header begins, or `size` if there is none.
 
-    One in 2^32 places looks like a header by chance: what is read there has a wrong checksum, and is passed over too.
+    One in 2^32 places looks like a header by chance. The record read there has a wrong checksum, so it is skipped too.
     """
     for window_start in range(start, size, _WINDOW_BYTES):
         try:
@@ -158,7 +209,7 @@ def _find_header(file: BinaryIO, path: Path, start: int, size: int) -> int:
             raise DataError(f"{path}: byte {window_start} cannot be read: {error.strerror}") from None
         octets = np.frombuffer(window, np.uint8)
         places = max(len(octets) - HEADER_BYTES + 1, 0)
-        # Cheaply, for every place: a sensible length has its upper bytes zero, and is not 0.
+        # Before computing checksums, keep the places where the length is plausible: upper bytes zero, but not 0.
         low, high = np.zeros(places, bool), np.zeros(places, bool)
         for byte in range(3):
             low |= octets[byte : byte + places] != 0
@@ -174,8 +225,8 @@ def _find_header(file: BinaryIO, path: Path, start: int, size: int) -> int:
 def decode_record(payload: bytes) -> tuple[Record, RecordShape]:
     """Parse a serialized Example and check it against the schema.
 
-    Padding is dropped: tokens are those under `input_mask`, predictions those with weight 1. Raises `ValueError`
-    with the field and the value found; the caller adds the file and the record.
+    Tokens are the positions where `input_mask` is 1, predictions those with weight 1; the rest is padding and dropped.
+    Raises `ValueError` with the field and the value found; the caller adds the file and the record.
     """
     example = Example()
     try:
@@ -183,44 +234,17 @@ def decode_record(payload: bytes) -> tuple[Record, RecordShape]:
     except Exception as error:  # protobuf's DecodeError has no common base across its implementations
         raise ValueError(f"not a tf.train.Example: {error}") from error
     features = example.features.feature
-    integers = {name: _int64_list(features, name) for name in (*TOKEN_FEATURES, *PREDICTION_FEATURES)}
-    weights = _float_list(features, "masked_lm_weights")
-    label = _int64_list(features, "next_sentence_labels")
-    shape = RecordShape(len(integers["input_ids"]), len(weights))
-    for names, size in ((TOKEN_FEATURES, shape.max_seq_length), (PREDICTION_FEATURES, shape.max_predictions)):
+    fields = {name: _int64_list(features, name) for name in (*TOKEN_FIELDS, *PREDICTION_FIELDS)}
+    weights = _float_list(features, _WEIGHTS)
+    labels = _int64_list(features, LABEL_FIELD).tolist()
+    shape = RecordShape(len(fields["input_ids"]), len(weights))
+    for names, size in ((TOKEN_FIELDS, shape.max_seq_length), (PREDICTION_FIELDS, shape.max_predictions)):
         for name in names:
-            if len(integers[name]) != size:
-                raise ValueError(f"{name} has {len(integers[name])} values, its companions have {size}")
-    if label.tolist() not in ([0], [1]):
-        raise ValueError(f"next_sentence_labels is {label.tolist()[:4]}, expected [0] or [1]")
-    length, predictions = _ones(integers["input_mask"], "input_mask"), _ones(weights, "masked_lm_weights")
-    return make_record(integers, length, predictions, int(label[0])), shape
-
-
-def make_record(fields: dict[str, np.ndarray], length: int, predictions: int, next_sentence_label: int) -> Record:
-    """Cut a record's padded int64 fields to its real tokens and predictions, checking every range."""
-    if length < 1:
-        raise ValueError("the record has no tokens (input_mask is all 0)")
-    token_type_ids = fields["segment_ids"][:length]
-    if token_type_ids.min() < 0 or token_type_ids.max() > 1:
-        raise ValueError(f"segment_ids has values {np.unique(token_type_ids).tolist()[:8]}, expected 0 and 1")
-    positions = fields["masked_lm_positions"][:predictions]
-    if predictions and (positions.min() < 0 or positions.max() >= length):
-        bad = positions[(positions < 0) | (positions >= length)][0]
-        raise ValueError(f"masked_lm_positions has {bad}, outside the sequence's {length} tokens")
-    for name, ids in (
-        ("input_ids", fields["input_ids"][:length]),
-        ("masked_lm_ids", fields["masked_lm_ids"][:predictions]),
-    ):
-        if ids.size and (ids.min() < 0 or ids.max() >= 1 << 31):
-            raise ValueError(f"{name} has {ids[(ids < 0) | (ids >= 1 << 31)][0]}, not a token id")
-    return Record(
-        input_ids=fields["input_ids"][:length].astype(np.int32),
-        token_type_ids=token_type_ids.astype(np.uint8),
-        masked_positions=positions.astype(np.int32),
-        masked_ids=fields["masked_lm_ids"][:predictions].astype(np.int32),
-        next_sentence_label=next_sentence_label,
-    )
+            if len(fields[name]) != size:
+                raise ValueError(f"{name} has {len(fields[name])} values, expected {size} as in related fields")
+    if len(labels) != 1:
+        raise ValueError(f"{LABEL_FIELD} is {labels[:4]}, expected [0] or [1]")
+    return unpad_record(fields, count_ones(weights, _WEIGHTS), labels[0]), shape
 
 
 def _int64_list(features: dict, name: str) -> np.ndarray:
@@ -233,11 +257,3 @@ def _float_list(features: dict, name: str) -> np.ndarray:
     if name not in features or features[name].WhichOneof("kind") != "float_list":
         raise ValueError(f"feature {name} is missing or not a list of float")
     return np.array(features[name].float_list.value, dtype=np.float32)
-
-
-def _ones(mask: np.ndarray, name: str) -> int:
-    """Return the number of leading ones of a mask that is ones, then zeros."""
-    count = int(np.count_nonzero(mask))
-    if not np.all(mask[:count] == 1):
-        raise ValueError(f"{name} is not ones followed by zeros")
-    return count

@@ -1,4 +1,4 @@
-"""The processes of `bert-large bench ranks`: each is a rank, and does what it is asked for over a pipe."""
+"""The processes of ranks.py: each is one rank and runs the tasks that it is asked for over a pipe."""
 
 from __future__ import annotations
 
@@ -14,8 +14,6 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
-from torch import distributed, nn
-
 from bert_large.bench.training import SEED, build_runner
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import RanksConfig
@@ -31,36 +29,38 @@ from bert_large.observe.machine import peak_memory_bytes
 from bert_large.observe.timing import Variant
 from bert_large.train.step import StepRunner
 from bert_large.worker_processes import end_with_parent
+from torch import distributed, nn
 
-_SETTLING_STEPS = 2  # DDP lays its buckets out anew after the first
 COPY_BYTES = 1 << 27
-"""Of the buffers that "copy" copies on each rank."""
+"""Size of the buffers that "copy" copies on each rank."""
+_SETTLING_STEPS = 2
+"""Steps before the timed ones: DistributedDataParallel rebuilds its buckets after the first."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What every rank works on."""
+    """The model and the data of every rank."""
 
     model: ModelConfig
     engine: str
     precision: str
     batches: StepBatches
-    """Of one rank; others take their own part of the same global batch."""
+    """Those of one rank; the others take their own part of the same global batch."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """Something that ranks are timed at."""
+    """Work that ranks are timed at."""
 
     kind: str = "train"
-    """"train": optimizer steps; "plain": the sum of as many bytes and nothing else; "copy": of memory."""
+    """"train": optimizer steps; "plain": only a sum of as many bytes; "copy": a copy in memory."""
     settings: RanksConfig = field(default_factory=RanksConfig)
     silent: bool = False
-    """Train without summing gradients: what the ranks would do if communication were free."""
+    """Train without summing gradients."""
 
 
 class _NoSum(GradientSum):
-    """In place of a sum of gradients: none."""
+    """A sum of gradients that does nothing."""
 
     def replicate(self, model: nn.Module, ranks: Ranks) -> nn.Module:
         """Return the model itself."""
@@ -69,14 +69,14 @@ class _NoSum(GradientSum):
 
 @dataclass
 class BucketTimes:
-    """When each bucket's sum began and was done, in one step."""
+    """Times at which the sum of each bucket began and ended, in one step."""
 
     begun: dict[int, float] = field(default_factory=dict)
     done: dict[int, float] = field(default_factory=dict)
     sent_bytes: int = 0
 
     def note(self, bucket: int, sent_bytes: int, done: bool) -> None:
-        """Note what `GradientSum` tells."""
+        """Record the beginning or the end of a sum; called by `GradientSum`."""
         if done:
             self.done[bucket] = time.perf_counter()
         else:
@@ -85,7 +85,7 @@ class BucketTimes:
 
     @property
     def seconds(self) -> float:
-        """Time in which any bucket was on its way."""
+        """Time in which at least one bucket was being summed."""
         total, reached = 0.0, 0.0
         for begun, done in sorted((self.begun[bucket], self.done[bucket]) for bucket in self.begun):
             total += max(0.0, done - max(begun, reached))
@@ -94,12 +94,12 @@ class BucketTimes:
 
     @property
     def exposed_seconds(self) -> float:
-        """Time from the last bucket's beginning, when the backward pass is over, to the end of all sums."""
+        """Time from the beginning of the last sum, when the backward pass is over, to the end of all sums."""
         return max(self.done.values()) - max(self.begun.values()) if self.begun else 0.0
 
 
 class _Rank:
-    """A process's part in the tasks."""
+    """The part of one process in the tasks."""
 
     def __init__(self, job: Job, ranks: Ranks) -> None:
         self._job, self._ranks = job, ranks
@@ -115,39 +115,40 @@ class _Rank:
         self._buffers: list[torch.Tensor] = []
 
     def prepare(self, task: Task) -> dict[str, Any]:
-        """Get ready for a task, so that memory is there and buckets are laid out."""
+        """Allocate the memory of a task and let DistributedDataParallel lay out its buckets."""
         self._runner, self._buffers = None, []
         self._model.zero_grad(set_to_none=True)
         gc.collect()
+        if task.kind == "train":
+            self._runner = self._build_runner(task)
+            for step in range(_SETTLING_STEPS):
+                self._runner.run(step, [self._single], 0.0, lambda done: None)
+            return {}
         if task.kind == "copy":
             self._buffers = [torch.ones(COPY_BYTES // 4) for _ in range(2)]
-        elif task.kind == "plain":
+        else:
             size = int(task.settings.bucket_mb * (1 << 20)) // 4
             total = sum(parameter.numel() for parameter in self._model.parameters())
             self._buffers = [torch.ones(min(size, total - start)) for start in range(0, total, size)]
-        else:
-            sum_type = _NoSum if task.silent else GradientSum
-            self._runner = build_runner(
-                self._model,
-                self._precision,
-                global_batch_size=self._job.batches.global_batch_size,
-                ranks=self._ranks,
-                gradient_sum=sum_type(
-                    bucket_mb=task.settings.bucket_mb,
-                    compression=task.settings.gradient_compression,
-                    on_bucket=lambda *news: self._times.note(*news),
-                ),
-                zero1=task.settings.zero1,
-            )
-        if self._runner is not None:
-            for step in range(_SETTLING_STEPS):
-                self._runner.run(step, [self._single], 0.0, lambda done: None)
-        else:
-            self.run(task)
-        return {}
+        return self.run(task)
+
+    def _build_runner(self, task: Task) -> StepRunner:
+        sum_type = _NoSum if task.silent else GradientSum
+        return build_runner(
+            self._model,
+            self._precision,
+            global_batch_size=self._job.batches.global_batch_size,
+            ranks=self._ranks,
+            gradient_sum=sum_type(
+                bucket_mb=task.settings.bucket_mb,
+                compression=task.settings.gradient_compression,
+                on_bucket=lambda *event: self._times.note(*event),
+            ),
+            zero1=task.settings.zero1,
+        )
 
     def run(self, task: Task) -> dict[str, Any]:
-        """Carry a task out and return its figures on this rank."""
+        """Run a task and return the measurements of this rank."""
         self._times = BucketTimes()
         if task.kind == "copy":
             self._buffers[1].copy_(self._buffers[0])
@@ -157,30 +158,28 @@ class _Rank:
             return {"gradient_bytes": sum(buffer.nbytes for buffer in self._buffers)}
         assert self._runner is not None
         self._runner.run(_SETTLING_STEPS, self._micro_batches, 0.0, lambda done: None)
-        state = self._runner.optimizer.state.values()
+        moments = [tensor for state in self._runner.optimizer.state.values() for tensor in state.values()]
         return {
             "sum_seconds": self._times.seconds,
             "exposed_seconds": self._times.exposed_seconds,
             "sent_bytes": self._times.sent_bytes,
             "buckets": len(self._times.begun),
-            "optimizer_state_bytes": sum(
-                its.nbytes for moments in state for its in moments.values() if torch.is_tensor(its)
-            ),
+            "optimizer_state_bytes": sum(moment.nbytes for moment in moments if torch.is_tensor(moment)),
             "peak_memory_bytes": peak_memory_bytes(),
         }
 
     def _sum_buffers(self, *, rounded: bool) -> None:
-        """Sum the buffers over ranks, rounded to bfloat16 on their way if asked, as `GradientSum` does."""
+        """Sum the buffers over ranks, rounded to bfloat16 in transfer if asked, as `GradientSum` does."""
         sent = [buffer.bfloat16() if rounded else buffer for buffer in self._buffers]
         for work in [distributed.all_reduce(buffer, async_op=True) for buffer in sent]:
             work.wait()
         if rounded:
-            for buffer, its in zip(self._buffers, sent, strict=True):
-                buffer.copy_(its)
+            for buffer, summed in zip(self._buffers, sent, strict=True):
+                buffer.copy_(summed)
 
 
 def _serve(connection: Connection, job: Job, cores: Sequence[int], rank: int, world_size: int, port: int) -> None:
-    """Be one rank: do what the connection asks for until it closes."""
+    """Run as one rank: answer requests until the connection closes."""
     end_with_parent()
     os.sched_setaffinity(0, cores)
     torch.set_num_threads(len(cores))
@@ -195,19 +194,18 @@ def _serve(connection: Connection, job: Job, cores: Sequence[int], rank: int, wo
 
 
 class Group:
-    """Processes that are each other's ranks, and what each has told of the timed rounds of each task."""
+    """Processes that train together, and their reports of the timed rounds of each task."""
 
     def __init__(self, job: Job, cores: Sequence[Sequence[int]]) -> None:
         context = multiprocessing.get_context("spawn")
         self._connections, self._processes = [], []
-        self.figures: dict[str, list[list[dict[str, Any]]]] = {}
+        self.reports: dict[str, list[list[dict[str, Any]]]] = {}
         port = _free_port()
-        for rank, its_cores in enumerate(cores):
+        for rank, rank_cores in enumerate(cores):
             ours, theirs = context.Pipe()
-            its_job = replace(job, batches=replace(job.batches, rank=rank, world_size=len(cores)))
-            process = context.Process(
-                target=_serve, args=(theirs, its_job, its_cores, rank, len(cores), port), daemon=True
-            )
+            rank_job = replace(job, batches=replace(job.batches, rank=rank, world_size=len(cores)))
+            arguments = (theirs, rank_job, rank_cores, rank, len(cores), port)
+            process = context.Process(target=_serve, args=arguments, daemon=True)
             process.start()
             theirs.close()
             self._connections.append(ours)
@@ -215,12 +213,12 @@ class Group:
         self._collect()
 
     def variant(self, name: str, task: Task, warmups: int) -> Variant:
-        """Return what times a task; the group keeps the figures of timed rounds by its name."""
+        """Return a variant that times a task; the reports of its timed rounds are kept under `name`."""
 
         def run(round_: int) -> None:
-            told = self._ask("run", task)
+            reports = self._ask("run", task)
             if round_ >= warmups:
-                self.figures.setdefault(name, []).append(told)
+                self.reports.setdefault(name, []).append(reports)
 
         return Variant(run, lambda round_: self._ask("prepare", task))
 
@@ -233,7 +231,7 @@ class Group:
         try:
             return [connection.recv() for connection in self._connections]
         except (EOFError, ConnectionError):
-            raise UserError("a rank of the benchmark has ended; what it said stands above") from None
+            raise UserError("a rank of the benchmark ended early; its error is printed above") from None
 
     def close(self) -> None:
         """End the processes."""

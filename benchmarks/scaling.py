@@ -1,39 +1,43 @@
-"""`bert-large bench scaling`: a model of training on many sockets, from measured inputs.
+"""A model of training on many sockets, computed from measured inputs (scaling_inputs.json).
+
+    python benchmarks/scaling.py [--update benchmarks/SCALING.md] [--json]
 
 A step of global batch G on n ranks takes
 
-    compute       G/n sequences at the rate of a rank alone, times balance: most work of a rank over the mean
-    + exposed     what is left of summing gradients when the last micro-batch's backward pass is over
-    + optimizer   clipping and LAMB, at memory speed; divided over ranks with zero1, which then sends weights about
+    compute       G/n sequences at the rate of a single rank, times balance: most work of a rank over the mean
+    + exposed     the rest of the sum of gradients when the backward pass of the last micro-batch is over
+    + optimizer   clipping and LAMB, at memory speed; divided over ranks with zero1, which then sends the weights
 
 Gradients are summed by a ring (Patarasuk and Yuan 2009): 2(n-1) messages of 1/n of the bytes each, one after the
-other, at the lower of the network's rate and that at which the ranks' own code takes messages in and adds them. The
-ring passes each node's network card once each way, however many ranks the node has. A sum is hidden behind the backward
-pass but for the word embeddings, whose gradient is complete only at its very end. Weights go about in trees, a tree for
-each owner: at best, every rank is busy passing all of them on once, or the owner of the most sending its own to all
-branches.
+other, at the lower of two rates: the network's, and that at which the ranks' own code receives messages and adds them.
+The ring passes the network card of each node once in each direction, however many ranks the node has. The sum is hidden
+behind the backward pass except for the word embeddings, whose gradient is complete only at its very end. Weights are
+sent in trees, one tree per owner. The model assumes the best case: either every rank is busy passing all weights on
+once, or the owner of the most weights is busy sending its own to all branches.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-from bert_large.bench.optimizer import BYTES_PER_PARAMETER
-from bert_large.bench.report import format_markdown
+from bert_large.bench.output import run_script
 from bert_large.bench.synthetic import LengthHistogram, phase_lengths
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import RanksConfig, reference_eval_every_samples
 from bert_large.data.order import deal_to_ranks
 from bert_large.errors import InputError
 from bert_large.storage.atomic import write_atomically
+from bert_large.tables import format_markdown
+from optimizer import BYTES_PER_PARAMETER
 
 INPUTS_FILE = Path(__file__).with_name("scaling_inputs.json")
 PARAMETERS = 336_226_108
@@ -43,81 +47,81 @@ NODES = (1, 2, 4, 8, 16, 32, 64)
 GLOBAL_BATCH_SIZES = (2048, 4096, 8192)
 NETWORKS_GBITS = (10, 25, 100, 200)
 BACKWARD_SHARE = 2 / 3
-"""Of forward and backward passes together: two of three matrix products."""
+"""Share of the backward pass in both passes: two of three matrix products."""
 EVAL_SAMPLES = 10_000
 SUMS_AT_ONCE = 2
-"""Buckets that gloo sums at the same time: its threads."""
+"""Buckets that gloo sums at the same time: the number of its threads."""
 SAMPLES_TO_TARGET = {256: 2.55e6, 448: 2.41e6, 1536: 2.78e6, 3072: 2.76e6, 8192: 4.19e6}
 """Mean sequences to masked-LM accuracy 0.72 by global batch: MLCommons' reference convergence points."""
 INTEL_MINUTES = {8: 85.9, 16: 47.3}
 """Intel's results on MLPerf BERT by nodes of two sockets, 4th-generation Xeon in bf16."""
 INTEL_GLOBAL_BATCH_SIZE = 2048
 """With 8 nodes; that of 16 nodes is taken to be the same."""
-START, END = "<!-- computed: bert-large bench scaling --update FILE -->", "<!-- end of what is computed -->"
+START, END = "<!-- computed: python benchmarks/scaling.py --update FILE -->", "<!-- end of the computed tables -->"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What was measured or assumed; `scaling_inputs.json` says where it comes from."""
+    """Measured or assumed inputs; `scaling_inputs.json` states the source of each."""
 
     source: Mapping[str, str]
     sum_bytes_per_second: float
-    """Bytes of float32 gradients that two ranks sum in a second over gloo, nothing beside it."""
+    """Bytes of float32 gradients that two ranks sum per second over gloo, with nothing else running."""
     bf16_sum_bytes_per_second: float
-    """The same for float32 gradients rounded to bfloat16 on their way; the bytes are those of float32."""
+    """The same for float32 gradients rounded to bfloat16 in transfer; the bytes are those of float32."""
     optimizer_over_bound: float
     clip_and_optimizer_over_bound: float
-    """LAMB, and with clipping, over 40 bytes a parameter at copy bandwidth."""
+    """LAMB with clipping, over 40 bytes per parameter at copy bandwidth; the field above: LAMB alone."""
     sequences_per_second: float
-    """Of phase 2, 24 layers, on the measured machine."""
+    """Throughput of phase 2, 24 layers, on the measured machine."""
     copy_bytes_per_second: float
-    """Of the measured machine, read and written."""
+    """Bandwidth of the measured machine, bytes read and written."""
     socket_bytes_per_second: float
-    """Assumed for a server's socket."""
+    """Assumed bandwidth of a server's socket."""
     latency_seconds: float
-    """Assumed for a message over TCP between two nodes."""
+    """Assumed latency of a message over TCP between two nodes."""
     micro_batch_tokens: int
-    """Assumed for a server's socket."""
+    """Assumed micro-batch of a server's socket."""
 
     @classmethod
     def read(cls, path: Path = INPUTS_FILE) -> Inputs:
-        """Read the figures that come with the package."""
+        """Read the inputs beside this script."""
         return cls(**json.loads(path.read_text(encoding="utf-8")))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Ranks, what each can do alone, and what connects them."""
+    """Ranks, the rates of each rank alone, and the network between them."""
 
     ranks: int
     sequences_per_second: float
-    """Forward and backward passes of a rank alone."""
+    """Rate of forward and backward passes of a rank alone."""
     memory_bytes_per_second: float
     network_bytes_per_second: float
     sum_bytes_per_second: float = math.inf
-    """Of the ranks' own code for sums, if the network were no limit."""
+    """Rate of the ranks' own code for sums, with an infinitely fast network."""
     latency_seconds: float
     micro_batch_tokens: int
     bucket_mb: float = RanksConfig().bucket_mb
     gradient_bytes: int = 4
-    """Of a parameter's gradient on its way."""
+    """Bytes of a parameter's gradient in transfer."""
     zero1: bool = False
 
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """What a step's time is made of."""
+    """The parts of a step's time."""
 
     compute: float
     imbalance: float
     exposed: float
     optimizer: float
     summing: float
-    """All of the sum of gradients; not a part of the step, as most of it is hidden."""
+    """The whole sum of gradients; not a part of the step, because most of it is hidden."""
 
     @property
     def total(self) -> float:
-        """The step."""
+        """Seconds of the step."""
         return self.compute + self.imbalance + self.exposed + self.optimizer
 
 
@@ -128,7 +132,7 @@ def _lengths() -> LengthHistogram:
 
 @functools.cache
 def balance(ranks: int, global_batch_size: int, draws: int = 3) -> float:
-    """Return the most tokens of a rank over the mean, on average over random global batches of real lengths."""
+    """Return the most tokens of a rank over the mean, averaged over random global batches of real lengths."""
     counts = _lengths().counts
     generator = np.random.default_rng(0)
     ratios = []
@@ -140,7 +144,7 @@ def balance(ranks: int, global_batch_size: int, draws: int = 3) -> float:
 
 
 def sum_seconds(cluster: Cluster, parameters: float) -> float:
-    """Return the time to sum the gradients of so many parameters over all ranks."""
+    """Return the time to sum the gradients of `parameters` parameters over all ranks."""
     if cluster.ranks == 1:
         return 0.0
     turns = 2 * (cluster.ranks - 1)
@@ -151,7 +155,7 @@ def sum_seconds(cluster: Cluster, parameters: float) -> float:
 
 
 def step_seconds(cluster: Cluster, global_batch_size: int, inputs: Inputs) -> StepSeconds:
-    """Return what a step of phase 2 takes."""
+    """Return the time of a step of phase 2."""
     model, ranks = ModelConfig(), cluster.ranks
     compute = global_batch_size / ranks / cluster.sequences_per_second
     uneven = balance(ranks, global_batch_size)
@@ -177,13 +181,13 @@ def step_seconds(cluster: Cluster, global_batch_size: int, inputs: Inputs) -> St
 
 
 def samples_to_target(global_batch_size: int) -> float:
-    """Return the sequences to the target, between MLCommons' reference points by straight lines."""
+    """Return the sequences to the target, interpolated linearly between MLCommons' reference points."""
     sizes = sorted(SAMPLES_TO_TARGET)
     return float(np.interp(global_batch_size, sizes, [SAMPLES_TO_TARGET[size] for size in sizes]))
 
 
 def minutes_to_target(cluster: Cluster, global_batch_size: int, inputs: Inputs) -> float:
-    """Return the time of a run to the target, evaluations by MLPerf's rule included; they are forward passes alone."""
+    """Return the time of a run to the target with MLPerf's evaluations, which are forward passes only."""
     samples = samples_to_target(global_batch_size)
     training = samples / global_batch_size * step_seconds(cluster, global_batch_size, inputs).total
     evaluations = samples // reference_eval_every_samples(global_batch_size)
@@ -192,13 +196,13 @@ def minutes_to_target(cluster: Cluster, global_batch_size: int, inputs: Inputs) 
 
 
 def calibrate(cluster: Cluster, minutes: float, global_batch_size: int, inputs: Inputs) -> Cluster:
-    """Return the cluster with the rate of a rank alone with which the run takes so many minutes.
+    """Return the cluster with the rate of a single rank at which the run takes `minutes`.
 
-    Raises `InputError` if even ranks of endless speed would take longer.
+    Raises `InputError` if even infinitely fast ranks would take longer.
     """
     low, high = 1e-3, 1e6
     if minutes_to_target(replace(cluster, sequences_per_second=high), global_batch_size, inputs) > minutes:
-        raise InputError(f"no ranks are fast enough for {minutes} minutes: what does not depend on them takes longer")
+        raise InputError(f"no ranks are fast enough for {minutes} minutes: the rest of a run takes longer")
     for _ in range(100):
         middle = math.sqrt(low * high)
         slow = minutes_to_target(replace(cluster, sequences_per_second=middle), global_batch_size, inputs) > minutes
@@ -207,7 +211,7 @@ def calibrate(cluster: Cluster, minutes: float, global_batch_size: int, inputs: 
 
 
 def socket_cluster(inputs: Inputs, network_gbits: float, *, gloo: bool, ranks: int) -> Cluster:
-    """Return sockets as fast as Intel's: with this network, eight nodes of them take the minutes that Intel's took."""
+    """Return sockets as fast as Intel's: with this network, eight nodes of them take as long as Intel's did."""
     template = Cluster(
         ranks=8 * RANKS_PER_NODE,
         sequences_per_second=1.0,
@@ -221,7 +225,7 @@ def socket_cluster(inputs: Inputs, network_gbits: float, *, gloo: bool, ranks: i
 
 
 def machine_cluster(inputs: Inputs, network_gbits: float, *, ranks: int) -> Cluster:
-    """Return ranks that are each like the measured machine."""
+    """Return ranks that each equal the measured machine."""
     return Cluster(
         ranks=ranks,
         sequences_per_second=inputs.sequences_per_second,
@@ -234,7 +238,7 @@ def machine_cluster(inputs: Inputs, network_gbits: float, *, ranks: int) -> Clus
 
 
 def compressed(cluster: Cluster, inputs: Inputs) -> Cluster:
-    """Return the cluster with gradients rounded to bfloat16 on their way."""
+    """Return the cluster with gradients rounded to bfloat16 in transfer."""
     bf16_rate = math.inf if math.isinf(cluster.sum_bytes_per_second) else inputs.bf16_sum_bytes_per_second / 2
     return replace(cluster, gradient_bytes=2, sum_bytes_per_second=bf16_rate)
 
@@ -246,7 +250,7 @@ def efficiency(cluster: Cluster, global_batch_size: int, inputs: Inputs) -> floa
 
 
 def measure(inputs: Inputs | None = None) -> dict[str, Any]:
-    """Return all tables: each a title and rows of text, the first their head."""
+    """Return all tables by title: rows of text, the first of which is the header."""
     inputs = inputs or Inputs.read()
     return {
         "benchmark": "scaling",
@@ -269,7 +273,7 @@ def measure(inputs: Inputs | None = None) -> dict[str, Any]:
 
 def _intel_table(inputs: Inputs) -> list[list[str]]:
     rows = [
-        ["network", "sequences/s a socket alone", "predicted for 16 nodes, minutes", "Intel's", "predicted over it"]
+        ["network", "sequences/s of a single socket", "predicted for 16 nodes, minutes", "Intel's", "predicted over it"]
     ]
     for gbits in NETWORKS_GBITS:
         for gloo in (True, False):
@@ -277,7 +281,7 @@ def _intel_table(inputs: Inputs) -> list[list[str]]:
             try:
                 cluster = socket_cluster(inputs, gbits, gloo=gloo, ranks=16 * RANKS_PER_NODE)
             except InputError:
-                rows.append([name, "cannot be", "", "", ""])
+                rows.append([name, "impossible", "", "", ""])
                 continue
             minutes = minutes_to_target(cluster, INTEL_GLOBAL_BATCH_SIZE, inputs)
             rows.append([name, f"{cluster.sequences_per_second:.1f}", f"{minutes:.1f}", f"{INTEL_MINUTES[16]}",
@@ -286,7 +290,7 @@ def _intel_table(inputs: Inputs) -> list[list[str]]:
 
 
 def _reference_socket(inputs: Inputs) -> float:
-    """Return the rate of a socket alone: Intel's, had their sums been limited by 100 Gbit/s alone."""
+    """Return the rate of a single socket: Intel's, if 100 Gbit/s had been the only limit of their sums."""
     return socket_cluster(inputs, 100, gloo=False, ranks=1).sequences_per_second
 
 
@@ -315,7 +319,7 @@ def _parts_table(inputs: Inputs) -> list[list[str]]:
     for gloo in (True, False):
         plain = _sockets(inputs, 100, 64, gloo=gloo)
         for name, cluster in {
-            "as it is": plain,
+            "defaults": plain,
             "--bucket-mb 100": replace(plain, bucket_mb=100.0),
             "--gradient-compression bf16": compressed(plain, inputs),
             "--zero1": replace(plain, zero1=True),
@@ -355,20 +359,36 @@ def _balance_table() -> list[list[str]]:
     ]
 
 
-def render(figures: Mapping[str, Any]) -> str:
+def render(results: Mapping[str, Any]) -> str:
     """Return the tables in Markdown."""
-    sources = format_markdown(
-        [["Input", "Where it comes from"], *([name, its] for name, its in figures["source"].items())]
-    )
-    tables = (f"### {title}\n\n{format_markdown(rows)}" for title, rows in figures["tables"].items())
+    sources = format_markdown([["Input", "Source"], *map(list, results["source"].items())])
+    tables = (f"### {title}\n\n{format_markdown(rows)}" for title, rows in results["tables"].items())
     return "\n\n".join([sources, *tables])
 
 
 def update(path: Path, text: str) -> None:
-    """Put the tables into a document, between the lines that mark their place."""
+    """Replace the tables in a document, between the lines that mark their place."""
     document = path.read_text(encoding="utf-8")
     if document.count(START) != 1 or document.count(END) != 1:
-        raise InputError(f"{path} does not have the lines {START!r} and {END!r} once each; the tables go between them")
+        raise InputError(f"{path} must have the lines {START!r} and {END!r} exactly once, with the tables between them")
     before, after = document.split(START)[0], document.split(END)[1]
     with write_atomically(path) as file:
         file.write(f"{before}{START}\n\n{text}\n\n{END}{after}".encode())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the tables or update the document."""
+    parser = argparse.ArgumentParser(description="a model of training on many sockets")
+    parser.add_argument("--update", type=Path, metavar="FILE", help="replace the tables in a document")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    arguments = parser.parse_args(argv)
+    results = measure()
+    if arguments.update is not None:
+        update(arguments.update, render(results))
+    else:
+        print(json.dumps(results, allow_nan=False) if arguments.json else render(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))
