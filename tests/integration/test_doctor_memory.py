@@ -1,4 +1,4 @@
-"""The memory that `bert-large doctor` predicts, against the peak of a process that trains."""
+"""The memory that `bert-large doctor` predicts, compared with the peak of a training process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `bert-large report` in a real browser."""
+"""The page of `bert-large report` in a browser."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _DARK = "--blink-settings=preferredColorScheme=0"
 
 @pytest.fixture(autouse=True)
 def browser() -> None:
-    """Chromium is there; else the tests are skipped, or fail with REQUIRE_BROWSER=1."""
+    """Skip the tests without Chromium, or fail them with REQUIRE_BROWSER=1."""
     if CHROMIUM is None:
         reason = "no browser: chromium is not installed"
         pytest.fail(reason) if os.environ.get("REQUIRE_BROWSER") == "1" else pytest.skip(reason)
 
 
 def render(page: Path, picture: Path, width: int, height: int, *options: str) -> list[str]:
-    """Render a page into a PNG and return what the browser's console says."""
+    """Render a page into a PNG and return the messages of the browser's console."""
     command = [str(CHROMIUM), *_OPTIONS, f"--user-data-dir={picture.with_suffix('.profile')}",
                f"--window-size={width},{height}", *options, f"--screenshot={picture}", page.as_uri()]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
@@ -40,7 +40,7 @@ def render(page: Path, picture: Path, width: int, height: int, *options: str) ->
 
 
 def colors(picture: Path) -> tuple[tuple[int, int], list[tuple[int, int, int]]]:
-    """Return a picture's size, and its colours, the most frequent first."""
+    """Return a picture's size and its colors, the most frequent first."""
     from PIL import Image  # comes with matplotlib
 
     image = Image.open(picture).convert("RGB")
@@ -61,7 +61,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("width", "options", "background"), [(1280, [], (255, 255, 255)), (400, [_DARK], (0x14, 0x18, 0x1D))]
 )
 def test_page_shows(page: Path, tmp_path: Path, width: int, options: list[str], background: tuple[int, ...]) -> None:
-    """Wide and light, narrow and dark: without a word on the console, not blank, the curves in the runs' colours."""
+    """Wide and light, narrow and dark: no console messages, not blank, curves in the colors of the runs."""
     assert render(page, tmp_path / "page.png", width, 2400, *options) == []
     size, found = colors(tmp_path / "page.png")
     assert size == (width, 2400)
@@ -70,10 +70,10 @@ def test_page_shows(page: Path, tmp_path: Path, width: int, options: list[str], 
     assert {(0x1A, 0x7F, 0xC4), (0xD4, 0x56, 0x1A)} <= set(found)
 
 
-def test_console_is_heard(tmp_path: Path) -> None:
+def test_console_messages_are_found(tmp_path: Path) -> None:
     """The check above can fail."""
     broken = tmp_path / "broken.html"
     broken.write_text("<!doctype html><title>x</title><script>console.error('broken')</script>")
-    (said,) = render(broken, tmp_path / "page.png", 400, 300)
-    assert "broken" in said
+    (message,) = render(broken, tmp_path / "page.png", 400, 300)
+    assert "broken" in message
     assert len(colors(tmp_path / "page.png")[1]) == 1

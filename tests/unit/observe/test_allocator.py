@@ -1,4 +1,4 @@
-"""Which allocator a process says that it has."""
+"""The name of a process's memory allocator."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ def test_this_process_has_one() -> None:
     assert describe_allocator().startswith("memory allocator: ") and "unknown" not in describe_allocator()
 
 
-def test_a_system_that_does_not_say(tmp_path: Path) -> None:
+def test_a_system_that_does_not_report_it(tmp_path: Path) -> None:
     assert describe_allocator(tmp_path / "maps") == "memory allocator: unknown"

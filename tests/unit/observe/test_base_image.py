@@ -1,4 +1,4 @@
-"""The line on the base image."""
+"""The description of the base image."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from bert_large.observe.base_image import describe_base_image
 
 
-def test_what_the_image_says(tmp_path: Path) -> None:
+def test_the_note_of_the_image(tmp_path: Path) -> None:
     note = tmp_path / "base_image.txt"
     note.write_text("torch 2.7.0, IPEX 2.7.0, without oneCCL (ONECCL=none)\n")
     assert describe_base_image(note) == "base image: torch 2.7.0, IPEX 2.7.0, without oneCCL (ONECCL=none)"

@@ -1,4 +1,4 @@
-"""Operations of a step's products."""
+"""Operations of the matrix products of a step."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.models import tiny_model
 
 
 def test_product_flops_are_what_pytorch_counts() -> None:
-    """On sequences of one length, so that the eager engine computes nothing for padding."""
+    """For sequences of one length: the eager engine then computes no padding."""
     model = tiny_model()
     generator = np.random.default_rng(0)
     records = [make_record(generator, 24, max_predictions=24, vocab_size=model.config.vocab_size) for _ in range(3)]
@@ -20,4 +20,4 @@ def test_product_flops_are_what_pytorch_counts() -> None:
     with FlopCounterMode(display=False) as counted:
         sums = model(batch, None)
         (sums.masked_lm_loss + sums.next_sentence_loss).backward()
-    assert sum(product_flops(model.config, batch).values()) == counted.get_total_flops()
+    assert sum(product_flops(model.config, batch.cu_seqlens, batch.masked_tokens).values()) == counted.get_total_flops()

@@ -1,4 +1,4 @@
-"""Profiler events to stages."""
+"""The division of profiler events into stages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import torch
-from bert_large.observe.stages import STAGES, divide_step, marked
+from bert_large.observe.stages import STAGES, divide_step, mark_methods, stage_marker
 from torch.autograd.profiler_util import Interval
 from torch.profiler import ProfilerActivity, profile, record_function
 
@@ -16,7 +16,7 @@ NODE = "autograd::engine::evaluate_function: "
 
 @dataclass
 class Event:
-    """What `divide_step` reads of a profiler's event."""
+    """The attributes of a profiler's event that `divide_step` reads."""
 
     name: str
     start: int
@@ -30,14 +30,14 @@ class Event:
 
 
 def divide(*parts: Event, end: int = 1_000_000) -> dict[str, Any]:
-    """Return what is not 0 of the stages of a step of one second: total and backward."""
+    """Return the total and backward seconds of each stage with any, of a step from 0 to `end` microseconds."""
     divided = divide_step(cast(Any, [Event("step 1", 0, end, list(parts))]), "step 1")
     assert sum(seconds.total for seconds in divided.values()) == pytest.approx(end / 1e6)
-    return {stage: (its.total, its.backward) for stage, its in divided.items() if its.total}
+    return {stage: (seconds.total, seconds.backward) for stage, seconds in divided.items() if seconds.total}
 
 
 def test_a_marker_is_refined_in_the_encoder() -> None:
-    """Products and LayerNorm have stages of their own there; the rest is the marker's, and the step's."""
+    """Products and LayerNorm have their own stages; other time belongs to the marker, or to the rest of the step."""
     product = Event("aten::mm", 100_000, 300_000)
     norm = Event("bert_large::residual_norm", 300_000, 400_000)
     block = Event("stage: attention", 0, 500_000, [Event("AttentionBlock", 50_000, 450_000, [product, norm])])
@@ -50,13 +50,13 @@ def test_a_marker_is_refined_in_the_encoder() -> None:
 
 
 def test_the_head_keeps_its_products() -> None:
-    """Also those within a marker of a method that it shares with the encoder."""
+    """Also inside the marker of a method that the head shares with the encoder."""
     shared = Event("stage: dense", 0, 400_000, [Event("aten::linear", 0, 300_000)])
     assert divide(Event("stage: head", 0, 1_000_000, [shared])) == {"head": (1.0, 0)}
 
 
-def test_a_node_is_of_the_stage_that_made_it() -> None:
-    """The last operation with a sequence number makes the node; gradients are added up for the node before."""
+def test_a_node_belongs_to_the_stage_that_created_it() -> None:
+    """The last operation with a sequence number creates the node; accumulation belongs to the node before it."""
     forward = [
         Event("stage: embedding", 0, 100_000, [Event("aten::arange", 0, 100_000, sequence_nr=7)]),
         Event("stage: head", 100_000, 200_000, [Event("aten::addmm", 100_000, 200_000, sequence_nr=7)]),
@@ -81,7 +81,7 @@ def test_native_nodes_are_refined() -> None:
     }
 
 
-def test_other_stages_go_by_name() -> None:
+def test_other_stages_follow_from_names() -> None:
     parts = [Event("Optimizer.step#Lamb.step", 0, 500_000), Event("c10d::allreduce_", 500_000, 1_000_000)]
     assert divide(*parts) == {"optimizer": (0.5, 0), "communication": (0.5, 0)}
 
@@ -91,10 +91,10 @@ class Engine:
         return values @ values
 
 
-def test_marked_ends() -> None:
-    """PyTorch's events bear the marker inside the context, and the object is as before outside of it."""
+def test_marked_methods() -> None:
+    """The profiler sees the marker inside the context, and afterwards the object is as before."""
     engine = Engine()
-    marks = marked(engine, {"attention_block": "attention"})
+    marks = mark_methods(engine, {"attention_block": "attention"})
     with profile(activities=[ProfilerActivity.CPU]) as profiled, record_function("step 1"), marks:
         engine.attention_block(torch.ones(200, 200))
     assert not vars(engine)
@@ -103,6 +103,19 @@ def test_marked_ends() -> None:
     assert divided["dense"].total > 0
 
 
-def test_a_method_that_is_not_there_is_an_error() -> None:
-    with pytest.raises(AttributeError, match="lamb"), marked(Engine(), {"lamb": "optimizer"}):
+def test_a_missing_method_is_an_error() -> None:
+    with pytest.raises(AttributeError, match="lamb"), mark_methods(Engine(), {"lamb": "optimizer"}):
         pass
+
+
+def test_waiting_in_the_backward_pass() -> None:
+    """Time of a marker around the backward pass belongs to its stage only outside autograd's nodes."""
+    values = torch.ones(200, 200, requires_grad=True)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled, record_function("step 1"):
+        with stage_marker("dense"):
+            product = (values @ values).sum()
+        with stage_marker("communication"):
+            product.backward()
+    divided = divide_step(profiled.events(), "step 1")
+    assert divided["dense"].backward > 0
+    assert divided["communication"].total > 0 and divided["communication"].backward == 0

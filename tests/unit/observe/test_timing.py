@@ -1,4 +1,4 @@
-"""Alternating rounds: the order of calls, what is timed, and the figures."""
+"""Alternating rounds: the order of calls, the timed part, and the output."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bert_large.observe.timing import Timing, Variant, alternate
 
 
 class Clock:
-    """A clock that only moves when told."""
+    """A clock that only `advance` moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
@@ -30,9 +30,8 @@ def test_rounds_alternate_and_preparation_is_not_timed(monkeypatch: pytest.Monke
 
     timings = alternate({"a": variant("a", 1.0), "b": variant("b", 10.0)}, rounds=2, warmups=1)
     assert calls == ["a0", "b0", "b1", "a1", "a2", "b2"]
-    assert {name: its.seconds for name, its in timings.items()} == {"a": [2.0, 3.0], "b": [20.0, 30.0]}
+    assert {name: timing.seconds for name, timing in timings.items()} == {"a": [2.0, 3.0], "b": [20.0, 30.0]}
 
 
-def test_figures_of_a_timing() -> None:
-    figures = Timing([4.0, 1.0, 2.0]).as_figures(0.5)
-    assert figures == {"minimum": 0.5, "median": 1.0, "rounds": [2.0, 0.5, 1.0]}
+def test_output_of_a_timing() -> None:
+    assert Timing([4.0, 1.0, 2.0]).as_dict(0.5) == {"minimum": 0.5, "median": 1.0, "rounds": [2.0, 0.5, 1.0]}
