@@ -1,9 +1,9 @@
 """One definition per setting: a dataclass field with default, help, unit, range, option and variable.
 
 The command line, environment variables, checks, `--help`, the reference page and the shell scripts' lists derive from
-fields made by `setting()`. This helper is our own: tyro, jsonargparse and pydantic-settings were tried on `--learning-rate`,
-`--no-do-lower-case` and BATCH_SIZE, and none reports the origin of a value, all problems in one line and a boolean
-option without a default, so that each would need a layer as large as this module.
+fields made by `setting()`. This helper is our own: tyro, jsonargparse and pydantic-settings were tried on
+`--learning-rate`, `--no-do-lower-case` and BATCH_SIZE. None of them reports the origin of a value, all problems in one
+line, and has `--no-…` for a boolean whose default is None, so that each would need a layer as large as this module.
 """
 
 from __future__ import annotations
@@ -90,9 +90,12 @@ class Setting:
         """Return the default for people: the empty string if there is nothing to say."""
         if self.default_text:
             return self.default_text
-        if self.default_is_missing:
-            return "" if self.deferred else "required"
-        return "" if self.default is None else describe_value(self.default)
+        if self.required:
+            return f"required, or --{self.alternative.replace('_', '-')}" if self.alternative else "required"
+        default = False if self.is_negative_flag else self.default
+        if default in (None, "") or self.default_is_missing:
+            return ""
+        return f"{default:g}" if self.kind is float else describe_value(default)
 
     def describe_values(self) -> str:
         """Return the allowed values for people, such as "a number above 0"."""
@@ -163,7 +166,7 @@ def settings_of(config: type) -> tuple[Setting, ...]:
 def _make_setting(field: dataclasses.Field[Any], hint: Any) -> Setting:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     details = {"option": field.name.replace("_", "-"), **field.metadata["setting"]}
-    details.setdefault("variable", details["option"].replace("-", "_").upper())
+    details.setdefault("variable", (details["option"] or field.name).replace("-", "_").upper())
     return Setting(
         name=field.name,
         kind=next(kind for kind in kinds if kind is not type(None)),
@@ -241,6 +244,11 @@ class CommandParser(argparse.ArgumentParser):
             self.error("; ".join(problems))
         return arguments, []
 
+    def settings_of_command(self, name: str) -> tuple[Setting, ...]:
+        """Return the settings of a sub-command's parser."""
+        commands = next(action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return tuple(commands.choices[name].settings)
+
     def _describe_unknown(self, word: str) -> str:
         option = word.partition("=")[0]
         nearest = find_nearest(option, self._option_string_actions)
@@ -304,7 +312,7 @@ def describe_option(item: Setting) -> str:
         details.append(", ".join(item.choices))
     if item.describe_default():
         text = item.describe_default()
-        details.append(text if text == "required" else f"default: {text}")
+        details.append(text if item.required else f"default: {text}")
     if item.variable:
         details.append(f"variable {item.variable}")
     return f"{item.help} ({'; '.join(details)})" if details else item.help
@@ -367,6 +375,24 @@ def _settle_alternatives(settings: Sequence[Setting], given: dict[str, tuple[Any
             either = f" or --{other.option}" if other is not None else ""
             problems.append(f"--{item.option}{either} is required" + (f" ({item.help})" if item.help else ""))
     return problems
+
+
+def environment_words(settings: Iterable[Setting], environment: Mapping[str, str]) -> list[str]:
+    """Return the options that the environment's variables mean, for programs that do not read variables."""
+    words = []
+    for item in settings:
+        name = next((name for name in (item.variable, *item.aliases) if environment.get(name)), None)
+        if name is None:
+            continue
+        value = environment[name]
+        is_flag = item.kind is bool and not item.deferred and value.lower() in _BOOLEANS
+        if not is_flag:
+            words.append(f"--{item.option}={value}")
+        elif _BOOLEANS[value.lower()]:
+            words.append(f"--{item.option}")
+        elif item.default is not False and not item.is_negative_flag:
+            words.append(f"--no-{item.option}")
+    return words
 
 
 def check_options(arguments: argparse.Namespace, way: str, needed: Iterable[str], foreign: Iterable[str]) -> None:
