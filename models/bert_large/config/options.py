@@ -231,12 +231,15 @@ class CommandParser(argparse.ArgumentParser):
         """Print one line, without the usage, which has dozens of lines for some commands, and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help lists the options)\n")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads are for namespaces of other classes
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Parse, then add the environment's values where that is asked for, and convert and check all of them."""
         arguments, unknown = super().parse_known_args(args, namespace)
-        problems = [self._describe_unknown(word) for word in unknown if word.startswith("-")]
-        if not problems and unknown:
-            problems = [f"unexpected argument {unknown[0]!r}"]
+        problems = []
+        if unknown:
+            options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+            problems.append(f"unrecognized arguments: {', '.join(map(self._add_nearest, options or unknown))}")
         if self.settings:
             problems += _resolve(self.settings, arguments)
             problems += [problem for check in self.checks for problem in check(arguments)]
@@ -249,10 +252,9 @@ class CommandParser(argparse.ArgumentParser):
         commands = next(action for action in self._actions if isinstance(action, argparse._SubParsersAction))
         return tuple(commands.choices[name].settings)
 
-    def _describe_unknown(self, word: str) -> str:
-        option = word.partition("=")[0]
-        nearest = find_nearest(option, self._option_string_actions)
-        return f"{option} is not an option" + (f"; did you mean {nearest}?" if nearest else "")
+    def _add_nearest(self, word: str) -> str:
+        nearest = find_nearest(word, self._option_string_actions)
+        return f"{word} (did you mean {nearest}?)" if nearest else word
 
 
 def find_nearest(word: str, known: Iterable[str]) -> str | None:
@@ -271,11 +273,15 @@ def add_settings(
     for item in settings_of(config):
         if (only and item.name not in only) or not item.option:
             continue
-        words = {"help": describe_option(item).replace("%", "%%"), "dest": item.attribute, "default": None}
+        words: dict[str, Any] = {
+            "help": describe_option(item).replace("%", "%%"),
+            "dest": item.attribute,
+            "default": None,
+        }
         if item.kind is bool:
             group.add_argument(f"--{item.option}", **_boolean_action(item), **words)
         else:
-            kind = {} if checked else {"type": item.convert}
+            kind: dict[str, Any] = {} if checked else {"type": item.convert}
             metavar = {int: "N", float: "X", Path: "PATH"}.get(item.kind, "NAME")
             group.add_argument(f"--{item.option}", metavar=metavar, **kind, **words)
         if isinstance(parser, CommandParser):

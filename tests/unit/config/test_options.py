@@ -98,14 +98,14 @@ def test_all_problems_are_one_line(capsys: pytest.CaptureFixture[str], monkeypat
     monkeypatch.setenv("COLOR", "green")
     line = error(capsys, "--count=0", "--rate=nan", "--limit=x", "--colour=red", FROM_ENVIRONMENT)
     for part in ("--folder", "--count is 0", "--rate is nan", "--limit is 'x'", "COLOR is 'green'", "dark-blue",
-                 "--colour is not an option; did you mean --color?"):  # fmt: skip
+                 "--colour (did you mean --color?)"):  # fmt: skip
         assert part in line
 
 
 @pytest.mark.parametrize("word", ["--count=101", "--count=1e30", "--count=2.5", "--rate=inf", "--rate=1e39",
                                   "--rate=0", "--limit=-inf", "--later=perhaps", "--color=", "--cou=5"])  # fmt: skip
 def test_a_wrong_value_is_named(capsys: pytest.CaptureFixture[str], word: str) -> None:
-    assert f"{word.partition('=')[0]} is " in error(capsys, "--folder=f", word)
+    assert word.partition("=")[0] in error(capsys, "--folder=f", word)
 
 
 def test_alternatives(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -133,7 +133,8 @@ def test_a_misspelt_variable_is_noticed(phase_1: Sandbox, misspelt: str, meant: 
 def test_other_variables_are_not_misspelt(phase_1: Sandbox) -> None:
     """Variables of other programs, of other scripts of ours, short names, and names without a value."""
     others = ("HOSTNAME", "LANGUAGE", "RANK", "LOCAL_RANK", "PYTHON3", "TASKS", "SEEDS", "SHELL", "PHASE", "WORKERS",
-              "MODEL", "OMP_NUM_TEAMS", "SLURM_NNODES", "PYTHONPATH", "PRECISION_MODE", "MAX_JOBS", "BASE_IMAGE")  # fmt: skip
+              "MODEL", "OMP_NUM_TEAMS", "SLURM_NNODES", "PYTHONPATH", "PRECISION_MODE", "MAX_JOBS",
+              "BASE_IMAGE")  # fmt: skip
     phase_1.variables |= dict.fromkeys(others, "1") | {"MAX_STEP": ""}
     started(phase_1, PHASE_1)
 

