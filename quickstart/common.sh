@@ -95,7 +95,7 @@ unset_settings() {
 
 # check_names NAME ...: note every exported variable whose name is a misspelling of one of these: a letter too many, too
 # few or wrong, two letters swapped, or another case. Two names that differ so become equal when one letter is deleted
-# from one or both. Names of fewer than six letters are too short to tell a misspelling from another name.
+# from one or both. Names of fewer than six letters are left out: too many other names resemble them.
 check_names() {
   local name upper place
   local -A known=() shortened=()

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a folder of text to the DATASET_DIR of both phases: seq_128/ (20 predictions a sequence), seq_512/ (76), eval/
-# (held-out articles, 512 tokens) and vocab.txt. The sentences they are made of stay in corpus/.
+# Make the DATASET_DIR of both phases from a folder of text: seq_128/ (20 predictions per sequence), seq_512/ (76), eval/
+# (held-out articles, 512 tokens) and vocab.txt. Their sentences stay in corpus/.
 #
 # Usage: VARIABLE=value ... quickstart/prepare_dataset.sh [OPTION OF bert-large prepare ...]
 # Started again, it continues where it was stopped.
