@@ -8,10 +8,10 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bert_large import __version__
-from bert_large.config.options import FROM_ENVIRONMENT, CommandParser, environment_words, find_nearest
+from bert_large.config.options import BOOLEANS, FROM_ENVIRONMENT, CommandParser, Setting, find_nearest
 from bert_large.errors import UserError
 
 # command: (module with add_arguments(parser) and run(arguments) -> int, one line of help).
@@ -69,6 +69,22 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if arguments.command is None:
         parser.error("a command is missing")
     return arguments
+
+
+def environment_words(settings: Iterable[Setting], environment: Mapping[str, str]) -> list[str]:
+    """Return the options that the environment's variables mean, for programs that do not read variables."""
+    words = []
+    for item in settings:
+        value = next((value for name in (item.variable, *item.aliases) if (value := environment.get(name))), None)
+        if value is None:
+            continue
+        if item.kind is not bool or item.deferred or value.lower() not in BOOLEANS:
+            words.append(f"--{item.option}={value}")
+        elif BOOLEANS[value.lower()]:
+            words.append(f"--{item.option}")
+        elif item.default is not False and not item.is_negative_flag:
+            words.append(f"--no-{item.option}")
+    return words
 
 
 def expand_environment(program: Sequence[str]) -> list[str]:

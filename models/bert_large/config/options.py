@@ -25,7 +25,7 @@ FROM_ENVIRONMENT = "--from-environment"
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_FLOAT = 3.4e38
 """Numbers beyond are infinite in fp32, which training computes in."""
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class Setting:
         if self.choices:
             return next((choice for choice in self.choices if choice.lower() == text.lower()), text)
         if self.kind is bool:
-            if text.lower() not in _BOOLEANS:
+            if text.lower() not in BOOLEANS:
                 raise ValueError(text)
-            return _BOOLEANS[text.lower()]
+            return BOOLEANS[text.lower()]
         if self.kind is int:
             try:
                 return int(text)
@@ -288,7 +288,11 @@ def add_settings(
             parser.settings.append(item)
         else:
             parser.set_defaults(**{item.attribute: item.parsed_default})
-    if checked and any(item.variable for item in settings_of(config)) and not _has(parser, FROM_ENVIRONMENT):
+    if (
+        checked
+        and any(item.variable for item in settings_of(config))
+        and FROM_ENVIRONMENT not in parser._option_string_actions
+    ):
         parser.add_argument(
             FROM_ENVIRONMENT,
             action="store_true",
@@ -303,10 +307,6 @@ def _boolean_action(item: Setting) -> dict[str, Any]:
     if item.deferred:
         return {"nargs": "?", "const": "true", "metavar": "BOOL"}
     return {"action": argparse.BooleanOptionalAction}
-
-
-def _has(parser: argparse.ArgumentParser, option: str) -> bool:
-    return option in parser._option_string_actions
 
 
 def describe_option(item: Setting) -> str:
@@ -381,24 +381,6 @@ def _settle_alternatives(settings: Sequence[Setting], given: dict[str, tuple[Any
             either = f" or --{other.option}" if other is not None else ""
             problems.append(f"--{item.option}{either} is required" + (f" ({item.help})" if item.help else ""))
     return problems
-
-
-def environment_words(settings: Iterable[Setting], environment: Mapping[str, str]) -> list[str]:
-    """Return the options that the environment's variables mean, for programs that do not read variables."""
-    words = []
-    for item in settings:
-        name = next((name for name in (item.variable, *item.aliases) if environment.get(name)), None)
-        if name is None:
-            continue
-        value = environment[name]
-        is_flag = item.kind is bool and not item.deferred and value.lower() in _BOOLEANS
-        if not is_flag:
-            words.append(f"--{item.option}={value}")
-        elif _BOOLEANS[value.lower()]:
-            words.append(f"--{item.option}")
-        elif item.default is not False and not item.is_negative_flag:
-            words.append(f"--no-{item.option}")
-    return words
 
 
 def check_options(arguments: argparse.Namespace, way: str, needed: Iterable[str], foreign: Iterable[str]) -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.cli import environment_words
 from bert_large.config.options import (
     FROM_ENVIRONMENT,
     CommandParser,
     add_settings,
     check_fields,
-    environment_words,
     setting,
     settings_of,
 )
