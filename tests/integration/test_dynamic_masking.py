@@ -11,9 +11,8 @@ import pytest
 from bert_large.data.loader import StepBatches
 from bert_large.data.record import Record
 
-from tests.support.records import make_records, write_folder, write_hdf5_shard
+from tests.support.records import make_records, write_folder, write_hdf5_shard, write_vocab
 from tests.support.runs import Task, assert_same_losses, run_here, run_torchrun, step_rows, without_timings
-from tests.unit.train.test_datasets import write_vocab
 
 CLS, SEP, MASK = 2, 3, 4  # of `write_vocab`
 

@@ -11,8 +11,8 @@ import sys
 import torch
 from bert_large.config.training import OptimConfig
 from bert_large.data.batch import make_batch
-from bert_large.distributed.collectives import joined_ranks
 from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.joining import joined_ranks
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import Precision
 from bert_large.optim.build import build_optimizer, build_schedule

@@ -9,7 +9,7 @@ import json
 
 import torch
 from bert_large.config.training import OptimConfig
-from bert_large.distributed.collectives import joined_ranks
+from bert_large.distributed.joining import joined_ranks
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.optim.build import build_optimizer, get_moments, moment_names
 

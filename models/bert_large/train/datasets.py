@@ -1,19 +1,21 @@
-"""Everything a run reads, found and checked before any work starts."""
+"""Inputs of a run, located and checked before any work starts: configuration, vocabulary, records, masking."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
+from bert_large.config.differences import differences
 from bert_large.config.hugging_face import ARCHITECTURES
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
 from bert_large.data.dataset import Dataset, check_training_data
-from bert_large.data.folders import EVAL_FOLDERS, find_training_folder
+from bert_large.data.folders import EVAL_FOLDERS, find_training_folder, list_subfolders
 from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
 from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.collectives import Ranks
+from bert_large.distributed.consistency import require_agreement
 from bert_large.errors import InputError
 from bert_large.log import LOGGER
 from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
@@ -25,7 +27,7 @@ from bert_large.storage.atomic import read_json
 from bert_large.storage.output_folder import CONFIG_FILE
 
 DATA_INDEX = "data_index"
-"""Folder in a run's output folder that keeps where the records lie."""
+"""Folder in a run's output folder for the indexes of the shards."""
 
 
 def resolve_model_config(
@@ -36,10 +38,10 @@ def resolve_model_config(
     vocab_file: str | None = None,
     masked_lm_only: bool = False,
 ) -> ModelConfig:
-    """Return the model's configuration: the file's or name's, the checkpoint's, or both when they agree.
+    """Return the configuration of the model, from a file, a preset's name or a checkpoint, which must agree.
 
-    A name (`configurations.CONFIGURATIONS`) leaves the vocabulary's size open: it is the checkpoint's or, where there
-    is none, that of `vocab_file`. The heads are the checkpoint's, unless the masked-LM head alone is asked for.
+    `config_file` is a path or one of `CONFIGURATIONS`. A preset takes its vocabulary size from the checkpoint, or else
+    from `vocab_file`. The heads are those of the checkpoint, unless `masked_lm_only`.
     """
     if checkpoint_dir is not None:
         check_model_folder(Path(checkpoint_dir))
@@ -59,41 +61,43 @@ def resolve_model_config(
         config = read_configuration(config_file, activation, vocab_size=from_checkpoint.vocab_size)
         if config.traits.model_type == from_checkpoint.traits.model_type:
             config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
-        differences = [
-            f"{name} is {value} there, {getattr(config, name)} in {config_file}"
-            for name, value in vars(from_checkpoint).items()
-            if value != getattr(config, name) and not name.endswith("dropout_prob")
+        problems = [
+            f"{name} is {theirs}, in {config_file} {ours}"
+            for name, (theirs, ours) in differences(vars(from_checkpoint), vars(config)).items()
+            if not name.endswith("dropout_prob")
         ]
-        if differences:
-            raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} is of another shape: {'; '.join(differences)}")
+        if problems:
+            raise InputError(
+                f"CHECKPOINT_DIR {checkpoint_dir} holds a model of another configuration: {'; '.join(problems)}"
+            )
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
 def _require_pretraining_heads(folder: Path) -> None:
-    """Refuse a model folder that says it is of a class without them, such as a fine-tuned one."""
+    """Raise `InputError` if a model folder names a class without pretraining heads, such as a fine-tuned model."""
     named = read_json(folder / CONFIG_FILE).get("architectures")
     if isinstance(named, list) and named and named[0] not in ARCHITECTURES:
         raise InputError(
-            f"CHECKPOINT_DIR {folder} is of {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give the "
-            "model_save of pretraining. A fine-tuned model is one for `transformers`, and for finetune, as it is"
+            f"CHECKPOINT_DIR {folder} holds a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; set it to a "
+            "model_save of pretraining. Fine-tuned models can be used with `transformers` and `bert-large finetune`"
         )
 
 
 def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:
-    """Return where `resolve_model_config` has the configuration from."""
+    """Return a description of where `resolve_model_config` takes the configuration from."""
     if config_file is None:
         return f"configuration of {checkpoint_dir}"
     named = CONFIGURATIONS.get(config_file)
     if named is None or named.vocab_size == config.vocab_size:
         return f"configuration {config_file}"
     return (
-        f"configuration {config_file} with vocab_size {config.vocab_size}, as the "
-        f"{'checkpoint' if checkpoint_dir else 'vocabulary'} has it, instead of {named.vocab_size}"
+        f"configuration {config_file} with vocab_size {config.vocab_size} from the "
+        f"{'checkpoint' if checkpoint_dir else 'vocabulary'} instead of {named.vocab_size}"
     )
 
 
 def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
-    """Return the vocabulary to keep with the model: the file named, else the one beside the checkpoint, else none."""
+    """Return the vocabulary to store with the model: `vocab_file`, else the checkpoint's, or None if neither exists."""
     path = Path(vocab_file) if vocab_file else None
     if path is None and checkpoint_dir is not None and (Path(checkpoint_dir) / VOCAB_FILE).is_file():
         path = Path(checkpoint_dir) / VOCAB_FILE
@@ -111,15 +115,16 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 def resolve_text(
     data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None
 ) -> TextSettings | None:
-    """Return how the records of a run on text are made, None for one on records that are there.
+    """Return how to make the records of a run on text; None for a run on existing records.
 
-    A model to go on from knows its own vocabulary alone: raises `InputError` where that is not there.
+    A checkpoint's weights belong to its own vocabulary: raises `InputError` if the checkpoint has none.
     """
     if data.text_dir is None:
         return None
     if from_checkpoint and vocab_file is None:
         raise InputError(
-            f"CHECKPOINT_DIR has no {VOCAB_FILE} to make records of TEXT_DIR with: set VOCAB_FILE (--vocab-file)"
+            f"CHECKPOINT_DIR has no {VOCAB_FILE}, which is needed to make records of TEXT_DIR: set VOCAB_FILE "
+            "(--vocab-file)"
         )
     length = data.max_seq_length
     slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
@@ -134,7 +139,7 @@ def resolve_text(
 
 
 def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ranks) -> DataConfig:
-    """Have rank 0 make the records of a run on text, however long that takes; return what there is then."""
+    """Have rank 0 make the records of a run on text; return `data`, without evaluation if the text is too small."""
     if data.text_dir is None or settings is None:
         return data
     with ranks.failing_together():
@@ -143,15 +148,17 @@ def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ra
                 make_dataset(data.text_dir, data.dataset_dir, settings, LOGGER.info)
     with ranks.failing_together():
         if not data.dataset_dir.is_dir():
-            raise InputError(f"{data.dataset_dir} is not seen: with TEXT_DIR all hosts need the same OUTPUT_DIR")
+            raise InputError(
+                f"{data.dataset_dir} does not exist on this host: with TEXT_DIR all hosts must share OUTPUT_DIR"
+            )
     if data.eval_dir != data.dataset_dir / EVAL_FOLDERS[0] or data.eval_dir.is_dir():
         return data
-    LOGGER.info("no evaluation: the text is too small to hold articles out")
+    LOGGER.info("no evaluation: the text is too small to hold out articles for it")
     return dataclasses.replace(data, eval_dir=None)
 
 
 def require_vocab(vocab_file: Path | None) -> Path:
-    """Return the vocabulary that masks are drawn with; raises `InputError` where there is none."""
+    """Return the vocabulary for dynamic masking; raises `InputError` if there is none."""
     if vocab_file is None:
         raise InputError(
             "--dynamic-masking needs the vocabulary that the records were made with: set VOCAB_FILE (--vocab-file)"
@@ -162,7 +169,7 @@ def require_vocab(vocab_file: Path | None) -> Path:
 def resolve_masking(
     vocab_file: Path | None, data: DataConfig, train: TrainConfig, dataset: Dataset
 ) -> DynamicMasking | None:
-    """Return what draws masks anew, if that is asked for; raises `InputError` without the records' vocabulary."""
+    """Return the dynamic masking of a run, or None; raises `InputError` for another vocabulary than the records'."""
     if not data.dynamic_masking:
         return None
     vocabulary = read_vocab(require_vocab(vocab_file))
@@ -176,13 +183,16 @@ def resolve_masking(
     )
     masking.check(dataset.read(0, BadRecords(data.bad_records_allowed)))
     LOGGER.info(
-        "masks are drawn anew in every epoch: at most %d a record, %s", masking.max_predictions, masking.vocabulary
+        "dynamic masking: new masks in every epoch, at most %d per record, vocabulary of %s",
+        masking.max_predictions,
+        masking.vocabulary,
     )
     return masking
 
 
 def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
-    """Open a folder of shards; one rank of each machine indexes what is new, the others wait."""
+    """Open a folder of shards: local rank 0 of each machine indexes new shards, for all ranks of the machine."""
+    _require_same_folders(folder, index_dir, ranks)
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
 
@@ -198,6 +208,21 @@ def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks
     return Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
 
 
+def _require_same_folders(folder: Path, index_dir: Path, ranks: Ranks) -> None:
+    """Raise `InputError` unless all ranks of this machine read the same folder and the same indexes.
+
+    Only one of them indexes the shards. A rank with another folder, because its environment differs, would find no
+    index for its own.
+    """
+    with ranks.failing_together():
+        own = {"data folder": str(folder.resolve()), "index folder": str(index_dir.resolve())}
+        gathered = ranks.gather([ranks.local_rank, own])
+        # Ranks of a machine are numbered consecutively, beginning with its local rank 0.
+        first = max(rank for rank, (local, _) in enumerate(gathered[: ranks.rank + 1]) if local == 0 or rank == 0)
+        chosen = sorted({first, ranks.rank})
+        require_agreement([gathered[rank][1] for rank in chosen], [ranks.names[rank] for rank in chosen])
+
+
 def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
     """Open the training records and check that they fit the phase and the model."""
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
@@ -207,13 +232,13 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
     for text in bad:
         LOGGER.info("bad record skipped: %s", text)
     if bad:
-        LOGGER.info("%d bad records skipped: the next good one of its shard stands in for each", len(bad))
+        LOGGER.info("%d bad records skipped: each is replaced by the next good record of its shard", len(bad))
     _log_dataset("training", dataset)
     return dataset
 
 
 def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
-    """Open held-out records, of any sequence length that the model has positions for; none of them may be bad."""
+    """Open held-out records of any sequence length that the model supports; none of them may be bad."""
     dataset = open_dataset(eval_dir, index_dir, model, ranks)
     _log_dataset("evaluation", dataset)
     return dataset
@@ -222,7 +247,10 @@ def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: R
 def _log_dataset(use: str, dataset: Dataset) -> None:
     tokens = dataset.total_tokens()
     LOGGER.info(
-        "%s data: %d records in %d shards of %s, %d real tokens, %.1f a record of %d slots",
+        "%s data: %d records in %d shards of %s, %d real tokens, %.1f per record of %d slots",
         use, len(dataset), len(dataset.shards), dataset.shards[0].path.parent, tokens, tokens / len(dataset),
         dataset.shape.max_seq_length,
     )  # fmt: skip
+    skipped = list_subfolders(dataset.shards[0].path.parent)
+    if skipped:
+        LOGGER.info("%s data: folders are not read: %s", use, ", ".join(path.name for path in skipped))

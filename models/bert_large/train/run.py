@@ -21,8 +21,9 @@ from bert_large.data.loader import StepBatches, explain_dead_worker, iterate_ste
 from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import SampleOrder
 from bert_large.data.record import BadRecordError, BadRecords
-from bert_large.distributed.collectives import Ranks, joined_ranks, restarts
+from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.joining import joined_ranks, restarts
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
