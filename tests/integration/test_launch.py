@@ -42,7 +42,7 @@ def start(*program: str, ignoring: signal.Signals | None = None, **variables: st
 
 
 def launch(folder: Path, **variables: str) -> tuple[subprocess.CompletedProcess[str], dict[str, dict[str, Any]]]:
-    """Run the program that shows what it was started with; return its result, and what each rank showed."""
+    """Run the program that shows its environment and arguments; return its result, and the output of each rank."""
     (done,) = finish([start(PROGRAM, "an argument", "--option", SHOW_DIR=str(folder), **variables)])
     return done, shown(folder)
 

@@ -1,4 +1,4 @@
-"""A program for tests of the launcher: writes to a file what it was started with, and exits with CODE.
+"""A program for tests of the launcher: writes its environment and arguments to a file, and exits with CODE.
 
 With WAIT it waits for a signal, and takes the time of a step and a checkpoint to end.
 """

@@ -26,7 +26,7 @@ from bert_large.distributed.topology import format_list
 PLACEMENTS_VARIABLE = "BERT_LARGE_PLACEMENTS"
 """The environment variable in which the launcher passes the placements of all local ranks."""
 BINDING_VARIABLE = "BERT_LARGE_BINDING"
-"""The environment variable that describes to the program what it is bound to: one line, and optionally a remark."""
+"""The environment variable with a description of the binding for the program: one line, and optionally a remark."""
 
 # From <linux/mempolicy.h>, and the number of the system call on the architectures that PyTorch supports.
 _MPOL_BIND, _MPOL_INTERLEAVE = 2, 3

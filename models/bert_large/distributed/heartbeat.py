@@ -254,7 +254,7 @@ def end_process(fault: str) -> NoReturn:
     The fault is printed and logged first if that is possible. Writing can fail, for example on a full disk, or block:
     on a pipe that nobody reads, or on a lock that the main thread holds. A timer ends the process in any case.
     """
-    with contextlib.suppress(RuntimeError):  # there may be no room for another thread
+    with contextlib.suppress(RuntimeError):  # the limit of threads may be reached
         threading.Timer(_LAST_MESSAGES_SECONDS, os._exit, (1,)).start()
     print_error(f"bert-large: error: {fault}")
     with contextlib.suppress(Exception):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 from bert_large.data.dataset import MAX_OPEN_FILES
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
+from bert_large.errors import UserError
 from bert_large.storage.atomic import describe_bytes
+from bert_large.worker_processes import require_semaphores
 
 HUGE_PAGES_FILE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 CONTAINER_ENGINES = ("docker", "podman")
@@ -36,11 +38,15 @@ def check_huge_pages(setting: str | None) -> Finding:
 
 
 def check_shared_memory(size_bytes: int | None, uses_ccl: bool) -> Finding:
-    """Tell whether /dev/shm is large enough: only oneCCL's ranks need it; the loader and gloo do without."""
+    """Check /dev/shm: helper processes need locks in it, and oneCCL's ranks need room for gradients."""
     topic = "shared memory"
+    try:
+        require_semaphores()
+    except UserError as error:
+        return Finding(PROBLEM, topic, str(error), "mount a tmpfs at /dev/shm")
     if not uses_ccl:
         size = "is not there" if size_bytes is None else f"has {describe_bytes(size_bytes)}"
-        return Finding(OK, topic, f"/dev/shm {size}; nothing here needs it")
+        return Finding(OK, topic, f"/dev/shm {size}; helper processes keep their locks there")
     if size_bytes is not None and size_bytes >= _LEAST_SHARED_BYTES:
         return Finding(OK, topic, f"/dev/shm has {describe_bytes(size_bytes)}")
     return Finding(

@@ -15,7 +15,7 @@ def sizes() -> dict[str, int]:
     """Number of elements of each parameter of BERT-large."""
     with torch.device("meta"):
         model = BertForPreTraining(ModelConfig(), EagerEngine())
-    return {name: its.numel() for name, its in model.named_parameters()}
+    return {name: weight.numel() for name, weight in model.named_parameters()}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 8])
