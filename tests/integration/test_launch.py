@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,22 @@ CORES = read_topology().cores
 pytestmark = pytest.mark.skipif(CORES < 2, reason="needs two cores")
 
 
-def start(*program: str, ignoring: signal.Signals | None = None, **variables: str) -> subprocess.Popen[str]:
+def start(*program: str, **variables: str) -> subprocess.Popen[str]:
     """Start the launcher with these variables, without those of OpenMP."""
+    return start_ignoring(None, program, variables)
+
+
+def start_ignoring(
+    number: signal.Signals | None, program: Sequence[str], variables: Mapping[str, str]
+) -> subprocess.Popen[str]:
+    """Start the launcher with a signal ignored, as nohup does with SIGHUP."""
     environment = process_environment(**variables)
     if "OMP_NUM_THREADS" not in variables:
         del environment["OMP_NUM_THREADS"]
     return subprocess.Popen(
         [sys.executable, "-m", "bert_large.distributed.launch", *program],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=None if ignoring is None else partial(signal.signal, ignoring, signal.SIG_IGN),
+        preexec_fn=None if number is None else partial(signal.signal, number, signal.SIG_IGN),
     )  # fmt: skip
 
 
@@ -99,7 +106,8 @@ def test_a_port_in_use_is_one_line(tmp_path: Path) -> None:
 
 def start_waiting(folder: Path, ignoring: signal.Signals | None = None) -> tuple[subprocess.Popen[str], list[int]]:
     """Start two ranks that wait for a signal; return the launcher and the process ids of the ranks."""
-    process = start(PROGRAM, ignoring=ignoring, SHOW_DIR=str(folder), RANKS_PER_NODE="2", WAIT="1")
+    variables = {"SHOW_DIR": str(folder), "RANKS_PER_NODE": "2", "WAIT": "1"}
+    process = start_ignoring(ignoring, [PROGRAM], variables)
     wait_until(lambda: len(shown(folder)) == 2)
     return process, [rank["process"] for rank in shown(folder).values()]
 

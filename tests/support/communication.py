@@ -96,7 +96,7 @@ def record_overlap(ranks: Ranks, engine: str) -> list[str]:
             hidden.register_hook(lambda gradient: end_layer(layer.number))
         return attend(layer, batch, hidden, *rest)
 
-    Layer.attend = watched_attend  # type: ignore[method-assign]
+    Layer.attend = watched_attend  # type: ignore[method-assign, assignment]
     try:
         gradient_sum = GradientSum(bucket_mb=SMALL_BUCKET_MB, on_bucket=note_bucket)
         runner = make_runner(tiny_model(num_hidden_layers=4), engine, ranks, gradient_sum)
