@@ -6,7 +6,6 @@ import contextlib
 import gc
 import multiprocessing
 import os
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,8 +18,10 @@ from bert_large.config.model import ModelConfig
 from bert_large.config.training import RanksConfig
 from bert_large.data.batch import make_batch
 from bert_large.data.loader import StepBatches
-from bert_large.distributed.collectives import Ranks, joined_ranks
+from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
+from bert_large.distributed.joining import joined_ranks
+from bert_large.distributed.network import free_port
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.errors import UserError
@@ -200,7 +201,7 @@ class Group:
         context = multiprocessing.get_context("spawn")
         self._connections, self._processes = [], []
         self.reports: dict[str, list[list[dict[str, Any]]]] = {}
-        port = _free_port()
+        port = free_port()
         for rank, rank_cores in enumerate(cores):
             ours, theirs = context.Pipe()
             rank_job = replace(job, batches=replace(job.batches, rank=rank, world_size=len(cores)))
@@ -240,9 +241,3 @@ class Group:
         for process in self._processes:
             process.join(timeout=10)
             process.kill()
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Masks drawn anew for every sample of every epoch: the same run on any ranks, resumed or not."""
+"""New masks for every sample of every epoch: the same run on any number of ranks, resumed or not."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import pytest
 from bert_large.data.loader import StepBatches
 from bert_large.data.record import Record
 
-from tests.support.records import make_records, write_folder, write_hdf5_shard
+from tests.support.records import make_records, write_folder, write_hdf5_shard, write_vocab
 from tests.support.runs import Task, assert_same_losses, run_here, run_torchrun, step_rows, without_timings
-from tests.unit.train.test_datasets import write_vocab
 
 CLS, SEP, MASK = 2, 3, 4  # of `write_vocab`
 
 
-def whole(record: Record) -> Record:
-    """Return a record with the special tokens of a sequence."""
+def with_special_tokens(record: Record) -> Record:
+    """Return a record that begins with [CLS], ends with [SEP], and has no other special tokens."""
     ids = np.maximum(record.input_ids, SEP + 1)
     ids[0], ids[-1] = CLS, SEP
     at = record.masked_positions.clip(1, len(ids) - 2)
@@ -27,12 +26,12 @@ def whole(record: Record) -> Record:
     return Record(ids, record.token_type_ids, np.unique(at), record.masked_ids[: len(np.unique(at))], 0)
 
 
-RECORDS = [whole(record) for record in make_records(24, lengths=(10, 60))]
+RECORDS = [with_special_tokens(record) for record in make_records(24, lengths=(10, 60))]
 
 
 @pytest.fixture(scope="module")
 def masked_task(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Task:
-    """Eight steps of eight samples of 24 records: two epochs and more."""
+    """Eight steps of eight samples from 24 records: more than two epochs."""
     folder = tmp_path_factory.mktemp("masked")
     write_folder(folder / "data" / "seq_128", RECORDS, shards=2)
     vocab_file = write_vocab(folder / "vocab.txt", 100)
@@ -42,12 +41,12 @@ def masked_task(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @pytest.fixture(scope="module")
 def masked(masked_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The output folder of a run from start to end."""
+    """The output folder of an uninterrupted run."""
     return masked_task.run(tmp_path_factory.mktemp("finished") / "out")
 
 
 def test_every_epoch_has_other_masks(masked_task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same texts; the first epoch's are not the records' own either."""
+    """For the same texts. The masks of the first epoch differ from those stored in the records too."""
     seen: list[dict[tuple[int, ...], tuple[int, ...]]] = [{}, {}]
     read = StepBatches.read
 
@@ -75,14 +74,14 @@ def test_every_epoch_has_other_masks(masked_task: Task, tmp_path: Path, monkeypa
         assert sum(one[text] == other[text] for text in own) < 6
 
 
-def test_it_is_told(masked: Path) -> None:
+def test_the_log_describes_it(masked: Path) -> None:
     words = "100 words, [CLS] 2, [SEP] 3, [MASK] 4"
-    assert f"masks are drawn anew in every epoch: at most 20 a record, {words}" in (masked / "train.log").read_text()
+    assert words in (masked / "train.log").read_text()
     assert json.loads((masked / "run.json").read_text())["dynamic_masking"] == words
 
 
 def test_stopped_and_resumed(masked_task: Task, masked: Path, tmp_path: Path) -> None:
-    """Bit for bit, with another number of loader processes and other micro-batches of the same shape."""
+    """The run is equal bit for bit."""
     for steps in (1, 4, 8):
         masked_task.run(tmp_path, max_steps=steps, total_steps=8)
     assert without_timings(step_rows(tmp_path)) == without_timings(step_rows(masked))
@@ -97,7 +96,7 @@ def test_ranks_and_micro_batches_change_nothing(masked_task: Task, masked: Path,
     assert_same_losses(tmp_path, masked)
 
 
-def test_hdf5_gives_the_same(masked_task: Task, masked: Path, tmp_path: Path) -> None:
+def test_hdf5_gives_the_same_masks(masked_task: Task, masked: Path, tmp_path: Path) -> None:
     for number in range(2):
         write_hdf5_shard(tmp_path / "data" / f"part_{number}.hdf5", RECORDS[12 * number :][:12])
     masked_task.run(tmp_path / "out", dataset_dir=tmp_path / "data", micro_batch_tokens=300)
@@ -105,7 +104,7 @@ def test_hdf5_gives_the_same(masked_task: Task, masked: Path, tmp_path: Path) ->
 
 
 def test_bad_records_are_skipped(masked_task: Task, tmp_path: Path) -> None:
-    """The record that stands in gets masks of its own, drawn for the sample that it stands in for."""
+    """The record that replaces it gets the masks of the sample that it is used for."""
     folder = tmp_path / "data"
     write_folder(folder, RECORDS)
     (shard,) = folder.iterdir()
@@ -121,20 +120,18 @@ def test_bad_records_are_skipped(masked_task: Task, tmp_path: Path) -> None:
 def test_a_run_keeps_its_masking(masked_task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     masked_task.run(tmp_path, max_steps=2, total_steps=8)
     assert run_here(*masked_task.arguments(tmp_path, dynamic_masking=None)) == 2
-    assert "is of another run: dynamic_masking was 100 words, [CLS] 2, [SEP] 3, [MASK] 4, is None" in (
-        capsys.readouterr().err
-    )
+    assert "dynamic_masking was 100 words" in capsys.readouterr().err
     other = write_vocab(tmp_path / "other.txt", 90)
     assert run_here(*masked_task.arguments(tmp_path, vocab_file=other)) == 2
     assert "dynamic_masking was 100 words" in capsys.readouterr().err
 
 
-def test_the_records_vocabulary_is_needed(
+def test_the_vocabulary_of_the_records_is_needed(
     masked_task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_here(*masked_task.arguments(tmp_path / "out", vocab_file=None)) == 2
-    assert "--dynamic-masking needs the vocabulary that the records were made with" in capsys.readouterr().err
+    assert "--vocab-file" in capsys.readouterr().err
     other = tmp_path / "vocab.txt"
     other.write_text("[UNK]\n[PAD]\n[SEP]\n[CLS]\n[MASK]\n")
     assert run_here(*masked_task.arguments(tmp_path / "out", vocab_file=other)) == 2
-    assert "begins with token 2 and ends with 3, expected [CLS] 3 and [SEP] 2" in capsys.readouterr().err
+    assert "--vocab-file" in capsys.readouterr().err

@@ -11,7 +11,8 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
-from bert_large.data.dataset import Dataset, find_eval_folder, find_training_folder
+from bert_large.data.dataset import Dataset
+from bert_large.data.folders import find_eval_folder, find_training_folder
 from bert_large.data.record import Record, RecordLimits, RecordShape
 from bert_large.prepare.vocab import read_vocab
 

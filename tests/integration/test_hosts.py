@@ -1,11 +1,10 @@
-"""Two hosts, for real: namespaces with a network of their own, started through the quickstart script on each."""
+"""Two hosts: network namespaces of this machine, on each of which the quickstart script is started."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -13,9 +12,8 @@ from typing import NoReturn
 import pytest
 from bert_large.train.checkpoint import list_checkpoints
 
-from tests.integration.test_ranks import assert_same_losses
 from tests.support.hosts import Host, HostsError, missing_for_hosts, two_hosts
-from tests.support.runs import PROJECT, Task, finish, free_port, step_rows, wait_for_steps
+from tests.support.runs import PROJECT, Task, assert_same_losses, finish, free_port, step_rows, wait_for_steps
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +21,7 @@ RUN = {"max_steps": 150, "save_every": 20, "eval_dir": "none"}
 
 
 def no_hosts(reason: str) -> NoReturn:
-    """Skip the test, or fail it where hosts are required."""
+    """Skip the test, or fail it if hosts are required."""
     if os.environ.get("REQUIRE_HOSTS") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -31,10 +29,10 @@ def no_hosts(reason: str) -> NoReturn:
 
 @pytest.fixture
 def hosts() -> Iterator[tuple[Host, Host]]:
-    """Two connected hosts; skipped, or failed with REQUIRE_HOSTS=1, where there can be none."""
+    """Two connected hosts; without them tests are skipped, or fail with REQUIRE_HOSTS=1."""
     missing = missing_for_hosts()
     if missing:
-        no_hosts(f"there can be no network namespaces here without {', '.join(missing)}")
+        no_hosts(f"network namespaces need {', '.join(missing)}")
     try:
         with two_hosts() as made:
             yield made
@@ -49,7 +47,7 @@ def one_rank(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def start(task: Task, hosts: tuple[Host, Host], outputs: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
-    """Start phase 1 on both hosts, as a user does on each, with an output folder that need not be the same."""
+    """Start phase 1 on both hosts as a user does, with an output folder for each."""
     settings = {**task.settings, **RUN}
     own_names = {"global_batch_size": "BATCH_SIZE"}
     variables = {own_names.get(name, name.upper()): str(value) for name, value in settings.items()}
@@ -66,17 +64,15 @@ def start(task: Task, hosts: tuple[Host, Host], outputs: tuple[Path, Path]) -> l
 
 
 def test_a_host_that_is_cut_off(task: Task, hosts: tuple[Host, Host], one_rank: Path, tmp_path: Path) -> None:
-    """Within a minute each says that it misses the other's rank; connected again, they go on to one rank's losses.
+    """Both ranks end and name the other one; connected again, they resume and have the losses of one rank.
 
-    The hosts share no output folder: the first has all results, the second what it needs of its own.
+    The hosts share no output folder: the first has all results, the second only its index of the data.
     """
     outputs = (tmp_path / "a", tmp_path / "b")
     processes = start(task, hosts, outputs)
     wait_for_steps(outputs[0], 30)
     hosts[1].cut_off()
-    started = time.monotonic()
     results = finish(processes)
-    assert time.monotonic() - started < 60
     for number, done in enumerate(results):
         assert done.returncode == 1, done.stderr
         assert f"error: rank {1 - number} on host {hosts[1 - number].name}" in done.stderr

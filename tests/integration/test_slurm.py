@@ -1,4 +1,4 @@
-"""Jobs under a real Slurm, on two nodes of this machine: the same run as elsewhere, also when it is pre-empted."""
+"""Jobs under Slurm on two nodes of this machine: the same run as without Slurm, also when it is preempted."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ SLOW = {"TRAIN_SCRIPT": str(PROJECT / "tests" / "support" / "slow_steps.py"), "M
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """A cluster; skipped, or failed with REQUIRE_SLURM=1, where none can be started."""
+    """A cluster; without one tests are skipped, or fail with REQUIRE_SLURM=1."""
     missing = missing_requirements()
     if missing:
-        reason = f"no Slurm cluster can be started here without {', '.join(missing)}"
+        reason = f"a Slurm cluster needs {', '.join(missing)}"
         pytest.fail(reason) if os.environ.get("REQUIRE_SLURM") == "1" else pytest.skip(reason)
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
     folder.chmod(0o755)
@@ -45,7 +45,7 @@ def cluster() -> Iterator[Cluster]:
 
 
 def variables(task: Task, output: Path, **changes: str) -> dict[str, str]:
-    """Return what a user exports before `sbatch` for the task, without evaluation."""
+    """Return the variables that a user exports before `sbatch` for the task, without evaluation."""
     return process_environment() | {
         "RUNTIME": "native",
         "PYTHON": sys.executable,
@@ -60,7 +60,7 @@ def variables(task: Task, output: Path, **changes: str) -> dict[str, str]:
         "WARMUP_STEPS": str(task.settings["warmup_steps"]),
         "MICRO_BATCH_TOKENS": str(task.settings["micro_batch_tokens"]),
         "RANKS_PER_NODE": "1",
-        "GLOO_SOCKET_IFNAME": "lo",  # both nodes are this machine
+        "GLOO_SOCKET_IFNAME": "lo",  # both nodes are on this machine
         **changes,
     }
 
@@ -74,19 +74,19 @@ def submit(cluster: Cluster, settings: dict[str, str], *options: str, check: boo
 
 
 def start(cluster: Cluster, settings: dict[str, str], *options: str, steps: int = 10) -> str:
-    """Submit the job and return its number when it has done some steps."""
+    """Submit the job and return its number when it has run some steps."""
     job, _ = submit(cluster, settings, *options)
     wait_for_steps(Path(settings["OUTPUT_DIR"]), steps)
     return job
 
 
 def steps_resumed_after(output: Path) -> list[int]:
-    """Return after which steps a run was taken up again."""
+    """Return the steps after which a run was resumed."""
     return [int(step) for step in re.findall(r"resuming after step (\d+) from", (output / "train.log").read_text())]
 
 
 def test_two_nodes_are_one_run(cluster: Cluster, task: Task, tmp_path: Path) -> None:
-    """A rank on each node: the losses of one rank without Slurm."""
+    """With one rank per node, the losses are those of one rank without Slurm."""
     _, code = submit(cluster, variables(task, tmp_path / "two"), "--nodes=2", "--wait", check=False)
     assert code == 0, Path(f"{tmp_path}/two.log").read_text()
     assert "2 ranks over" in (tmp_path / "two" / "train.log").read_text()
@@ -95,7 +95,7 @@ def test_two_nodes_are_one_run(cluster: Cluster, task: Task, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_preempted(cluster: Cluster, task: Task, tmp_path: Path, nodes: int) -> None:
-    """By a job of a higher partition: it saves after the step in hand, waits, and ends as an undisturbed run."""
+    """By a job of a higher partition: it saves after the current step, waits, and ends as an undisturbed run."""
     output = tmp_path / "preempted"
     job = start(cluster, variables(task, output, **SLOW, SAVE_EVERY="1000"), f"--nodes={nodes}")
     other = cluster.run("sbatch", "--parsable", "--partition=high", "--nodes=2", "--output=/dev/null", "--wrap=true")
@@ -109,7 +109,7 @@ def test_preempted(cluster: Cluster, task: Task, tmp_path: Path, nodes: int) -> 
 
 
 def test_requeued_by_force(cluster: Cluster, task: Task, tmp_path: Path) -> None:
-    """Killed without time to save, it goes on from its last checkpoint; no step is told twice."""
+    """Killed without time to save, it resumes from its last checkpoint; no step is recorded twice."""
     output = tmp_path / "killed"
     job = start(cluster, variables(task, output, **SLOW, SAVE_EVERY="7"), "--nodes=2")
     cluster.run("scontrol", "requeue", job)
@@ -120,18 +120,19 @@ def test_requeued_by_force(cluster: Cluster, task: Task, tmp_path: Path) -> None
 
 
 def test_cancelled(cluster: Cluster, task: Task, tmp_path: Path) -> None:
-    """The user's word: it does not come back."""
+    """By the user: it is not requeued."""
     job = start(cluster, variables(task, tmp_path / "out", **SLOW))
     cluster.run("scancel", job)
     assert cluster.wait_for(job, "CANCELLED")["Restarts"] == "0"
 
 
 def test_a_wrong_variable_fails_at_once(cluster: Cluster, task: Task, tmp_path: Path) -> None:
-    """And what waits for the job leaves the queue."""
+    """Jobs that depend on it leave the queue."""
     settings = variables(task, tmp_path / "out", DATASET_DIR="/nowhere")
     job, code = submit(cluster, settings, "--wait", check=False)
     assert code == 2
-    assert "error: DATASET_DIR=/nowhere is not a directory" in Path(f"{tmp_path}/out.log").read_text()
+    log = Path(f"{tmp_path}/out.log").read_text()
+    assert "error: DATASET_DIR" in log and "/nowhere" in log
     assert cluster.job(job)["Restarts"] == "0"
     waiting, _ = submit(cluster, settings, f"--dependency=afterok:{job}", "--kill-on-invalid-dep=yes")
     assert cluster.wait_for(waiting, "CANCELLED", "FAILED")["JobState"] == "CANCELLED"

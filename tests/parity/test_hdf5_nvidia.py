@@ -1,4 +1,4 @@
-"""HDF5 shards against one that NVIDIA's own script made of MLCommons' sample text."""
+"""HDF5 shards compared with one that NVIDIA's script made from MLCommons' sample text."""
 
 from __future__ import annotations
 

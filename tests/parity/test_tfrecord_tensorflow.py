@@ -1,4 +1,4 @@
-"""Our records and TensorFlow's: each reads what the other writes, and both read MLCommons' sample alike."""
+"""TFRecords written by this package and by TensorFlow: each reads the other's, and both agree on MLCommons' sample."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_tensorflow_reads_ours(tmp_path: Path) -> None:
 
 
 def padded_fields(record: Record) -> dict[str, list[int] | list[float]]:
-    """Return the features of a record, padded to phase 1's slots."""
+    """Return the features of a record, padded to the lengths of phase 1."""
     tokens, slots = 128 - len(record.input_ids), 20 - len(record.masked_ids)
     return {
         "input_ids": record.input_ids.tolist() + [0] * tokens,
@@ -77,7 +77,7 @@ def padded_fields(record: Record) -> dict[str, list[int] | list[float]]:
 
 
 def test_we_read_tensorflows(tmp_path: Path) -> None:
-    """Written as MLCommons' script does, with a feature that we do not know beside."""
+    """Written as by MLCommons' script, with an additional feature that this package does not know."""
     path = tmp_path / "shard"
     with tf.io.TFRecordWriter(str(path)) as writer:
         for record in RECORDS:
@@ -127,7 +127,7 @@ def encode_by_hand(features: dict[str, list[Any]], order: list[str], *, packed: 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "unpacked"])
 def test_any_valid_encoding_reads_alike(packed: bool) -> None:
-    """Packed and unpacked lists, map entries in any order: as TensorFlow parses them, and as they were."""
+    """Lists packed and unpacked, and map entries in any order, are parsed as TensorFlow parses them."""
     shuffler = random.Random(1)
     for record in RECORDS:
         features = padded_fields(record)
@@ -154,18 +154,18 @@ def test_any_valid_encoding_reads_alike(packed: bool) -> None:
     ],
 )
 def test_mlcommons_sample(name: str, count: int, shape: RecordShape) -> None:
-    """Every field of every record that MLCommons' script made, as TensorFlow parses it."""
+    """Every field of every record made by MLCommons' script equals the one that TensorFlow parses."""
     decoded = [decode_record(payload) for _, payload in iterate_payloads(SAMPLE / name)]
     parsed = parse_with_tensorflow(SAMPLE / name, shape)
     assert len(decoded) == len(parsed) == count
-    for (record, its_shape), fields in zip(decoded, parsed, strict=True):
-        assert its_shape == shape
+    for (record, record_shape), fields in zip(decoded, parsed, strict=True):
+        assert record_shape == shape
         assert_same(record, fields)
 
 
 @needs_sample
 def test_nvidia_sample(tmp_path: Path) -> None:
-    """Every row that NVIDIA's script made, as its fields say."""
+    """Every row made by NVIDIA's script equals its fields in the file."""
     (path,) = (SAMPLE / "hdf5_seq_128").iterdir()
     dataset = Dataset.open(path.parent, tmp_path, build=True)
     with h5py.File(path) as file:

@@ -1,4 +1,4 @@
-"""Two hosts on one machine: network namespaces with a cable between them, and a host name each."""
+"""Two hosts on one machine: connected network namespaces, each with a host name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _INTERFACE = "eth0"
 
 @dataclass(frozen=True)
 class Host:
-    """One of them."""
+    """One of the two hosts."""
 
     name: str
     address: str
 
     def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
-        """Start a command there, with all files of this machine."""
+        """Start a command on the host, which sees the file system of this machine."""
         named = ("unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', self.name)
         return subprocess.Popen(
             ["ip", "netns", "exec", self.name, *named, *command],
@@ -29,27 +29,27 @@ class Host:
         )  # fmt: skip
 
     def cut_off(self) -> None:
-        """Pull the cable: nothing is told, nothing arrives."""
+        """Take the link down: nothing arrives, and no connection is closed."""
         _ip("-n", self.name, "link", "set", _INTERFACE, "down")
 
     def connect(self) -> None:
-        """Plug the cable in again."""
+        """Take the link up."""
         _ip("-n", self.name, "link", "set", _INTERFACE, "up")
 
 
 def missing_for_hosts() -> list[str]:
-    """Return why there can be no hosts here; nothing when there can."""
+    """Return the missing requirements of hosts; empty if there are none."""
     missing = [tool for tool in ("ip", "unshare", "hostname") if shutil.which(tool) is None]
     return [*(["root"] if os.geteuid() != 0 else []), *missing]
 
 
 class HostsError(Exception):
-    """The system refuses network namespaces."""
+    """The system refuses to create network namespaces."""
 
 
 @contextmanager
 def two_hosts() -> Iterator[tuple[Host, Host]]:
-    """Make both, connected; they are gone in the end."""
+    """Create two connected hosts for the block."""
     hosts = tuple(Host(f"node-{letter}-{os.getpid()}", f"10.77.0.{number}") for number, letter in ((1, "a"), (2, "b")))
     first, second = hosts
     with ExitStack() as stack:

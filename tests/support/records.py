@@ -16,7 +16,7 @@ PHASE_2_SHAPE = RecordShape(512, 76)
 
 
 def make_record(rng: np.random.Generator, length: int, predictions: int, *, vocab_size: int = VOCAB_SIZE) -> Record:
-    """Return a record of random tokens: two segments, `predictions` masked positions other than 0, in order."""
+    """Return a record of random tokens: two segments, and `predictions` ascending masked positions other than 0."""
     first_segment = int(rng.integers(1, length + 1))
     return Record(
         input_ids=rng.integers(0, vocab_size, length).astype(np.int32),
@@ -30,7 +30,7 @@ def make_record(rng: np.random.Generator, length: int, predictions: int, *, voca
 def make_records(
     count: int, *, seed: int = 0, lengths: tuple[int, int] = (5, 40), vocab_size: int = VOCAB_SIZE
 ) -> list[Record]:
-    """Return records of `lengths` (least, most) tokens, with one to four predictions each."""
+    """Return records of `lengths` (least, most) tokens, with 1 to 4 predictions each."""
     rng = np.random.default_rng(seed)
     return [
         make_record(rng, int(rng.integers(lengths[0], lengths[1] + 1)), int(rng.integers(1, 5)), vocab_size=vocab_size)
@@ -49,14 +49,14 @@ def write_shard(path: Path, records: Sequence[Record], shape: RecordShape = PHAS
 def write_folder(
     folder: Path, records: Sequence[Record], *, shards: int = 1, shape: RecordShape = PHASE_1_SHAPE
 ) -> Path:
-    """Write records to TFRecord shards, cut where each is as long as the others, and return the folder."""
+    """Write records to TFRecord shards of nearly equal numbers of records, and return the folder."""
     for number, part in enumerate(np.array_split(np.arange(len(records)), shards)):
         write_shard(folder / f"part-{number:05d}-of-{shards:05d}", [records[index] for index in part], shape)
     return folder
 
 
 def write_hdf5_shard(path: Path, records: Sequence[Record], shape: RecordShape = PHASE_1_SHAPE) -> Path:
-    """Write records as NVIDIA's script does: gzip datasets, 4-byte ids and positions, the rest 1 byte."""
+    """Write records as NVIDIA's script does: gzip datasets, with 4 bytes per id and position and 1 byte otherwise."""
     tokens = {name: np.zeros((len(records), shape.max_seq_length), np.int32) for name in ("input_ids", "input_mask",
               "segment_ids")}  # fmt: skip
     predictions = {name: np.zeros((len(records), shape.max_predictions), np.int32) for name in ("masked_lm_positions",
@@ -77,8 +77,15 @@ def write_hdf5_shard(path: Path, records: Sequence[Record], shape: RecordShape =
     return path
 
 
+def write_vocab(path: Path, size: int) -> Path:
+    """Write a vocabulary of BERT's special tokens ([CLS] 2, [SEP] 3, [MASK] 4) and made-up words."""
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{index}" for index in range(size - 5))]
+    path.write_text("".join(f"{token}\n" for token in tokens))
+    return path
+
+
 def assert_same_record(found: Record, expected: Record) -> None:
-    """Compare every field, values and types."""
+    """Compare the values and types of every field."""
     for name in ("input_ids", "token_type_ids", "masked_positions", "masked_ids"):
         ours, theirs = getattr(found, name), getattr(expected, name)
         assert ours.dtype == theirs.dtype, name

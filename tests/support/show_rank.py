@@ -1,6 +1,6 @@
-"""A training program for tests of the launcher: says in a file what it was started with; CODE is its exit code.
+"""A program for tests of the launcher: writes its environment and arguments to a file, and exits with CODE.
 
-With WAIT it goes on until a signal comes.
+With WAIT it waits for a signal, and takes the time of a step and a checkpoint to end.
 """
 
 from __future__ import annotations
@@ -13,17 +13,18 @@ import time
 from pathlib import Path
 
 
-def end_slowly(*_: object) -> None:
-    """Take the time of a step and a checkpoint, and end as a signal asks for."""
+def end_slowly(number: int, _: object) -> None:
     time.sleep(0.5)
-    sys.exit(143)
+    Path(os.environ["SHOW_DIR"], f"{rank}.ended").touch()
+    sys.exit(128 + number)
 
 
 waits = "WAIT" in os.environ
 if waits:
-    signal.signal(signal.SIGTERM, end_slowly)
+    for handled in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(handled, end_slowly)
 rank = os.environ.get("RANK", "alone")
-told = {
+shown = {
     "process": os.getpid(),
     "cpus": sorted(os.sched_getaffinity(0)),
     "environment": dict(os.environ),
@@ -31,7 +32,7 @@ told = {
     "torch_was_loaded": "torch" in sys.modules,
 }
 path = Path(os.environ["SHOW_DIR"]) / rank
-path.with_suffix(".new").write_text(json.dumps(told))
+path.with_suffix(".new").write_text(json.dumps(shown))
 path.with_suffix(".new").rename(path)
 time.sleep(60 if waits else 0)
 sys.exit(int(os.environ.get("CODE", "0")) if rank in ("1", "alone") else 0)

@@ -1,4 +1,4 @@
-"""A Slurm cluster of the tests' own: a controller and two nodes on this machine, with their own settings and ports."""
+"""A Slurm cluster for tests: a controller and two nodes on this machine, with their own settings and ports."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NODES = ("node1", "node2")
 START_SECONDS = 60
 JOB_SECONDS = 300
 
-# Jobs of partition `high` pre-empt those of `low`, which get GraceTime. A requeued job waits for cred_expire: for two
-# minutes where that is less than 5 s.
+# Jobs of partition `high` preempt those of `low`, which get GraceTime. A requeued job waits for cred_expire, or two
+# minutes if that is less than 5 s.
 SETTINGS = """\
 ClusterName=tests
 SlurmctldHost=localhost
@@ -53,7 +53,7 @@ PartitionName=high Nodes=ALL PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE
 
 
 def missing_requirements() -> list[str]:
-    """Return why no cluster can be started here; nothing when one can."""
+    """Return the missing requirements of a cluster; empty if there are none."""
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
     return [*(["root"] if os.geteuid() != 0 else []), *missing]
 
@@ -67,7 +67,7 @@ class Cluster:
     def run(
         self, *command: str, variables: Mapping[str, str] | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
-        """Run one of Slurm's commands, or a script of them, in the project's folder."""
+        """Run a command or script with this cluster's settings in the project's folder."""
         done = subprocess.run(
             command, env={**os.environ, **(variables or {}), "SLURM_CONF": str(self.settings)},
             cwd=PROJECT, capture_output=True, text=True, timeout=JOB_SECONDS, check=False,
@@ -76,12 +76,12 @@ class Cluster:
         return done
 
     def job(self, number: str) -> dict[str, str]:
-        """Return what Slurm knows of a job: JobState, Restarts, ExitCode …"""
+        """Return Slurm's fields of a job: JobState, Restarts, ExitCode …"""
         text = self.run("scontrol", "--oneliner", "show", "job", number).stdout
         return dict(re.findall(r"(\w+)=(\S*)", text))
 
     def wait_for(self, number: str, *states: str) -> dict[str, str]:
-        """Return what Slurm knows of a job when it is in one of these states."""
+        """Wait until a job is in one of these states, and return its fields."""
         deadline = time.monotonic() + JOB_SECONDS
         while (job := self.job(number))["JobState"] not in states:
             assert time.monotonic() < deadline, job
@@ -89,7 +89,7 @@ class Cluster:
         return job
 
     def end_jobs(self) -> None:
-        """End every job and return when none is left, not even ending."""
+        """Cancel every job and wait until none is left."""
         self.run("scancel", "--user", "root")
         deadline = time.monotonic() + START_SECONDS
         while self.run("squeue", "--noheader").stdout and time.monotonic() < deadline:
@@ -98,9 +98,9 @@ class Cluster:
 
 @contextmanager
 def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """Run a cluster that keeps everything in `folder`, whose path must be short: sockets in it have short names.
+    """Run a cluster with its files in `folder`, whose path must be short, because paths of sockets are limited.
 
-    Its nodes see an /etc/hosts of their own, where their names are those of this machine.
+    Its nodes see their own /etc/hosts, in which their names are addresses of this machine.
     """
     settings = folder / "slurm.conf"
     nodes = "".join(
@@ -134,7 +134,7 @@ def running_cluster(folder: Path) -> Iterator[Cluster]:
 
 @contextmanager
 def daemon(folder: Path, name: str, command: Sequence[str]) -> Iterator[None]:
-    """Run a daemon with its output in a file; it ends with this process, however that ends."""
+    """Run a daemon with its output in a file; it ends with this process, even if that is killed."""
     with (folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             ["setpriv", "--pdeathsig", "TERM", *command], stdin=subprocess.DEVNULL, stdout=log, stderr=log
@@ -147,5 +147,5 @@ def daemon(folder: Path, name: str, command: Sequence[str]) -> Iterator[None]:
 
 
 def logs(folder: Path) -> str:
-    """Return the ends of all daemons' output."""
+    """Return the last lines of the output of all daemons."""
     return "\n".join(f"{path.name}:\n{path.read_text()[-1000:]}" for path in sorted(folder.glob("*.log")))

@@ -1,6 +1,6 @@
 """Ragged batches: the real tokens of several sequences laid end to end, without padding.
 
-The model sees one sequence of T tokens. `cu_seqlens` tells attention where sequences begin, and masked tokens are a
+The model sees one sequence of T tokens. `cu_seqlens` marks for attention where sequences begin, and masked tokens are a
 flat list of indices into the T tokens. No operation computes on padding, so a step costs what its real tokens cost.
 """
 

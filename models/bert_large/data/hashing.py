@@ -1,6 +1,6 @@
 """The integer hash behind everything random: sample order, masks and dropout.
 
-Each random number is a hash of what it is for, such as (seed, sample, token), instead of the next value of a generator.
+Each random number is a hash of its purpose, such as (seed, sample, token), instead of the next value of a generator.
 There is no state to keep, to restore or to share between ranks.
 """
 

@@ -30,7 +30,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @dataclass(frozen=True)
 class StepBatches:
-    """Maps a step number to this rank's micro-batches: a pure function, so any process can compute any step.
+    """This rank's micro-batches by step number: a pure function, so any process can compute any step.
 
     A step is computed in four stages, of which only the last one reads records: the step's range of samples, their
     record numbers (`SampleOrder`), this rank's share of them and its cuts into micro-batches (from the lengths in the

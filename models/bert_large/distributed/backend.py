@@ -1,4 +1,4 @@
-"""The library that carries gradients between ranks. Imports PyTorch only where it must."""
+"""The communication library of the ranks. PyTorch is imported only where it is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ _MPI_LAUNCHERS_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
 
 
 def check_backend(asked: str | None, *, by_torchrun: bool) -> None:
-    """Raise `InputError` if there is no such backend, or none here for ranks that torchrun starts."""
+    """Raise `InputError` for an unknown backend, or one that ranks started by torchrun cannot use here."""
     if asked and asked not in BACKENDS:
         raise InputError(f"BACKEND is {asked!r}, expected one of {', '.join(BACKENDS)}")
     if asked == "mpi" and by_torchrun:
-        raise InputError("BACKEND is mpi, but MPI knows only ranks that mpirun starts, not torchrun's; use gloo or ccl")
+        raise InputError(
+            "BACKEND is mpi, but MPI knows only ranks that mpirun starts, not those of torchrun; use gloo or ccl"
+        )
     if by_torchrun:
         _check_ccl(asked)
 
@@ -27,24 +29,24 @@ def _check_ccl(asked: str | None) -> None:
     if asked == "ccl" and not _is_installed(_CCL_BINDINGS):
         raise InputError(
             f"BACKEND is ccl, but oneCCL's bindings ({_CCL_BINDINGS}) are not installed; "
-            "install those of this PyTorch's version, or use gloo"
+            "install the ones for this version of PyTorch, or use gloo"
         )
 
 
 def will_use_ccl(asked: str | None) -> bool:
-    """Tell whether ranks will choose oneCCL; loads nothing."""
+    """Return whether ranks will choose oneCCL, without loading it."""
     return asked == "ccl" or (not asked and _is_installed(_CCL_BINDINGS))
 
 
 def choose_backend(asked: str | None = None) -> tuple[str, str]:
-    """Return the backend that is asked for, or the best there is, and why.
+    """Return the backend that is asked for, or the best one available, and the reason for the choice.
 
-    `ccl` where oneCCL's bindings are installed; `mpi` where PyTorch has it and mpirun started this process, since
-    MPI takes every other process for the only one; else `gloo`.
+    The best is `ccl` if oneCCL's bindings are installed; then `mpi` if PyTorch supports it and mpirun started this
+    process, because MPI regards any other process as the only one; else `gloo`.
 
     Raises:
-        InputError: what is asked for is not there.
-        UserError: oneCCL's bindings are installed but do not load.
+        InputError: the backend that is asked for is not available.
+        UserError: oneCCL's bindings are installed but cannot be loaded.
     """
     from torch import distributed
 
@@ -52,7 +54,9 @@ def choose_backend(asked: str | None = None) -> tuple[str, str]:
     check_backend(asked, by_torchrun=by_torchrun)
     _check_ccl(asked)
     if asked == "mpi" and not distributed.is_mpi_available():
-        raise InputError("BACKEND is mpi, but this PyTorch was built without MPI, as its wheels are; use gloo or ccl")
+        raise InputError(
+            "BACKEND is mpi, but this PyTorch was built without MPI, like its published wheels; use gloo or ccl"
+        )
     if will_use_ccl(asked):
         _load_ccl()
         return "ccl", "asked for" if asked else "oneCCL's bindings are installed"
@@ -73,6 +77,6 @@ def _load_ccl() -> None:
         importlib.import_module(_CCL_BINDINGS)  # registers the backend
     except (ImportError, OSError) as error:
         raise UserError(
-            f"oneCCL's bindings ({_CCL_BINDINGS}) are installed but do not load: {error}; "
-            "install those of this PyTorch's version, or set BACKEND=gloo"
+            f"oneCCL's bindings ({_CCL_BINDINGS}) are installed but cannot be loaded: {error}; "
+            "install the ones for this version of PyTorch, or set BACKEND=gloo"
         ) from None

@@ -1,11 +1,11 @@
-"""Keep a rank to its cores and memory, then become its program.
+"""Binds a rank to its cores and memory, then replaces the process by the rank's program.
 
-`python -m bert_large.distributed.bind PROGRAM [ARGUMENT ...]` is what torchrun starts for each rank: OpenMP reads its
-settings once, when PyTorch is loaded, so they must be there before. Nothing here imports PyTorch.
+torchrun starts `python -m bert_large.distributed.bind PROGRAM [ARGUMENT ...]` for each rank. OpenMP reads its settings
+once, when PyTorch is loaded, so they must be set before: nothing here imports PyTorch.
 
-Cores are bound as a set, and threads of a rank move freely inside. Pinning each thread (OMP_PROC_BIND,
-GOMP_CPU_AFFINITY) would make GNU's OpenMP keep the main thread to one core, and with it all threads and processes that
-it starts: gloo's, and those that read data.
+Cores are bound as a set, inside which the threads of a rank move freely. If each thread were pinned (OMP_PROC_BIND,
+GOMP_CPU_AFFINITY), GNU's OpenMP would bind the main thread to one core, and with it all threads and processes that it
+starts: those of gloo, and those that read data.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from bert_large.distributed.placement import RankPlacement
 from bert_large.distributed.topology import format_list
 
 PLACEMENTS_VARIABLE = "BERT_LARGE_PLACEMENTS"
-"""The environment variable with every local rank's placement, from the launcher."""
+"""The environment variable in which the launcher passes the placements of all local ranks."""
 BINDING_VARIABLE = "BERT_LARGE_BINDING"
-"""The environment variable that tells the program what it is bound to: a line, and maybe a remark on another."""
+"""The environment variable with a description of the binding for the program: one line, and optionally a remark."""
 
-# Of the kernel's interface: <linux/mempolicy.h>, and the number of the call on the architectures that PyTorch has.
+# From <linux/mempolicy.h>, and the number of the system call on the architectures that PyTorch supports.
 _MPOL_BIND, _MPOL_INTERLEAVE = 2, 3
 _SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
 _PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
-# Variables that name CPUs by number, and what shows that they do.
+# Variables that can bind threads to CPUs by number, and a text that their value then contains.
 _NAMES_CPUS = {"GOMP_CPU_AFFINITY": "", "OMP_PLACES": "{", "KMP_AFFINITY": "proclist"}
 
 
 def encode_placements(placements: Iterable[RankPlacement]) -> str:
-    """Return the value of `PLACEMENTS_VARIABLE`."""
+    """Return the value of `PLACEMENTS_VARIABLE` for these placements."""
     return json.dumps([asdict(placement) for placement in placements])
 
 
 def decode_placements(text: str) -> list[RankPlacement]:
-    """Return the placements of a value that `encode_placements` made."""
+    """Return the placements encoded by `encode_placements`."""
     placements = []
     for fields in json.loads(text):
         values: dict[str, Any] = {
@@ -56,11 +56,11 @@ def decode_placements(text: str) -> list[RankPlacement]:
 def rank_variables(
     placements: Sequence[RankPlacement], local_rank: int, environment: Mapping[str, str]
 ) -> dict[str, str]:
-    """Return the variables that a rank's libraries need, without those that the user has set.
+    """Return the variables for the libraries of a rank, except those that the user has set.
 
-    The number of threads is the plan's, which knows the user's. Names that begin with KMP are read by Intel's OpenMP
-    alone; the values are those of Intel's package. oneCCL is given the workers' cores of all ranks of the machine at
-    once, and is told that no MPI launcher started the ranks.
+    The number of threads is always that of the placement, which already considers the user's. Variables that begin
+    with KMP are read by Intel's OpenMP only; their values are those of Intel's package. oneCCL expects the worker cores
+    of all ranks of the machine in one list, and must know that no MPI launcher started the ranks.
     """
     placement = placements[local_rank]
     variables = {"KMP_BLOCKTIME": "1"}
@@ -81,7 +81,7 @@ def rank_variables(
 
 
 def names_cpus(environment: Mapping[str, str]) -> str | None:
-    """Return the user's variable that names the CPUs of threads itself, if there is one."""
+    """Return the name of the user's variable that binds threads to CPUs, or None if there is none."""
     for name, mark in _NAMES_CPUS.items():
         if environment.get(name) and mark in environment[name]:
             return name
@@ -89,10 +89,10 @@ def names_cpus(environment: Mapping[str, str]) -> str | None:
 
 
 def describe(placement: RankPlacement, environment: Mapping[str, str]) -> str:
-    """Return in words what a rank is to be bound to."""
+    """Return a description of the cores and memory that a rank is bound to."""
     own = names_cpus(environment)
     if own is not None:
-        cores = f"where {own} says"
+        cores = f"on the CPUs of {own}"
     elif placement.binds_cores:
         cores = f"on {_name('CPU', placement.cpus)} of NUMA {_name('node', placement.nodes)}"
     else:
@@ -102,7 +102,7 @@ def describe(placement: RankPlacement, environment: Mapping[str, str]) -> str:
 
 
 def count(number: int, what: str) -> str:
-    """Return a number of things in words: `1 thread`, `2 threads`."""
+    """Return a number with its noun: `1 thread`, `2 threads`."""
     return f"{number} {what}{'' if number == 1 else 's'}"
 
 
@@ -111,10 +111,10 @@ def _name(what: str, numbers: Sequence[int]) -> str:
 
 
 def bind(placement: RankPlacement, environment: Mapping[str, str]) -> str:
-    """Bind this process and all that it starts; return the text of `BINDING_VARIABLE`.
+    """Bind this process and the processes that it starts; return the value of `BINDING_VARIABLE`.
 
-    Memory stays unbound where the system refuses, as most containers do. It then comes from where it is first touched,
-    which bound cores make their own node.
+    If the system refuses to bind memory, as in most containers, memory is allocated on the node that first touches it.
+    Since cores are bound, that is the rank's own node.
     """
     if placement.binds_cores and names_cpus(environment) is None:
         os.sched_setaffinity(0, placement.cpus)
@@ -124,20 +124,20 @@ def bind(placement: RankPlacement, environment: Mapping[str, str]) -> str:
         except OSError as error:
             return (
                 f"{describe(replace(placement, memory_nodes=()), environment)}, memory not bound\n"
-                f"memory is not bound to NUMA nodes: the system refused ({error.strerror}), so it comes from the node "
-                "that first touches it; a container may bind it with DOCKER_ARGS='--cap-add SYS_NICE'"
+                f"memory is not bound to NUMA nodes: the system refused ({error.strerror}), so it is allocated on the "
+                "node that first touches it; a container can bind it with DOCKER_ARGS='--cap-add SYS_NICE'"
             )
     return describe(placement, environment)
 
 
 def set_memory_policy(nodes: Iterable[int]) -> None:
-    """Take memory from one NUMA node, or from several page by page in turn, for this process and all that it starts.
+    """Allocate memory on one NUMA node, or alternate pages between several, for this process and those that it starts.
 
-    From one: nothing else keeps memory there when the cache of files fills the node. From several: a rank whose cores
-    are on several nodes shares its weights between them, and the node that touched them first would serve all alone.
+    With one node, binding keeps allocations local even when the page cache fills the node. A rank with cores on several
+    nodes reads its weights from all of them: without interleaving, one node would hold and serve all weights.
 
     Raises:
-        OSError: the system refuses, as most containers do, or the call's number is not known here.
+        OSError: the system refuses, as in most containers, or the number of the system call is unknown here.
     """
     number = _SET_MEMPOLICY.get(platform.machine())
     if number is None:
@@ -149,7 +149,7 @@ def set_memory_policy(nodes: Iterable[int]) -> None:
     mask = (ctypes.c_ulong * len(words))(*words)
     call = ctypes.CDLL(None, use_errno=True).syscall
     policy = _MPOL_INTERLEAVE if len(nodes) > 1 else _MPOL_BIND
-    # The kernel takes one bit less than it is told of.
+    # The kernel uses one bit less than the number passed.
     if call(ctypes.c_long(number), ctypes.c_int(policy), mask, ctypes.c_ulong(bits * len(words) + 1)) != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
@@ -163,16 +163,16 @@ def become(placements: Sequence[RankPlacement], local_rank: int, program: Sequen
 
 
 def _end_with_launcher() -> None:
-    """Have this process, and the program that it becomes, killed when the launcher is gone.
+    """Have the kernel kill this process, and the program that it becomes, when the launcher exits.
 
-    torchrun ends its ranks when it ends in order. Were it killed, they would go on, and write into the same folder as
-    the run that is started in their place.
+    torchrun ends its ranks when it ends normally. If it is killed, the ranks would continue, and write into the same
+    folder as the run that is started in their place.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def main() -> NoReturn:
-    """Become a rank that torchrun started, placed as the launcher planned."""
+    """Bind the rank that torchrun started as the launcher planned, and run its program."""
     _end_with_launcher()
     become(decode_placements(os.environ[PLACEMENTS_VARIABLE]), int(os.environ["LOCAL_RANK"]), sys.argv[1:])
 

@@ -1,4 +1,4 @@
-"""`bert-large ranks`: show which ranks would be started on this machine, and where each computes."""
+"""`bert-large ranks`: show which ranks would be started on this machine, and what each is bound to."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bert_large.distributed.topology import read_topology
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add nothing: the settings are the environment variables of the quickstart scripts."""
+    """Add no options: the settings are the environment variables of the quickstart scripts."""
     parser.epilog = (
         "Set what the run will have: RANKS_PER_NODE, BIND, BACKEND, OMP_NUM_THREADS, HOSTFILE, NNODES, NODE_RANK, "
         "MASTER_ADDR, MASTER_PORT."
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan of the run that the environment asks for."""
+    """Print the plan of the run that the environment describes."""
     plan = make_plan(os.environ, read_topology())
     lines = describe_plan(plan, os.environ)
     if plan.uses_torchrun:

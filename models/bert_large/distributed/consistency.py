@@ -1,4 +1,4 @@
-"""What all ranks of a run must have alike, so that one with other code, settings or data is refused at the start."""
+"""Properties that all ranks of a run must share: a rank with other code, settings or data is refused at the start."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from typing import Any
 import torch
 
 import bert_large
+from bert_large.config.differences import differences
 from bert_large.errors import InputError
 
 _SOURCE_SUFFIXES = {".py", ".cpp", ".h", ".yaml"}
 
 
 def software() -> dict[str, str]:
-    """Return what identifies the program that this rank runs."""
+    """Return versions and a digest that identify the program that this rank runs."""
     return {"bert-large": bert_large.__version__, "source code": digest_of_source(), "torch": torch.__version__}
 
 
 def digest_of_source(folder: Path = Path(bert_large.__file__).parent) -> str:
-    """Return a digest of the package's own files, names and contents."""
+    """Return a digest of the names and contents of the package's source files."""
     digest = hashlib.sha256()
     for path in sorted(folder.rglob("*")):
         if path.suffix in _SOURCE_SUFFIXES:
@@ -31,21 +32,17 @@ def digest_of_source(folder: Path = Path(bert_large.__file__).parent) -> str:
 
 
 def require_agreement(values: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Refuse to start unless every rank has the same values as rank 0; `names` are the ranks', for the message.
+    """Raise `InputError` unless all ranks have the same values as the first.
 
-    Raises `InputError` that names each rank that differs, and each value of both.
+    `names` are the names of the ranks. The error lists each rank that differs, with both values of each difference.
     """
     problems = []
-    for rank, its in enumerate(values):
-        differences = [
-            f"{name} is {its.get(name)} there, {values[0].get(name)} on rank 0"
-            for name in sorted({*its, *values[0]})
-            if its.get(name) != values[0].get(name)
-        ]
-        if differences:
-            problems.append(f"{names[rank]}: {', '.join(differences)}")
+    for name, rank_values in zip(names, values, strict=True):
+        found = differences(values[0], rank_values)
+        if found:
+            listed = ", ".join(f"{key} is {other}, on {names[0]} {first}" for key, (first, other) in found.items())
+            problems.append(f"{name}: {listed}")
     if problems:
         raise InputError(
-            f"not all ranks are alike. {'; '.join(problems)}. Start all with the same code, settings and data as "
-            f"{names[0]}"
+            f"the ranks differ. {'; '.join(problems)}. Start all of them with the same code, settings and data"
         )

@@ -1,9 +1,15 @@
-"""Signs of life between ranks, so that the others end, and name the culprit, when one dies, hangs or is cut off.
+"""Signs of life between ranks: when one dies, hangs or is cut off, the others end with an error that names it.
 
-A thread of every rank writes its beat into a key-value store that all ranks reach, and reads those of the others. A
-rank whose beats stay away is lost: its process is dead or stopped, or its host is cut off. A rank that beats on but
-does not get on with its work, while others wait for it in a collective, hangs. A rank that finds such a fault says so
-in its own beat, so that all name the same one; its main thread, blocked in a collective, is ended with the process.
+Two threads per rank do the work, since the main thread may be blocked in a collective. One writes the rank's beat into
+a key-value store that all ranks reach, and reads the beats of the others. From these a rank finds two kinds of faults:
+
+- A rank whose beats stop is lost: its process is dead or stopped, or its host is cut off.
+- A rank that still beats but makes no progress, while others wait for it in a collective, hangs.
+
+The rank that finds a fault writes it into its own beat, so that all ranks report the same one, and ends its process.
+The second thread guards the first, which blocks if the host of the store, rank 0's, is cut off.
+
+Whatever is printed is printed last. A stream can be full, closed or blocked, and the process must end all the same.
 """
 
 from __future__ import annotations
@@ -21,54 +27,57 @@ from typing import NoReturn
 
 from torch import distributed
 
+from bert_large.errors import print_error
 from bert_large.log import log_to_file_only
 
 BEATS_IN_SILENCE = 10
-"""Beats in a row that a lost rank has missed."""
+"""A rank is lost when it has missed this many beats in a row."""
 _BEATS_IN_DOUBT = 4
-"""The same once a collective has failed, when something is wrong for certain."""
+"""The same once a collective has failed, which proves that something is wrong."""
 _CLOSING_SECONDS = 5.0
-_ADVICE = "Start the same command again on all hosts to go on from the last checkpoint"
+_LAST_MESSAGES_SECONDS = 5.0
+"""How long a process that must end may take to write its messages."""
+_ADVICE = "Start the same command again on all hosts to resume from the last checkpoint"
 
 
 @dataclass
 class Beat:
-    """What a rank tells the others of itself."""
+    """The state of a rank that it sends to the others."""
 
     number: int = 0
     """Beats sent so far."""
     moves: int = 0
-    """Grows whenever the rank gets on with its work."""
+    """Incremented whenever the rank makes progress."""
     meetings: int = 0
-    """Collectives that it has come to: ranks with more of them wait for it."""
+    """Collectives that the rank has arrived at. Ranks that have arrived at more of them wait for it."""
     doing: str = "starting"
     verdict: str = ""
-    """Why the run must end, once it must."""
+    """The reason why the run must end, once there is one."""
 
 
 class RankWatch:
-    """Decides from beats which rank, if any, the others wait for in vain.
+    """Decides from the beats of all ranks which one, if any, is lost or hangs.
 
-    It has no clock: it counts how often this rank has looked and found nothing new. So a rank that was stopped itself,
-    or starved of its processor, does not take the others for dead when it wakes.
+    It has no clock, but counts how often this rank has looked and found nothing new. A rank that was itself stopped, or
+    got no CPU time, therefore does not take the others for dead when it continues.
     """
 
     def __init__(self, names: Sequence[str], *, beat_seconds: float, stall_seconds: float) -> None:
-        """Watch the ranks of these names, which beat every `beat_seconds` and may take `stall_seconds` for a move."""
+        """Watch the ranks `names`, which beat every `beat_seconds` and must make progress within `stall_seconds`."""
         self.in_doubt = False
-        """A collective has failed: less evidence is enough."""
+        """Whether a collective has failed, so that fewer missed beats are enough."""
         self._names = names
         self._beat_seconds = beat_seconds
         self._stall_beats = stall_seconds / beat_seconds
         self._beats = [Beat() for _ in names]
         self._missed = [0] * len(names)
-        """Times in a row that each rank had sent no new beat."""
+        """How many times in a row each rank had sent no new beat."""
         self._still = [0] * len(names)
-        """Times in a row that each rank was found where it was."""
+        """How many times in a row each rank had made no progress."""
         self._missed_replies = 0
 
-    def hear(self, beats: Sequence[Beat]) -> str | None:
-        """Take in what the store has of every rank; return what is wrong, None while all is well."""
+    def update(self, beats: Sequence[Beat]) -> str | None:
+        """Compare the latest beats of all ranks with the ones before; return a fault, or None."""
         self._missed_replies = 0
         for rank, (last, beat) in enumerate(zip(self._beats, beats, strict=True)):
             self._missed[rank] = self._missed[rank] + 1 if beat.number == last.number else 0
@@ -77,8 +86,8 @@ class RankWatch:
         verdict = next((beat.verdict for beat in beats if beat.verdict), None)
         return verdict or self._find_silent() or self._find_stalled()
 
-    def miss_reply(self) -> str | None:
-        """Note that the store has not answered for the time of a beat; return what is wrong, None at first."""
+    def count_missed_reply(self) -> str | None:
+        """Count one more beat without an answer of the store; return a fault after too many, None before."""
         self._missed_replies += 1
         if self._missed_replies < self._patience():
             return None
@@ -118,7 +127,7 @@ class RankWatch:
 
 
 def announce(store: distributed.Store, rank: int) -> None:
-    """Leave a rank's first beat, for others not to look for it in vain."""
+    """Write a rank's first beat, so that the others find one when they look."""
     _write(store, rank, Beat())
 
 
@@ -127,15 +136,15 @@ def _write(store: distributed.Store, rank: int, beat: Beat) -> None:
 
 
 class Heartbeat:
-    """This rank's beat and its watch over the others, in threads of their own."""
+    """Sends the beats of this rank and watches those of the others, in background threads."""
 
     def __init__(
         self, store: distributed.Store, rank: int, names: Sequence[str], *, silence_seconds: float, stall_seconds: float
     ) -> None:
-        """Beat into `store`, a connection that nothing else uses, as calls block while its host is cut off.
+        """Use `store`, in which all ranks have announced themselves, over a connection that nothing else uses.
 
-        All ranks have announced themselves in it. `names` are all ranks', for messages. A rank is lost after
-        `silence_seconds` without a beat, and hangs after `stall_seconds` without a move.
+        Calls of the store block while its host is cut off. `names` are the names of all ranks in messages. A rank is
+        lost after `silence_seconds` without a beat, and hangs after `stall_seconds` without progress.
         """
         self._store, self._rank, self._names = store, rank, names
         self._beat_seconds = silence_seconds / BEATS_IN_SILENCE
@@ -143,52 +152,52 @@ class Heartbeat:
         self._beat = Beat()
         self._fault: str | None = None
         self._answered = threading.Event()
-        """The store has answered since the guard last looked."""
+        """Set when the store has answered since the guard last looked."""
         self._hurry = threading.Event()
         """Set to send the next beat at once."""
         self._found = threading.Event()
-        """A fault is known, and told to the others if they can be reached."""
+        """Set when a fault is known and written to the store, if that can be reached."""
         self._left_to_main = threading.Event()
-        """The main thread is ending the process."""
+        """Set when the main thread is ending the process."""
         self._closed = threading.Event()
         self._threads = [threading.Thread(target=task, daemon=True) for task in (self._beat_on, self._guard_store)]
 
     def start(self) -> None:
-        """Begin to beat and to watch."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def note(self, doing: str) -> None:
-        """Note that this rank gets on, and with what."""
+        """Record progress, and what this rank does now."""
         self._beat.doing = doing
         self._beat.moves += 1
 
     def meet(self) -> None:
-        """Note that this rank has come to the next collective."""
+        """Record that this rank has arrived at the next collective."""
         self._beat.meetings += 1
         self._beat.moves += 1
 
     def explain(self) -> str | None:
-        """Return which rank is why a collective has failed here; None if all are well, but for this one perhaps."""
+        """Return the fault that made a collective fail on this rank; None if all other ranks are well."""
         self._left_to_main.set()
         self._watch.in_doubt = True
         self._found.wait(BEATS_IN_SILENCE * self._beat_seconds)
         return self._fault
 
-    def tell_failure(self, reason: str) -> None:
-        """Tell the other ranks that this one is about to end, unless they end for the same reason."""
+    def report_failure(self, reason: str) -> None:
+        """Send the reason why this rank ends to the others, unless they end for the same reason."""
         if self._closed.is_set():
             return
         self._left_to_main.set()
         self._beat.verdict = f"{self._names[self._rank]} failed: {reason}"
         self._hurry.set()
         self._found.wait(self._beat_seconds)
-        time.sleep(self._beat_seconds)  # where this rank is the store's host, the others must read it before it ends
+        time.sleep(self._beat_seconds)  # if this rank hosts the store, the others must read it before it ends
 
     def close(self) -> None:
-        """Watch no longer: all ranks are about to leave.
+        """Stop the threads, because all ranks are about to leave.
 
-        A thread that were still in the store's C++ code when Python ends would abort the process.
+        A thread that is still in the store's C++ code when the interpreter exits would abort the process.
         """
         self._left_to_main.set()
         self._closed.set()
@@ -200,7 +209,7 @@ class Heartbeat:
         while not self._closed.is_set():
             try:
                 fault = self._exchange()
-            except RuntimeError:  # the connection is broken for good: the guard will miss the replies
+            except Exception:  # the connection is broken for good: the guard finds that there are no replies
                 return
             if fault:
                 self._judge(fault)
@@ -213,21 +222,21 @@ class Heartbeat:
         _write(self._store, self._rank, self._beat)
         values = self._store.multi_get([f"beat/{rank}" for rank in range(len(self._names))])
         self._answered.set()
-        return self._watch.hear([Beat(**json.loads(value)) for value in values])
+        return self._watch.update([Beat(**json.loads(value)) for value in values])
 
     def _judge(self, fault: str) -> None:
-        """Tell the fault to the other ranks, and end this one unless its main thread is about to do so."""
+        """Send the fault to the other ranks, and end this one unless its main thread is about to do so."""
         self._fault = self._beat.verdict = fault
-        with contextlib.suppress(RuntimeError):  # they cannot be told
+        with contextlib.suppress(Exception):  # the store may be out of reach
             self._exchange()
         self._found.set()
-        time.sleep(self._beat_seconds)  # others read it meanwhile, and a main thread that fails too says so itself
+        time.sleep(self._beat_seconds)  # the others read it, and a main thread that fails too ends the process itself
         self._end(fault)
 
     def _guard_store(self) -> None:
-        """End this rank when the store's host, which is rank 0's, does not answer: the other thread may be blocked."""
+        """End this rank if the store, on the host of rank 0, does not answer: the other thread may be blocked."""
         while not self._closed.wait(self._beat_seconds):
-            fault = None if self._answered.is_set() else self._watch.miss_reply()
+            fault = None if self._answered.is_set() else self._watch.count_missed_reply()
             self._answered.clear()
             if fault:
                 self._fault = self._fault or fault
@@ -240,9 +249,16 @@ class Heartbeat:
 
 
 def end_process(fault: str) -> NoReturn:
-    """End this process at once, from any thread: the main one may be blocked for ever."""
-    sys.stderr.write(f"bert-large: error: {fault}\n")
-    sys.stderr.flush()
-    log_to_file_only(f"error: {fault}")
-    sys.stdout.flush()
+    """End this process with exit code 1, from any thread: the main thread may be blocked forever.
+
+    The fault is printed and logged first if that is possible. Writing can fail, for example on a full disk, or block:
+    on a pipe that nobody reads, or on a lock that the main thread holds. A timer ends the process in any case.
+    """
+    with contextlib.suppress(RuntimeError):  # the limit of threads may be reached
+        threading.Timer(_LAST_MESSAGES_SECONDS, os._exit, (1,)).start()
+    print_error(f"bert-large: error: {fault}")
+    with contextlib.suppress(Exception):
+        log_to_file_only(f"error: {fault}")
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
     os._exit(1)

@@ -1,4 +1,4 @@
-"""The machines of a run: how many there are, which of them this is, where the first is, and by which interface."""
+"""The machines of a run: how many there are, which one this is, the address of the first, and the interface to use."""
 
 from __future__ import annotations
 
@@ -9,13 +9,15 @@ from pathlib import Path
 from bert_large.distributed import network
 from bert_large.errors import InputError
 
+MAX_PORT = 65535
+_MAX_NUMBER = 100_000
 _BEYOND = "192.0.2.1"
-"""An address that no machine has (RFC 5737): its route is the default route."""
+"""An address for documentation that no machine has (RFC 5737), so its route is the default route."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine of a host file, and its number of ranks where the file tells."""
+    """A machine in a host file, and its number of ranks if the file states it."""
 
     name: str
     ranks: int | None = None
@@ -23,22 +25,22 @@ class Host:
 
 @dataclass(frozen=True)
 class Machines:
-    """What torchrun has to know of a run's machines."""
+    """The machines of a run, as torchrun needs them."""
 
     count: int = 1
     own_position: int = 0
     master: str | None = None
     own_ranks: int | None = None
-    """The number of ranks that the host file gives this machine."""
+    """Number of ranks of this machine in the host file."""
     others: tuple[str, ...] = ()
-    """The other machines of the host file."""
+    """The other machines in the host file."""
 
 
 def find_machines(variables: Mapping[str, str]) -> Machines:
-    """Return the machines that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE tell of.
+    """Return the machines that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE describe.
 
     Raises:
-        InputError: one of them is missing, wrong, or contradicts another.
+        InputError: a variable is missing, wrong, or contradicts another one.
     """
     count = whole_number(variables, "NNODES", least=1)
     position = whole_number(variables, "NODE_RANK", least=0)
@@ -62,30 +64,34 @@ def find_machines(variables: Mapping[str, str]) -> Machines:
         missing = " and ".join(
             name for name, value in (("NODE_RANK", position), ("MASTER_ADDR", master)) if value is None
         )
-        raise InputError(f"NNODES is {count}, which needs {missing}: not set; or name all machines in a HOSTFILE")
+        raise InputError(f"NNODES is {count}, but {missing} is not set; set it, or list all machines in a HOSTFILE")
     if (position or 0) >= count:
-        raise InputError(f"NODE_RANK is {position}, expected 0 to {count - 1}: NNODES is {count}")
+        raise InputError(f"NODE_RANK is {position}, expected 0 to {count - 1}, because NNODES is {count}")
     return Machines(count, position or 0, master, own_ranks, others)
 
 
-def whole_number(variables: Mapping[str, str], name: str, *, least: int) -> int | None:
-    """Return a variable's value, None where it is not set or empty; raises `InputError` unless it is a whole number."""
+def whole_number(variables: Mapping[str, str], name: str, *, least: int, most: int = _MAX_NUMBER) -> int | None:
+    """Return the value of a variable, or None if it is not set or empty.
+
+    Raises `InputError` unless it is a whole number from `least` to `most`.
+    """
     value = variables.get(name)
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and int(value) >= least):
-        raise InputError(f"{name} is {value!r}, expected a whole number from {least} on")
+    digits = len(str(most))  # checked first, because Python refuses to convert very long numbers
+    if not (value.isascii() and value.isdigit() and len(value) <= digits and least <= int(value) <= most):
+        raise InputError(f"{name} is {value[:40]!r}, expected a whole number from {least} to {most}")
     return int(value)
 
 
 def read_hostfile(path: Path) -> list[Host]:
-    """Return the hosts of a file in MPI's forms, in order, each once.
+    """Return the hosts listed in a file in one of MPI's forms, in order and each once.
 
     A line is `host`, `host slots=2` (Open MPI) or `host:2` (Intel MPI, MPICH); `#` begins a comment. The number is the
-    host's ranks. Where a host has several lines, as schedulers write it for every task, their numbers add up.
+    host's number of ranks. If a host has several lines, as schedulers write one for every task, the numbers are added.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # without the byte order mark of some editors
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"HOSTFILE {path} cannot be read: {error}") from None
     given: dict[str, list[int | None]] = {}
@@ -99,17 +105,17 @@ def read_hostfile(path: Path) -> list[Host]:
                 )
             given.setdefault(host.name, []).append(host.ranks)
     if not given:
-        raise InputError(f"HOSTFILE {path} names no host; write one a line")
+        raise InputError(f"HOSTFILE {path} names no host; expected one per line")
     return [
         Host(name, None if counts == [None] else sum(count or 1 for count in counts)) for name, counts in given.items()
     ]
 
 
 def _parse_host(words: Sequence[str]) -> Host | None:
-    """Return what a line's words say, None if they are in none of the forms."""
+    """Return the host in the words of a line; None if they are in none of the known forms."""
     name, *settings = words
     ranks = None
-    if name.count(":") == 1:  # more are an IPv6 address
+    if name.count(":") == 1:  # an IPv6 address has more
         name, ranks = name.split(":")
     for setting in settings:
         key, separator, value = setting.partition("=")
@@ -117,13 +123,15 @@ def _parse_host(words: Sequence[str]) -> Host | None:
             return None
         if key == "slots":
             ranks = value
-    if not name or (ranks is not None and not (ranks.isdecimal() and int(ranks) > 0)):
+    if not name or (
+        ranks is not None and not (ranks.isascii() and ranks.isdigit() and len(ranks) <= 5 and int(ranks) > 0)
+    ):
         return None
     return Host(name, None if ranks is None else int(ranks))
 
 
 def _find_own_position(hosts: Sequence[Host], path: Path) -> int:
-    """Return the position of the host that is this machine, by name, else by address."""
+    """Return the position of this machine in a host file, found by name, else by address."""
     names = network.own_names() | ({"localhost"} if len(hosts) == 1 else set())
     own = [index for index, host in enumerate(hosts) if host.name in names]
     if not own:
@@ -133,22 +141,22 @@ def _find_own_position(hosts: Sequence[Host], path: Path) -> int:
         return own[0]
     found = "none of the hosts" if not own else " and ".join(hosts[index].name for index in own)
     raise InputError(
-        f"HOSTFILE {path}: {found} is this machine, which is called {', '.join(sorted(names))}, "
-        f"expected one; correct the file, or say which one in NODE_RANK, from 0"
+        f"HOSTFILE {path}: {found} is this machine, named {', '.join(sorted(names))}, expected exactly one; "
+        "correct the file, or set NODE_RANK to this machine's position in it, from 0"
     )
 
 
 def find_interface(machines: Machines) -> str:
     """Return the network interface over which this machine and the others reach each other.
 
-    Not what its own name resolves to, as gloo takes it: Debian gives that an address of the loopback interface, and
-    then ranks wait for each other for ever.
+    By default gloo uses the interface of the address that the machine's own name resolves to. On Debian that is the
+    loopback interface, over which ranks on different machines wait for each other forever.
 
     Raises:
-        InputError: none can be told.
+        InputError: no interface can be determined.
     """
     everything = network.own_interfaces()
-    if machines.master in ("localhost", "127.0.0.1", "::1"):  # all of them are this machine
+    if machines.master in ("localhost", "127.0.0.1", "::1"):  # all ranks are on this machine
         return everything["127.0.0.1"]
     interfaces = {address: name for address, name in everything.items() if not network.is_loopback(address)}
     for host in (*machines.others, machines.master, _BEYOND):
@@ -159,6 +167,6 @@ def find_interface(machines: Machines) -> str:
         return next(iter(interfaces.values()))
     names = ", ".join(sorted(set(interfaces.values()))) or "none"
     raise InputError(
-        f"no network interface leads to {machines.master} (there are: {names}); "
-        f"check MASTER_ADDR, or name the interface in GLOO_SOCKET_IFNAME"
+        f"no network interface leads to {machines.master} (found: {names}); "
+        "check MASTER_ADDR, or set GLOO_SOCKET_IFNAME to the interface"
     )

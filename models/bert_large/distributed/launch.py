@@ -2,8 +2,8 @@
 
 `python -m bert_large.distributed.launch ARGUMENT ...` runs `python ARGUMENT ...` once per rank. Settings are
 environment variables: RANKS_PER_NODE, BIND, BACKEND (or the program's own `--backend`), OMP_NUM_THREADS, MAX_RESTARTS,
-DDP, and for several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows what would
-be started.
+DDP, and for several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows the ranks
+that would be started.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,41 +18,49 @@ from dataclasses import dataclass, replace
 from bert_large import cli
 from bert_large.distributed import bind
 from bert_large.distributed.backend import check_backend, will_use_ccl
-from bert_large.distributed.hosts import Machines, find_interface, find_machines, whole_number
+from bert_large.distributed.hosts import MAX_PORT, Machines, find_interface, find_machines, whole_number
+from bert_large.distributed.network import free_port
 from bert_large.distributed.placement import RankPlacement, default_ranks, leave_unbound, place_ranks
 from bert_large.distributed.topology import Topology, format_list, read_topology
-from bert_large.errors import InputError, UserError
+from bert_large.errors import InputError, UserError, print_error
 
-_DEFAULT_PORT = 29500  # torchrun's
+_DEFAULT_PORT = 29500  # that of torchrun
 _LOOPBACK, _LOOPBACK_INTERFACE = "127.0.0.1", "lo"
+_MAX_RANKS = 4096
 _STOP_SECONDS = 600
-"""What torchrun gives ranks to end after a signal, instead of 30 s: they finish their step and save a checkpoint."""
+"""How long torchrun waits for ranks after a signal, instead of 30 s: they finish their step and save a checkpoint."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is started on this machine."""
+    """The ranks to start on this machine, and how."""
 
     topology: Topology
     placements: tuple[RankPlacement, ...]
-    """Of each rank of this machine."""
+    """The placement of each rank of this machine."""
     machines: Machines
     port: int | None
+    """Port of torchrun's store; None: a default."""
     interface: str | None
-    """Network interface for gloo; None: the user's choice."""
+    """Network interface for gloo; None: the one that the user has set."""
     restarts: int
     """How often torchrun starts all ranks again after one has failed."""
     uses_torchrun: bool
 
-    def torchrun_options(self) -> list[str]:
-        """Return the options that torchrun is given."""
+    @property
+    def store_address(self) -> tuple[str, int]:
+        """Address and port at which torchrun's store listens, on the first machine."""
+        if self.machines.count > 1:
+            return str(self.machines.master), self.port or _DEFAULT_PORT
+        return _LOOPBACK, self.port or free_port()
+
+    def torchrun_options(self, address: str, port: int) -> list[str]:
+        """Return the options for torchrun, with a store at this address."""
         options = ["--nproc-per-node", str(len(self.placements)), "--max-restarts", str(self.restarts), "--no-python"]
         if self.machines.count == 1:
-            # Not --standalone, which keeps pickles in a store that anybody on the network can write to.
-            address, port = _LOOPBACK, self.port or _free_port()
-            options += ["--local-addr", address]  # else it needs a host name that resolves
-        else:
-            address, port = str(self.machines.master), self.port or _DEFAULT_PORT
+            # Without --local-addr torchrun needs a host name that resolves. --standalone would do as well, but keeps
+            # pickles in a store that anyone on the network can write to.
+            options += ["--local-addr", address]
         return [
             *options,
             *("--nnodes", str(self.machines.count)),
@@ -64,9 +71,13 @@ class Plan:
 
 
 def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
-    """Return what the environment variables ask for on a machine of this topology; raises `InputError`."""
+    """Return the plan that the environment variables describe for a machine; raises `InputError`."""
     machines = find_machines(variables)
-    ranks = whole_number(variables, "RANKS_PER_NODE", least=1) or machines.own_ranks or default_ranks(topology)
+    ranks = (
+        whole_number(variables, "RANKS_PER_NODE", least=1, most=_MAX_RANKS)
+        or machines.own_ranks
+        or default_ranks(topology)
+    )
     bound = variables.get("BIND") or "auto"
     if bound not in ("auto", "none"):
         raise InputError(f"BIND is {bound!r}, expected auto or none")
@@ -87,7 +98,7 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
         topology=topology,
         placements=placements,
         machines=machines,
-        port=whole_number(variables, "MASTER_PORT", least=1),
+        port=whole_number(variables, "MASTER_PORT", least=1, most=MAX_PORT),
         interface=interface,
         restarts=restarts,
         uses_torchrun=several or restarts > 0 or variables.get("DDP") == "true",
@@ -95,9 +106,9 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
 
 
 def with_options(variables: Mapping[str, str], program: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables as the program's own options change them: `--backend` wins over BACKEND, as in the ranks.
+    """Return the variables with BACKEND replaced by the program's `--backend` option, which the ranks use if it is set.
 
-    Options that only the program knows, and what is wrong with its `--backend`, are left to it.
+    The program itself reports errors in its options.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--backend")
@@ -109,18 +120,18 @@ def with_options(variables: Mapping[str, str], program: Sequence[str]) -> Mappin
 
 
 def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
-    """Return what is started on this machine, a line each for a person to read."""
+    """Return a description of the machine and of each rank to start on it, one line each."""
     lines = [
         f"NUMA node {node.number}: {bind.count(len(node.cores), 'core')}"
         + (f", {node.memory_bytes / 2**30:.0f} GiB" if node.memory_bytes else "")
         for node in plan.topology.nodes
     ]
     if plan.topology.threads < plan.topology.cores:
-        lines.append(f"control groups allow the time of {plan.topology.cpu_quota:g} CPUs")
+        lines.append(f"control groups limit CPU time to {plan.topology.cpu_quota:g} CPUs")
     machines = plan.machines
     if machines.count > 1:
         lines.append(
-            f"this is machine {machines.own_position} of {machines.count}, from 0; "
+            f"this is machine {machines.own_position} of {machines.count}, counted from 0; "
             f"the first is {machines.master}, port {plan.port or _DEFAULT_PORT}; "
             f"gloo's network interface is {plan.interface or variables['GLOO_SOCKET_IFNAME']}"
         )
@@ -135,56 +146,78 @@ def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
 
 
 def start(plan: Plan, program: Sequence[str]) -> int:
-    """Run a Python program as the plan's ranks and return the exit code: of the rank that failed first, if one does.
+    """Run a Python program as the ranks of the plan, and return the exit code: that of the first rank that fails.
 
-    A single rank without torchrun becomes this process.
+    A single rank without torchrun replaces this process.
     """
     if not plan.uses_torchrun:
         bind.become(plan.placements, 0, [sys.executable, *program])
     os.environ[bind.PLACEMENTS_VARIABLE] = bind.encode_placements(plan.placements)
-    os.environ["OMP_NUM_THREADS"] = str(plan.placements[0].threads)  # each rank sets its own: without, torchrun warns
+    os.environ["OMP_NUM_THREADS"] = str(plan.placements[0].threads)  # set again by each rank; torchrun warns without it
     os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", str(_STOP_SECONDS))
     if plan.interface is not None:
         os.environ["GLOO_SOCKET_IFNAME"] = plan.interface
-    return _torchrun([*plan.torchrun_options(), sys.executable, "-m", bind.__name__, sys.executable, "-u", *program])
+    return _torchrun(plan, [sys.executable, "-m", bind.__name__, sys.executable, "-u", *program])
 
 
-def _free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind((_LOOPBACK, 0))
-        return int(listener.getsockname()[1])
-
-
-def _torchrun(arguments: Sequence[str]) -> int:
-    from torch.distributed import run
+def _torchrun(plan: Plan, command: Sequence[str]) -> int:
+    from torch.distributed import DistError, run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    address, port = plan.store_address
+    options = plan.torchrun_options(address, port)
+    if "--signals-to-handle" in run.get_args_parser()._option_string_actions:
+        options += ["--signals-to-handle", ",".join(_signals_to_handle())]
     try:
-        run.main(list(arguments))
+        run.main([*options, *command])
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        print(f"bert-large: error: rank {rank} {ended}", file=sys.stderr)
+        print_error(f"bert-large: error: rank {rank} {ended}")
         return 128 - code if code < 0 else code
     except SignalException as error:
         return 128 + int(error.sigval)
+    except DistError as error:
+        raise _explain_store_error(plan, address, port, str(error)) from None
     return 0
 
 
+def _signals_to_handle() -> list[str]:
+    """Return the signals that torchrun passes on to ranks, without those that this process was started to ignore.
+
+    `nohup` has its program ignore SIGHUP. torchrun would replace that and end the run when the terminal is closed.
+    """
+    handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) == signal.SIG_IGN else set()
+    return [number.name for number in handled if number not in ignored]
+
+
+def _explain_store_error(plan: Plan, address: str, port: int, problem: str) -> UserError:
+    if "EADDRINUSE" in problem:
+        return InputError(
+            f"MASTER_PORT {port} is in use by another program on this machine; set MASTER_PORT to a free port"
+            + (", the same one on all machines" if plan.machines.count > 1 else "")
+        )
+    return UserError(
+        f"machine {plan.machines.own_position} of {plan.machines.count} could not join the others at {address}:{port}: "
+        f"{problem.splitlines()[0]}. Check MASTER_ADDR and MASTER_PORT, that the ranks of all machines were started, "
+        "and that the machines can reach each other"
+    )
+
+
 def main() -> int:
-    """Start what the environment asks for."""
+    """Start the ranks that the environment describes."""
     try:
         program = sys.argv[1:]
         if program[:2] == ["-m", "bert_large"]:
-            cli.parse(program[2:])  # reports errors once, not once per rank
+            cli.parse(program[2:])  # so that an error in the command line is printed once, not by every rank
         else:
             program = cli.expand_environment(program)
         return start(make_plan(with_options(os.environ, program), read_topology()), program)
     except UserError as error:
-        print(f"bert-large: error: {error}", file=sys.stderr)
+        print_error(f"bert-large: error: {error}")
         return error.exit_code
 
 

@@ -1,4 +1,4 @@
-"""What this machine knows of its own names, addresses and routes. Nothing is sent but questions to name servers."""
+"""Names, addresses, routes and free ports of this machine. Nothing is sent except queries to name servers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _ANY_PORT = 9
 
 
 def own_names() -> set[str]:
-    """Return the names of this machine."""
+    """Return the names of this machine: short, as configured, and fully qualified."""
     name = socket.gethostname()
     return {name, name.split(".")[0], socket.getfqdn()}
 
 
 def resolve(host: str) -> set[str]:
-    """Return a host's addresses; none where none is known."""
+    """Return the addresses of a host; an empty set if none are known."""
     try:
         return {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
     except OSError:
@@ -30,7 +30,7 @@ def resolve(host: str) -> set[str]:
 
 
 def own_interfaces() -> dict[str, str]:
-    """Return every address of this machine and its interface."""
+    """Return the network interface of each address of this machine."""
     room = array.array("B", bytes(_MOST_ADDRESSES * _REQUEST_BYTES))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         answer = fcntl.ioctl(asked, _SIOCGIFCONF, struct.pack("iL", len(room), room.buffer_info()[0]))
@@ -39,15 +39,22 @@ def own_interfaces() -> dict[str, str]:
         entry = room[start : start + _REQUEST_BYTES].tobytes()
         label = entry[:16].split(b"\0")[0].decode()
         interfaces[socket.inet_ntoa(entry[20:24])] = label.split(":")[0]  # eth0:1 is another address of eth0
-    listed = Path("/proc/net/if_inet6")
-    for line in listed.read_text().splitlines() if listed.exists() else []:
+    ipv6 = Path("/proc/net/if_inet6")  # the request above returns IPv4 addresses only
+    for line in ipv6.read_text().splitlines() if ipv6.exists() else []:
         address, *_, name = line.split()
         interfaces[str(ipaddress.ip_address(bytes.fromhex(address)))] = name
     return interfaces
 
 
+def free_port() -> int:
+    """Return a TCP port of the loopback interface that no program listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
 def source_address(host: str) -> str | None:
-    """Return the address from which this machine reaches a host; None where it has no route to it."""
+    """Return the address from which this machine reaches a host; None if it has no route to it."""
     try:
         for family, kind, *_, address in socket.getaddrinfo(host, _ANY_PORT, type=socket.SOCK_DGRAM):
             with socket.socket(family, kind) as route:
@@ -59,5 +66,5 @@ def source_address(host: str) -> str | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Tell whether an address never leaves the machine."""
+    """Return whether an address is one that never leaves the machine."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback

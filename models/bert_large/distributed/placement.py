@@ -1,4 +1,4 @@
-"""Where each rank of this machine computes: its cores, its threads, the NUMA nodes of its memory."""
+"""Placement of each rank of this machine: its cores, its threads, and the NUMA nodes of its memory."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bert_large.distributed.topology import Node, Topology
 from bert_large.errors import InputError
 
 MAX_CCL_WORKERS = 4
-"""Cores of a rank that oneCCL's workers get, at most; Intel's package sets aside as many."""
+"""Most cores of a rank that are reserved for oneCCL's workers; the same number as in Intel's package."""
 _CORES_PER_CCL_WORKER = 4
 _LEAST_PART = 0.75
-"""Ranks keep to NUMA nodes as long as the smallest gets this part of an even share of all cores."""
+"""Ranks do not cross NUMA nodes as long as the smallest rank has at least this part of an even share of all cores."""
 
 _T = TypeVar("_T")
 _Core = tuple[int, tuple[int, ...]]  # the node's number, the core's hardware threads
@@ -22,37 +22,37 @@ _Core = tuple[int, tuple[int, ...]]  # the node's number, the core's hardware th
 
 @dataclass(frozen=True)
 class RankPlacement:
-    """What one rank of this machine computes on."""
+    """The cores, threads and memory of one rank."""
 
     nodes: tuple[int, ...]
-    """NUMA nodes that its cores are of."""
+    """NUMA nodes of its cores."""
     cpus: tuple[int, ...]
-    """One hardware thread of each core that it computes on: two threads of one core share its arithmetic units."""
+    """One hardware thread of each of its cores, because threads of one core share its arithmetic units."""
     threads: int
-    """How many threads compute: fewer than cores where control groups allow less CPU time."""
+    """Number of computing threads: that of the cores, or fewer if control groups limit CPU time."""
     binds_cores: bool
-    """Whether the process is kept to `cpus`; the only rank of a machine has them all anyway."""
+    """Whether the process is bound to `cpus`; the only rank of a machine uses all of them without binding."""
     memory_nodes: tuple[int, ...] = ()
-    """NUMA nodes that its memory comes from; empty: wherever it is first touched."""
+    """NUMA nodes of its memory; empty: the node of the core that first touches a page."""
     ccl_worker_cpus: tuple[int, ...] = ()
-    """Cores set aside for oneCCL's workers."""
+    """Cores reserved for oneCCL's workers."""
 
 
 def default_ranks(topology: Topology) -> int:
-    """Return one rank per NUMA node, fewer where control groups do not give each a CPU."""
+    """Return one rank per NUMA node, or fewer if control groups do not allow one CPU for each."""
     return min(len(topology.nodes), topology.threads)
 
 
 def place_ranks(topology: Topology, ranks: int, *, ccl: bool = False) -> tuple[RankPlacement, ...]:
-    """Deal the cores to ranks; with `ccl` each sets cores aside for oneCCL's workers.
+    """Distribute the cores over ranks; with `ccl` some cores of each are reserved for oneCCL's workers.
 
     Raises:
         InputError: there are more ranks than cores.
     """
     if ranks > topology.cores:
         raise InputError(
-            f"{ranks} ranks are asked for (RANKS_PER_NODE or HOSTFILE), but this process has {topology.cores} cores; "
-            f"ask for at most {topology.cores}, or set BIND=none to let ranks share cores"
+            f"RANKS_PER_NODE or HOSTFILE sets {ranks} ranks, but this process has {topology.cores} cores; "
+            f"set at most {topology.cores}, or set BIND=none to let ranks share cores"
         )
     parts = _deal(topology.nodes, ranks)
     workers = _ccl_workers(min(map(len, parts))) if ccl else 0
@@ -74,7 +74,7 @@ def place_ranks(topology: Topology, ranks: int, *, ccl: bool = False) -> tuple[R
 
 
 def leave_unbound(topology: Topology, ranks: int) -> tuple[RankPlacement, ...]:
-    """Let every rank use all cores, each with its share of the threads."""
+    """Return placements that let every rank use all cores, with an even share of the threads."""
     return tuple(
         RankPlacement(
             nodes=tuple(node.number for node in topology.nodes),
@@ -87,9 +87,9 @@ def leave_unbound(topology: Topology, ranks: int) -> tuple[RankPlacement, ...]:
 
 
 def _deal(nodes: Sequence[Node], ranks: int) -> list[list[_Core]]:
-    """Return each rank's cores, of one NUMA node or of whole nodes if that is nearly even, else cut evenly.
+    """Return the cores of each rank: of one NUMA node or of whole nodes if that is nearly even, else cut evenly.
 
-    Ranks compute as much as each other, so all are as slow as the one with the fewest cores.
+    Ranks have equal work, so all of them are as slow as the one with the fewest cores.
     """
     per_node = [[(node.number, core) for core in node.cores] for node in nodes]
     everything = list(chain.from_iterable(per_node))
@@ -104,12 +104,12 @@ def _deal(nodes: Sequence[Node], ranks: int) -> list[list[_Core]]:
 
 
 def _split(items: Sequence[_T], parts: int) -> list[list[_T]]:
-    """Cut a sequence into consecutive parts whose lengths differ by one at most."""
+    """Cut a sequence into consecutive parts whose lengths differ by at most one."""
     return [list(items[len(items) * part // parts : len(items) * (part + 1) // parts]) for part in range(parts)]
 
 
 def _share_of_threads(topology: Topology, ranks: int, rank: int) -> int:
-    """Return how many threads control groups leave a rank: an even share of theirs, one at least."""
+    """Return a rank's even share of the threads that control groups allow, at least one."""
     total = topology.threads
     if total == topology.cores:
         return total
@@ -117,14 +117,14 @@ def _share_of_threads(topology: Topology, ranks: int, rank: int) -> int:
 
 
 def _ccl_workers(cores: int) -> int:
-    """Return how many cores a rank sets aside: a quarter, from one to `MAX_CCL_WORKERS`; none of a single core."""
+    """Return the number of cores that a rank reserves: a quarter, 1 to `MAX_CCL_WORKERS`, but 0 of a single core."""
     return 0 if cores == 1 else max(1, min(MAX_CCL_WORKERS, cores // _CORES_PER_CCL_WORKER))
 
 
 def _memory_nodes(nodes: Sequence[Node], cores: Sequence[_Core]) -> tuple[int, ...]:
-    """Return the nodes that a rank's memory is kept to.
+    """Return the nodes that a rank's memory is bound to.
 
-    None where there is one node, and for a rank on a single node whose memory it may not have.
+    Empty if the machine has one node, or if the rank may not allocate memory on the nodes of its cores.
     """
     if len(nodes) == 1:
         return ()

@@ -1,12 +1,12 @@
-"""The optimizer's state divided among ranks.
+"""Optimizer state divided among ranks.
 
-ZeRO's first stage (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter Models"):
-each parameter has an owner, the rank that alone keeps its moments and updates it. Parameters stay whole, so that LAMB's
-norms are each computed on one rank, by the same additions as without sharding.
+The first stage of ZeRO (Rajbhandari et al. 2020, "ZeRO: Memory Optimizations Toward Training Trillion Parameter
+Models"): each parameter has an owner, the only rank that keeps its moments and updates it. Parameters are not split, so
+each of LAMB's norms is computed on one rank, with the same additions as without sharding: results are bit-identical.
 
-PyTorch's `ZeroRedundancyOptimizer` divides parameters alike, but stands between the training step and the optimizer
-(whose `gradient_scale` clipping sets), and can only save by gathering all state, pickled, on one rank. Here the
-optimizer is an ordinary one over the parameters that a rank owns, and state reaches a checkpoint tensor by tensor.
+PyTorch's `ZeroRedundancyOptimizer` divides parameters in the same way, but it wraps the optimizer, whose
+`gradient_scale` the training step sets, and saves by gathering the whole state, pickled, on one rank. Here the
+optimizer is an ordinary one over the parameters that a rank owns, and its state goes to a checkpoint tensor by tensor.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from torch import distributed, nn
 from bert_large.distributed.collectives import Ranks
 
 _PACKED_BYTES = 1 << 20
-"""Parameters up to this size travel together."""
+"""Parameters up to this size are sent in one message per owner."""
 
 
 def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
-    """Return the rank that owns each parameter, given their elements: the largest first, to whom has least."""
+    """Return the owner of each parameter, given its size: largest first, each to the rank that owns the least."""
     loads = [(0, rank) for rank in range(world_size)]
     owners = {}
     for name in sorted(sizes, key=lambda name: (-sizes[name], name)):
@@ -35,12 +35,14 @@ def assign_owners(sizes: Mapping[str, int], world_size: int) -> dict[str, int]:
 
 
 class ParameterShards:
-    """Who owns which parameter of a model, and how ranks get what others own. Every rank makes the same calls."""
+    """The owners of a model's parameters, and the exchange of weights and state. All ranks must make the same calls."""
 
     def __init__(self, model: nn.Module, ranks: Ranks) -> None:
         self._parameters = dict(model.named_parameters())
         self._ranks = ranks
-        self._owners = assign_owners({name: its.numel() for name, its in self._parameters.items()}, ranks.world_size)
+        self._owners = assign_owners(
+            {name: weight.numel() for name, weight in self._parameters.items()}, ranks.world_size
+        )
 
     @property
     def owned(self) -> frozenset[str]:
@@ -49,7 +51,7 @@ class ParameterShards:
 
     @torch.no_grad()
     def share_weights(self) -> None:
-        """Give every rank the weights that their owners have updated."""
+        """Send the weights from the owners, which have updated them, to all ranks."""
         self._ranks.meet()
         packs, pending = [], []
         for owner in sorted(set(self._owners.values())):
@@ -65,14 +67,15 @@ class ParameterShards:
         for owner, packed, weights in packs:
             if owner != self._ranks.rank:
                 _unpack(packed, weights)
-        # Communication writes behind autograd's back; engines that keep copies of weights go by these counters.
+        # Communication writes without autograd's knowledge. Engines use these version counters to refresh their copies
+        # of weights.
         others = [weight for name, weight in self._parameters.items() if self._owners[name] != self._ranks.rank]
         torch.autograd.graph.increment_version(others)
 
     def send_to_main(self, name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
-        """Return, on the main rank, what the owner of parameter `name` has given; None on all others.
+        """Return the owner's `tensor` for parameter `name` on the main rank, and None on all others.
 
-        `tensor` is of the parameter's shape and type, or None on ranks that don't own it.
+        `tensor` has the parameter's shape and type; it is None on ranks that do not own the parameter.
         """
         self._ranks.meet()
         owner = self._owners[name]

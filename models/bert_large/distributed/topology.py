@@ -1,7 +1,6 @@
-"""What this process may compute on, as Linux tells it in files: NUMA nodes, their cores and memory, limits.
+"""NUMA nodes, cores, memory and CPU limits available to this process, read from sysfs and procfs.
 
-Read from sysfs and procfs themselves: they are there in every container, while `lscpu` is not, and prints other fields
-in other versions.
+These are present in every container. `lscpu` is not, and its output differs between versions.
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ class Node:
 
     number: int
     cores: tuple[tuple[int, ...], ...]
-    """Of every physical core the hardware threads (CPU numbers) that may be used, ascending."""
+    """For every physical core, its hardware threads (CPU numbers) that may be used, ascending."""
     memory_bytes: int | None
-    """Size of its memory; None where the system does not tell."""
+    """Size of its memory; None if unknown."""
     may_hold_memory: bool
-    """Whether this process may be given the node's memory."""
+    """Whether this process may allocate memory of the node."""
 
 
 @dataclass(frozen=True)
 class Topology:
-    """The nodes, ascending, and the CPU time that control groups allow, in CPUs; None without a limit."""
+    """The nodes in ascending order, and the CPU time that control groups allow, in CPUs; None means no limit."""
 
     nodes: tuple[Node, ...]
     cpu_quota: float | None = None
@@ -39,14 +38,14 @@ class Topology:
 
     @property
     def threads(self) -> int:
-        """How many threads can run at once, one a core: as many as cores, unless control groups allow fewer."""
+        """The number of threads that can run at once, one per core, or fewer if control groups limit CPU time."""
         return self.cores if self.cpu_quota is None else min(self.cores, max(1, int(self.cpu_quota)))
 
 
 def read_topology(root: Path = Path("/"), allowed: Iterable[int] | None = None) -> Topology:
-    """Return what the files below `root` tell of the CPUs in `allowed`, by default those of this process.
+    """Return the topology of the CPUs in `allowed`, by default those of this process, from the files below `root`.
 
-    Nodes without usable CPUs (memory alone, or left out by a CPU set) are none of them.
+    Nodes without usable CPUs (memory only, or excluded by a CPU set) are left out.
     """
     cpus = set(os.sched_getaffinity(0) if allowed is None else allowed)
     system = root / "sys/devices/system"
@@ -86,7 +85,7 @@ def format_list(numbers: Iterable[int]) -> str:
 
 
 def _cores(folder: Path, cpus: set[int]) -> tuple[tuple[int, ...], ...]:
-    """Group CPUs by the physical core they are hardware threads of; each is its own where the system does not tell."""
+    """Group CPUs by physical core; without information from the system, each CPU is a core."""
     cores = set()
     for cpu in cpus:
         topology = folder / f"cpu{cpu}/topology"
@@ -113,7 +112,7 @@ def _allowed_memory_nodes(root: Path) -> set[int] | None:
 
 
 def _cpu_quota(root: Path) -> float | None:
-    """Return the smallest limit of this process's control group and those above it, of both versions, in CPUs."""
+    """Return the smallest CPU limit of this process's control groups (v1 and v2) and their parents, in CPUs."""
     quotas = []
     for folder in control_groups(root, "cpu"):
         words = read_text(folder / "cpu.max").split() or [
@@ -126,9 +125,9 @@ def _cpu_quota(root: Path) -> float | None:
 
 
 def control_groups(root: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of this process's control groups that may have a controller's limit, each with those above it.
+    """Yield the folders of this process's control groups (v1 and v2) for a controller, each followed by its parents.
 
-    `controller` is `cpu` or `memory`; both versions of control groups are looked at.
+    `controller` is `cpu` or `memory`. A limit can be set at any level.
     """
     groups = {}
     for line in read_text(root / "proc/self/cgroup").splitlines():
@@ -148,7 +147,7 @@ def control_groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def read_text(path: Path) -> str:
-    """Return a file's text, empty where there is no such file or it cannot be read."""
+    """Return the text of a file of sysfs or procfs; empty if it does not exist or cannot be read."""
     try:
         return path.read_text()
     except OSError:

@@ -1,19 +1,21 @@
-"""The inputs of a run: model configuration, vocabulary and records, checked before any work starts."""
+"""Inputs of a run, located and checked before any work starts: configuration, vocabulary, records, masking."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
 
+from bert_large.config.differences import differences
 from bert_large.config.hugging_face import ARCHITECTURES
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
 from bert_large.data.dataset import Dataset, check_training_data
-from bert_large.data.folders import EVAL_FOLDERS, find_training_folder
+from bert_large.data.folders import EVAL_FOLDERS, find_training_folder, list_subfolders
 from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
 from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.collectives import Ranks
+from bert_large.distributed.consistency import require_agreement
 from bert_large.errors import InputError
 from bert_large.log import LOGGER
 from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
@@ -44,10 +46,10 @@ def resolve_model_config(
     vocab_file: str | None = None,
     masked_lm_only: bool = False,
 ) -> ModelConfig:
-    """Return the model configuration from a file or preset, from the checkpoint, or from both if they agree.
+    """Return the configuration of the model, from a file, a preset's name or a checkpoint, which must agree.
 
-    A preset (`presets.CONFIGURATIONS`) takes its vocabulary size from the checkpoint or, without one, from
-    `vocab_file`. The heads are the checkpoint's, unless only the masked-LM head is requested.
+    `config_file` is a path or one of `CONFIGURATIONS`. A preset takes its vocabulary size from the checkpoint, or else
+    from `vocab_file`. The heads are those of the checkpoint, unless `masked_lm_only`.
     """
     if checkpoint_dir is not None:
         check_model_folder(Path(checkpoint_dir))
@@ -67,30 +69,30 @@ def resolve_model_config(
         config = read_configuration(config_file, activation, vocab_size=from_checkpoint.vocab_size)
         if config.traits.model_type == from_checkpoint.traits.model_type:
             config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
-        differences = [
-            f"{name} is {value}, but {getattr(config, name)} in {config_file}"
-            for name, value in vars(from_checkpoint).items()
-            if value != getattr(config, name) and not name.endswith("dropout_prob")
+        problems = [
+            f"{name} is {theirs}, in {config_file} {ours}"
+            for name, (theirs, ours) in differences(vars(from_checkpoint), vars(config)).items()
+            if not name.endswith("dropout_prob")
         ]
-        if differences:
+        if problems:
             raise InputError(
-                f"CHECKPOINT_DIR {checkpoint_dir} has another model configuration: {'; '.join(differences)}"
+                f"CHECKPOINT_DIR {checkpoint_dir} holds a model of another configuration: {'; '.join(problems)}"
             )
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
 def _require_pretraining_heads(folder: Path) -> None:
-    """Raise `InputError` for the folder of a model class without pretraining heads, such as a fine-tuned model."""
+    """Raise `InputError` if a model folder names a class without pretraining heads, such as a fine-tuned model."""
     named = read_json(folder / CONFIG_FILE).get("architectures")
     if isinstance(named, list) and named and named[0] not in ARCHITECTURES:
         raise InputError(
-            f"CHECKPOINT_DIR {folder} contains a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give the "
-            "model_save folder of a pretraining run. Fine-tuned models work with `transformers` and `finetune` only"
+            f"CHECKPOINT_DIR {folder} holds a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; set it to a "
+            "model_save of pretraining. Fine-tuned models can be used with `transformers` and `bert-large finetune`"
         )
 
 
 def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:
-    """Return a description of the source of the configuration that `resolve_model_config` returns."""
+    """Return a description of where `resolve_model_config` takes the configuration from."""
     if config_file is None:
         return f"configuration of {checkpoint_dir}"
     named = CONFIGURATIONS.get(config_file)
@@ -103,7 +105,7 @@ def describe_origin(config_file: str | None, checkpoint_dir: str | None, config:
 
 
 def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
-    """Return the vocabulary to save with the model: `vocab_file`, or the checkpoint's, or None if there is none."""
+    """Return the vocabulary to store with the model: `vocab_file`, else the checkpoint's, or None if neither exists."""
     path = Path(vocab_file) if vocab_file else None
     if path is None and checkpoint_dir is not None and (Path(checkpoint_dir) / VOCAB_FILE).is_file():
         path = Path(checkpoint_dir) / VOCAB_FILE
@@ -121,16 +123,16 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 def resolve_text(
     data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None
 ) -> TextSettings | None:
-    """Return how to make the records of a run on text, or None for a run on existing records.
+    """Return how to make the records of a run on text; None for a run on existing records.
 
-    Raises `InputError` if the run starts from a checkpoint without a vocabulary: a model works with no other than the
-    one it was trained with.
+    A checkpoint's weights belong to its own vocabulary: raises `InputError` if the checkpoint has none.
     """
     if data.text_dir is None:
         return None
     if from_checkpoint and vocab_file is None:
         raise InputError(
-            f"CHECKPOINT_DIR has no {VOCAB_FILE} to make records from TEXT_DIR: set VOCAB_FILE (--vocab-file)"
+            f"CHECKPOINT_DIR has no {VOCAB_FILE}, which is needed to make records of TEXT_DIR: set VOCAB_FILE "
+            "(--vocab-file)"
         )
     length = data.max_seq_length
     slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
@@ -145,10 +147,7 @@ def resolve_text(
 
 
 def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ranks) -> DataConfig:
-    """Make the records of a run on text on rank 0, while the others wait without a time limit.
-
-    Returns the settings, without evaluation if the text is too small for it.
-    """
+    """Have rank 0 make the records of a run on text; return `data`, without evaluation if the text is too small."""
     if data.text_dir is None or settings is None:
         return data
     with ranks.failing_together():
@@ -158,16 +157,16 @@ def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ra
     with ranks.failing_together():
         if not data.dataset_dir.is_dir():
             raise InputError(
-                f"{data.dataset_dir} does not exist on this host: with TEXT_DIR, all hosts must share OUTPUT_DIR"
+                f"{data.dataset_dir} does not exist on this host: with TEXT_DIR all hosts must share OUTPUT_DIR"
             )
     if data.eval_dir != data.dataset_dir / EVAL_FOLDERS[0] or data.eval_dir.is_dir():
         return data
-    LOGGER.info("no evaluation: the text is too small to hold out articles")
+    LOGGER.info("no evaluation: the text is too small to hold out articles for it")
     return dataclasses.replace(data, eval_dir=None)
 
 
 def require_vocab(vocab_file: Path | None) -> Path:
-    """Return the vocabulary for dynamic masking; raise `InputError` if there is none."""
+    """Return the vocabulary for dynamic masking; raises `InputError` if there is none."""
     if vocab_file is None:
         raise InputError(
             "--dynamic-masking needs the vocabulary that the records were made with: set VOCAB_FILE (--vocab-file)"
@@ -178,7 +177,7 @@ def require_vocab(vocab_file: Path | None) -> Path:
 def resolve_masking(
     vocab_file: Path | None, data: DataConfig, train: TrainConfig, dataset: Dataset
 ) -> DynamicMasking | None:
-    """Return the dynamic masking of the records, or None if it is off."""
+    """Return the dynamic masking of a run, or None; raises `InputError` for another vocabulary than the records'."""
     if not data.dynamic_masking:
         return None
     vocabulary = read_vocab(require_vocab(vocab_file))
@@ -192,13 +191,16 @@ def resolve_masking(
     )
     masking.check(dataset.read(0, BadRecords(data.bad_records_allowed)))
     LOGGER.info(
-        "masks are redrawn in every epoch: at most %d per record, %s", masking.max_predictions, masking.vocabulary
+        "dynamic masking: new masks in every epoch, at most %d per record, vocabulary of %s",
+        masking.max_predictions,
+        masking.vocabulary,
     )
     return masking
 
 
 def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
-    """Open a folder of shards. One rank of each machine indexes new shards, while the others wait."""
+    """Open a folder of shards: local rank 0 of each machine indexes new shards, for all ranks of the machine."""
+    _require_same_folders(folder, index_dir, ranks)
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
 
@@ -229,6 +231,21 @@ def open_data(
     return RunData(training, evaluation, masking)
 
 
+def _require_same_folders(folder: Path, index_dir: Path, ranks: Ranks) -> None:
+    """Raise `InputError` unless all ranks of this machine read the same folder and the same indexes.
+
+    Only one of them indexes the shards. A rank with another folder, because its environment differs, would find no
+    index for its own.
+    """
+    with ranks.failing_together():
+        own = {"data folder": str(folder.resolve()), "index folder": str(index_dir.resolve())}
+        gathered = ranks.gather([ranks.local_rank, own])
+        # Ranks of a machine are numbered consecutively, beginning with its local rank 0.
+        first = max(rank for rank, (local, _) in enumerate(gathered[: ranks.rank + 1]) if local == 0 or rank == 0)
+        chosen = sorted({first, ranks.rank})
+        require_agreement([gathered[rank][1] for rank in chosen], [ranks.names[rank] for rank in chosen])
+
+
 def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
     """Open the training records and check that they fit the phase and the model."""
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
@@ -238,13 +255,13 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
     for text in bad:
         LOGGER.info("bad record skipped: %s", text)
     if bad:
-        LOGGER.info("%d bad records skipped: the next good record of its shard replaces each", len(bad))
+        LOGGER.info("%d bad records skipped: each is replaced by the next good record of its shard", len(bad))
     _log_dataset("training", dataset)
     return dataset
 
 
 def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
-    """Open held-out records, of any sequence length up to the model's positions; no record may be bad."""
+    """Open held-out records of any sequence length that the model supports; none of them may be bad."""
     dataset = open_dataset(eval_dir, index_dir, model, ranks)
     _log_dataset("evaluation", dataset)
     return dataset
@@ -257,3 +274,6 @@ def _log_dataset(use: str, dataset: Dataset) -> None:
         use, len(dataset), len(dataset.shards), dataset.shards[0].path.parent, tokens, tokens / len(dataset),
         dataset.shape.max_seq_length,
     )  # fmt: skip
+    skipped = list_subfolders(dataset.shards[0].path.parent)
+    if skipped:
+        LOGGER.info("%s data: folders are not read: %s", use, ", ".join(path.name for path in skipped))

@@ -34,7 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from bert_large.distributed.collectives import Ranks, joined_ranks
+    from bert_large.distributed.collectives import Ranks
+    from bert_large.distributed.joining import joined_ranks
     from bert_large.engines import resolve_engine
     from bert_large.engines.precision import apply_precision
     from bert_large.model.bert import BertForPreTraining

@@ -13,7 +13,8 @@ import torch
 import bert_large
 from bert_large.config.differences import flatten
 from bert_large.data.loader import explain_dead_worker
-from bert_large.distributed.collectives import Ranks, joined_ranks, restarts
+from bert_large.distributed.collectives import Ranks
+from bert_large.distributed.joining import joined_ranks, restarts
 from bert_large.engines import resolve_engine
 from bert_large.errors import UserError
 from bert_large.log import LOGGER, log_to_file_only, start_logging

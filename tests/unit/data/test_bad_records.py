@@ -22,6 +22,7 @@ from bert_large.data.order import SampleOrder
 from bert_large.data.record import BadRecords, RecordLimits, RecordShape
 from bert_large.errors import DataError
 
+from tests.support.crash import crash_on_b
 from tests.support.records import assert_same_record, make_records, write_hdf5_shard, write_shard
 
 SHAPE = RecordShape(16, 4)
@@ -347,16 +348,11 @@ def test_bad_records_are_listed_in_the_index_folder(tmp_path: Path) -> None:
     assert text.startswith(f"{path}: record 1 at byte {starts[1]}: wrong checksum of a record header")
 
 
-def die_on_b(path: Path) -> None:
-    if path.name == "b":
-        os._exit(11)
-
-
 def test_a_shard_that_crashes_its_reader_is_named(tmp_path: Path) -> None:
     """The HDF5 library is written in C: on a damaged file it can crash the process."""
     paths = [tmp_path / name for name in "ba"]
     with pytest.raises(DataError, match=rf"^{paths[0]}: the process that checked its records died"):
-        index_module._scan_in_processes(paths, die_on_b, 2, lambda done: None)
+        index_module._scan_in_processes(paths, crash_on_b, 2, lambda done: None)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Ragged batches: real tokens end to end, flat indices into them."""
+"""Ragged batches: real tokens end to end, and flat indices into them."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_layout() -> None:
 
 
 def test_types() -> None:
-    """All int64, as PyTorch's indexing wants, but `cu_seqlens` int32, as varlen attention wants."""
+    """int64, as PyTorch needs for indexing, except `cu_seqlens`, which variable-length attention needs as int32."""
     tensors = {name: value for name, value in vars(BATCH).items() if isinstance(value, torch.Tensor)}
     assert tensors.pop("cu_seqlens").dtype == torch.int32
     assert {value.dtype for value in tensors.values()} == {torch.int64} and len(tensors) == 8
 
 
-def test_arrays_make_the_same_batch() -> None:
+def test_a_batch_is_restored_from_arrays() -> None:
     again = from_numpy(to_numpy(BATCH))
     for field in dataclasses.fields(BATCH):
         ours, theirs = getattr(again, field.name), getattr(BATCH, field.name)
@@ -62,7 +62,7 @@ def test_arrays_make_the_same_batch() -> None:
 
 
 def test_some_of_the_tokens() -> None:
-    """They are laid end to end as in any batch, with their old positions, and masked tokens are found again."""
+    """They are laid end to end with their original positions, and masked positions refer to the same tokens."""
     read = select_tokens(BATCH, torch.tensor([0, 1, 3, 4, 5, 6]))
     assert read.input_ids.tolist() == [2, 11, 2, 2, 12, 13]
     assert read.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1]

@@ -1,4 +1,4 @@
-"""The fuzzer's targets on some inputs of each kind: nothing but the documented error. `make fuzz` runs a million."""
+"""The fuzzer's targets on some inputs of each kind raise only the documented error. `make fuzz` runs a million."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ EDITS = st.binary(max_size=24)
 
 
 def mutated(target: str) -> st.SearchStrategy[bytes]:
-    """Return good inputs of a target with a stretch replaced by other bytes."""
+    """Return good inputs of a target in which some bytes are replaced."""
 
     def replace(seed: bytes, place: int, length: int, new: bytes) -> bytes:
         place %= len(seed) + 1
@@ -50,8 +50,8 @@ def test_wrong_inputs(target: str, inputs: st.SearchStrategy[bytes]) -> None:
     run()
 
 
-def test_a_target_finds_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error other than the documented one gets out."""
+def test_a_target_reports_other_errors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error other than the documented one is raised."""
     wrong: Callable[..., None] = lambda *_: (_ for _ in ()).throw(ZeroDivisionError)  # noqa: E731
     monkeypatch.setattr("bert_large.data.formats.tfrecord._read_frame", wrong)
     with pytest.raises(ZeroDivisionError):

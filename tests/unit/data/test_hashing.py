@@ -1,4 +1,4 @@
-"""The mixer behind every random choice."""
+"""The integer hash behind every random choice."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from bert_large.data.hashing import random_numbers, splitmix64
 
 
 def test_known_values() -> None:
-    """First outputs of SplitMix64 as published for the seeds 0 and 1234567."""
+    """The first outputs of SplitMix64 for the seeds 0 and 1234567, as published."""
     assert splitmix64(0) == 0xE220A8397B1DCDAF
     assert splitmix64(1234567) == 6457827717110365317
 
@@ -18,7 +18,7 @@ def test_wraps_at_64_bits() -> None:
 
 
 def test_random_numbers_are_the_stream_of_each_key() -> None:
-    """Any number of it at once: the state grows by the same amount from one to the next."""
+    """Any output can be computed directly, because the state grows by the same amount for each."""
     keys = np.array([0, 1234567, 2**64 - 1], dtype=np.uint64)
     for counter in (0, 1, 1000):
         states = [int(key) + counter * 0x9E3779B97F4A7C15 for key in keys]

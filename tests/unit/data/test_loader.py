@@ -138,6 +138,7 @@ def test_workers_outlive_signals_to_the_process_group(dataset: Dataset) -> None:
     (worker,) = set(multiprocessing.active_children()) - others
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        assert worker.pid is not None
         for process in (worker.pid, server):
             os.kill(process, number)
     assert len(list(steps)) == 7

@@ -1,4 +1,4 @@
-"""Sample order: a permutation of all records, fixed by (seed, epoch, position) alone; and how it is dealt and cut."""
+"""Sample order: a permutation of all records that depends on seed, epoch and position only; dealing and cutting."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def epoch_of(order: SampleOrder, epoch: int) -> np.ndarray:
     "size", [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 63, 64, 65, 255, 256, 257, 1000, 4096, 4097, 100_003]
 )
 def test_permutation_is_a_bijection(size: int) -> None:
-    """Every index is hit once: no record is trained twice in an epoch, none never."""
+    """Every index is the image of one index, so every record is used exactly once per epoch."""
     for key in (0, 1, 2**64 - 1):
         assert np.array_equal(np.sort(permute(np.arange(size), size, key)), np.arange(size))
 
 
 def test_permutation_needs_no_table() -> None:
-    """Single positions of the full Wikipedia set's size, asked for alone, in any shape, are what the whole gives."""
+    """Single positions, in any shape, have the same images as in the whole; here for Wikipedia's size."""
     size = 156_726_829
     few = np.array([[0, 5], [size - 1, 77_777_777]])
     together = permute(few, size, 9)
@@ -37,13 +37,13 @@ def test_permutation_needs_no_table() -> None:
 
 
 def test_order_never_changes() -> None:
-    """These values are part of the checkpoint format: a run resumed by a later version must see the same samples."""
+    """These values are part of the checkpoint format: a run resumed by a later version must use the same samples."""
     assert SampleOrder(10, seed=42).record_numbers(0, 20).tolist() == GOLDEN_10
     assert SampleOrder(156_726_829, seed=7).record_numbers(313_453_655, 313_453_661).tolist() == GOLDEN_WIKIPEDIA
 
 
 def test_a_slice_is_part_of_the_whole() -> None:
-    """Where a run is resumed does not matter: any slice, over epoch borders too, is that part of the sequence."""
+    """A run can resume anywhere: any slice, also across epochs, equals that part of the sequence."""
     order = SampleOrder(7, seed=3)
     whole = order.record_numbers(0, 50)
     for start, stop in ((0, 3), (5, 9), (13, 36), (49, 50)):
@@ -58,7 +58,7 @@ def test_epochs_and_seeds_differ() -> None:
 
 
 def test_records_are_mixed_over_the_whole_set() -> None:
-    """Neighbouring files hold correlated text: a record's place in the epoch must say nothing about its file."""
+    """Records of a file have related texts: the place of a record in the epoch must not depend on its file."""
     records = 20_000
     for seed in range(5):
         numbers = epoch_of(SampleOrder(records, seed), 0)
@@ -77,7 +77,7 @@ def test_file_order_without_shuffle() -> None:
 @settings(deadline=None)
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=80), st.integers(1, 7))
 def test_deal_takes_every_position_once(lengths: list[int], world_size: int) -> None:
-    """Nothing is lost or doubled, each rank's share is ascending, and no rank is idle while another has two."""
+    """Each rank's share is ascending, and no rank is idle while another one has two positions."""
     dealt = deal_to_ranks(np.array(lengths), world_size)
     assert len(dealt) == world_size
     assert sorted(np.concatenate(dealt).tolist()) == list(range(len(lengths)))
@@ -86,7 +86,7 @@ def test_deal_takes_every_position_once(lengths: list[int], world_size: int) -> 
 
 
 def test_deal_balances_tokens() -> None:
-    """Ranks wait for the slowest: shares differ by less than the longest sequence, hardly at all in real batches."""
+    """Ranks wait for the slowest: shares differ by less than the longest sequence, in real batches hardly."""
     rng = np.random.default_rng(0)
     lengths = rng.integers(10, 513, 256)
     loads = [int(lengths[positions].sum()) for positions in deal_to_ranks(lengths, 4)]
@@ -96,7 +96,7 @@ def test_deal_balances_tokens() -> None:
 
 @given(st.lists(st.integers(1, 512), max_size=80), st.integers(1, 1200))
 def test_cut_covers_all_within_the_limit(lengths: list[int], max_tokens: int) -> None:
-    """Cuts follow one another without gap; each fits, or is a single long sequence; none could take one more."""
+    """Cuts have no gaps. Each one fits the limit or is a single long sequence, and could not take one more."""
     cuts = cut_by_tokens(np.array(lengths, dtype=np.int64), max_tokens)
     assert [position for cut in cuts for position in range(cut.start, cut.stop)] == list(range(len(lengths)))
     for cut in cuts:
@@ -106,7 +106,7 @@ def test_cut_covers_all_within_the_limit(lengths: list[int], max_tokens: int) ->
 
 
 def test_cut_examples() -> None:
-    """The first has what is left over: the last, in whose backward pass ranks communicate, is as long as can be."""
+    """The first one has the remainder. The last, during which ranks communicate, is as long as possible."""
     assert cut_by_tokens(np.array([4, 4, 4]), 8) == [slice(0, 1), slice(1, 3)]
     assert cut_by_tokens(np.array([9, 1, 9]), 8) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert cut_by_tokens(np.array([], dtype=np.int64), 8) == []

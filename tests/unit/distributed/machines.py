@@ -1,4 +1,4 @@
-"""Machines as recorded in topologies/: what Linux's files say on them, shortened to what is read.
+"""Machines recorded in topologies/: the contents of Linux's files on them, shortened to the parts that are read.
 
 `thread_siblings_list` is `sort -u /sys/devices/system/cpu/cpu*/topology/thread_siblings_list` on one line; the lines of
 nodes are those of /sys/devices/system/node, the others of /proc/self/status and the control group.
@@ -20,13 +20,13 @@ _MOUNTINFO = "31 23 0:28 / /sys/fs/cgroup ro,nosuid shared:9 - cgroup2 cgroup rw
 
 
 def write_file(path: Path, text: str) -> None:
-    """Write a file and the folders that it is in."""
+    """Write a file and create its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
 
 
 def read_machine(name: str, root: Path) -> Topology:
-    """Write a machine's files below `root` and return the topology read from them."""
+    """Write the files of a machine below `root` and return the topology read from them."""
     lines = (FOLDER / f"{name}.txt").read_text().splitlines()
     facts = [line.split() for line in lines if not line.startswith("#")]
     for path, text in itertools.chain.from_iterable(_files(key, words) for key, *words in facts):
@@ -36,7 +36,7 @@ def read_machine(name: str, root: Path) -> Topology:
 
 
 def _files(key: str, words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield path and text of the files that a line of a recorded machine stands for."""
+    """Yield path and text of the files that one line of a recorded machine describes."""
     system = "sys/devices/system"
     if key == "thread_siblings_list":
         for siblings in words:

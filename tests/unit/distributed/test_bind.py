@@ -1,4 +1,4 @@
-"""Binding: the system's calls, what happens where they are refused, and the variables that a rank's libraries get."""
+"""Binding: the system calls, their refusal, and the variables for the libraries of a rank."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def placement(**changes: object) -> RankPlacement:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
-    """What is asked of the system, which does it."""
+    """The system calls made, all of which succeed."""
     asked: list[tuple[str, tuple[int, ...]]] = []
     monkeypatch.setattr(os, "sched_setaffinity", lambda process, cpus: asked.append(("cores", tuple(cpus))))
     monkeypatch.setattr(bind, "set_memory_policy", lambda nodes: asked.append(("memory", tuple(nodes))))
@@ -43,7 +43,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[int, ...]]]:
         ({"binds_cores": False}, [], "on any of 4 cores"),
     ],
 )  # fmt: skip
-def test_what_a_placement_asks_for(
+def test_the_system_calls_of_a_placement(
     changes: dict[str, object], asked: list[object], line: str, calls: list[tuple[str, tuple[int, ...]]]
 ) -> None:
     assert bind.bind(placement(**changes), {}) == bind.describe(placement(**changes), {}) == line
@@ -51,7 +51,7 @@ def test_what_a_placement_asks_for(
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "is_kept_to_cores"),
+    ("variable", "value", "binds_cores"),
     [
         ("GOMP_CPU_AFFINITY", "0-3", False),
         ("OMP_PLACES", "{0},{1}", False),
@@ -61,19 +61,19 @@ def test_what_a_placement_asks_for(
         ("GOMP_CPU_AFFINITY", "", True),
     ],
 )
-def test_cpus_that_the_user_names(
-    variable: str, value: str, is_kept_to_cores: bool, calls: list[tuple[str, tuple[int, ...]]]
+def test_variables_of_the_user_that_name_cpus(
+    variable: str, value: str, binds_cores: bool, calls: list[tuple[str, tuple[int, ...]]]
 ) -> None:
     line = bind.bind(placement(), {variable: value})
-    assert calls == ([("cores", (4, 5, 6, 9))] if is_kept_to_cores else [])
-    assert line == ("on CPUs 4-6,9 of NUMA node 1" if is_kept_to_cores else f"where {variable} says")
+    assert calls == ([("cores", (4, 5, 6, 9))] if binds_cores else [])
+    assert line == ("on CPUs 4-6,9 of NUMA node 1" if binds_cores else f"on the CPUs of {variable}")
 
 
 @pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
-def test_a_refusal_is_said_and_cores_stay_bound(
+def test_a_refusal_is_reported_and_cores_stay_bound(
     code: int, calls: list[tuple[str, tuple[int, ...]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As in most containers, whose profile denies the call."""
+    """As in most containers, whose security profile denies the call."""
 
     def refuse(nodes: object) -> None:
         raise OSError(code, os.strerror(code))
@@ -81,12 +81,12 @@ def test_a_refusal_is_said_and_cores_stay_bound(
     monkeypatch.setattr(bind, "set_memory_policy", refuse)
     line, remark = bind.bind(placement(memory_nodes=(1,)), {}).split("\n")
     assert line == "on CPUs 4-6,9 of NUMA node 1, memory not bound"
-    assert f"the system refused ({os.strerror(code)})" in remark and "--cap-add SYS_NICE" in remark
+    assert os.strerror(code) in remark and "--cap-add SYS_NICE" in remark
     assert calls == [("cores", (4, 5, 6, 9))]
 
 
 def run_python(code: str, **variables: str) -> str:
-    """Run Python code in a process of its own and return its output."""
+    """Run Python code in another process and return its output."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT / "models"), **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -97,8 +97,8 @@ SHOW_POLICY = "print(open('/proc/self/numa_maps').readline().split()[1])"
 
 
 @pytest.mark.skipif(not Path("/proc/self/numa_maps").exists(), reason="this kernel has no NUMA")
-def test_the_memory_policy_is_the_kernels() -> None:
-    """Set on node 0, which every machine has, and kept by the program that the process becomes."""
+def test_the_kernel_applies_the_memory_policy() -> None:
+    """On node 0, which every machine has; the program that replaces the process keeps it."""
     code = f"""
 import os, sys
 from bert_large.distributed.bind import set_memory_policy
@@ -115,7 +115,7 @@ else:
     assert found == "bind:0"
 
 
-def test_a_node_that_is_not_there_is_an_error() -> None:
+def test_a_missing_node_is_an_error() -> None:
     with pytest.raises(OSError, match=r"Invalid argument|Operation not permitted"):
         bind.set_memory_policy([1000])
 
@@ -130,14 +130,14 @@ def test_variables_of_a_rank(tmp_path: Path) -> None:
     assert bind.rank_variables(placements, 1, own) == {"OMP_NUM_THREADS": "28"}
 
 
-def test_threads_are_not_pinned_where_cores_are_shared(tmp_path: Path) -> None:
-    """By containers side by side, each with a limit on its CPU time: all would take the first cores."""
+def test_threads_are_not_pinned_if_cores_are_shared(tmp_path: Path) -> None:
+    """Several containers with CPU limits on one machine would all pin their threads to the first cores."""
     placements = place_ranks(read_machine("two_nodes_quota", tmp_path), 2)
     assert "KMP_AFFINITY" not in bind.rank_variables(placements, 0, {})
 
 
 def test_variables_of_oneccl(tmp_path: Path) -> None:
-    """The cores of all ranks' workers, in the order of ranks; the user's own values stay."""
+    """The worker cores of all ranks, in the order of ranks; values set by the user stay."""
     placements = place_ranks(read_machine("two_nodes", tmp_path), 2, ccl=True)
     variables = bind.rank_variables(placements, 1, {})
     assert variables["OMP_NUM_THREADS"] == "24"
@@ -154,7 +154,7 @@ def test_placements_read_back(tmp_path: Path) -> None:
 
 
 def test_a_rank_becomes_its_program() -> None:
-    """Its process has the cores and threads when the program starts, and PyTorch was not loaded for it."""
+    """Its process has the cores and threads when the program starts, without having loaded PyTorch."""
     cpu = min(os.sched_getaffinity(0))
     placements = [placement(), placement(nodes=(0,), cpus=(cpu,), threads=3)]
     code = """

@@ -1,4 +1,4 @@
-"""Ranks that are not alike are refused, with what differs."""
+"""Ranks that differ are refused, with their differences."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from bert_large.errors import InputError
 NAMES = ["rank 0 on host a", "rank 1 on host b"]
 
 
-def test_ranks_alike() -> None:
+def test_equal_ranks_are_accepted() -> None:
     require_agreement([{"seed": 1}, {"seed": 1}], NAMES)
 
 
-def test_each_difference_is_told() -> None:
+def test_each_difference_is_named() -> None:
     with pytest.raises(InputError) as raised:
         require_agreement([{"seed": 1, "precision": "fp32", "steps": 3}, {"seed": 2, "steps": 3}], NAMES)
-    assert str(raised.value) == (
-        "not all ranks are alike. rank 1 on host b: precision is None there, fp32 on rank 0, seed is 2 there, 1 on "
-        "rank 0. Start all with the same code, settings and data as rank 0 on host a"
-    )
+    for found in (
+        "rank 1 on host b: ",
+        "precision is None, on rank 0 on host a fp32",
+        "seed is 2, on rank 0 on host a 1",
+    ):
+        assert found in str(raised.value)
+    assert "steps" not in str(raised.value)
 
 
 def test_software_names_versions_and_source() -> None:
@@ -30,7 +33,7 @@ def test_software_names_versions_and_source() -> None:
 
 
 def test_digest_of_source(tmp_path: Path) -> None:
-    """It follows names and contents of what is source, and nothing else."""
+    """It depends on the names and contents of source files, and on nothing else."""
 
     def digest(**files: str) -> str:
         for path in tmp_path.iterdir():

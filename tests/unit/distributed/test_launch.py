@@ -1,9 +1,10 @@
-"""What the launcher makes of the environment: a plan in words, and torchrun's options."""
+"""The launcher's plan for an environment, torchrun's options and errors, and the choice of the backend."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from .machines import read_machine
 
 
 def described(name: str, tmp_path: Path, **variables: str) -> list[str]:
-    """Return the plan in words for a recorded machine."""
+    """Return the description of the plan for a recorded machine."""
     return describe_plan(make_plan(variables, read_machine(name, tmp_path)), variables)
 
 
@@ -29,15 +30,15 @@ def test_two_nodes(tmp_path: Path) -> None:
     ]
 
 
-def test_a_limit_is_told(tmp_path: Path) -> None:
+def test_a_cpu_limit_is_described(tmp_path: Path) -> None:
     assert described("two_nodes_quota", tmp_path, RANKS_PER_NODE="1")[2:] == [
-        "control groups allow the time of 2.5 CPUs",
+        "control groups limit CPU time to 2.5 CPUs",
         "rank 0 here: 2 threads on any of 56 cores, memory interleaved over nodes 0-1",
     ]
 
 
-def test_oneccl_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its cores are set aside for several ranks; one alone has nobody to talk to."""
+def test_cores_for_oneccl_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are reserved with several ranks only: a single rank does not communicate."""
     monkeypatch.setattr(backend, "_is_installed", lambda package: True)
     lines = described("two_nodes", tmp_path / "two", BACKEND="ccl")
     assert lines[2] == ("rank 0 here: 24 threads on CPUs 4-27 of NUMA node 0, memory of node 0, CPUs 0-3 for oneCCL")
@@ -54,10 +55,10 @@ def test_oneccl_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
         (["--backend"], False),
     ],
 )
-def test_oneccl_may_be_asked_for_by_the_programs_option(
+def test_the_programs_option_can_choose_oneccl(
     words: list[str], ccl: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It wins over the variable, as it does in the ranks; of several the last."""
+    """It takes precedence over the variable, as in the ranks; the last one counts."""
     monkeypatch.setattr(backend, "_is_installed", lambda package: True)
     variables = launch.with_options({"BACKEND": "gloo", "BIND": ""}, ["-m", "bert_large", "pretrain", *words])
     plan = make_plan(variables, read_machine("two_nodes", tmp_path))
@@ -66,35 +67,38 @@ def test_oneccl_may_be_asked_for_by_the_programs_option(
     )
 
 
-def test_the_launcher_heeds_the_programs_backend(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_launcher_checks_the_programs_backend(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """A wrong one is refused before any rank is started."""
+    """A wrong backend is refused before any rank is started."""
     monkeypatch.setenv("RANKS_PER_NODE", "2")
     monkeypatch.setenv("BIND", "none")
     monkeypatch.setattr(launch, "start", lambda plan, program: pytest.fail("ranks were started"))
     monkeypatch.setattr("sys.argv", ["launch", "train.py", "--backend", "nccl"])
     assert launch.main() == 2
-    assert capsys.readouterr().err == "bert-large: error: BACKEND is 'nccl', expected one of ccl, mpi, gloo\n"
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("bert-large: error: BACKEND is 'nccl'")
 
 
-def test_a_wrong_command_line_is_told_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the launcher, before any rank is started; of other programs it does not know the options."""
+def test_a_wrong_command_line_is_reported_by_the_launcher(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before any rank is started. The launcher does not know the options of other programs."""
     monkeypatch.setenv("RANKS_PER_NODE", "1")
     monkeypatch.setattr(launch, "start", lambda plan, program: 7)
     monkeypatch.setattr("sys.argv", ["launch", "-m", "bert_large", "pretrain", "--phase", "one"])
     with pytest.raises(SystemExit) as caught:
         launch.main()
     assert caught.value.code == 2
-    assert "--phase is 'one'" in capsys.readouterr().err
+    assert "--phase" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["launch", "train.py", "--phase", "one"])
     assert launch.main() == 7
 
 
-def test_several_machines_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_machines_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_interface", lambda machines: "ib0")
     variables = {"NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "node-a"}
-    found = "this is machine 2 of 4, from 0; the first is node-a, port {}; gloo's network interface is {}"
+    found = "this is machine 2 of 4, counted from 0; the first is node-a, port {}; gloo's network interface is {}"
     assert described("one_node", tmp_path / "a", **variables)[1] == found.format(29500, "ib0")
     variables |= {"MASTER_PORT": "1234", "GLOO_SOCKET_IFNAME": "eth3"}
     assert described("one_node", tmp_path / "b", **variables)[1] == found.format(1234, "eth3")
@@ -114,7 +118,7 @@ def test_one_rank_needs_no_torchrun(name: str, variables: dict[str, str], torchr
     assert make_plan(variables, read_machine(name, tmp_path)).uses_torchrun == torchrun
 
 
-def test_settings_of_the_user_win(tmp_path: Path) -> None:
+def test_settings_of_the_user_take_precedence(tmp_path: Path) -> None:
     topology = read_machine("two_nodes", tmp_path)
     assert [place.threads for place in make_plan({"OMP_NUM_THREADS": "5"}, topology).placements] == [5, 5]
     unbound = make_plan({"BIND": "none", "RANKS_PER_NODE": "80"}, topology).placements
@@ -122,7 +126,7 @@ def test_settings_of_the_user_win(tmp_path: Path) -> None:
 
 
 def test_ranks_of_the_host_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """RANKS_PER_NODE wins over them."""
+    """RANKS_PER_NODE takes precedence."""
     monkeypatch.setattr(launch, "find_machines", lambda variables: Machines(own_ranks=4))
     topology = read_machine("two_nodes", tmp_path)
     assert len(make_plan({}, topology).placements) == 4
@@ -132,15 +136,16 @@ def test_ranks_of_the_host_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        (
-            {"RANKS_PER_NODE": "3"},
-            r"3 ranks are asked for \(RANKS_PER_NODE or HOSTFILE\), but this process has 2 cores",
-        ),
-        ({"RANKS_PER_NODE": "0"}, "RANKS_PER_NODE is '0', expected a whole number from 1 on"),
-        ({"OMP_NUM_THREADS": "all"}, "OMP_NUM_THREADS is 'all', expected"),
-        ({"BIND": "yes"}, "BIND is 'yes', expected auto or none"),
-        ({"BACKEND": "nccl"}, "BACKEND is 'nccl', expected one of ccl, mpi, gloo"),
-        ({"MASTER_PORT": "x"}, "MASTER_PORT is 'x', expected"),
+        ({"RANKS_PER_NODE": "3"}, r"RANKS_PER_NODE .*3 .*2 cores"),
+        ({"RANKS_PER_NODE": "0"}, "RANKS_PER_NODE is '0'"),
+        ({"RANKS_PER_NODE": "1000000000", "BIND": "none"}, "RANKS_PER_NODE is '1000000000'"),
+        ({"OMP_NUM_THREADS": "all"}, "OMP_NUM_THREADS is 'all'"),
+        ({"MAX_RESTARTS": "1.0"}, "MAX_RESTARTS is '1.0'"),
+        ({"BIND": "yes"}, "BIND is 'yes'"),
+        ({"BACKEND": "nccl"}, "BACKEND is 'nccl'"),
+        ({"MASTER_PORT": "x"}, "MASTER_PORT is 'x'"),
+        ({"MASTER_PORT": "0"}, "MASTER_PORT is '0'"),
+        ({"MASTER_PORT": "65536"}, "MASTER_PORT is '65536'"),
     ],
 )
 def test_wrong_settings_are_named(variables: dict[str, str], message: str, tmp_path: Path) -> None:
@@ -151,32 +156,48 @@ def test_wrong_settings_are_named(variables: dict[str, str], message: str, tmp_p
 def test_options_of_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_interface", lambda machines: "ib0")
     topology = read_machine("two_nodes", tmp_path)
+
+    def options(variables: dict[str, str]) -> list[str]:
+        plan = make_plan(variables, topology)
+        return plan.torchrun_options(*plan.store_address)
+
     ranks = ["--nproc-per-node", "2", "--max-restarts", "0", "--no-python"]
     alone = ["--local-addr", "127.0.0.1", "--nnodes", "1", "--node-rank", "0", "--master-addr", "127.0.0.1"]
-    assert make_plan({"MASTER_PORT": "1234"}, topology).torchrun_options() == [*ranks, *alone, "--master-port", "1234"]
-    *others, port = make_plan({}, topology).torchrun_options()
+    assert options({"MASTER_PORT": "1234"}) == [*ranks, *alone, "--master-port", "1234"]
+    *others, port = options({})
     assert others == [*ranks, *alone, "--master-port"] and int(port) > 1023
     several = {"NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "node-a"}
     addressed = ["--nnodes", "4", "--node-rank", "2", "--master-addr", "node-a", "--master-port", "29500"]
-    assert make_plan(several, topology).torchrun_options() == [*ranks, *addressed]
+    assert options(several) == [*ranks, *addressed]
 
 
-def test_one_rank_that_may_be_restarted_goes_through_torchrun(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ignored", "handled"), [(True, False), (False, True)])
+def test_nohup_is_respected(ignored: bool, handled: bool) -> None:
+    """Started with SIGHUP ignored, the launcher must not let torchrun end the run when the terminal is closed."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        signals = launch._signals_to_handle()
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+    assert ("SIGHUP" in signals) == handled and {"SIGTERM", "SIGINT"} <= set(signals)
+
+
+def test_a_single_rank_with_restarts_uses_torchrun(tmp_path: Path) -> None:
     topology = read_machine("one_node", tmp_path)
     assert not make_plan({"RANKS_PER_NODE": "1"}, topology).uses_torchrun
     plan = make_plan({"RANKS_PER_NODE": "1", "MAX_RESTARTS": "3"}, topology)
     assert plan.uses_torchrun
-    assert plan.torchrun_options()[2:4] == ["--max-restarts", "3"]
+    assert plan.torchrun_options("127.0.0.1", 1234)[2:4] == ["--max-restarts", "3"]
 
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """On this machine, with the backend and why it is chosen."""
+    """On this machine, with the backend and the reason for its choice."""
     for name, value in {"RANKS_PER_NODE": "3", "BIND": "none", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     assert command.run(argparse.Namespace()) == 0
-    *_, rank, why = capsys.readouterr().out.splitlines()
+    *_, rank, reason = capsys.readouterr().out.splitlines()
     assert rank.startswith("rank 2 here: 1 thread on ")
-    assert why == "backend gloo: oneCCL's bindings are not installed"
+    assert reason == "backend gloo: oneCCL's bindings are not installed"
 
 
 @pytest.mark.parametrize(
@@ -209,39 +230,39 @@ def test_the_backend(
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("ccl", r"BACKEND is ccl, but oneCCL's bindings \(oneccl_bindings_for_pytorch\) are not installed"),
-        ("mpi", "BACKEND is mpi, but this PyTorch was built without MPI"),
-        ("nccl", "BACKEND is 'nccl', expected one of ccl, mpi, gloo"),
+        ("ccl", "BACKEND is ccl, .*oneccl_bindings_for_pytorch"),
+        ("mpi", "BACKEND is mpi, .*PyTorch"),
+        ("nccl", "BACKEND is 'nccl'"),
     ],
 )
-def test_a_backend_that_is_not_there(asked: str, message: str) -> None:
+def test_an_unavailable_backend_is_refused(asked: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         backend.choose_backend(asked)
 
 
 def test_mpi_is_not_for_torchruns_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Each of them would take itself for the only one, and train alone."""
+    """Each of them would take itself for the only rank, and train alone."""
     monkeypatch.setattr("torch.distributed.is_mpi_available", lambda: True)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
     assert backend.choose_backend()[0] == "gloo"
-    with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
+    with pytest.raises(InputError, match=r"BACKEND is mpi, .*mpirun"):
         backend.choose_backend("mpi")
-    with pytest.raises(InputError, match="BACKEND is mpi, but MPI knows only ranks that mpirun starts"):
+    with pytest.raises(InputError, match=r"BACKEND is mpi, .*mpirun"):
         make_plan({"BACKEND": "mpi"}, read_machine("two_nodes", tmp_path))
 
 
-def test_ccl_that_is_not_installed_is_told_before_ranks_are_started(tmp_path: Path) -> None:
-    """One alone has nobody to talk to, and needs none."""
-    with pytest.raises(InputError, match=r"BACKEND is ccl, but oneCCL's bindings .* are not installed"):
+def test_missing_bindings_are_reported_before_ranks_are_started(tmp_path: Path) -> None:
+    """A single rank does not communicate, and needs none."""
+    with pytest.raises(InputError, match=r"BACKEND is ccl, .*oneccl_bindings"):
         make_plan({"BACKEND": "ccl"}, read_machine("two_nodes", tmp_path / "two"))
     make_plan({"BACKEND": "ccl"}, read_machine("one_node", tmp_path / "one"))
 
 
-def test_bindings_that_do_not_load(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Those of another PyTorch: said, not passed over."""
+def test_bindings_that_cannot_be_loaded_are_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Those of another version of PyTorch: using another backend instead would go unnoticed."""
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None
-    with pytest.raises(UserError, match=r"do not load: undefined symbol: _ZN3c10; .* set BACKEND=gloo"):
+    with pytest.raises(UserError, match=r"undefined symbol: _ZN3c10; .* BACKEND=gloo"):
         backend.choose_backend()

@@ -1,4 +1,4 @@
-"""Which cores, threads and memory each rank gets: on recorded machines, and on any machine."""
+"""The cores, threads and memory of each rank, on recorded machines and on any machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from .machines import NAMES, read_machine
     ],
 )
 def test_cores_of_ranks(name: str, ranks: int, expected: list[str], tmp_path: Path) -> None:
-    """Of a node's own if ranks and nodes divide, one hardware thread a core; as many threads."""
+    """Of whole nodes if their numbers divide; one hardware thread per core, and as many threads."""
     placements = place_ranks(read_machine(name, tmp_path), ranks)
     assert [format_list(placement.cpus) for placement in placements] == expected
     assert [placement.threads for placement in placements] == [len(placement.cpus) for placement in placements]
@@ -47,7 +47,7 @@ def test_cores_of_ranks(name: str, ranks: int, expected: list[str], tmp_path: Pa
      ("sub_numa_clusters", 8), ("two_nodes_lopsided", 2), ("two_nodes_quota", 2)],
 )  # fmt: skip
 def test_a_rank_per_node(name: str, ranks: int, tmp_path: Path) -> None:
-    """Of those with cores that may be used: memory alone has none."""
+    """For every node with cores that may be used; nodes with memory only have none."""
     assert default_ranks(read_machine(name, tmp_path)) == ranks
 
 
@@ -69,26 +69,28 @@ def test_no_more_ranks_than_a_limit_gives_threads(tmp_path: Path) -> None:
         ("two_nodes_hbm", 2, [(0,), (1,)]),
     ],
 )
-def test_memory_is_of_the_ranks_nodes(name: str, ranks: int, memory: list[tuple[int, ...]], tmp_path: Path) -> None:
+def test_memory_is_on_the_nodes_of_the_rank(
+    name: str, ranks: int, memory: list[tuple[int, ...]], tmp_path: Path
+) -> None:
     placements = place_ranks(read_machine(name, tmp_path), ranks)
     assert [placement.memory_nodes for placement in placements] == memory
 
 
-def test_one_rank_is_not_kept_to_cores(tmp_path: Path) -> None:
+def test_a_single_rank_is_not_bound(tmp_path: Path) -> None:
     topology = read_machine("two_nodes", tmp_path)
     assert [placement.binds_cores for placement in place_ranks(topology, 1)] == [False]
     assert [placement.binds_cores for placement in place_ranks(topology, 2)] == [True, True]
 
 
-def test_a_node_with_few_cores_does_not_slow_all(tmp_path: Path) -> None:
-    """A rank of one core would hold up one of 28: cores are cut evenly instead."""
+def test_a_node_with_few_cores_does_not_slow_down_all_ranks(tmp_path: Path) -> None:
+    """A rank with one core would delay a rank with 28, so cores are cut evenly instead."""
     placements = place_ranks(read_machine("two_nodes_lopsided", tmp_path), 2)
     assert [len(placement.cpus) for placement in placements] == [14, 15]
     assert [placement.nodes for placement in placements] == [(0,), (0, 1)]
 
 
-def test_a_limit_takes_threads_and_leaves_cores(tmp_path: Path) -> None:
-    """Containers side by side would all take the first cores otherwise."""
+def test_a_cpu_limit_reduces_threads_and_not_cores(tmp_path: Path) -> None:
+    """Otherwise several containers on a machine would all use the first cores."""
     topology = read_machine("two_nodes_quota", tmp_path)
     (alone,) = place_ranks(topology, 1)
     assert (alone.threads, len(alone.cpus)) == (2, 56)
@@ -105,8 +107,8 @@ def test_a_limit_takes_threads_and_leaves_cores(tmp_path: Path) -> None:
         ("one_node", 2, [(), ()]),
     ],
 )
-def test_cores_set_aside_for_oneccl(name: str, ranks: int, workers: list[tuple[int, ...]], tmp_path: Path) -> None:
-    """The first four of a rank, a quarter of few, none of one; the rank is kept off them."""
+def test_cores_reserved_for_oneccl(name: str, ranks: int, workers: list[tuple[int, ...]], tmp_path: Path) -> None:
+    """Up to four of a rank, at most a quarter, none of a single core; the rank itself does not use them."""
     placements = place_ranks(read_machine(name, tmp_path), ranks, ccl=True)
     assert [placement.ccl_worker_cpus for placement in placements] == workers
     for placement in placements:
@@ -117,9 +119,7 @@ def test_cores_set_aside_for_oneccl(name: str, ranks: int, workers: list[tuple[i
 
 def test_more_ranks_than_cores_are_refused(tmp_path: Path) -> None:
     topology = read_machine("one_node_hyper_threads", tmp_path)
-    with pytest.raises(
-        InputError, match=r"9 ranks are asked for .*, but this process has 8 cores; ask for at most 8, or"
-    ):
+    with pytest.raises(InputError, match=r"RANKS_PER_NODE .*9 .*8"):
         place_ranks(topology, 9)
     assert [placement.threads for placement in leave_unbound(topology, 9)] == [1] * 9
 
@@ -144,7 +144,7 @@ def topologies(draw: st.DrawFn) -> Topology:
 
 @given(topologies(), st.data(), st.booleans())
 def test_any_machine(topology: Topology, data: st.DataObject, ccl: bool) -> None:
-    """Each core is used at most once, by one hardware thread; each rank has threads and cores, none of them idle."""
+    """Each core is used at most once, by one hardware thread, and each rank has at least one core and thread."""
     ranks = data.draw(st.integers(1, topology.cores))
     placements = place_ranks(topology, ranks, ccl=ccl)
     core_of = {cpu: core for node in topology.nodes for core in node.cores for cpu in core}
@@ -166,7 +166,7 @@ def test_any_machine(topology: Topology, data: st.DataObject, ccl: bool) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_recorded_machines_get_their_default(name: str, tmp_path: Path) -> None:
-    """Nothing outside the CPUs that may be used, and as many threads as may run."""
+    """Only CPUs that may be used, and as many threads as may run."""
     topology = read_machine(name, tmp_path)
     placements = place_ranks(topology, default_ranks(topology))
     allowed = {cpu for node in topology.nodes for core in node.cores for cpu in core}

@@ -1,4 +1,4 @@
-"""Owners of parameters: every one has one, and none has much more to keep than others."""
+"""Owners of parameters: each parameter has one, and all own nearly equal amounts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from bert_large.model.bert import BertForPreTraining
 
 @pytest.fixture(scope="module")
 def sizes() -> dict[str, int]:
-    """Elements of BERT-large's parameters."""
+    """Number of elements of each parameter of BERT-large."""
     with torch.device("meta"):
         model = BertForPreTraining(ModelConfig(), EagerEngine())
-    return {name: its.numel() for name, its in model.named_parameters()}
+    return {name: weight.numel() for name, weight in model.named_parameters()}
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 8])
@@ -28,7 +28,7 @@ def test_shares_are_even(sizes: dict[str, int], world_size: int) -> None:
 
 
 def test_no_share_is_larger_than_the_largest_parameter(sizes: dict[str, int]) -> None:
-    """On many ranks the word embeddings are the limit."""
+    """With many ranks, the word embeddings are the largest share."""
     owners = assign_owners(sizes, 64)
     loads = [sum(sizes[name] for name in sizes if owners[name] == rank) for rank in range(64)]
     assert max(loads) == 30522 * 1024

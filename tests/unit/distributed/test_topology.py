@@ -1,4 +1,4 @@
-"""What Linux's files tell of a machine, on recorded ones, and of limits on CPU time."""
+"""Topology read from Linux's files on recorded machines, and limits of CPU time."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .machines import read_machine, write_file
 
 
 def summary(topology: Topology) -> list[tuple[int, int, tuple[int, ...], tuple[int, ...]]]:
-    """Return of each node its number, its count of cores, and its first and last core."""
+    """Return the number, number of cores, first core and last core of each node."""
     return [(node.number, len(node.cores), node.cores[0], node.cores[-1]) for node in topology.nodes]
 
 
@@ -48,8 +48,8 @@ def test_memory(tmp_path: Path) -> None:
     assert [node.may_hold_memory for node in read_machine("two_nodes_no_memory", tmp_path / "c").nodes] == [True, False]
 
 
-def test_without_anything_to_read(tmp_path: Path) -> None:
-    """A kernel without NUMA, or a sandbox that hides it: one node, each CPU a core, no limit."""
+def test_without_any_files(tmp_path: Path) -> None:
+    """A kernel without NUMA, or a sandbox that hides the files: one node, every CPU is a core, no limit."""
     topology = read_topology(tmp_path, {3, 5})
     assert summary(topology) == [(0, 2, (3,), (5,))]
     assert topology.nodes[0].memory_bytes is None and topology.nodes[0].may_hold_memory
@@ -57,12 +57,12 @@ def test_without_anything_to_read(tmp_path: Path) -> None:
 
 
 def test_this_machine() -> None:
-    """The cores are those of the CPUs that this process may use, each CPU once."""
+    """The cores contain each CPU that this process may use exactly once."""
     cpus = [cpu for node in read_topology().nodes for core in node.cores for cpu in core]
     assert sorted(cpus) == sorted(os.sched_getaffinity(0))
 
 
-def test_the_later_name_of_siblings(tmp_path: Path) -> None:
+def test_the_current_name_of_the_siblings_file(tmp_path: Path) -> None:
     for cpu in (0, 1):
         write_file(tmp_path / f"sys/devices/system/cpu/cpu{cpu}/topology/core_cpus_list", "0-1\n")
     assert summary(read_topology(tmp_path, {0, 1})) == [(0, 1, (0, 1), (0, 1))]
@@ -94,7 +94,7 @@ V1 = "32 31 0:29 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cp
 def test_limits_of_control_groups(
     groups: str, mounts: str, files: dict[str, str], quota: float | None, tmp_path: Path
 ) -> None:
-    """Of both versions, of the group and those above it, seen from inside a container and from outside."""
+    """In both versions, of the group and its parents, seen from inside and outside a container."""
     write_file(tmp_path / "proc/self/cgroup", groups)
     write_file(tmp_path / "proc/self/mountinfo", mounts)
     for name, text in files.items():
