@@ -166,7 +166,7 @@ def test_segments(changes: dict[str, Any], differ: bool) -> None:
     model, batch = tiny_model(**changes), make_batch(make_records(3), range(3))
     randomize(model)
     flipped = dataclasses.replace(batch, token_type_ids=1 - batch.token_type_ids)
-    losses = [float(model(its, None).masked_lm_loss.detach()) for its in (batch, flipped)]
+    losses = [float(model(given, None).masked_lm_loss.detach()) for given in (batch, flipped)]
     assert (losses[0] != losses[1]) == differ
 
 

@@ -30,7 +30,7 @@ def lowbias32(value: int) -> int:
 
 
 def kept(site: DropoutSite, sample: int, row: int, column: int) -> bool:
-    """Tell whether an element is kept, in plain integers: the definition that every engine must follow."""
+    """Return whether an element is kept, in plain integers: the definition for all engines."""
     sample_key = lowbias32(lowbias32(sample & MASK_32 ^ site.key) ^ sample >> 32)
     row_key = lowbias32((sample_key + row) & MASK_32)
     bits = lowbias32((row_key + column * 0x9E3779B9) & MASK_32)
