@@ -59,8 +59,8 @@ def test_a_hidden_size_of_1(native: NativeEngine, dtype: torch.dtype) -> None:
 
     Its factor 1 / sqrt(eps) of 1e6 multiplies the rounding of gradients, 2^-24 of values of about 1: 6% is left of it.
     """
-    for make in (embedding_case, attention_case, feed_forward_case):
-        case = make([9, 4], hidden=1, **({"heads": 1} if make is attention_case else {}))
+    lengths = [9, 4]
+    for case in (embedding_case(lengths, 1), attention_case(lengths, 1, 1), feed_forward_case(lengths, 1)):
         found, expected = case.results(native, dtype), case.results(EAGER, torch.float64)
         for name, value in expected.items():
             assert float((found[name].double() - value).abs().max()) < 0.5 + 0.01 * float(value.abs().max()), name
@@ -79,7 +79,7 @@ def test_rows_with_little_spread_in_bf16(native: NativeEngine) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_empty_sequences(native: NativeEngine, dtype: torch.dtype) -> None:
-    """Sequences without tokens between others change nothing; a batch without sequences is no error."""
+    """Sequences without tokens between others change nothing; a batch without sequences is valid."""
     qkv, bias, gradient = draw(4, 18, seed=1).to(dtype), draw(18, seed=2).float(), draw(4, 6, seed=3).to(dtype)
 
     def run(ends: list[int], samples: list[int], tokens: int) -> list[torch.Tensor]:

@@ -21,7 +21,7 @@ def test_amx_attention(tmp_path: Path) -> None:
     assert compiler is not None
     sources = [EMULATION / "compare.cpp", *(build.SOURCES / name for name in ("attention.cpp", "attention_amx.cpp"))]
     program = tmp_path / "compare"
-    options = ["-std=c++20", "-O3", "-fopenmp", "-Wno-psabi", "-mavx2", "-mfma", "-I", EMULATION, "-I", build.SOURCES]
-    subprocess.run([*compiler, *options, *sources, "-o", program], check=True)
+    options = ["-std=c++20", "-O3", "-fopenmp", "-Wno-psabi", "-mavx2", "-mfma", f"-I{EMULATION}", f"-I{build.SOURCES}"]
+    subprocess.run([*compiler, *options, *map(str, sources), "-o", str(program)], check=True)
     output = subprocess.run([program], capture_output=True, text=True, check=True).stdout
     assert all(float(error) < 0.02 for error in output.split()), output

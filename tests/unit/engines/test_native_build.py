@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -92,7 +93,7 @@ def test_the_name_changes_with_the_build(tmp_path: Path, monkeypatch: pytest.Mon
         (torch, "__version__", "9.8.7+cu99"),
         (torch.version, "git_version", "0123456"),
         (torch, "compiled_with_cxx11_abi", lambda: False),
-        (os, "confstr", lambda name: "glibc 9.9"),
+        (platform, "libc_ver", lambda: ("glibc", "9.9")),
         (build, "compiler_version", lambda: "g++ 99.1"),
     ]
     for target, name, value in changes:

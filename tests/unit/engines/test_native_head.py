@@ -51,7 +51,7 @@ def test_the_head_in_evaluation(native: NativeEngine) -> None:
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["words", "bias"])
 def test_a_loss_that_is_not_finite(native: NativeEngine, name: str, value: float) -> None:
-    """From one element of a word that is no label: the loss is not finite, as on eager."""
+    """From one element of a word that no token has as its label: the loss is not finite, as on eager."""
     case = head_case(5, vocab_size=100)
     case.values[name][50] = value
     assert not bool(torch.isfinite(case.apply(EAGER, case.leaves(torch.float64))))
