@@ -29,7 +29,7 @@ def traced_names(output: Path, rank: int, step: int) -> set[str]:
 def test_profiling_does_not_change_the_run(
     engine: str, task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Steps 4 and 5 are profiled, the losses equal those without a profile, and the stages add up to the steps' time."""
+    """Steps 4 and 5 are profiled, losses equal those without a profile, and the stages add up to the steps' time."""
     output = task.run(tmp_path / "out", engine=engine, **PROFILE)
     assert_same_losses(output, finished)
     assert len(list((output / "profile").iterdir())) == 3
