@@ -16,7 +16,7 @@ from bert_large.distributed.collectives import Ranks
 from bert_large.errors import InputError
 from bert_large.log import LOGGER
 from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
-from bert_large.observe.console import Progress
+from bert_large.observe.progress import Progress
 from bert_large.prepare.dataset import TextSettings, make_dataset
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab

@@ -12,8 +12,8 @@ from bert_large.data.loader import EvalBatches
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining
-from bert_large.observe.console import Progress
 from bert_large.observe.metrics import EvalFigures, mean, mean_or_none
+from bert_large.observe.progress import Progress
 from bert_large.train.stopping import WorkDropped
 
 

@@ -16,9 +16,10 @@ from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.collectives import Ranks
 from bert_large.errors import UserError
 from bert_large.log import LOGGER
-from bert_large.observe.console import Progress, eval_line, step_line, step_status
+from bert_large.observe.console import eval_line, step_line, step_status
 from bert_large.observe.metrics import EvalFigures, StepFigures
 from bert_large.observe.observer import Observer
+from bert_large.observe.progress import Progress
 from bert_large.observe.results import StepTotals
 from bert_large.storage.atomic import write_atomically
 from bert_large.train import checkpoint
@@ -134,7 +135,7 @@ class TrainingLoop:
         for observer in self.observers:
             observer.step(figures)
         progress.advance(status=step_status(figures))
-        progress.line(step_line(figures, self.config.max_steps), of_a_step=True)
+        progress.line(step_line(figures, self.config.max_steps), shown_by_bar=True)
         self._watch_loss(figures)
         return True
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from bert_large.log import LOGGER, log_to_file_only, start_logging
 from bert_large.observe import console
-from bert_large.observe.console import Progress, eval_line, step_line, step_status
+from bert_large.observe.console import eval_line, step_line, step_status
+from bert_large.observe.progress import Progress
 
 from tests.unit.observe.test_metrics import EVALUATION, step_figures
 
@@ -82,7 +83,7 @@ def test_a_terminal_shows_steps_in_the_bar_alone(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(sys, "stderr", Terminal())
     start_logging(tmp_path / "train.log")
     progress = Progress(10, "step", visible=True)
-    progress.line("step 1/10 done", of_a_step=True)
+    progress.line("step 1/10 done", shown_by_bar=True)
     progress.line("eval after step 1")
     progress.close()
     lines = (tmp_path / "train.log").read_text()
