@@ -13,7 +13,8 @@ from bert_large.config.model import ModelConfig
 from bert_large.errors import DamageError, InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.tensor_file import read_tensors, save_tensors
-from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
+from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
+from bert_large.prepare.vocab import read_vocab, write_vocab
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder, write_atomically
 from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, write_checksums
 from bert_large.storage.output_folder import CONFIG_FILE, WEIGHTS_FILE
@@ -51,10 +52,11 @@ def save_model(
     config: ModelConfig,
     vocab_file: Path | None,
     do_lower_case: bool | None = None,
+    strip_accents: bool | None = None,
 ) -> None:
     """Write a Hugging Face folder and its checksums; each file replaces an older one whole.
 
-    `do_lower_case` is what `transformers` does with text for that vocabulary; None: as the vocabulary says.
+    `do_lower_case` and `strip_accents` are what `transformers` does with text; None: as `resolve_casing` finds.
     """
     partial = folder / f"{_PARTIAL}model"
     with explain_write_errors(folder):
@@ -66,7 +68,7 @@ def save_model(
             with write_atomically(partial / CONFIG_FILE) as file:
                 file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
             if vocab_file is not None:
-                _save_vocabulary(partial, config, vocab_file, do_lower_case)
+                _save_vocabulary(partial, config, vocab_file, do_lower_case, strip_accents)
             write_checksums(partial)
             (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model: none are better than wrong ones
             for path in sorted(partial.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
@@ -76,14 +78,15 @@ def save_model(
             remove_tree(partial, ignore_errors=True)
 
 
-def _save_vocabulary(folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None) -> None:
-    lower = lowers_text(vocab_file) if do_lower_case is None else do_lower_case
-    with write_atomically(folder / VOCAB_FILE) as file:
-        file.write(vocab_file.read_bytes())
+def _save_vocabulary(
+    folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None, strip_accents: bool | None
+) -> None:
+    casing = resolve_casing(vocab_file, do_lower_case, strip_accents)
+    write_vocab(folder / VOCAB_FILE, read_vocab(vocab_file).tokens)  # without a byte order mark, uncompressed
     settings = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower,
-        "strip_accents": lower,
+        "do_lower_case": casing.do_lower_case,
+        "strip_accents": casing.strip_accents,
         "model_max_length": config.max_position_embeddings,
         "model_input_names": config.traits.inputs,
     }

@@ -34,8 +34,8 @@ class Progress:
     ) -> None:
         """Start showing progress, if `visible`: only one rank of a run shows it.
 
-        `write` prints a line, by default to the package's log. `listener` receives each text of `within`, on every rank and at once. With a `description`, counting work also
-        writes lines.
+        `write` prints a line, by default to the package's log. `listener` receives each text of `within`, on every rank
+        and at once. With a `description`, counting work also writes lines.
         """
         self.on_terminal = visible and sys.stderr.isatty()
         self._visible, self._listener, self._write = visible, listener, write

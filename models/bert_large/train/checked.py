@@ -46,6 +46,8 @@ class Run:
     vocab_file: Path | None
     do_lower_case: bool | None
     """None: as the vocabulary says."""
+    strip_accents: bool | None
+    """None: as the vocabulary says, or as `do_lower_case`."""
     text: TextSettings | None
     """How records are made of text before training; None: they are there."""
     mlperf: MlperfConfig | None
@@ -86,6 +88,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         model,
         from_checkpoint=arguments.checkpoint_dir is not None,
         do_lower_case=arguments.do_lower_case,
+        strip_accents=arguments.strip_accents,
     )
     if text is not None:
         vocab_file = vocab_of(data.dataset_dir, text)
@@ -102,7 +105,8 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         model_origin=describe_origin(arguments.config_file, arguments.checkpoint_dir, model),
         initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
         vocab_file=vocab_file,
-        do_lower_case=arguments.do_lower_case if text is None else text.lowers,
+        do_lower_case=arguments.do_lower_case if text is None else text.casing.do_lower_case,
+        strip_accents=arguments.strip_accents if text is None else text.casing.strip_accents,
         text=text,
         mlperf=mlperf,
         settings=resolve_arguments(arguments),

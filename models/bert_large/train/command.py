@@ -50,6 +50,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether the text of the records is lowered, without accents; kept with model_save, and what --text-dir "
         "does (default: as the vocabulary, or tokenizer_config.json beside it, says; lowered where it is trained)",
     )
+    parser.add_argument(
+        "--strip-accents",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether accents are stripped from the text of the records (default: as --do-lower-case if that is given, "
+        "else as for it)",
+    )
     parser.add_argument("--recipe", default="intel", help="named settings, see `bert-large recipes` (default intel)")
     parser.add_argument("--max-seq-length", type=int, help="token slots of the records (default: the phase's)")
     parser.add_argument("--no-shuffle", action="store_true", help="train on records in file order")

@@ -44,6 +44,7 @@ from bert_large.train import checkpoint, run_folder
 from bert_large.train.checked import Run, check_settings
 from bert_large.train.datasets import (
     DATA_INDEX,
+    log_vocabulary,
     make_text_records,
     open_eval_data,
     open_training_data,
@@ -125,6 +126,9 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         forget_records(run.data, ranks)
     times = RunTimes(init_start=init_start, run_start=milliseconds_now())
     dataset = open_training_data(run.data, run.train, run.model, ranks)
+    with ranks.failing_together():
+        if ranks.is_main:
+            log_vocabulary(dataset, run.vocab_file, run.do_lower_case, run.strip_accents)
     index_dir = run.train.output_dir / DATA_INDEX
     eval_dataset = None
     if run.data.eval_dir is not None:
@@ -377,6 +381,6 @@ def _leave_results(run: Run, loop: TrainingLoop, reason: str) -> None:
     if loop.stop_signal or train.benchmark:
         return
     folder = train.output_dir / "model_save"
-    pretrained.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case)
+    pretrained.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case, run.strip_accents)
     run_folder.mark_ended(train, reason)
     LOGGER.info("model saved in %s", folder)
