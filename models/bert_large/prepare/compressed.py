@@ -7,6 +7,7 @@ import contextlib
 import gzip
 import io
 import lzma
+import re
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from bert_large.errors import InputError
 
 COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
 _BLOCK_BYTES = 1 << 20
-_GZIP, _BZIP2, _XZ = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0"
+_GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
+_BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+"""The header and the start of a block or of the end; text may begin with BZh."""
 
 
 @contextlib.contextmanager
@@ -36,11 +39,12 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
 
 
 def _decompressed(file: io.BufferedReader) -> BinaryIO:
-    head = file.peek(len(_XZ))
+    head = file.peek(16)
     if head.startswith(_GZIP):
         return cast(BinaryIO, gzip.open(file))
-    if head.startswith((_BZIP2, _XZ)):
-        return cast(BinaryIO, io.BufferedReader(_Streams(file, is_xz=head.startswith(_XZ)), _BLOCK_BYTES))
+    is_xz = head.startswith(_XZ)
+    if is_xz or _BZIP2.match(head):
+        return cast(BinaryIO, io.BufferedReader(_Streams(file, is_xz=is_xz), _BLOCK_BYTES))
     return file
 
 
