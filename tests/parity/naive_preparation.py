@@ -1,7 +1,7 @@
 """The rules of BERT's data preparation implemented a second time, as plainly as possible.
 
-This does the same as `bert-large prepare` without its arrays, ranges and tables: tokens are strings, documents are lists
-of lists of them, and every step copies. It shares no code with the package and follows Google's BasicTokenizer,
+This does the same as `bert-large prepare` without its arrays, ranges and tables: tokens are strings, documents are
+lists of lists of them, and every step copies. It shares no code with the package and follows Google's BasicTokenizer,
 WordpieceTokenizer and create_pretraining_data, which MLCommons' script kept. A test verifies that it makes the records
 of MLCommons' script. It is slow, for small texts.
 """

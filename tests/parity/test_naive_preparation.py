@@ -185,7 +185,7 @@ def test_odd_lines_have_the_same_tokens_with_the_vocabulary_of_mlcommons() -> No
 
 @pytest.mark.parametrize("do_lower_case", [True, False])
 def test_words_equal_those_of_transformers(do_lower_case: bool) -> None:
-    """Without what differs from the reference: unassigned and private characters, and accents that it composes first."""
+    """Without what differs from the reference: unassigned and private characters, and accents it composes first."""
     legacy = pytest.importorskip("transformers.models.bert.tokenization_bert_legacy")
     theirs = legacy.BasicTokenizer(do_lower_case=do_lower_case)
     compared = 0

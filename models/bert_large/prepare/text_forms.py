@@ -19,8 +19,8 @@ _HEAD_BYTES = 4096
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 1000, 1 << 20
 _SPLIT_CHARACTERS = 1 << 16
 """Characters of a sample that are split into sentences; the others only count as lines."""
-_SHORT_LINES, _LONG_LINES = 1.3, 1.7
-"""Sentences per line below and above which the lines clearly are, or are not, single sentences."""
+_LONG_LINES, _CLEARLY_LONG_LINES = 1.5, 1.7
+"""Sentences per line from which lines are taken for paragraphs or articles, and from which they certainly are."""
 _LINES_OF_ARTICLE = 1.5
 _MOST_PARAGRAPHS = 300
 """A block of more long lines without a blank line is a list of articles, not one article of that many paragraphs."""
@@ -51,7 +51,7 @@ _MARKUP_ADVICE = "extract its text first, as WikiExtractor does of a Wikipedia d
 class TextForm:
     """What was found in one file: the form that it looks most like, and all forms that it may have.
 
-    `name` is None where the file is too short to tell.
+    `name` is None if the file is too short or too uniform to show its form.
     """
 
     path: Path
@@ -78,8 +78,8 @@ def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[
                     "--input-format says; change --input-format, or move the file away"
                 )
         return wanted
-    named = Counter(form.name for form in definite or forms if form.name is not None)
-    if not named:
+    chosen = _most_common(definite or forms)
+    if chosen is None:
         unclear = next((form.path for form in forms if len(form.fits) < len(TEXT_FORMS)), None)
         if unclear is None:
             raise InputError(f"{files[0].parent}: the {len(files)} files are blank; expected text")
@@ -87,17 +87,27 @@ def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[
             f"{unclear}: about one sentence per line and no blank lines between articles; add blank lines, or give "
             "--input-format if each line is an article"
         )
-    chosen = named.most_common(1)[0][0]
     example = next(form for form in forms if form.name == chosen)
     for form in forms:
         if chosen not in form.fits:
-            advice = "" if definite else ", or give --input-format to read all files in the same way"
+            advice = "" if definite else ", or give --input-format to `bert-large corpus` to read all in the same way"
             raise InputError(
                 f"{form.path}: line {form.line}: found {_describe(form)}, unlike {example.path}: "
                 f"{TEXT_FORMS[chosen]}. Move away what is not part of the text, and put files of different forms in "
                 f"folders of their own{advice}"
             )
     return chosen
+
+
+def _most_common(forms: Iterable[TextForm]) -> str | None:
+    """Return the form of most files, None if no file shows one.
+
+    Sentences can be read as paragraphs, which gives the same articles, but not the reverse.
+    """
+    names = Counter(form.name for form in forms if form.name is not None)
+    if names["paragraphs"]:
+        names["paragraphs"] += names.pop("sentences", 0)
+    return names.most_common(1)[0][0] if names else None
 
 
 def require_sentences(path: Path) -> None:
@@ -208,8 +218,8 @@ def _is_table(lines: Sequence[str]) -> bool:
 def _plain_form(path: Path, lines: Sequence[str], first: int, split_sentences: Callable[[str], list[str]]) -> TextForm:
     """Return the form of a file of plain text.
 
-    Lines of one sentence each are sentences. Lines of several are paragraphs if several stand between blank lines, and
-    else articles. A file of sentences can also be read as paragraphs, which gives the same articles.
+    Blocks of several lines between blank ones are articles, of sentences or paragraphs. Otherwise each line may be an
+    article. Only clear cases exclude a form: real text has paragraphs of one sentence, and articles of one paragraph.
     """
     blocks = list(blocks_of(lines))
     count = sum(map(len, blocks))
@@ -219,26 +229,20 @@ def _plain_form(path: Path, lines: Sequence[str], first: int, split_sentences: C
         characters += len(line)
         if characters > _SPLIT_CHARACTERS:
             break
-    ratio = sum(len(split_sentences(line)) for line in sample) / max(1, len(sample))  # 0 of a blank file
-    are_several, is_one_block = count >= _LINES_OF_ARTICLE * len(blocks), len(blocks) <= 1
-    if is_one_block:
-        long_name, long_fits = "articles", {"articles"} if count > _MOST_PARAGRAPHS else {"articles", "paragraphs"}
-        short_name, short_fits = None, set(PLAIN_FORMS)
-    else:
-        long_name, long_fits = (
-            ("paragraphs", {"paragraphs"}) if are_several else ("articles", {"articles", "paragraphs"})
-        )
-        short_name, short_fits = "sentences", {"sentences", "paragraphs"}
+    ratio = sum(len(split_sentences(line)) for line in sample) / max(1, len(sample))  # 0 for a blank file
+    fits = set(PLAIN_FORMS)
+    name: str | None
     if count == 0:
-        return TextForm(path, None, frozenset(TEXT_FORMS))
-    if count == 1 and ratio < _LONG_LINES:
-        return TextForm(path, None, frozenset(PLAIN_FORMS), first)
-    if ratio < _SHORT_LINES:
-        return TextForm(path, short_name, frozenset(short_fits), first)
-    if ratio > _LONG_LINES:
-        return TextForm(path, long_name, frozenset(long_fits), first)
-    name = long_name if ratio >= (_SHORT_LINES + _LONG_LINES) / 2 else short_name
-    return TextForm(path, name, frozenset(long_fits | short_fits), first)
+        name, fits = None, set(TEXT_FORMS)
+    elif len(blocks) > 1:
+        name = "sentences" if ratio < _LONG_LINES else "articles"
+        if count >= _LINES_OF_ARTICLE * len(blocks):
+            name, fits = ("sentences" if ratio < _LONG_LINES else "paragraphs"), {"sentences", "paragraphs"}
+    else:
+        name = None if ratio < _LONG_LINES else "articles"
+        if ratio >= _CLEARLY_LONG_LINES:
+            fits = {"articles"} if count > _MOST_PARAGRAPHS else {"articles", "paragraphs"}
+    return TextForm(path, name, frozenset(fits), first)
 
 
 def _describe(form: TextForm) -> str:

@@ -92,6 +92,7 @@ def test_the_line_that_does_not_belong_is_named(tmp_path: Path, form: str, text:
         ([f"{LONG}\n\n{LONG}\n\n{LONG}\n"], "articles"),  # NVIDIA's formatted files have blank lines too
         ([PARAGRAPHS], "paragraphs"),
         ([PARAGRAPHS, f"{LONG}\n{LONG}\n", PARAGRAPHS, SHORT], "paragraphs"),
+        ([SHORT, PARAGRAPHS, SHORT], "paragraphs"),  # paragraphs may be single sentences
     ],
 )
 def test_the_form_of_files_that_are_alike(tmp_path: Path, texts: list[str], expected: str) -> None:
