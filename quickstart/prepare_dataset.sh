@@ -14,7 +14,7 @@
 #   VOCAB_FILE          word pieces, vocab.txt (default: trained from the text, lowered; with the option
 #                       --no-do-lower-case, cased)
 #   VOCAB_SIZE          word pieces to train
-#   INPUT_FORMAT        sentences, paragraphs, articles or wikiextractor (default: told by the first file)
+#   INPUT_FORMAT        sentences, paragraphs, articles, wikiextractor or json (default: detected for each file)
 #   TEXT_LANGUAGE       whose rules end a sentence, ISO 639
 #   SHARDS              files of text, and so of records, for both phases
 #   PHASE1_FRACTION     share of the text for phase 1, the rest is for phase 2; 1: both phases train on all of it
@@ -41,7 +41,7 @@ CORPUS_FLAGS=() VOCAB_FLAGS=() # those of prepare's flags that the other command
 for argument in "$@"; do
   case "$argument" in
     --overwrite) CORPUS_FLAGS+=("$argument") VOCAB_FLAGS+=("$argument") ;;
-    --do-lower-case | --no-do-lower-case) VOCAB_FLAGS+=("$argument") ;;
+    --do-lower-case | --no-do-lower-case | --strip-accents | --no-strip-accents) VOCAB_FLAGS+=("$argument") ;;
   esac
 done
 

@@ -41,7 +41,7 @@ SETTINGS = {"global_batch_size": 4, "max_steps": 2, "learning_rate": 0.01, "data
 
 
 def write_text(folder: Path, articles: int = 40) -> Path:
-    """Write some articles of Python's reference, a paragraph a line, to two files."""
+    """Write some articles of Python's reference, one paragraph per line, to two files."""
     texts = list(dict.fromkeys(ARTICLES.values()))[:articles]
     folder.mkdir(parents=True)
     for number in range(2):

@@ -91,8 +91,8 @@ class VocabularySettings:
     min_frequency: int = _setting(2, "occurrences of two pieces side by side that make them one piece")
     limit_alphabet: int | None = _setting(
         None,
-        "largest number of characters to keep, the most frequent ones (default: 1000, and all characters of every "
-        "script that makes up 1% of the text, as far as they take half of the vocabulary)",
+        "largest number of characters to keep, the most frequent ones (default: 1000, all others of each script that "
+        "makes up 1% of the text up to half of the vocabulary, and any others that fill an incomplete vocabulary)",
     )
     do_lower_case: bool = _setting(True, "lowercase the text")
     strip_accents: bool | None = _setting(None, "strip accents (default: as --do-lower-case)")

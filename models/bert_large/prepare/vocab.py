@@ -114,10 +114,9 @@ def make_vocabulary(
         require_sentences(path)
     trained = train_vocab(files, settings)
     if trained.dropped:
-        advice = "give a larger --limit-alphabet" + ("" if trained.has_room else " and a larger --vocab-size")
         log(
-            f"warning: {trained.dropped} of {trained.characters} different characters have no token, so that "
-            f"{trained.unknown_share:.2%} of the words become {UNK}; to keep them, {advice}"
+            f"warning: {trained.dropped} of {trained.characters} different characters have no token, which makes "
+            f"{trained.unknown_share:.2%} of the words {UNK}; to keep more, raise --vocab-size or --limit-alphabet"
         )
     make_folder(output_file.parent)
     write_vocab(output_file, trained.tokens)
@@ -135,8 +134,6 @@ class TrainedVocabulary:
     """Characters without a token."""
     unknown_share: float
     """Share of the words that have such a character."""
-    has_room: bool
-    """Whether the vocabulary has room for all characters."""
 
 
 def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedVocabulary:
@@ -149,7 +146,8 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     characters, continuations = _count_characters(_words(files, normalize))
     if not characters:
         raise InputError(f"the {len(files)} files of {files[0].parent} have no words; expected text")
-    alphabet = _choose_alphabet(characters, continuations, settings)
+    ranked = sorted(characters, key=lambda character: (-characters[character], character))
+    alphabet = _choose_alphabet(ranked, characters, continuations, settings)
     # Passing these tokens to the trainer fixes their ids. Otherwise it numbers them in the order of its hash table,
     # which differs in every run, and breaks ties between equally frequent pairs by these numbers.
     first_tokens = [
@@ -171,25 +169,42 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     )
     tokenizer = Tokenizer(WordPiece(unk_token=UNK))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    counts: Counter[str] = Counter()
-    tokenizer.train_from_iterator(_known_words(_words(files, normalize), alphabet, counts), trainer=trainer)
+    lines = (" ".join(filter(alphabet.issuperset, words)) for words in _words(files, normalize))
+    tokenizer.train_from_iterator(lines, trainer=trainer)
     ids = tokenizer.get_vocab()
-    return TrainedVocabulary(
-        sorted(ids, key=ids.__getitem__),
-        len(characters),
-        len(characters) - len(alphabet),
-        counts["unknown"] / counts["words"],
-        len(SPECIAL_TOKENS) + len(characters) + len(continuations) <= settings.vocab_size,
-    )
+    tokens = sorted(ids, key=ids.__getitem__)
+    if settings.limit_alphabet is None:
+        alphabet |= _fill(
+            tokens, [character for character in ranked if character not in alphabet], continuations, settings
+        )
+    dropped = len(characters) - len(alphabet)
+    share = _unknown_share(_words(files, normalize), alphabet) if dropped else 0.0
+    return TrainedVocabulary(tokens, len(characters), dropped, share)
 
 
-def _choose_alphabet(characters: Counter[str], continuations: set[str], settings: VocabularySettings) -> frozenset[str]:
-    """Return the characters that get a token; words with others become [UNK].
+def _fill(tokens: list[str], rare: list[str], continuations: set[str], settings: VocabularySettings) -> set[str]:
+    """Append rare characters, most frequent first, while the vocabulary has room; return them.
+
+    Text of ideographs has few merges: each is a word.
+    """
+    added = set()
+    for character in rare:
+        pieces = [character, *([CONTINUATION + character] if character in continuations else [])]
+        if len(tokens) + len(pieces) > settings.vocab_size:
+            break
+        tokens += pieces
+        added.add(character)
+    return added
+
+
+def _choose_alphabet(
+    ranked: list[str], characters: Counter[str], continuations: set[str], settings: VocabularySettings
+) -> frozenset[str]:
+    """Return the characters that get a token before word pieces are made of them; `ranked` by frequency.
 
     By default these are the most frequent 1000, so that rare characters do not displace word pieces, and all characters
     of the text's own scripts: Chinese uses thousands. The latter may take up to half of the vocabulary.
     """
-    ranked = sorted(characters, key=lambda character: (-characters[character], character))
     if settings.limit_alphabet is not None:
         return frozenset(ranked[: settings.limit_alphabet])
     scripts: Counter[str] = Counter()
@@ -217,13 +232,13 @@ def _words(files: Sequence[Path], normalize: TextNormalizer) -> Iterator[list[st
         yield normalize(line).split()
 
 
-def _known_words(lines: Iterable[list[str]], alphabet: frozenset[str], counts: Counter[str]) -> Iterator[str]:
-    """Yield each line's words of the alphabet; count all words, and the others as unknown."""
-    for words in lines:
-        known = list(filter(alphabet.issuperset, words))
-        counts["words"] += len(words)
-        counts["unknown"] += len(words) - len(known)
-        yield " ".join(known)
+def _unknown_share(lines: Iterable[list[str]], alphabet: frozenset[str]) -> float:
+    """Return the share of the words that have characters outside of the alphabet."""
+    words = unknown = 0
+    for line in lines:
+        words += len(line)
+        unknown += sum(not alphabet.issuperset(word) for word in line)
+    return unknown / words
 
 
 def _count_characters(lines: Iterable[list[str]]) -> tuple[Counter[str], set[str]]:

@@ -127,7 +127,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     times = RunTimes(init_start=init_start, run_start=milliseconds_now())
     dataset = open_training_data(run.data, run.train, run.model, ranks)
     with ranks.failing_together():
-        if ranks.is_main:
+        if ranks.is_main and run.text is None:  # otherwise logged when the records were made
             log_vocabulary(dataset, run.vocab_file, run.do_lower_case, run.strip_accents)
     index_dir = run.train.output_dir / DATA_INDEX
     eval_dataset = None
