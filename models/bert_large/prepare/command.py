@@ -3,56 +3,65 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from bert_large.config.options import add_settings, setting
 from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.records import make_records
-from bert_large.prepare.settings import InstanceSettings, RecordFileSettings, add_settings, from_arguments
+from bert_large.prepare.settings import InstanceSettings, RecordFileSettings, from_arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Inputs and output of `bert-large prepare`."""
+
+    input_dir: Path = setting(
+        text="folder of UTF-8 text files, which may be compressed, with one sentence per line and blank lines between "
+        "articles, as `bert-large corpus` makes them; each becomes one record file",
+        variable="",
+    )
+    vocab_file: Path = setting(text="vocabulary with one token per line", path="input")
+    output_dir: Path = setting(text="folder for the record files", variable="")
+    do_lower_case: bool | None = setting(
+        None,
+        "lowercase the text",
+        default_text="as tokenizer_config.json beside the vocabulary says; without it, if that changes no token",
+        variable="",
+    )
+    strip_accents: bool | None = setting(
+        None,
+        "strip accents from the text",
+        default_text="as --do-lower-case if that is given, otherwise found in the same way",
+        variable="",
+    )
+    overwrite: bool = setting(
+        False,
+        "make all files again; otherwise complete files are verified and kept, and those of another task refused",
+        variable="",
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `prepare`."""
-    parser.add_argument(
-        "--input-dir",
-        type=Path,
-        required=True,
-        help="folder of UTF-8 text files, which may be compressed: one sentence per line, blank lines between articles "
-        "(`bert-large corpus` makes them from raw text); each becomes one record file",
-    )
-    parser.add_argument("--vocab-file", type=Path, required=True, help="vocabulary with one token per line")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the record files")
-    add_settings(parser, RecordFileSettings)
-    add_settings(parser, InstanceSettings)
-    parser.add_argument(
-        "--do-lower-case",
-        action=argparse.BooleanOptionalAction,
-        help="lowercase the text (default: as tokenizer_config.json beside the vocabulary says, else lowercase it if "
-        "that changes no token of the vocabulary)",
-    )
-    parser.add_argument(
-        "--strip-accents",
-        action=argparse.BooleanOptionalAction,
-        help="strip accents (default: as --do-lower-case if that is given, else found in the same way)",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="make all files again; otherwise complete files are verified and kept, and those of another task refused",
-    )
+    for settings in (PrepareOptions, RecordFileSettings, InstanceSettings):
+        add_settings(parser, settings)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the records that are missing."""
     settings, files = from_arguments(InstanceSettings, arguments), from_arguments(RecordFileSettings, arguments)
+    options = from_arguments(PrepareOptions, arguments)
+    casing = resolve_casing(options.vocab_file, options.do_lower_case, options.strip_accents)
     print(
         make_records(
-            arguments.input_dir,
-            arguments.vocab_file,
-            arguments.output_dir,
+            options.input_dir,
+            options.vocab_file,
+            options.output_dir,
             settings,
             files,
-            casing=resolve_casing(arguments.vocab_file, arguments.do_lower_case, arguments.strip_accents),
-            overwrite=arguments.overwrite,
+            casing=casing,
+            overwrite=options.overwrite,
         )
     )
     return 0

@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from bert_large.config.options import add_settings, setting
 from bert_large.prepare.corpus import make_corpus
-from bert_large.prepare.settings import CorpusSettings, add_settings, from_arguments
+from bert_large.prepare.settings import CorpusSettings, from_arguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """Input and output of `bert-large corpus`."""
+
+    input_dir: Path = setting(
+        text="folder of UTF-8 text files, which may be compressed (gzip, bzip2, xz); folders inside and links are "
+        "followed, names that start with a dot are left out",
+        path="input",
+    )
+    output_dir: Path = setting(
+        text="folder to make: phase1/ and phase2/ (or both/), eval/ and manifest.json", variable=""
+    )
+    overwrite: bool = setting(False, "replace a corpus that this command made", variable="")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `corpus`."""
-    parser.add_argument(
-        "--input-dir",
-        type=Path,
-        required=True,
-        help="folder of UTF-8 text files, which may be compressed (gzip, bzip2, xz); folders inside and links are "
-        "followed, names that start with a dot are left out",
-    )
-    parser.add_argument(
-        "--output-dir", type=Path, required=True, help="folder to make: phase1/ and phase2/ (or both/), eval/"
-    )
+    add_settings(parser, CorpusOptions)
     add_settings(parser, CorpusSettings)
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that this command made")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.prepare.settings import VocabularySettings, add_settings, from_arguments
+from bert_large.config.options import add_settings, setting
+from bert_large.prepare.settings import VocabularySettings, from_arguments
 from bert_large.prepare.vocab import make_vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabOptions:
+    """Input and output of `bert-large vocab`."""
+
+    input_dir: Path = setting(text="folder of UTF-8 text files of sentences", variable="")
+    output_file: Path = setting(text="vocabulary file to write, one token per line", variable="")
+    overwrite: bool = setting(False, "replace the output file if it exists", variable="")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vocab`."""
-    parser.add_argument("--input-dir", type=Path, required=True, help="folder of UTF-8 text files of sentences")
-    parser.add_argument("--output-file", type=Path, required=True, help="the vocabulary to write, one token per line")
+    add_settings(parser, VocabOptions)
     add_settings(parser, VocabularySettings)
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
 
 
 def run(arguments: argparse.Namespace) -> int:
