@@ -1,9 +1,9 @@
-"""Write the demo's corpus: the English prose of the Python installation, one sentence a line, articles apart.
+"""Write the demo's corpus: English prose of the Python installation, with one sentence per line.
 
 Usage: demo_corpus.py TEXT_DIR HELD_OUT_DIR
 
-Its articles are the topics of Python's language reference (`pydoc_data.topics`) and the docstrings of the standard
-library's modules: over a megabyte that every installation has. Every 20th article is held out.
+The articles are the topics of Python's language reference (`pydoc_data.topics`) and the docstrings of the standard
+library's modules: more than a megabyte that every installation has. Every 20th article is held out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CODE = re.compile(r"^(>>>|\.\.\.|::=|[-*=~^+#|]{3,})|::=|^\S+ *= |[{};]")
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a text's prose paragraphs: indented blocks, code, grammars and headings are left out."""
+    """Yield the sentences of a text's prose paragraphs, without indented blocks, code, grammars and headings."""
     for paragraph in re.split(r"\n\s*\n", text):
         lines = paragraph.strip("\n").split("\n")
         if any(_CODE.search(line) for line in lines) or lines[0].startswith("    "):
@@ -38,7 +38,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def docstrings(source: str) -> Iterator[str]:
-    """Yield every docstring of a module's source, outermost first."""
+    """Yield every docstring in a module's source, outermost first."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
@@ -47,7 +47,7 @@ def docstrings(source: str) -> Iterator[str]:
 
 
 def articles() -> Iterator[list[str]]:
-    """Yield articles as lists of sentences, each sentence of the corpus once, in an order that never changes."""
+    """Yield articles as lists of sentences in a fixed order; every sentence of the corpus occurs once."""
     seen: set[str] = set()
 
     def unseen(texts: Iterator[str]) -> list[str]:
@@ -65,12 +65,12 @@ def articles() -> Iterator[list[str]]:
             continue
         try:
             yield unseen(docstrings(path.read_text(encoding="utf-8")))
-        except (SyntaxError, UnicodeDecodeError):  # the library keeps a few broken files for its own tests
+        except (SyntaxError, UnicodeDecodeError):  # the library has invalid files for its own tests
             continue
 
 
 def write(folder: Path, shards: list[list[list[str]]]) -> None:
-    """Write shards of articles, with an empty line after each article."""
+    """Write shards of articles, with a blank line between articles."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, shard in enumerate(shards):
         text = "\n".join("".join(f"{sentence}\n" for sentence in article) for article in shard)
@@ -78,7 +78,7 @@ def write(folder: Path, shards: list[list[list[str]]]) -> None:
 
 
 def main() -> int:
-    """Write both folders and say what is in them."""
+    """Write both folders and print a summary."""
     text_dir, held_out_dir = map(Path, sys.argv[1:3])
     chosen = [article for article in articles() if len(article) >= MIN_SENTENCES]
     held_out = chosen[::HOLD_OUT_EVERY]

@@ -26,7 +26,7 @@ CORPUS_FLAGS=() VOCAB_FLAGS=() # flags of `prepare` that the other commands must
 for argument in "$@"; do
   case "$argument" in
     --overwrite) CORPUS_FLAGS+=("$argument") VOCAB_FLAGS+=("$argument") ;;
-    --do-lower-case | --no-do-lower-case) VOCAB_FLAGS+=("$argument") ;;
+    --do-lower-case | --no-do-lower-case | --strip-accents | --no-strip-accents) VOCAB_FLAGS+=("$argument") ;;
   esac
 done
 

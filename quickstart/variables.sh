@@ -5,8 +5,8 @@
 PRETRAIN_VARIABLES=(
   RECIPE OUTPUT_DIR PRECISION ENGINE BATCH_SIZE MICRO_BATCH_TOKENS MAX_STEPS MAX_SAMPLES TARGET_ACCURACY
   EVAL_EVERY_SAMPLES EVAL_SAMPLES EVAL_AT_START SAVE_EVERY KEEP_CHECKPOINTS MAX_BAD_STEPS DETECT_DIVERGENCE
-  STOP_DEADLINE SEED BENCHMARK PROFILE_STEPS RESUME CONFIG_FILE CHECKPOINT_DIR VOCAB_FILE DO_LOWER_CASE MASKED_LM_ONLY
-  GELU DATASET_DIR TEXT_DIR EVAL_DIR MAX_SEQ_LENGTH NO_SHUFFLE DYNAMIC_MASKING DATA_WORKERS BAD_RECORDS
+  STOP_DEADLINE SEED BENCHMARK PROFILE_STEPS RESUME CONFIG_FILE CHECKPOINT_DIR VOCAB_FILE DO_LOWER_CASE STRIP_ACCENTS
+  MASKED_LM_ONLY GELU DATASET_DIR TEXT_DIR EVAL_DIR MAX_SEQ_LENGTH NO_SHUFFLE DYNAMIC_MASKING DATA_WORKERS BAD_RECORDS
   MAX_BAD_RECORDS OPTIMIZER LEARNING_RATE BETA_1 BETA_2 EPSILON WEIGHT_DECAY MAX_GRADIENT_NORM TOTAL_STEPS
   WARMUP_STEPS START_WARMUP_STEP DECAY_POWER BUCKET_MB GRADIENT_COMPRESSION ZERO1 BACKEND RANK_SILENCE RANK_TIMEOUT
   MLPERF_LOG MLPERF_SUBMITTER MLPERF_PLATFORM MLPERF_DIVISION MLPERF_STATUS RANKS_PER_NODE BIND OMP_NUM_THREADS DDP
@@ -23,6 +23,7 @@ declare -A PRETRAIN_CHOICES=(
   [EVAL_AT_START]='0 1 false true no yes'
   [BENCHMARK]='0 1 false true no yes'
   [DO_LOWER_CASE]='0 1 false true no yes'
+  [STRIP_ACCENTS]='0 1 false true no yes'
   [MASKED_LM_ONLY]='0 1 false true no yes'
   [NO_SHUFFLE]='0 1 false true no yes'
   [DYNAMIC_MASKING]='0 1 false true no yes'
@@ -77,9 +78,11 @@ print_PRETRAIN_help() {
                           weights)
   VOCAB_FILE              vocab.txt to check against the model and to save with it; sets vocab_size of a named model
                           (default: that of --checkpoint-dir; with --text-dir, trained from the text)
-  DO_LOWER_CASE           whether the records' text is lower case without accents; saved with the model, and applied
-                          to --text-dir (default: as the vocabulary or tokenizer_config.json beside it says; true
-                          where one is trained)
+  DO_LOWER_CASE           whether the records' text is lower case; saved with the model, and applied to --text-dir
+                          (default: as the vocabulary or tokenizer_config.json beside it says; true where one is
+                          trained)
+  STRIP_ACCENTS           whether accents are stripped from the records' text (default: as DO_LOWER_CASE if that is
+                          set, otherwise found in the same way)
   MASKED_LM_ONLY          train without the next-sentence head, its loss and its metrics (default: false)
   GELU                    form of GELU (default: as the configuration says)
   DATASET_DIR             folder with seq_128/ and seq_512/, or folder of shards
@@ -207,25 +210,28 @@ PREPARE_OUTPUTS=(
   DATASET_DIR
 )
 declare -A PREPARE_CHOICES=(
-  [INPUT_FORMAT]='auto sentences paragraphs articles wikiextractor'
+  [INPUT_FORMAT]='auto sentences paragraphs articles wikiextractor json'
 )
 print_PREPARE_help() {
   cat <<'END'
   DATASET_DIR             folder for seq_128/, seq_512/, eval/, vocab.txt and corpus/ (default: required)
-  INPUT_DIR               folder of UTF-8 text; subfolders are read too
-  INPUT_FORMAT            sentences: a sentence a line, blank lines between articles (MLCommons'); paragraphs: a
-                          paragraph a line, blank lines between articles; articles: an article a line; wikiextractor:
-                          WikiExtractor's <doc …> blocks, a paragraph a line (default: detected)
-  TEXT_LANGUAGE           language whose rules end a sentence, ISO 639; unknown ones are split as English (default:
-                          en)
-  SHARDS                  files of text for both phases (default: one per 32 MiB read)
-  PHASE1_FRACTION         share of the text for phase 1, the rest is for phase 2; 1: both phases train on all of it
-                          (default: 0.9)
-  EVAL_ARTICLES           articles to hold out, chosen by a hash of their text (default: one in 50, at most 10000)
+  INPUT_DIR               folder of UTF-8 text files, which may be compressed (gzip, bzip2, xz); folders inside and
+                          links are followed, names that start with a dot are left out
+  INPUT_FORMAT            sentences: one sentence per line, blank lines between articles (as MLCommons' files);
+                          paragraphs: one paragraph per line, blank lines between articles; articles: one article per
+                          line; wikiextractor: <doc id=…> … </doc> blocks of WikiExtractor, one paragraph per line;
+                          json: one JSON object per line, with the article in its field "text" (WikiExtractor --json)
+                          (default: detected for each file)
+  TEXT_LANGUAGE           language whose rules split sentences, as an ISO 639 code; English if unknown (default: en)
+  SHARDS                  text files to make for both phases (default: one per 32 MiB of text)
+  PHASE1_FRACTION         share of the text for phase 1, the rest is for phase 2; with 1, both phases train on all of
+                          it (default: 0.9)
+  EVAL_ARTICLES           articles to hold out, chosen by a hash of their text; 0, or at least 2 (default: one in 50,
+                          at most 10000)
   VOCAB_SIZE              largest number of tokens (default: 30522)
   VOCAB_FILE              vocab.txt, one word piece per line (default: trained from the text)
-  WORKERS                 processes; each holds one file in memory (default: the CPUs that this process may use)
-  DUPE_FACTOR             passes over the text, each with its own pairs and masks (default: 10)
+  WORKERS                 processes, each with one text file in memory (default: the CPUs that this process may use)
+  DUPE_FACTOR             passes over the text, each with different pairs and masks (default: 10)
   RANDOM_SEED             seed of pairs and masks; every file starts from it (default: 12345)
   EVAL_RECORDS            number of records to pick (default: 10000)
   MODEL_DIR               project whose models/bert_large to run (default: this project)

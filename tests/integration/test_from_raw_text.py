@@ -1,4 +1,4 @@
-"""One command from WikiExtractor's output to a dataset folder that both phases train on."""
+"""`prepare_dataset.sh`: from WikiExtractor's output to a dataset folder for both phases."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bert_large.prepare.vocab import read_vocab
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-# Some topics are the same text: each once, its paragraphs unwrapped.
+# Some topics have the same text: each text once, with its paragraphs unwrapped.
 ARTICLES = {
     "\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n")): name
     for name, text in sorted(topics.items())
@@ -27,7 +27,7 @@ ARTICLES = {
 
 
 def write_wiki(folder: Path) -> None:
-    """Write Python's reference as WikiExtractor writes articles, over several files in two folders."""
+    """Write Python's reference in WikiExtractor's form, to several files in two folders."""
     for number, (text, name) in enumerate(ARTICLES.items()):
         path = folder / f"A{'AB'[number % 2]}" / f"wiki_{number % 3:02d}"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def prepare(tmp_path: Path, *arguments: str, **variables: str) -> subprocess.Com
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that holds `raw text` and the `data set` made of it."""
+    """The folder that holds `raw text` and the `data set` made from it."""
     folder = tmp_path_factory.mktemp("made")
     write_wiki(folder / "raw text")
     done = prepare(folder)
@@ -108,7 +108,7 @@ def test_phases_and_evaluation_share_no_article(made: Path) -> None:
     assert "&lt;" not in everything and "<doc" not in everything
 
 
-def test_a_second_run_finds_all_done(made: Path) -> None:
+def test_a_second_run_makes_only_what_is_missing(made: Path) -> None:
     data = made / "data set"
     shards = {path: path.stat().st_mtime_ns for folder in ("seq_128", "seq_512") for path in data.glob(f"{folder}/p*")}
     assert len(shards) == 4

@@ -16,6 +16,7 @@ import pytest
 import transformers
 from bert_large.data.dataset import Dataset
 from bert_large.data.record import RecordShape
+from bert_large.prepare.casing import Casing, casing_of
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import read_vocab
 
@@ -40,7 +41,7 @@ SETTINGS = {"global_batch_size": 4, "max_steps": 2, "learning_rate": 0.01, "data
 
 
 def write_text(folder: Path, articles: int = 40) -> Path:
-    """Write some articles of Python's reference, a paragraph a line, to two files."""
+    """Write some articles of Python's reference, one paragraph per line, to two files."""
     texts = list(dict.fromkeys(ARTICLES.values()))[:articles]
     folder.mkdir(parents=True)
     for number in range(2):
@@ -64,19 +65,19 @@ def arguments(place: Path, output_dir: Path, **changes: Any) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(place: Path) -> Path:
-    """The output folder of phase 1 with masks drawn anew, from text alone."""
+    """The output folder of phase 1 with dynamic masking, from text alone."""
     assert run_here(*arguments(place, place / "out", dynamic_masking=True)) == 0
     return place / "out"
 
 
 def times(folder: Path) -> dict[Path, int]:
-    """Return when each file was made that is not written anew each time."""
+    """Return the modification time of each file that is not written at every start."""
     kept = (path for path in folder.rglob("*") if path.is_file() and path.name not in (".lock", "manifest.json"))
     return {path: path.stat().st_mtime_ns for path in kept}
 
 
 def test_it_trains_and_evaluates(trained: Path) -> None:
-    """On all articles but the held-out ones, one copy of them; a model that transformers can be asked with is left."""
+    """On one copy of all articles but the held-out ones; `transformers` loads the saved model."""
     assert len(step_rows(trained)) == 2
     assert len(eval_rows(trained)) == 1
     records = trained / "records"
@@ -86,13 +87,13 @@ def test_it_trains_and_evaluates(trained: Path) -> None:
     assert Dataset.open(records / "eval", trained / "data_index", build=True).shape == RecordShape(128, 20)
     assert not (records / "corpus" / "phase1").exists()
     vocabulary = read_vocab(trained / "model_save" / "vocab.txt")
-    assert len(vocabulary.tokens) == VOCAB_SIZE and vocabulary.is_lower_case
+    assert len(vocabulary.tokens) == VOCAB_SIZE and casing_of(vocabulary.tokens) == Casing(True, True)
     assert "articles held out" in (trained / "train.log").read_text()
     tokenizer = transformers.AutoTokenizer.from_pretrained(trained / "model_save")
     assert tokenizer.tokenize("The CLASS") == ["the", "class"]
 
 
-def test_a_second_start_goes_on(place: Path, trained: Path) -> None:
+def test_a_second_start_continues(place: Path, trained: Path) -> None:
     """Nothing is prepared again."""
     before = times(trained / "records")
     assert run_here(*arguments(place, trained, dynamic_masking=True, max_steps=4, total_steps=2)) == 0
@@ -103,7 +104,7 @@ def test_a_second_start_goes_on(place: Path, trained: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_while_records_are_made(place: Path, trained: Path, tmp_path: Path) -> None:
-    """What is there stays, and the rest is the same as in one go."""
+    """Complete files are kept, and the others are the same as without the kill."""
     vocab_file = tmp_path / "records" / "vocab.txt"
     process = start_process(*arguments(place, tmp_path, dynamic_masking=True))
     while not vocab_file.exists():
@@ -164,19 +165,19 @@ def break_text(place: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        (change_text, {}, r"error: the text in TEXT_DIR .* is not what it was .* the text part 0\.txt was \d+ bytes"),
-        (lambda place: None, {"dynamic_masking": True}, "dupe_factor was 10, now 1. Give it as it was"),
+        (change_text, {}, r"error: .*/out/records .* TEXT_DIR .*some text .* the text part 0\.txt was \d+ bytes"),
+        (lambda place: None, {"dynamic_masking": True}, r"/out/records .*dupe_factor was 10, now 1"),
         (lambda place: None, {"do_lower_case": True, "max_seq_length": 64}, "max_seq_length was 128, now 64"),
         (
             cut_manifest,
             {},
-            r"seq_128/manifest.json is damaged: .* --overwrite: remove .*/out/records, which is made anew",
+            r"seq_128/manifest.json is damaged: .* remove .*/out/records",
         ),
-        (clear_text, {}, r"error: TEXT_DIR .*some text: .* found no files with text in it"),
-        (clear_text, {"output": "new"}, r"error: TEXT_DIR .*some text: .* found no files with text in it"),
-        (break_text, {"output": "new"}, r"error: TEXT_DIR .*: byte 23: 0xff is not UTF-8"),
+        (clear_text, {}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
+        (clear_text, {"output": "new"}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
+        (break_text, {"output": "new"}, r"error: TEXT_DIR .*part 1\.txt: line 1: byte 24 is 0xff"),
         (lambda place: None, {"dataset_dir": "."}, "not allowed with argument"),
-        (lambda place: None, {"text_dir": "nowhere", "output": "new"}, "TEXT_DIR nowhere: .* found nothing, expected"),
+        (lambda place: None, {"text_dir": "nowhere", "output": "new"}, "TEXT_DIR nowhere: .* found nothing"),
     ],
 )
 def test_refusals(
@@ -196,8 +197,8 @@ def test_refusals(
     assert re.search(message, error), error
 
 
-def test_records_made_anew_are_the_same(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """So what is damaged can be removed, as the errors say: the run is still the run of its records."""
+def test_records_made_again_are_the_same(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So damaged records can be removed, as the errors advise: the run continues with the same records."""
     shutil.rmtree(small / "out" / "records")
     assert run_here(*arguments(small, small / "out")) == 0
     assert "nothing to do: the run in" in capsys.readouterr().out
@@ -206,21 +207,21 @@ def test_records_made_anew_are_the_same(small: Path, capsys: pytest.CaptureFixtu
 def test_a_model_without_a_vocabulary(
     place: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Records with a vocabulary trained anew would make no sense to it."""
+    """Records with a newly trained vocabulary would have the wrong ids for it."""
     (tmp_path / "model").mkdir()
     for name in ("config.json", "model.safetensors"):
         (tmp_path / "model" / name).hardlink_to(trained / "model_save" / name)
     assert run_here(*arguments(place, tmp_path / "out", checkpoint_dir=tmp_path / "model")) == 2
-    assert "CHECKPOINT_DIR has no vocab.txt to make records of TEXT_DIR with" in capsys.readouterr().err
+    assert "VOCAB_FILE" in capsys.readouterr().err
 
 
-def test_text_too_small_to_hold_any_out(small: Path) -> None:
+def test_text_too_small_to_hold_out_articles(small: Path) -> None:
     assert eval_rows(small / "out") == []
     assert "no evaluation: the text is too small" in (small / "out" / "train.log").read_text()
 
 
 def test_cased(place: Path, tmp_path: Path) -> None:
-    """Capitals and accents get word pieces of their own, and transformers reads them as the records were made."""
+    """Capitals and accents have their own word pieces, and `transformers` tokenizes as the records were made."""
     words = arguments(place, tmp_path / "out", dynamic_masking=True, max_steps=1)
     assert run_here(*words, "--no-do-lower-case") == 0
     model = tmp_path / "out" / "model_save"
@@ -236,7 +237,7 @@ def test_cased(place: Path, tmp_path: Path) -> None:
     dataset = Dataset.open(tmp_path / "out/records/seq_128", tmp_path / "index", build=True)
     seen = np.unique(np.concatenate([dataset.read(number).input_ids for number in range(len(dataset))]))
     assert vocabulary.tokens.index("The") in seen
-    # Phase 2 takes the case from the model.
+    # Phase 2 takes the casing from the model.
     assert run_here(*arguments(place, tmp_path / "two", checkpoint_dir=model, max_steps=1)) == 0
     settings = json.loads((tmp_path / "two/records/seq_128/manifest.json").read_text())["settings"]
     assert settings["do_lower_case"] is False
@@ -244,7 +245,7 @@ def test_cased(place: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_on_two_ranks(place: Path, trained: Path, tmp_path: Path) -> None:
-    """One of them makes the records while the other waits."""
+    """One rank makes the records while the other waits."""
     done = run_torchrun(2, *arguments(place, tmp_path, dynamic_masking=True))
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "train.log").read_text().count("articles held out") == 1

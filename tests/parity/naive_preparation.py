@@ -1,9 +1,9 @@
-"""The rules of BERT's data preparation written down a second time, as plainly as they can be.
+"""The rules of BERT's data preparation implemented a second time, as plainly as possible.
 
-What `bert-large prepare` must do, without its arrays, ranges and tables: tokens are strings, documents lists of lists
-of them, and every step copies. It shares no code with the package and follows what is known of Google's BasicTokenizer,
-WordpieceTokenizer and create_pretraining_data, which MLCommons' script kept; that it makes the records of MLCommons'
-script is itself tested. Slow, for small texts.
+This does the same as `bert-large prepare` without its arrays, ranges and tables: tokens are strings, documents are
+lists of lists of them, and every step copies. It shares no code with the package and follows Google's BasicTokenizer,
+WordpieceTokenizer and create_pretraining_data, which MLCommons' script kept. A test verifies that it makes the records
+of MLCommons' script. It is slow, for small texts.
 """
 
 from __future__ import annotations
@@ -53,13 +53,13 @@ def is_whitespace(character: str) -> bool:
 
 
 def is_control(character: str) -> bool:
-    # Tab and line ends are of category Cc as well, but count as whitespace. Unassigned and private-use characters
-    # (Cn, Co) are no control characters: they stay, and make their word unknown.
+    # Tab and line ends are of category Cc as well, but count as white space. Unassigned and private-use characters
+    # (Cn, Co) are not control characters: they stay, and make their word unknown.
     return character not in "\t\n\r" and unicodedata.category(character) in ("Cc", "Cf")
 
 
 def is_punctuation(character: str) -> bool:
-    # Every printable ASCII character that is no letter and no digit, also those that Unicode calls symbols ($ ^ `).
+    # Every printable ASCII character but letters and digits, also those that Unicode calls symbols ($ ^ `).
     if 33 <= ord(character) <= 126 and not character.isalnum():
         return True
     return unicodedata.category(character).startswith("P")
@@ -76,9 +76,9 @@ def basic_tokenize(text: str, do_lower_case: bool) -> list[str]:
         is_cjk = any(first <= ord(character) <= last for first, last in CJK)
         spaced += f" {character} " if is_cjk else character
     words: list[str] = []
-    for word in spaced.split():  # splits at whitespace of every kind, line separators of Unicode too
+    for word in spaced.split():  # splits at white space of every kind, also Unicode's line separators
         if do_lower_case:
-            # Lower first: what lower-casing adds (the dot of a Turkish capital I) is then stripped as an accent is.
+            # Lowercase first: a mark that it adds (the dot of a Turkish capital I) is then stripped like an accent.
             word = "".join(c for c in unicodedata.normalize("NFD", word.lower()) if unicodedata.category(c) != "Mn")
         current = ""
         for character in word:
@@ -92,7 +92,7 @@ def basic_tokenize(text: str, do_lower_case: bool) -> list[str]:
 
 
 def wordpiece_tokenize(word: str, vocab: dict[str, int]) -> list[str]:
-    if len(word) > 200:  # characters, not bytes: 200 is still cut into pieces
+    if len(word) > 200:  # characters, not bytes; 200 are still split into pieces
         return ["[UNK]"]
     pieces: list[str] = []
     start = 0
@@ -114,11 +114,11 @@ def tokenize(text: str, vocab: dict[str, int], do_lower_case: bool) -> list[str]
 
 def read_documents(text: str, vocab: dict[str, int], do_lower_case: bool) -> list[list[list[str]]]:
     documents: list[list[list[str]]] = [[]]
-    for line in text.split("\n"):  # the other line ends that Python knows do not end a sentence
+    for line in text.split("\n"):  # other line ends that Python knows do not end a sentence
         stripped = line.strip()
         if not stripped:
             documents.append([])
-        # A line that has characters, but no tokens (zero-width ones), neither is a sentence nor ends the document.
+        # A line of characters without tokens (zero-width ones) is not a sentence, and does not end the document.
         tokens = tokenize(stripped, vocab, do_lower_case)
         if tokens:
             documents[-1].append(tokens)
@@ -149,7 +149,7 @@ def records_of_document(
     document = documents[number]
     max_tokens = settings.max_seq_length - 3
     target = max_tokens
-    if rng.random() < settings.short_seq_prob:  # drawn once a pass of a document, not once a record
+    if rng.random() < settings.short_seq_prob:  # drawn once per pass over a document, not per record
         target = rng.randint(2, max_tokens)
     records = []
     chunk: list[list[str]] = []
@@ -160,10 +160,10 @@ def records_of_document(
             a_end = 1 if len(chunk) == 1 else rng.randint(1, len(chunk) - 1)
             tokens_a = [token for sentence in chunk[:a_end] for token in sentence]
             tokens_b: list[str] = []
-            # `or` matters: a chunk of one sentence takes no draw for it.
+            # `or` matters: for a chunk of one sentence there is no draw.
             is_random_next = len(chunk) == 1 or rng.random() < 0.5
             if is_random_next:
-                # With bad luck, or a single document, it stays this document, and is labelled random all the same.
+                # After ten bad draws, or with a single document, B is from this document and still labeled as random.
                 for _ in range(10):
                     other = rng.randint(0, len(documents) - 1)
                     if other != number:

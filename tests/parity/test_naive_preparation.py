@@ -1,7 +1,7 @@
-"""`prepare` on odd text and under many settings against a naive second writing of the reference's rules.
+"""`prepare` on unusual text and under many settings, against a second, naive implementation of the reference's rules.
 
-The naive one is trusted because it makes MLCommons' sample records; the tokenizer has a third opinion in that of
-`transformers`.
+The naive implementation is trusted because it makes MLCommons' sample records. The tokenizer is also compared with that
+of `transformers`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import pytest
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import Record, RecordShape
 from bert_large.errors import InputError
-from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary, read_vocab
@@ -61,7 +61,7 @@ BLANK_LINES = ("", " ", "\t \u00a0", "\u2028\x0c", "\r", "\x1c\x85")
 
 
 def make(folder: Path, text: str, vocabulary: Vocabulary, options: naive.Settings) -> list[tuple[Record, RecordShape]]:
-    """Return the product's records, through a file."""
+    """Return the records that the package writes to a file."""
     (folder / "text").write_text(text, encoding="utf-8", newline="")
     product = InstanceSettings(**{name: value for name, value in vars(options).items() if name != "do_lower_case"})
     task = ShardTask(folder / "text", folder / "out")
@@ -81,8 +81,8 @@ def assert_same(ours: list[tuple[Record, RecordShape]], expected: list[naive.Nai
 
 @needs_sample
 @pytest.mark.parametrize("text", ["part-00000-of-00002", "part-00001-of-00002"])
-def test_the_naive_records_are_those_of_mlcommons(text: str) -> None:
-    """Tokenized once, for both lengths: that is what takes the naive one its time."""
+def test_the_naive_records_equal_those_of_mlcommons(text: str) -> None:
+    """Both lengths in one test: the naive implementation reads the text slowly."""
     words = (DATA / "vocab.txt").read_text(encoding="utf-8").splitlines()
     content = (SAMPLE / "text" / text).read_text(encoding="utf-8")
     for tokens, predictions, suffix in ((128, 20, "_128"), (512, 76, "")):
@@ -92,7 +92,7 @@ def test_the_naive_records_are_those_of_mlcommons(text: str) -> None:
 
 
 def paragraphs(lines: list[str]) -> str:
-    """Return lines as documents of three."""
+    """Return lines as documents of three lines."""
     return "".join(f"{line}\n" + ("\n" if number % 3 == 2 else "") for number, line in enumerate(lines))
 
 
@@ -173,7 +173,7 @@ def test_any_text_and_settings(tmp_path: Path, text_lines: list[str], options: n
 
 
 @needs_sample
-def test_odd_lines_have_the_tokens_of_mlcommons_vocabulary() -> None:
+def test_odd_lines_have_the_same_tokens_with_the_vocabulary_of_mlcommons() -> None:
     words = (DATA / "vocab.txt").read_text(encoding="utf-8").splitlines()
     numbers = {word: number for number, word in enumerate(words)}
     all_lines = [*ODD_LINES, *EMPTY_LINES, *BLANK_LINES]
@@ -184,8 +184,8 @@ def test_odd_lines_have_the_tokens_of_mlcommons_vocabulary() -> None:
 
 
 @pytest.mark.parametrize("do_lower_case", [True, False])
-def test_words_are_those_of_transformers(do_lower_case: bool) -> None:
-    """Where it keeps to the reference: it also drops unassigned and private characters, and composes accents first."""
+def test_words_equal_those_of_transformers(do_lower_case: bool) -> None:
+    """Without what differs from the reference: unassigned and private characters, and accents it composes first."""
     legacy = pytest.importorskip("transformers.models.bert.tokenization_bert_legacy")
     theirs = legacy.BasicTokenizer(do_lower_case=do_lower_case)
     compared = 0

@@ -1,4 +1,4 @@
-"""Our records and evaluation picks against those that MLCommons' own scripts made of the same text."""
+"""Our records and evaluation picks against those of MLCommons' scripts from the same text."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import Record, RecordShape
-from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.pick import pick_records
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
 from bert_large.prepare.vocab import read_vocab
 
@@ -34,13 +34,17 @@ def assert_equal(ours: Path, theirs: Path) -> None:
 
 @pytest.mark.parametrize("text", ["part-00000-of-00002", "part-00001-of-00002"])
 @pytest.mark.parametrize(("tokens", "predictions", "suffix"), [(128, 20, "_128"), (512, 76, "")])
-def test_records_are_those_of_mlcommons(tmp_path: Path, text: str, tokens: int, predictions: int, suffix: str) -> None:
+def test_records_equal_those_of_mlcommons(
+    tmp_path: Path, text: str, tokens: int, predictions: int, suffix: str
+) -> None:
     settings = InstanceSettings(max_seq_length=tokens, max_predictions_per_seq=predictions, dupe_factor=1)
     task = ShardTask(SAMPLE / "text" / text, tmp_path / "out")
     write_shard(task, read_vocab(DATA / "vocab.txt"), settings, do_lower_case=True)
     assert_equal(tmp_path / "out", SAMPLE / f"seq_{tokens}" / f"{text}{suffix}")
 
 
-def test_pick_is_that_of_mlcommons(tmp_path: Path) -> None:
-    pick_records([SAMPLE / "seq_512" / "part-00001-of-00002"], tmp_path / "out", 200)
+def test_pick_equals_that_of_mlcommons(tmp_path: Path) -> None:
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / "part").symlink_to(SAMPLE / "seq_512" / "part-00001-of-00002")
+    pick_records(tmp_path / "records", tmp_path / "out", 200)
     assert_equal(tmp_path / "out", SAMPLE / "eval" / "eval_10k")

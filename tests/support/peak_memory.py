@@ -1,7 +1,7 @@
 """Two optimizer steps of a model on the native engine; run by tests/integration/test_doctor_memory.py.
 
-Arguments: a JSON object of ModelConfig's fields, the precision, tokens of a micro-batch, tokens of a sequence. Prints
-the process's peak memory, in bytes.
+Arguments: ModelConfig's fields as a JSON object, the precision, tokens per micro-batch, tokens per sequence. Prints the
+process's peak memory in bytes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A tokenizer of few words, which is made in no time."""
+"""A tokenizer with few tokens, which is quick to make."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PIECES = [*SPECIAL_TOKENS, *string.ascii_lowercase, *(f"##{letter}" for letter i
 
 
 def word_tokenizer() -> Any:
-    """Return a fast tokenizer of transformers that lowers letters and has `PIECES` alone: each letter is a token."""
+    """Return a fast tokenizer of `transformers` that lowercases text and whose tokens are `PIECES`: single letters."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordPiece
     from tokenizers.normalizers import BertNormalizer

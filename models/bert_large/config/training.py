@@ -55,8 +55,13 @@ class ModelSource:
     )
     do_lower_case: bool | None = setting(
         None,
-        "whether the records' text is lower case without accents; saved with the model, and applied to --text-dir",
+        "whether the records' text is lower case; saved with the model, and applied to --text-dir",
         default_text="as the vocabulary or tokenizer_config.json beside it says; true where one is trained",
+    )
+    strip_accents: bool | None = setting(
+        None,
+        "whether accents are stripped from the records' text",
+        default_text="as DO_LOWER_CASE if that is set, otherwise found in the same way",
     )
     masked_lm_only: bool = setting(False, "train without the next-sentence head, its loss and its metrics")
     gelu: str | None = setting(

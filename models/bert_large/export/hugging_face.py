@@ -10,7 +10,8 @@ from bert_large.export.model_card import model_card
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.model import pretrained
 from bert_large.model.bert import skeleton
-from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text, read_vocab
+from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
+from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import write_atomically
 from bert_large.storage.integrity import write_checksums
 from bert_large.storage.output_folder import partial_folder, publish_model
@@ -36,25 +37,32 @@ def export_folder(
     if vocab_path is None:
         raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {pretrained.VOCAB_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)
-    lower = lowers_text(vocab_path) if do_lower_case is None else do_lower_case
+    casing = resolve_casing(vocab_path, do_lower_case)
+    letters = {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
     beside = checkpoint_dir.absolute().parent
     if run_dir is None and (beside / RUN_FILE).exists():
         run_dir = beside
     model = skeleton(config).to_empty(device="cpu")
-    card = model_card(config, sum(weights.numel() for weights in model.parameters()), lower, run_dir)
+    card = model_card(
+        config,
+        sum(weights.numel() for weights in model.parameters()),
+        casing.do_lower_case,
+        run_dir,
+        casing.strip_accents,
+    )
     pretrained.load_model(checkpoint_dir, model)
     settings = {
         # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **tokenizer_settings(
-            do_lower_case=lower,
+            **letters,
             max_length=config.max_position_embeddings,
             segments=config.traits.has_segments,
         ),
     }
     with partial_folder(output_dir) as partial:
-        pretrained.save_model(partial, model, config, vocab_path)
-        _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, do_lower_case=lower).to_str(pretty=True))
+        pretrained.save_model(partial, model, config, vocab_path, **letters)
+        _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, **letters).to_str(pretty=True))
         _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
         write_checksums(partial)
         _write_text(partial / "README.md", card)  # without a checksum: it is there to be edited

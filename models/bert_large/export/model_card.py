@@ -48,12 +48,15 @@ The text's sources, language and license, the model's license, its accuracy in t
 biases are not known to the program that wrote this card. Add them before you publish the model."""
 
 
-def model_card(config: ModelConfig, parameters: int, do_lower_case: bool, run_dir: Path | None) -> str:
+def model_card(
+    config: ModelConfig, parameters: int, do_lower_case: bool, run_dir: Path | None, strip_accents: bool | None = None
+) -> str:
     """Return the card in Markdown; `run_dir` None: how the model was trained is not known.
 
     Raises `InputError` when the run's files cannot be read, or are of another model.
     """
-    letters = "lowered, accents removed" if do_lower_case else "as they are"
+    strips = do_lower_case if strip_accents is None else strip_accents
+    letters = f"{'lowercased' if do_lower_case else 'cased'}, accents {'stripped' if strips else 'kept'}"
     model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "letters of the text": letters}
     front_matter = {
         "library_name": "transformers",

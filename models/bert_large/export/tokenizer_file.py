@@ -29,7 +29,7 @@ _SIGMA, _FINAL_SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER 
 _SURROGATES = range(0xD800, 0xE000)
 
 
-def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer:
+def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> Tokenizer:
     """Return a tokenizer that gives the ids of `WordPieceTokenizer` between [CLS] and [SEP].
 
     Unlike there, text can name special tokens: `[MASK]` is one.
@@ -42,7 +42,7 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer
             continuing_subword_prefix=CONTINUATION,
         )
     )
-    tokenizer.normalizer = _normalizer(do_lower_case)
+    tokenizer.normalizer = _normalizer(do_lower_case, do_lower_case if strip_accents is None else strip_accents)
     tokenizer.pre_tokenizer = _pre_tokenizer()
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
@@ -54,10 +54,13 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool) -> Tokenizer
     return tokenizer
 
 
-def tokenizer_settings(*, do_lower_case: bool, max_length: int, segments: bool = True) -> dict[str, Any]:
+def tokenizer_settings(
+    *, do_lower_case: bool, max_length: int, segments: bool = True, strip_accents: bool | None = None
+) -> dict[str, Any]:
     """Return what transformers' tokenizer is told beside `tokenizer.json`; `segments`: the model tells A from B."""
     return {
         "do_lower_case": do_lower_case,
+        "strip_accents": do_lower_case if strip_accents is None else strip_accents,
         "model_max_length": max_length,
         "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
         "pad_token": PAD,
@@ -68,16 +71,13 @@ def tokenizer_settings(*, do_lower_case: bool, max_length: int, segments: bool =
     }
 
 
-def _normalizer(do_lower_case: bool) -> Normalizer:
+def _normalizer(do_lower_case: bool, strip_accents: bool) -> Normalizer:
     removed, _ = _removed_and_alone()
     steps: list[Normalizer] = [Replace(Regex("[\t\n\r]"), " "), Replace(Regex(removed), "")]
     if do_lower_case:
-        steps += [
-            Replace(Regex(_final_sigmas()), _FINAL_SIGMA),
-            Lowercase(),
-            NFD(),
-            Replace(Regex(_class_of(lambda character: unicodedata.category(character) == "Mn")), ""),
-        ]
+        steps += [Replace(Regex(_final_sigmas()), _FINAL_SIGMA), Lowercase()]
+    if strip_accents:
+        steps += [NFD(), Replace(Regex(_class_of(lambda character: unicodedata.category(character) == "Mn")), "")]
     return Normalizers(steps)
 
 

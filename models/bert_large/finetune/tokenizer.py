@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.model.pretrained import VOCAB_FILE
-from bert_large.prepare.vocab import lowers_text, read_vocab
+from bert_large.prepare.casing import resolve_casing
+from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import read_json
 from bert_large.storage.output_folder import CONFIG_FILE
 
@@ -48,13 +49,14 @@ def load_tokenizer(
         )
     vocabulary = read_vocab(path)
     _check_size(path, len(vocabulary.tokens), config)
-    lower = lowers_text(path) if do_lower_case is None else do_lower_case
+    casing = resolve_casing(path, do_lower_case)
+    letters = {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
     settings = tokenizer_settings(
-        do_lower_case=lower,
+        **letters,
         max_length=config["max_position_embeddings"],
         segments="type_vocab_size" in config,
     )
-    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, do_lower_case=lower), **settings)
+    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, **letters), **settings)
 
 
 def _check_size(path: Path, tokens: int, config: dict[str, Any]) -> None:

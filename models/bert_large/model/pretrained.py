@@ -12,8 +12,9 @@ from bert_large.config.model import ModelConfig
 from bert_large.errors import DamageError, InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.tensor_file import read_tensors, save_tensors
-from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
-from bert_large.storage.atomic import explain_write_errors, write_atomically, write_json
+from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
+from bert_large.prepare.vocab import read_vocab, write_vocab
+from bert_large.storage.atomic import explain_write_errors, write_json
 from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, write_checksums
 from bert_large.storage.output_folder import CONFIG_FILE, WEIGHTS_FILE, partial_folder, publish_model
 
@@ -64,10 +65,11 @@ def save_model(
     config: ModelConfig,
     vocab_file: Path | None,
     do_lower_case: bool | None = None,
+    strip_accents: bool | None = None,
 ) -> None:
     """Write a model folder with checksums. An older model there is replaced only once the new one is complete.
 
-    `do_lower_case` goes into the tokenizer's configuration; None: derived from the vocabulary. Raises
+    `do_lower_case` and `strip_accents` go into the tokenizer's configuration; None: as `resolve_casing` finds. Raises
     `NonFiniteWeightsError`, and writes nothing, if a weight is NaN or infinite.
     """
     weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
@@ -76,19 +78,20 @@ def save_model(
         save_tensors(partial / WEIGHTS_FILE, {name: tensor.shape for name, tensor in weights.items()}, weights.items())
         write_json(partial / CONFIG_FILE, config.to_hugging_face())
         if vocab_file is not None:
-            _save_vocabulary(partial, config, vocab_file, do_lower_case)
+            _save_vocabulary(partial, config, vocab_file, do_lower_case, strip_accents)
         write_checksums(partial)
         publish_model(partial, folder)
 
 
-def _save_vocabulary(folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None) -> None:
-    lower = lowers_text(vocab_file) if do_lower_case is None else do_lower_case
-    with write_atomically(folder / VOCAB_FILE) as file:
-        file.write(vocab_file.read_bytes())
+def _save_vocabulary(
+    folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None, strip_accents: bool | None
+) -> None:
+    casing = resolve_casing(vocab_file, do_lower_case, strip_accents)
+    write_vocab(folder / VOCAB_FILE, read_vocab(vocab_file).tokens)  # without a byte order mark, uncompressed
     settings = {
         "tokenizer_class": "BertTokenizer",
-        "do_lower_case": lower,
-        "strip_accents": lower,
+        "do_lower_case": casing.do_lower_case,
+        "strip_accents": casing.strip_accents,
         "model_max_length": config.max_position_embeddings,
         "model_input_names": config.traits.inputs,
     }

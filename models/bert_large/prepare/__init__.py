@@ -1,1 +1,12 @@
-"""Text to pretraining records: documents, word pieces, instances, shards; and vocabularies and evaluation picks."""
+"""Text to pretraining records.
+
+raw text -> articles -> sentences -> documents -> instances -> shards
+
+- `text_files`, `text_forms`, `articles`: files in any of the supported forms to articles;
+- `sentences`, `split`, `corpus`: articles to files with one sentence per line, for both phases and evaluation;
+- `vocab`, `casing`, `normalizer`, `tokenizer`, `documents`: lines of text to word-piece ids;
+- `instances`, `shards`, `records`: documents to masked sentence pairs, and to record files;
+- `pick`: records for evaluation; `dataset`: all of it, for a run that trains on text.
+
+The commands (`*_command`, `command`) parse options, call one function and print its summary.
+"""

@@ -1,4 +1,4 @@
-"""A text file to documents of tokenized sentences: one sentence a line, blank lines between documents."""
+"""A text file to documents of tokenized sentences: one sentence per line, blank lines between documents."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.errors import InputError
+from bert_large.prepare.text_files import read_lines as read_lines
 
-# Enough lines to spread the cost of a call, few enough not to count in memory.
+# Enough lines to amortize the cost of a call, few enough to need little memory.
 BATCH_LINES = 1024
 
 T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
-    """What `read_documents` needs of a tokenizer."""
+    """The part of a tokenizer that `read_documents` uses."""
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each line."""
@@ -29,32 +29,14 @@ class Tokenizer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Documents:
-    """The documents of one file, their tokens laid end to end.
+    """The documents of one file, with their tokens concatenated.
 
-    `tokens` int32 [all tokens]; `boundaries` has a list for each document: where in `tokens` its sentences start, and
-    where the last one ends. Sentence i of a document is `tokens[boundaries[i] : boundaries[i + 1]]`, never empty.
+    `tokens` is int32 [number of tokens]. `boundaries` has a list for each document: the positions in `tokens` where its
+    sentences start, and where the last one ends. Sentence i is `tokens[starts[i] : starts[i + 1]]` and never empty.
     """
 
     tokens: NDArray[np.int32]
     boundaries: list[list[int]]
-
-
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file without surrounding whitespace; raise `InputError` at the first wrong byte.
-
-    Only a line feed ends a line, as in the reference: the other line ends that Python knows occur inside sentences.
-    """
-    offset = 0
-    with path.open("rb") as file:
-        for line in file:
-            try:
-                yield line.decode("utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise InputError(
-                    f"{path}: byte {offset + error.start}: {line[error.start]:#04x} is not UTF-8 ({error.reason}); "
-                    "convert the file, for example with `iconv -t UTF-8`"
-                ) from error
-            offset += len(line)
 
 
 def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
@@ -67,7 +49,7 @@ def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
             if ids:
                 tokens.fromlist(ids)
                 document.append(len(tokens))
-            # A line of only control characters has no tokens, but is not blank: the document goes on.
+            # A line of control characters only has no tokens but is not blank, so it does not end the document.
             elif not line and len(document) > 1:
                 boundaries.append(document)
                 document = [len(tokens)]
@@ -77,7 +59,7 @@ def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
 
 
 def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield `items` in lists of `size`, the last one shorter."""
+    """Yield `items` in lists of `size`; the last one may be shorter."""
     iterator = iter(items)
     while batch := list(islice(iterator, size)):
         yield batch

@@ -1,75 +1,31 @@
 """Documents to masked pairs of segments: the pretraining tasks of BERT (Devlin et al. 2018, arXiv:1810.04805).
 
-The records are those of MLCommons' `create_pretraining_data`, one for one and in its order. That takes the same random
-draws in the same order, so a change to when or how `rng` is called changes every record that follows.
+The records equal those of MLCommons' `create_pretraining_data`, one by one and in the same order. That requires the
+same random draws in the same order: any change in when or how `rng` is called changes every record after it.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
 
-from bert_large.config.options import check_fields, setting
-from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY, MASKED_LM_PROB
-from bert_large.data.record import Record, RecordShape
-from bert_large.errors import InputError
+from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY
+from bert_large.data.record import Record
 from bert_large.prepare.documents import Documents
+from bert_large.prepare.settings import MIN_SEGMENT_PAIR
+from bert_large.prepare.settings import InstanceSettings as InstanceSettings
 from bert_large.prepare.vocab import Vocabulary
 
-SEPARATORS = 3  # [CLS], and a [SEP] after each segment
-MIN_SEGMENT_PAIR = 2  # a token in each segment
-KEEP = -1  # instead of an id: the token is shown as it is
+KEEP = -1  # instead of an id: the input shows the token itself
 RANDOM_DOCUMENT_TRIES = 10
 
 
-@dataclass(frozen=True, kw_only=True)
-class InstanceSettings:
-    """The settings of the algorithm; `InputError` names all that make no sense. The defaults are for phase 1."""
-
-    max_seq_length: int = setting(
-        128,
-        "tokens in a sequence, with [CLS] and both [SEP]",
-        within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]",
-        variable="",
-    )
-    max_predictions_per_seq: int = setting(
-        20, "largest number of masked tokens in a sequence", within="[1, 65536]", variable=""
-    )
-    dupe_factor: int = setting(10, "passes over the text, each with its own pairs and masks", within="[1, 1000000]")
-    masked_lm_prob: float = setting(
-        MASKED_LM_PROB, "share of a sequence's tokens that is masked", within="(0, 1]", variable=""
-    )
-    short_seq_prob: float = setting(
-        0.1, "share of a document's passes that aim at shorter sequences", within="[0, 1]", variable=""
-    )
-    random_seed: int = setting(12345, "seed of pairs and masks; every file starts from it", within="[0, inf)")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
-        if self.max_predictions_per_seq > self.max_tokens:
-            raise InputError(
-                f"--max-predictions-per-seq is {self.max_predictions_per_seq}, expected at most {self.max_tokens}: the "
-                f"tokens that can be masked in a sequence of --max-seq-length {self.max_seq_length}"
-            )
-
-    @property
-    def max_tokens(self) -> int:
-        """Tokens of both segments together at most."""
-        return self.max_seq_length - SEPARATORS
-
-    @property
-    def record_shape(self) -> RecordShape:
-        """The slots of the records made with these settings."""
-        return RecordShape(self.max_seq_length, self.max_predictions_per_seq)
-
-
 class SegmentPair(NamedTuple):
-    """Two ranges of `Documents.tokens`, and whether B is random (or follows A)."""
+    """Two ranges of `Documents.tokens`, and whether B is from a random place (otherwise it follows A)."""
 
     a_start: int
     a_stop: int
@@ -79,9 +35,9 @@ class SegmentPair(NamedTuple):
 
 
 class Instance(NamedTuple):
-    """A pair with its masked positions in the sequence, ascending, and what the input shows there: ids or `KEEP`.
+    """A pair, its masked positions in the sequence in ascending order, and the ids, or `KEEP`, to show there.
 
-    The tokens themselves stay in `Documents`: a shard has each of them in about `dupe_factor` instances.
+    The tokens stay in `Documents`, to save memory: each of them is part of about `dupe_factor` instances.
     """
 
     pair: SegmentPair
@@ -95,7 +51,7 @@ def create_instances(documents: Documents, vocabulary: Vocabulary, settings: Ins
     boundaries = list(documents.boundaries)
     rng.shuffle(boundaries)
     instances = [
-        _mask(pair, vocabulary, settings, rng)  # draws between those of one pair and the next, which come lazily
+        _mask(pair, vocabulary, settings, rng)  # pairs come lazily: its draws are between those of two pairs
         for _ in range(settings.dupe_factor)
         for index in range(len(boundaries))
         for pair in _segment_pairs(boundaries, index, settings, rng)
@@ -128,8 +84,8 @@ def _segment_pairs(
 ) -> Iterator[SegmentPair]:
     """Yield the pairs of one pass over document `index`.
 
-    Sentences are gathered until they have the target's tokens; a random number of them becomes A. B is the rest, or
-    sentences from another document; then the rest is gathered again for the next pair.
+    Sentences are collected until they have the target number of tokens; a random number of them becomes A. B is the
+    rest of them, or sentences of another document; in that case the rest starts the next pair.
     """
     starts = boundaries[index]
     sentences = len(starts) - 1
@@ -153,9 +109,10 @@ def _segment_pairs(
 
 
 def _random_segment(boundaries: list[list[int]], index: int, target: int, rng: Random) -> tuple[int, int]:
-    """Return sentences of a random document, other than `index` if there is luck, up to `target` tokens or its end.
+    """Return sentences of a random document, up to `target` tokens or its end.
 
-    In a file of one document it is that document, wrongly labelled as random: `ShardReport.documents` tells.
+    Like the reference, this gives up finding a document other than `index` after ten draws. In a file with one document
+    B is from that document but labeled as random; `make_records` warns of such files.
     """
     for _ in range(RANDOM_DOCUMENT_TRIES):
         other = rng.randint(0, len(boundaries) - 1)
@@ -173,7 +130,7 @@ def _random_segment(boundaries: list[list[int]], index: int, target: int, rng: R
 def _truncate(
     segment_a: tuple[int, int], segment_b: tuple[int, int], max_tokens: int, rng: Random
 ) -> tuple[int, int, int, int]:
-    """Take tokens off the longer segment (B if equal), front or back by chance, until both have `max_tokens`."""
+    """Remove tokens from the longer segment (B if equal), at a random end, until both together have `max_tokens`."""
     (a_start, a_stop), (b_start, b_stop) = segment_a, segment_b
     length_a, length_b = a_stop - a_start, b_stop - b_start
     while length_a + length_b > max_tokens:
@@ -188,20 +145,20 @@ def _truncate(
 
 
 def _mask(pair: SegmentPair, vocabulary: Vocabulary, settings: InstanceSettings, rng: Random) -> Instance:
-    """Choose the positions to predict and what the input shows there."""
+    """Choose the positions to predict and the ids to show there."""
     separator = pair.a_stop - pair.a_start + 1
     length = separator + pair.b_stop - pair.b_start + 2
     candidates = [*range(1, separator), *range(separator + 1, length - 1)]
     rng.shuffle(candidates)
     predictions = min(settings.max_predictions_per_seq, max(1, round(length * settings.masked_lm_prob)))
-    # What is shown is drawn in the order of the shuffle, before sorting.
+    # The reference draws in the order of the shuffle, before sorting.
     shown = {position: _draw_input(vocabulary, rng) for position in candidates[:predictions]}
     positions = sorted(shown)
     return Instance(pair, array("i", positions), array("i", [shown[position] for position in positions]))
 
 
 def _draw_input(vocabulary: Vocabulary, rng: Random) -> int:
-    """Return the id that the input shows in place of a masked token, or `KEEP`."""
+    """Return the id to show in place of a masked token, or `KEEP`."""
     if rng.random() < MASK_PROBABILITY:
         return vocabulary.mask_id
     if rng.random() < KEEP_PROBABILITY:

@@ -1,8 +1,7 @@
-"""`manifest.json` of a folder: what its files were made of and with, so that a run can be taken up or refused."""
+"""`manifest.json` of a folder: its files, and the inputs and settings that they were made from."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -11,104 +10,103 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bert_large import __version__
+from bert_large.config.differences import differences
 from bert_large.errors import DamageError, InputError
-from bert_large.prepare.files import MANIFEST_NAME
-from bert_large.storage.atomic import read_json, sha256_of, write_atomically
+from bert_large.prepare.text_files import MANIFEST_NAME
+from bert_large.storage.atomic import read_json, write_json
+from bert_large.storage.integrity import FileFacts, facts_of
 
-_FORMAT = 1
+_FORMAT = 2
+_FORMAT_WITH_SHA256 = 1
+"""Of earlier versions. Its outputs can be replaced, but not verified and kept."""
+_MOST_DIFFERENCES = 3
 
 
 class MadeOtherwiseError(InputError):
-    """The files of a folder were made of something else than what is asked for: `differences` says what."""
+    """The files of a folder were made from other inputs or settings than now requested; `differences` lists them."""
 
     def __init__(self, folder: Path, differences: str) -> None:
         super().__init__(
-            f"{folder} holds files that were made otherwise: {differences}; "
-            "give --overwrite to make them anew, or choose another folder"
+            f"{folder} holds files that were made differently: {differences}; "
+            "give --overwrite to make them again, or choose another folder"
         )
         self.differences = differences
 
 
-@dataclass(frozen=True, slots=True)
-class FileFacts:
-    """The size of a file and the SHA-256 of its bytes."""
-
-    bytes: int
-    sha256: str
-
-    def __post_init__(self) -> None:
-        if type(self.bytes) is not int or not isinstance(self.sha256, str):  # they come from files
-            raise ValueError(f"the size {self.bytes!r} or the SHA-256 {self.sha256!r} is none")
-
-    @classmethod
-    def of(cls, path: Path) -> FileFacts:
-        """Read a file."""
-        return cls(path.stat().st_size, sha256_of(path))
-
-
 @dataclass
 class Manifest:
-    """What the files of a folder were made of and with.
+    """The inputs, settings and outputs of a folder.
 
-    `settings` are those that the files' bytes follow from, `inputs` the files read and `outputs` the files that are
-    finished, by their names; an output also has counts (records, tokens and so on).
+    `settings` are those that determine the bytes of the outputs, `inputs` the files that were read and `outputs` the
+    files that are complete, by name; an output also has counts, such as of records. `replaced` are outputs of an
+    earlier task, to be deleted when those of this one are complete.
     """
 
     settings: dict[str, Any]
     inputs: dict[str, FileFacts]
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    replaced: list[str] = field(default_factory=list)
+    is_comparable: bool = True
+    """False for the manifest of an earlier version."""
 
     def add(self, name: str, facts: FileFacts, **counts: object) -> None:
-        """Note that an output is finished."""
+        """Record a complete output."""
         self.outputs[name] = {**counts, **asdict(facts)}
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json`, whole or not at all."""
+        """Write `manifest.json` atomically."""
         content = {
             "format": _FORMAT,
             "tool": f"bert-large {__version__}",
             "settings": self.settings,
             "inputs": {name: asdict(facts) for name, facts in self.inputs.items()},
             "outputs": dict(sorted(self.outputs.items())),
+            **({"replaced": self.replaced} if self.replaced else {}),
         }
-        with write_atomically(folder / MANIFEST_NAME) as file:
-            file.write(json.dumps(content, indent=1).encode() + b"\n")
+        write_json(folder / MANIFEST_NAME, content)
 
     def damaged_or_missing(self, folder: Path, workers: int) -> list[str]:
-        """Return the outputs that are not what the manifest says; every file is read."""
+        """Return the outputs that are not as the manifest records them; every file is read."""
         names = list(self.outputs)
 
         def is_intact(name: str) -> bool:
-            path, noted = folder / name, self.outputs[name]
-            return path.is_file() and path.stat().st_size == noted["bytes"] and sha256_of(path) == noted["sha256"]
+            path, recorded = folder / name, self.outputs[name]
+            expected = FileFacts(recorded["bytes"], recorded["crc32c"])
+            return path.is_file() and path.stat().st_size == expected.bytes and facts_of(path) == expected
 
         with ThreadPoolExecutor(workers) as pool:
             return [name for name, intact in zip(names, pool.map(is_intact, names), strict=True) if not intact]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """Return the manifest of a folder, if it has one; raise `DamageError` if it cannot be understood."""
+    """Return the manifest of a folder, None if there is none; raise `DamageError` if it is not valid."""
     path = folder / MANIFEST_NAME
     try:
         content = read_json(path)
-        if content["format"] != _FORMAT:
-            raise ValueError(f"format is {content['format']}, expected {_FORMAT}")
-        inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()}
-        for name, output in content["outputs"].items():
+        is_comparable = content["format"] == _FORMAT
+        if not is_comparable and content["format"] != _FORMAT_WITH_SHA256:
+            raise ValueError(f"format is {content['format']!r}, expected {_FORMAT}")
+        inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()} if is_comparable else {}
+        replaced = content.get("replaced", [])
+        if not isinstance(replaced, list):
+            raise ValueError(f"replaced is {replaced!r}, expected a list")
+        for name in [*content["outputs"], *replaced]:
             _check_inside(name)
-            FileFacts(output["bytes"], output["sha256"])
-        return Manifest(dict(content["settings"].items()), inputs, content["outputs"])
+        for output in content["outputs"].values():
+            FileFacts(output["bytes"], output["crc32c" if is_comparable else "sha256"])
+        settings = dict(content["settings"].items())
+        return Manifest(settings, inputs, content["outputs"], replaced, is_comparable)
     except FileNotFoundError:
         return None
     except (DamageError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DamageError(
-            f"{path}: not a manifest that this version wrote ({error}); "
-            "delete it to make the folder's files again with --overwrite"
+            f"{path}: not a manifest that this version can read ({error}); delete it and give --overwrite to make the "
+            "folder's files again"
         ) from error
 
 
 def _check_inside(name: str) -> None:
-    """Raise `ValueError` for a name that leads out of its folder, or is none: a manifest may come from elsewhere."""
+    """Raise `ValueError` for a name that is invalid or leads out of its folder: a manifest may come from elsewhere."""
     path = PurePosixPath(name)
     os.fsencode(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
@@ -118,28 +116,28 @@ def _check_inside(name: str) -> None:
 def describe_files(
     files: Mapping[str, Path], workers: int, on_file: Callable[[int], object] = lambda size: None
 ) -> dict[str, FileFacts]:
-    """Return the facts of files, read in `workers` threads; `on_file` gets the bytes of each one that is done."""
+    """Return the facts of files, read in `workers` threads; `on_file` receives the size of each file that is done."""
     found: dict[str, FileFacts] = {}
-    with ThreadPoolExecutor(workers) as pool:  # hashing lets other threads run
-        for name, facts in zip(files, pool.map(FileFacts.of, files.values()), strict=True):
+    with ThreadPoolExecutor(workers) as pool:
+        for name, facts in zip(files, pool.map(facts_of, files.values()), strict=True):
             found[name] = facts
             on_file(facts.bytes)
     return found
 
 
-def check_same_task(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `MadeOtherwiseError` when the files of `folder` were made of something else than what is asked for."""
-    differences = [
-        f"{name} was {_tell(before.get(name))}, now {_tell(now.get(name))}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
+def check_same_task(folder: Path, earlier: Manifest, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `MadeOtherwiseError` if the files of `folder` were not made from the inputs and settings of `now`."""
+    if not earlier.is_comparable:
+        raise MadeOtherwiseError(
+            folder, f"by an earlier version, whose {MANIFEST_NAME} has checksums that this one does not use"
+        )
+    found = [
+        f"{name} was {_describe(old)}, now {_describe(new)}" for name, (old, new) in differences(before, now).items()
     ]
-    if differences:
-        more = f" (and {len(differences) - 3} more)" if len(differences) > 3 else ""
-        raise MadeOtherwiseError(folder, "; ".join(differences[:3]) + more)
+    if found:
+        more = f" (and {len(found) - _MOST_DIFFERENCES} more)" if len(found) > _MOST_DIFFERENCES else ""
+        raise MadeOtherwiseError(folder, "; ".join(found[:_MOST_DIFFERENCES]) + more)
 
 
-def _tell(value: object) -> str:
-    if isinstance(value, FileFacts):
-        return f"{value.bytes} bytes with SHA-256 {value.sha256[:12]}…"
+def _describe(value: object) -> str:
     return "absent" if value is None else str(value)

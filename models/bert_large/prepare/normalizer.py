@@ -1,8 +1,8 @@
 """Text to words as BERT's reference tokenizer splits them (google-research/bert, tokenization.py, BasicTokenizer).
 
-Python's Unicode tables and lower-casing are used, as the reference does. The normalizer of `tokenizers` differs from
-it on 138,000 code points (it drops private-use characters, for one) and on every capitalised Greek word that ends in
-a sigma; and it is slower.
+Like the reference, this uses Python's Unicode tables and `str.lower`. The normalizer of `tokenizers` differs from the
+reference on 138,000 code points (for example, it drops private-use characters) and on every capitalized Greek word that
+ends in a sigma; it is also slower.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable
 
-# Ideographs that stand as words of their own; kana and hangul are written like letters and do not belong here.
+# Ideographs, each of which is a word. Kana and hangul are not among them: the reference treats them like letters.
 IDEOGRAPH_RANGES = (
     (0x3400, 0x4DBF),
     (0x4E00, 0x9FFF),
@@ -23,7 +23,7 @@ ASCII_PUNCTUATION = frozenset("!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~")
 
 
 class CharacterTable(dict[int, str]):
-    """A table for `str.translate` that works out an entry when its character is first met."""
+    """A table for `str.translate` that computes an entry when its character first occurs."""
 
     def __init__(self, replacement: Callable[[str], str]) -> None:
         self._replacement = replacement
@@ -34,28 +34,31 @@ class CharacterTable(dict[int, str]):
 
 
 class TextNormalizer:
-    """Turns a line into its words: `normalizer(line).split()`.
+    """Converts a line to words: `normalizer(line).split()`.
 
-    Control and format characters go, ideographs and punctuation stand apart; with
-    `do_lower_case`, letters are lowered and lose their accents.
+    Control and format characters are removed; ideographs and punctuation become words. With `do_lower_case` letters are
+    lowercased, with `strip_accents` (by default as `do_lower_case`, as in BERT) nonspacing marks are removed.
     """
 
-    def __init__(self, *, do_lower_case: bool) -> None:
+    def __init__(self, *, do_lower_case: bool, strip_accents: bool | None = None) -> None:
         self._do_lower_case = do_lower_case
+        self._strip_accents = do_lower_case if strip_accents is None else strip_accents
         self._clean = CharacterTable(_clean_character)
-        self._split = CharacterTable(_split_without_accents if do_lower_case else _split_character)
+        self._split = CharacterTable(_split_without_accents if self._strip_accents else _split_character)
 
     def __call__(self, line: str) -> str:
-        """Return `line` normalized, its words separated by whitespace."""
+        """Return the words of `line`, separated by white space."""
         text = line.translate(self._clean)
         if self._do_lower_case:
-            # Lower-casing comes before decomposition, and on cleaned text: a final sigma depends on what follows.
-            text = unicodedata.normalize("NFD", text.lower())
+            # Before decomposition, and on cleaned text: whether a sigma is final depends on the characters around it.
+            text = text.lower()
+        if self._strip_accents:
+            text = unicodedata.normalize("NFD", text)
         return text.translate(self._split)
 
 
 def _clean_character(character: str) -> str:
-    if character in "\t\n\r":  # of category Cc, but they separate words, as all other whitespace does by itself
+    if character in "\t\n\r":  # of category Cc, but they separate words; `str.split` handles all other white space
         return " "
     if unicodedata.category(character) in ("Cc", "Cf") or character == "\ufffd":
         return ""

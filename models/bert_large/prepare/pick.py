@@ -4,41 +4,51 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads, read_payload, write_records
 from bert_large.data.record import RecordShape
 from bert_large.errors import DataError, InputError
+from bert_large.prepare.text_files import check_outputs, list_files, print_status
 from bert_large.storage.atomic import write_atomically
+from bert_large.storage.output_folder import make_folder
 
 
 def pick_records(
-    input_files: Sequence[Path], output_file: Path, count: int, *, allow_fewer: bool = False
-) -> tuple[int, int]:
-    """Write `count` of the files' records, in order, to `output_file`; return how many, and of how many.
+    input_dir: Path,
+    output_file: Path,
+    count: int,
+    *,
+    allow_fewer: bool = False,
+    overwrite: bool = False,
+    log: Callable[[str], object] = print_status,
+) -> str:
+    """Write `count` records of a folder's files, in order, to `output_file`; return a summary.
 
-    Raises `InputError` if there are none, or fewer than `count` unless `allow_fewer`, and `DataError` for damaged files
-    or records of two shapes.
+    Raises `InputError` if there are none, or fewer than `count` without `allow_fewer`, or if the output exists, and
+    `DataError` for damaged files or records of different shapes.
     """
     if count < 1:
         raise InputError(f"--count is {count}, expected at least 1")
-    offsets = [array("Q", (offset for offset, _ in iterate_payloads(path))) for path in input_files]
+    files = list_files(input_dir, recursive=False, log=log)
+    check_outputs([output_file], input_dir=input_dir, overwrite=overwrite)
+    offsets = [array("Q", (offset for offset, _ in iterate_payloads(path))) for path in files]
     total = sum(map(len, offsets))
-    if allow_fewer:
-        count = min(count, total)
-    if not total or total < count:
-        raise InputError(f"--count is {count}, but the {len(input_files)} input files have {total} records")
+    picked = min(count, total) if allow_fewer else count
+    if not total or total < picked:
+        raise InputError(f"--count is {count}, but the {len(files)} files of {input_dir} have {total} records")
+    make_folder(output_file.parent)
     with write_atomically(output_file) as file:
-        write_records(file, _read(input_files, offsets, picked_indices(total, count)))
-    return count, total
+        write_records(file, _read(files, offsets, picked_indices(total, picked)))
+    return f"wrote {picked} of {total} records to {output_file}"
 
 
 def picked_indices(total: int, count: int) -> list[int]:
     """Return which of `total` records are picked.
 
-    The quotient is rounded before it is multiplied, as in MLCommons' picker: now and then that gives one less than
+    The quotient is rounded before the multiplication, as in MLCommons' picker; sometimes the result is one less than
     `i * total // count`.
     """
     ratio = total / count
@@ -46,12 +56,12 @@ def picked_indices(total: int, count: int) -> list[int]:
 
 
 def _read(paths: Sequence[Path], offsets: Sequence[array[int]], indices: Sequence[int]) -> Iterator[bytes]:
-    """Yield the payloads at `indices` into all files' records, each checked against the first one's shape."""
+    """Yield the payloads at `indices` into the records of all files; all must have the shape of the first."""
     ends = list(accumulate(map(len, offsets)))
     expected: RecordShape | None = None
     for index in indices:
         number = bisect_right(ends, index)
-        path, offset = paths[number], offsets[number][index - ends[number]]  # counted from the file's end
+        path, offset = paths[number], offsets[number][index - ends[number]]  # a negative index, from the file's end
         with path.open("rb") as file:
             payload = read_payload(file, path, offset)
         try:

@@ -9,26 +9,26 @@ from sentencex import segment
 
 from bert_large.prepare.normalizer import CharacterTable
 
-# The library takes time quadratic in the number of sentences in some scripts; no paragraph of prose is longer.
+# For some scripts the library's time grows with the square of the number of sentences. Paragraphs of prose are shorter.
 MAX_CHARACTERS = 10_000
 
 
 def clean(text: str) -> str:
-    """Return `text` with HTML entities decoded, control and format characters gone, and single spaces.
+    """Return `text` with HTML entities decoded, control and format characters removed, and single spaces.
 
-    The characters that go are those that the tokenizer drops as well; before, they would only hide where a sentence
-    ends. Case, accents and punctuation stay.
+    The tokenizer removes the same characters; removing them here keeps them from hiding the end of a sentence. Case,
+    accents and punctuation stay.
     """
     return " ".join(html.unescape(text).translate(_CHARACTERS).split())
 
 
 def split_sentences(text: str, language: str = "en") -> list[str]:
-    """Return the sentences of a paragraph of clean text by the rules of a language (an ISO 639 code)."""
+    """Return the sentences of a paragraph of clean text, split by the rules of a language (an ISO 639 code)."""
     sentences: list[str] = []
     while text:
         pieces = segment(language, text[:MAX_CHARACTERS])
         if len(text) > MAX_CHARACTERS and len(pieces) > 1:
-            pieces.pop()  # it may go on behind the cut
+            pieces.pop()  # it may continue after the cut
         text = text[sum(map(len, pieces)) :]
         sentences += (piece.strip() for piece in pieces)
     return [sentence for sentence in sentences if sentence]

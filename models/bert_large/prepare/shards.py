@@ -1,4 +1,4 @@
-"""Text files to record files, one to one, over several processes."""
+"""Text files to record files, one of each, in several processes."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ from pathlib import Path
 from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError, UserError
 from bert_large.prepare.documents import read_documents
-from bert_large.prepare.instances import SEPARATORS, Instance, InstanceSettings, create_instances, make_record
-from bert_large.prepare.manifest import FileFacts
+from bert_large.prepare.instances import Instance, create_instances, make_record
+from bert_large.prepare.settings import SEPARATORS, InstanceSettings
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.atomic import replace_atomically
+from bert_large.storage.integrity import FileFacts, facts_of
 from bert_large.worker_processes import end_with_parent, require_semaphores
 
 
 @dataclass(frozen=True, slots=True)
 class ShardTask:
-    """A text file and the record file to make of it."""
+    """A text file and the record file to make from it."""
 
     input_file: Path
     output_file: Path
@@ -34,13 +35,18 @@ class ShardTask:
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What was made of one text file; `tokens` counts those of the records, without padding."""
+    """The record file made from one text file."""
 
     task: ShardTask
     output: FileFacts
     documents: int
     records: int
     tokens: int
+    """Tokens of all records, without padding."""
+    text_tokens: int
+    """Tokens of the text."""
+    unknown_tokens: int
+    """Tokens of the text that are [UNK]."""
     seconds: float
 
 
@@ -50,27 +56,37 @@ def write_shard(
     settings: InstanceSettings,
     *,
     do_lower_case: bool,
+    strip_accents: bool | None = None,
     output_format: str = "tfrecord",
 ) -> ShardReport:
     """Make one shard in a format of `FORMATS`; raise `InputError` if its text is not UTF-8 or yields no records.
 
-    The text's tokens and the instances' masks are in memory at once, the records are not.
+    The tokens of the text and the masks of all instances are in memory, but only one record at a time. `strip_accents`
+    None: as `do_lower_case`.
     """
     start = time.perf_counter()
-    documents = read_documents(task.input_file, WordPieceTokenizer(vocabulary, do_lower_case=do_lower_case))
+    tokenizer = WordPieceTokenizer(vocabulary, do_lower_case=do_lower_case, strip_accents=strip_accents)
+    documents = read_documents(task.input_file, tokenizer)
     instances = create_instances(documents, vocabulary, settings)
     if not instances:
         raise InputError(
-            f"{task.input_file}: found no sentences in {task.input_file.stat().st_size} bytes, expected one a line; "
-            "mend or remove the file"
+            f"{task.input_file}: found no sentences in {task.input_file.stat().st_size} bytes, expected one per line; "
+            "fix or remove the file"
         )
     records = (make_record(instance, documents, vocabulary) for instance in instances)
     with replace_atomically(task.output_file) as unfinished:
         FORMATS[output_format].write(unfinished, records, len(instances), settings.record_shape)
-        output = FileFacts.of(unfinished)
-    tokens = sum(map(_count_tokens, instances))
-    seconds = time.perf_counter() - start
-    return ShardReport(task, output, len(documents.boundaries), len(instances), tokens, seconds)
+        output = facts_of(unfinished)
+    return ShardReport(
+        task,
+        output,
+        documents=len(documents.boundaries),
+        records=len(instances),
+        tokens=sum(map(_count_tokens, instances)),
+        text_tokens=len(documents.tokens),
+        unknown_tokens=int((documents.tokens == vocabulary.unk_id).sum()),
+        seconds=time.perf_counter() - start,
+    )
 
 
 def write_shards(
@@ -79,29 +95,32 @@ def write_shards(
     settings: InstanceSettings,
     *,
     do_lower_case: bool,
+    strip_accents: bool | None = None,
     workers: int,
     output_format: str = "tfrecord",
 ) -> Iterator[ShardReport]:
-    """Make shards in `workers` processes and yield a report of each when it is done.
+    """Make shards in `workers` processes and yield a report of each when it is complete.
 
-    The records do not depend on `workers`. At the first error no further shard is begun, and the error is raised when
-    those under way are done. Raises `UserError` if a process is killed.
+    The records do not depend on `workers`. After an error no further shard is started, and the error is raised when the
+    shards in progress are complete. Raises `UserError` if a process is killed.
     """
     if not tasks:
         return
     require_semaphores()
-    # Not forked: the caller may have threads (a progress bar's, PyTorch's), and a fork would copy their locks.
+    # Not forked: the caller may have threads (of a progress bar or PyTorch), and a fork would copy the locks they hold.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker) as pool:
-        make = partial(write_shard, do_lower_case=do_lower_case, output_format=output_format)
+        make = partial(
+            write_shard, do_lower_case=do_lower_case, strip_accents=strip_accents, output_format=output_format
+        )
         futures = [pool.submit(make, task, vocabulary, settings) for task in tasks]
         try:
             for future in as_completed(futures):
                 yield future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                f"a process was killed, perhaps for want of memory with {workers} at work; "
-                "run again with fewer --workers, or split the text into smaller files"
+                f"a worker process was killed, perhaps because {workers} processes need more memory than there is; run "
+                "again with fewer --workers, or split the text into smaller files"
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
@@ -113,8 +132,8 @@ def _count_tokens(instance: Instance) -> int:
 
 
 def _start_worker() -> None:
-    """Make this process one core's worth of work that ends with its parent."""
+    """Prepare a worker process: one core, no message on Ctrl-C, no life without its parent."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Ctrl-C reaches every process of the terminal; the parent reports it, the workers end without a word.
+    # Ctrl-C reaches every process of the terminal; the parent reports it.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     end_with_parent()

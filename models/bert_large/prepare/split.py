@@ -1,4 +1,4 @@
-"""Articles to the shards of a corpus, in one pass: a part held out, the others dealt to shards of even size."""
+"""Articles to the shards of a corpus in one pass: some are held out, the others go to shards of equal size."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from pathlib import Path
 
 _HASH_BITS = 64
 _HASH_KEY = b"bert-large: articles held out"
-# Text that waits in memory: files are opened to append this much, one at a time, however many shards there are.
+# Text buffered in memory. When it is this much, each file is opened in turn to append to, so that any number of shards
+# needs one open file.
 BUFFER_BYTES = 64 << 20
 
 
 class HoldOut:
-    """Takes out `count` of the articles offered to it, or fewer: those with the smallest keyed hash of their text.
+    """Holds out the `count` articles with the smallest keyed hash of their text, or fewer.
 
-    The choice depends on the set of articles alone, not on their order or their files. Only articles in the lowest
-    `share` of all hashes are taken. Those taken are in memory.
+    The choice depends only on the set of articles, not on their order or their files. Only articles in the lowest
+    `share` of all hashes are held out. They are kept in memory.
     """
 
     def __init__(self, count: int, share: float = 1.0) -> None:
@@ -26,10 +27,10 @@ class HoldOut:
         self._taken: list[tuple[int, bytes]] = []  # a heap with the largest hash first, negated
         self._hashes: set[int] = set()
         self.duplicates = 0
-        """Articles that were dropped, for they equal one that is held out."""
+        """Number of articles dropped because they equal one that is held out."""
 
     def offer(self, article: bytes) -> bytes | None:
-        """Return the article to train on, if there is one now: this one, or one that it takes the place of."""
+        """Return an article to train on, if any: this one, or a held-out one that it replaces."""
         digest = hashlib.blake2b(article, digest_size=_HASH_BITS // 8, key=_HASH_KEY).digest()
         number = int.from_bytes(digest, "big")
         if number >= self._limit:
@@ -46,7 +47,7 @@ class HoldOut:
         return other
 
     def taken(self) -> list[bytes]:
-        """Return the articles that are held out, by their hash."""
+        """Return the held-out articles, sorted by hash."""
         return [article for _, article in sorted(self._taken, reverse=True)]
 
 
@@ -62,9 +63,9 @@ class Shard:
 
 
 class Dealer:
-    """Deals articles to shards: each to the one that is emptiest for its weight.
+    """Distributes articles to shards: each to the shard with the fewest bytes relative to its weight.
 
-    So that shards of equal weight differ by no more than the longest article, and each is a sample of the whole text.
+    Thus shards of equal weight differ by at most the longest article, and each is a sample of the whole text.
     """
 
     def __init__(self, shards: list[Shard]) -> None:
@@ -74,7 +75,7 @@ class Dealer:
         self._waiting_bytes = 0
 
     def add(self, article: bytes) -> None:
-        """Deal one article: UTF-8 lines, a sentence each."""
+        """Add an article: UTF-8 lines with one sentence each."""
         number = self._heap[0][1]
         shard = self.shards[number]
         text = article if shard.articles == 0 else b"\n" + article
@@ -88,7 +89,7 @@ class Dealer:
             self.flush()
 
     def flush(self) -> None:
-        """Append what waits to the files."""
+        """Append the buffered text to the files."""
         for number, texts in sorted(self._waiting.items()):
             with self.shards[number].path.open("ab") as file:
                 file.writelines(texts)
@@ -97,9 +98,9 @@ class Dealer:
 
 
 def plan_shards(folder: Path, count: int, phase1_fraction: float) -> list[Shard]:
-    """Return `count` empty shards in `folder`: phase1/ with the first fraction of them and of the text, then phase2/.
+    """Return `count` empty shards in `folder`: the first fraction of them, and of the text, in phase1/, then phase2/.
 
-    With a fraction of 1, all are in both/. Names count through both folders: part-00000-of-00010.
+    With a fraction of 1, all are in both/. Numbers run through both folders: part-00000-of-00010.
     """
     names = [f"part-{number:05d}-of-{count:05d}" for number in range(count)]
     if phase1_fraction == 1:

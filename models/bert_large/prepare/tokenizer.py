@@ -1,4 +1,4 @@
-"""Lines of text to word-piece ids, as BERT's reference tokenizer gives them."""
+"""Lines of text to word-piece ids, equal to those of BERT's reference tokenizer."""
 
 from __future__ import annotations
 
@@ -11,16 +11,17 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from bert_large.prepare.normalizer import TextNormalizer
 from bert_large.prepare.vocab import CONTINUATION, UNK, Vocabulary
 
-# A longer word becomes [UNK]. The reference's limit; the usual one of `tokenizers` and `transformers` is 100.
+# A longer word becomes [UNK]. This is the reference's limit; the default of `tokenizers` and `transformers` is 100.
 MAX_WORD_CHARACTERS = 200
 
 
 class WordPieceTokenizer:
     """Longest-match-first word pieces (WordPiece; Wu et al. 2016, arXiv:1609.08144) of normalized text."""
 
-    def __init__(self, vocabulary: Vocabulary, *, do_lower_case: bool) -> None:
+    def __init__(self, vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> None:
+        """`strip_accents` None: as `do_lower_case`."""
         ids = {token: index for index, token in enumerate(vocabulary.tokens)}
-        self._normalize = TextNormalizer(do_lower_case=do_lower_case)
+        self._normalize = TextNormalizer(do_lower_case=do_lower_case, strip_accents=strip_accents)
         self._tokenizer = Tokenizer(
             WordPiece(
                 ids,
@@ -32,7 +33,7 @@ class WordPieceTokenizer:
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each line, without special tokens; a line of no words gives an empty list."""
+        """Return the token ids of each line, without special tokens; a line without words gives an empty list."""
         normalized = [self._normalize(line) for line in lines]
         encodings = self._tokenizer.encode_batch_fast(normalized, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]

@@ -1,10 +1,11 @@
-"""A word-piece vocabulary: its file (one token a line, the line number is the id) and its training."""
+"""A word-piece vocabulary: its file (one token per line, the line number is the id) and its training."""
 
 from __future__ import annotations
 
-import json
+import itertools
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,20 +15,25 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.trainers import WordPieceTrainer
 
 from bert_large.errors import InputError
-from bert_large.prepare.documents import read_lines
 from bert_large.prepare.normalizer import TextNormalizer
+from bert_large.prepare.settings import VocabularySettings
+from bert_large.prepare.text_files import check_outputs, decode_lines, list_files, print_status, read_lines
+from bert_large.prepare.text_forms import require_sentences
 from bert_large.storage.atomic import write_atomically
+from bert_large.storage.output_folder import make_folder
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUATION = "##"
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
-# Rarer characters than this many make their words [UNK]: they would take places from word pieces.
-MAX_ALPHABET = 1000
+MOST_UNKNOWN = 0.03
+"""Share of [UNK] above which a vocabulary does not fit a text. It is below 1% where it does."""
+_MAX_ALPHABET = 1000
+_WHOLE_SCRIPT_SHARE = 0.01
+"""Scripts with at least this share of the text's characters keep all their characters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Word pieces; a token's id is its place in `tokens`."""
+    """Word pieces; the id of a token is its index in `tokens`."""
 
     tokens: tuple[str, ...]
     unk_id: int
@@ -35,26 +41,28 @@ class Vocabulary:
     sep_id: int
     mask_id: int
 
-    @property
-    def is_lower_case(self) -> bool:
-        """No word piece has a capital: text must be lowered, or words with capitals would all be unknown."""
-        return not any(token != token.lower() and not token.startswith("[") for token in self.tokens)
-
 
 def read_vocab(path: Path) -> Vocabulary:
-    """Read a vocabulary file; raise `InputError` for a blank or duplicate line or a missing special token."""
-    try:
-        tokens = tuple(read_lines(path))
-    except OSError as error:
-        raise InputError(f"--vocab-file {path}: {error.strerror}; expected a file with one token a line") from error
+    """Read a vocabulary file.
+
+    Every line is a token as it is, also white space: published vocabularies have a token U+2028. Raises `InputError`
+    for an empty or duplicate line and for a missing special token.
+    """
+    if path.is_dir() or not path.exists():
+        found = "a folder" if path.is_dir() else "nothing"
+        raise InputError(f"--vocab-file {path}: found {found}, expected a file with one token per line")
+    tokens = _tokens_of(path)
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if not token:
-            raise InputError(f"--vocab-file {path}: line {index + 1} is blank; every line is a token, delete it")
+            raise InputError(
+                f"--vocab-file {path}: line {index + 1} is empty, but every line is a token and its number the id. Do "
+                "not delete it, which would change all ids after it; put an unused token there, such as [unused0]"
+            )
         if token in ids:
             raise InputError(
-                f"--vocab-file {path}: line {index + 1} repeats {token!r} of line {ids[token] + 1}; "
-                "a token has one id, take the vocabulary that the model is trained with"
+                f"--vocab-file {path}: line {index + 1} repeats {token!r} of line {ids[token] + 1}, but a token has "
+                "one id; use the vocabulary that the model is trained with"
             )
         ids[token] = index
     missing = [token for token in SPECIAL_TOKENS if token not in ids]
@@ -63,55 +71,98 @@ def read_vocab(path: Path) -> Vocabulary:
             f"--vocab-file {path}: {len(tokens)} tokens without {' '.join(missing)}; expected a BERT vocabulary "
             "(`bert-large vocab` makes one)"
         )
-    return Vocabulary(tokens, unk_id=ids[UNK], cls_id=ids[CLS], sep_id=ids[SEP], mask_id=ids[MASK])
+    return Vocabulary(tuple(tokens), unk_id=ids[UNK], cls_id=ids[CLS], sep_id=ids[SEP], mask_id=ids[MASK])
 
 
-def lowers_text(vocab_file: Path) -> bool:
-    """Tell if text is lowered for a vocabulary: what `tokenizer_config.json` beside it says, else how its words look.
+def _tokens_of(path: Path) -> list[str]:
+    """Return the lines of a file without their line feeds, and without empty lines at the end.
 
-    A `model_save` folder has that file. Raises `InputError` if it cannot be understood.
+    In a file whose first line ends with a carriage return and a line feed, that is the line end.
     """
-    path = vocab_file.parent / TOKENIZER_CONFIG_FILE
-    try:
-        lowers = json.loads(path.read_bytes()).get("do_lower_case")
-    except FileNotFoundError:
-        lowers = None
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputError(f"{path} is not a tokenizer's configuration: {error}; mend it, or move it away") from None
-    return lowers if isinstance(lowers, bool) else read_vocab(vocab_file).is_lower_case
+    tokens = [line.removesuffix("\n") for line in decode_lines(path)]
+    if tokens and tokens[0].endswith("\r"):
+        tokens = [token.removesuffix("\r") for token in tokens]
+    else:  # a carriage return alone is a token
+        tokens = [token if token == "\r" else token.removesuffix("\r") for token in tokens]
+    while tokens and not tokens[-1]:
+        tokens.pop()
+    return tokens
 
 
 def write_vocab(path: Path, tokens: Iterable[str]) -> None:
-    """Write a vocabulary file, whole or not at all."""
+    """Write a vocabulary file atomically."""
     with write_atomically(path) as file:
         file.writelines(f"{token}\n".encode() for token in tokens)
 
 
-def train_vocab(files: list[Path], *, vocab_size: int, min_frequency: int, do_lower_case: bool) -> list[str]:
-    """Train a vocabulary on text files and return its tokens: special tokens, characters, then merged pieces.
+def make_vocabulary(
+    input_dir: Path,
+    output_file: Path,
+    settings: VocabularySettings,
+    *,
+    overwrite: bool = False,
+    log: Callable[[str], object] = print_status,
+) -> str:
+    """Train a vocabulary on the text files of a folder, write it, and return a summary.
 
-    It has `vocab_size` tokens, or fewer when no pair of pieces is left that occurs `min_frequency` times. The same
-    text gives the same tokens. Raises `InputError` if the text has no words, or more characters than `vocab_size`.
+    `log` receives a warning of characters without a token. Raises `InputError` for files that are not text, and if the
+    output exists.
     """
-    if min_frequency < 1:
-        raise InputError(f"--min-frequency is {min_frequency}, expected at least 1")
-    normalize = TextNormalizer(do_lower_case=do_lower_case)
+    files = list_files(input_dir, recursive=False, log=log)
+    check_outputs([output_file], input_dir=input_dir, overwrite=overwrite)
+    for path in files:
+        require_sentences(path)
+    trained = train_vocab(files, settings)
+    if trained.dropped:
+        log(
+            f"warning: {trained.dropped} of {trained.characters} different characters have no token, which makes "
+            f"{trained.unknown_share:.2%} of the words {UNK}; to keep more, raise --vocab-size or --limit-alphabet"
+        )
+    make_folder(output_file.parent)
+    write_vocab(output_file, trained.tokens)
+    return f"wrote {len(trained.tokens)} of at most {settings.vocab_size} tokens to {output_file}"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedVocabulary:
+    """The tokens of a trained vocabulary, and what they leave out of its text."""
+
+    tokens: list[str]
+    characters: int
+    """Different characters in the text."""
+    dropped: int
+    """Characters without a token."""
+    unknown_share: float
+    """Share of the words that have such a character."""
+
+
+def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedVocabulary:
+    """Train a vocabulary on text files: special tokens, characters, then merged pieces.
+
+    It has `vocab_size` tokens, or fewer if no pair of pieces is left that occurs `min_frequency` times. The same text
+    gives the same tokens. Raises `InputError` if the text has no words, or too many characters for `vocab_size`.
+    """
+    normalize = TextNormalizer(do_lower_case=settings.do_lower_case, strip_accents=settings.strip_accents)
     characters, continuations = _count_characters(_words(files, normalize))
     if not characters:
         raise InputError(f"the {len(files)} files of {files[0].parent} have no words; expected text")
-    alphabet = frozenset(sorted(characters, key=lambda character: (-characters[character], character))[:MAX_ALPHABET])
-    # Handing these over first fixes their ids. Otherwise the trainer numbers them in the order of its hash table,
-    # different in every run, and breaks ties between equally frequent pairs by these numbers.
+    ranked = sorted(characters, key=lambda character: (-characters[character], character))
+    alphabet = _choose_alphabet(ranked, characters, continuations, settings)
+    # Passing these tokens to the trainer fixes their ids. Otherwise it numbers them in the order of its hash table,
+    # which differs in every run, and breaks ties between equally frequent pairs by these numbers.
     first_tokens = [
         *SPECIAL_TOKENS,
         *sorted(alphabet),
         *(CONTINUATION + character for character in sorted(alphabet & continuations)),
     ]
-    if vocab_size < len(first_tokens):
-        raise InputError(f"--vocab-size is {vocab_size}, but the text's characters alone need {len(first_tokens)}")
+    if settings.vocab_size < len(first_tokens):
+        raise InputError(
+            f"--vocab-size is {settings.vocab_size}, but the text's characters alone need {len(first_tokens)}; raise "
+            "it, or lower --limit-alphabet"
+        )
     trainer = WordPieceTrainer(
-        vocab_size=vocab_size,
-        min_frequency=min_frequency,
+        vocab_size=settings.vocab_size,
+        min_frequency=settings.min_frequency,
         special_tokens=first_tokens,
         continuing_subword_prefix=CONTINUATION,
         show_progress=False,
@@ -121,18 +172,77 @@ def train_vocab(files: list[Path], *, vocab_size: int, min_frequency: int, do_lo
     lines = (" ".join(filter(alphabet.issuperset, words)) for words in _words(files, normalize))
     tokenizer.train_from_iterator(lines, trainer=trainer)
     ids = tokenizer.get_vocab()
-    return sorted(ids, key=ids.__getitem__)
+    tokens = sorted(ids, key=ids.__getitem__)
+    if settings.limit_alphabet is None:
+        alphabet |= _fill(
+            tokens, [character for character in ranked if character not in alphabet], continuations, settings
+        )
+    dropped = len(characters) - len(alphabet)
+    share = _unknown_share(_words(files, normalize), alphabet) if dropped else 0.0
+    return TrainedVocabulary(tokens, len(characters), dropped, share)
 
 
-def _words(files: list[Path], normalize: TextNormalizer) -> Iterator[list[str]]:
+def _fill(tokens: list[str], rare: list[str], continuations: set[str], settings: VocabularySettings) -> set[str]:
+    """Append rare characters, most frequent first, while the vocabulary has room; return them.
+
+    Text of ideographs has few merges: each is a word.
+    """
+    added = set()
+    for character in rare:
+        pieces = [character, *([CONTINUATION + character] if character in continuations else [])]
+        if len(tokens) + len(pieces) > settings.vocab_size:
+            break
+        tokens += pieces
+        added.add(character)
+    return added
+
+
+def _choose_alphabet(
+    ranked: list[str], characters: Counter[str], continuations: set[str], settings: VocabularySettings
+) -> frozenset[str]:
+    """Return the characters that get a token before word pieces are made of them; `ranked` by frequency.
+
+    By default these are the most frequent 1000, so that rare characters do not displace word pieces, and all characters
+    of the text's own scripts: Chinese uses thousands. The latter may take up to half of the vocabulary.
+    """
+    if settings.limit_alphabet is not None:
+        return frozenset(ranked[: settings.limit_alphabet])
+    scripts: Counter[str] = Counter()
+    for character, count in characters.items():
+        scripts[_script(character)] += count
+    fewest = _WHOLE_SCRIPT_SHARE * characters.total()
+    chosen = ranked[:_MAX_ALPHABET]
+    used = sum(1 + (character in continuations) for character in chosen)
+    for character in ranked[_MAX_ALPHABET:]:
+        needed = 1 + (character in continuations)
+        if scripts[_script(character)] >= fewest and used + needed <= settings.vocab_size // 2:
+            chosen.append(character)
+            used += needed
+    return frozenset(chosen)
+
+
+def _script(character: str) -> str:
+    """Return the first word of a character's Unicode name, such as LATIN, CJK or HANGUL."""
+    return unicodedata.name(character, "NONE").split()[0]
+
+
+def _words(files: Sequence[Path], normalize: TextNormalizer) -> Iterator[list[str]]:
     """Yield the words of every line."""
-    for path in files:
-        for line in read_lines(path):
-            yield normalize(line).split()
+    for line in itertools.chain.from_iterable(map(read_lines, files)):
+        yield normalize(line).split()
+
+
+def _unknown_share(lines: Iterable[list[str]], alphabet: frozenset[str]) -> float:
+    """Return the share of the words that have characters outside of the alphabet."""
+    words = unknown = 0
+    for line in lines:
+        words += len(line)
+        unknown += sum(not alphabet.issuperset(word) for word in line)
+    return unknown / words
 
 
 def _count_characters(lines: Iterable[list[str]]) -> tuple[Counter[str], set[str]]:
-    """Return how often each character occurs, and which ones continue a word."""
+    """Return the frequency of each character, and the characters that continue a word."""
     characters: Counter[str] = Counter()
     continuations: set[str] = set()
     for words in lines:

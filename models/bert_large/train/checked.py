@@ -40,7 +40,9 @@ class Run:
     initial_weights: Path | None
     vocab_file: Path | None
     do_lower_case: bool | None
-    """None if the vocabulary decides."""
+    """None: as the vocabulary says."""
+    strip_accents: bool | None
+    """None: as the vocabulary says, or as `do_lower_case`."""
     text: TextSettings | None
     """How records are made of text before training; None if there are records."""
     mlperf: MlperfConfig | None
@@ -82,6 +84,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         model,
         from_checkpoint=checkpoint_dir is not None,
         do_lower_case=arguments.do_lower_case,
+        strip_accents=arguments.strip_accents,
     )
     if text is not None:
         vocab_file = vocab_of(data.dataset_dir, text)
@@ -99,7 +102,8 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         + _describe_empty_folder(arguments, checkpoint_dir),
         initial_weights=None if checkpoint_dir is None else Path(checkpoint_dir),
         vocab_file=vocab_file,
-        do_lower_case=arguments.do_lower_case if text is None else text.lowers,
+        do_lower_case=arguments.do_lower_case if text is None else text.casing.do_lower_case,
+        strip_accents=arguments.strip_accents if text is None else text.casing.strip_accents,
         text=text,
         mlperf=mlperf,
         settings=resolve_arguments(arguments),

@@ -20,12 +20,15 @@ from bert_large.errors import InputError
 from bert_large.log import LOGGER
 from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
 from bert_large.observe.progress import Progress
+from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.dataset import TextSettings, make_dataset
 from bert_large.prepare.instances import InstanceSettings
-from bert_large.prepare.vocab import read_vocab
+from bert_large.prepare.vocab import MOST_UNKNOWN, read_vocab
 from bert_large.storage.atomic import read_json
 from bert_large.storage.output_folder import CONFIG_FILE
 from bert_large.train.run_folder import DATA_INDEX
+
+_UNKNOWN_SAMPLE = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +124,13 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 
 
 def resolve_text(
-    data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None
+    data: DataConfig,
+    vocab_file: Path | None,
+    model: ModelConfig,
+    *,
+    from_checkpoint: bool,
+    do_lower_case: bool | None,
+    strip_accents: bool | None = None,
 ) -> TextSettings | None:
     """Return how to make the records of a run on text; None for a run on existing records.
 
@@ -143,6 +152,7 @@ def resolve_text(
         vocab_file=vocab_file,
         vocab_size=model.vocab_size,
         do_lower_case=do_lower_case,
+        strip_accents=strip_accents,
     )
 
 
@@ -258,6 +268,29 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
         LOGGER.info("%d bad records skipped: each is replaced by the next good record of its shard", len(bad))
     _log_dataset("training", dataset)
     return dataset
+
+
+def log_vocabulary(
+    dataset: Dataset, vocab_file: Path | None, do_lower_case: bool | None, strip_accents: bool | None
+) -> None:
+    """Log how text is treated for the vocabulary, and a warning if many tokens of the records are [UNK].
+
+    Many unknown tokens mean that the vocabulary does not fit the text. A sample of the records is read. Nothing is
+    logged if the vocabulary is not known.
+    """
+    if vocab_file is None:
+        return
+    LOGGER.info("vocabulary %s: %s", vocab_file, resolve_casing(vocab_file, do_lower_case, strip_accents))
+    unknown_id = read_vocab(vocab_file).unk_id
+    numbers = range(0, len(dataset), max(1, len(dataset) // _UNKNOWN_SAMPLE))
+    tokens = [dataset.read(number, BadRecords(len(dataset))).input_ids for number in numbers]
+    share = sum(int((ids == unknown_id).sum()) for ids in tokens) / sum(map(len, tokens))
+    if share > MOST_UNKNOWN:
+        LOGGER.warning(
+            "warning: %.1f%% of the tokens in %d records are [UNK] of %s, expected below %.0f%%: the records were made "
+            "with another vocabulary, or with one that does not fit their text",
+            100 * share, len(tokens), vocab_file, 100 * MOST_UNKNOWN,
+        )  # fmt: skip
 
 
 def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:

@@ -28,7 +28,7 @@ from bert_large.observe.results import write_results
 from bert_large.train import run_folder
 from bert_large.train.build import build_loop
 from bert_large.train.checked import Run, check_settings
-from bert_large.train.datasets import RunData, make_text_records, open_data
+from bert_large.train.datasets import RunData, log_vocabulary, make_text_records, open_data
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records
 from bert_large.train.state import state_from
@@ -58,6 +58,9 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         forget_records(run.data, ranks)
     times = RunTimes(init_start=init_start, run_start=milliseconds_now())
     data = open_data(run.data, run.train, run.model, run.vocab_file, ranks)
+    with ranks.failing_together():
+        if ranks.is_main and run.text is None:  # otherwise logged when the records were made
+            log_vocabulary(data.training, run.vocab_file, run.do_lower_case, run.strip_accents)
     start = _plan_start(run, data, ranks)
     if start.ended is not None:
         LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, start.ended)
@@ -161,6 +164,6 @@ def _write_results(run: Run, loop: TrainingLoop) -> None:
 def _save_model(run: Run, loop: TrainingLoop, reason: str) -> None:
     """Write the model folder, and after it the record that the run has ended."""
     folder = run.train.output_dir / run_folder.MODEL
-    pretrained.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case)
+    pretrained.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case, run.strip_accents)
     run_folder.mark_ended(run.train, reason)
     LOGGER.info("model saved in %s", folder)

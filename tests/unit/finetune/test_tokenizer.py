@@ -14,7 +14,7 @@ from tests.support.finetune import write_model
 
 def test_the_folders_vocabulary(tmp_path: Path) -> None:
     tokenizer = load_tokenizer(write_model(tmp_path / "model"))
-    assert tokenizer.tokenize("The GOOD café!") == ["the", "good", "c", "##a", "##f", "##e", "[UNK]"]
+    assert tokenizer.tokenize("The GOOD café!") == ["the", "good", "[UNK]", "[UNK]"]  # é is a token: accents are kept
     assert tokenizer("good", "bad")["token_type_ids"] == [0, 0, 0, 1, 1]
     assert tokenizer.model_max_length == 512
 

@@ -1,4 +1,4 @@
-"""BERT's tokenizer written plainly, and a tiny vocabulary."""
+"""A plain implementation of BERT's tokenizer, and a tiny vocabulary."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def reference_words(line: str, *, do_lower_case: bool) -> list[str]:
 
 
 def reference_pieces(word: str, tokens: tuple[str, ...]) -> list[str]:
-    """Cut a word into the longest pieces from its start; [UNK] if that fails or it has over 200 characters."""
+    """Split a word into the longest pieces from its start; [UNK] if that fails or it has over 200 characters."""
     pieces: list[str] = []
     start = 0
     while start < len(word) <= 200:

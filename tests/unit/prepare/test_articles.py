@@ -1,40 +1,42 @@
-"""Raw text files become articles, whichever of the formats they are in."""
+"""Raw text files become articles, whichever form they have; the form of every file is detected."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from bert_large.errors import InputError
-from bert_large.prepare.articles import detect_format, iterate_articles, list_text_files
+from bert_large.prepare.articles import iterate_articles
 from bert_large.prepare.sentences import split_sentences
+from bert_large.prepare.text_forms import require_sentences, resolve_form
 
-DOCS = """<doc id="1" url="https://x/?curid=1" title="A &amp; B">
-A &amp; B
+from tests.support.raw_text import DOCS, LONG
 
-First. Second.
-
-Section.
-Third.
-</doc>
-
-<doc id="2" url="https://x/?curid=2" title="Empty">
-Empty
-
-</doc>
-<doc id="3" url="u">
-No title.
-</doc>
-"""
+JSON = "".join(
+    json.dumps({"id": "1", "title": title, "text": text}) + "\n"
+    for title, text in (("A & B", "A &amp; B\n\nFirst. Second.\nThird."), ("Empty", ""), ("C", "No title.\u2028End."))
+)
+SHORT = "One sentence.\nAnd another.\n\nA third.\n"
+PARAGRAPHS = f"{LONG}\n{LONG}\n\n{LONG}\n{LONG}\n"
+ARTICLES = f"{LONG}\n" * 20
 
 
-def read(path: Path, text: str, input_format: str) -> list[list[str]]:
+def read(path: Path, text: str, form: str) -> list[list[str]]:
     path.write_text(text, encoding="utf-8")
-    return list(iterate_articles(path, input_format))
+    return list(iterate_articles(path, form))
+
+
+def form_of(folder: Path, *texts: str | bytes, wanted: str = "auto") -> str:
+    """Return the form of files with these texts."""
+    files = [folder / f"part-{number}" for number in range(len(texts))]
+    for path, text in zip(files, texts, strict=True):
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return resolve_form(files, wanted, split_sentences)
 
 
 @pytest.mark.parametrize(
-    ("input_format", "text", "expected"),
+    ("form", "text", "expected"),
     [
         ("sentences", "a\nb\n\n \n\nc", [["a", "b"], ["c"]]),
         ("paragraphs", "\ufeffa. b.\nc.\n\nd.\n", [["a. b.", "c."], ["d."]]),
@@ -42,74 +44,139 @@ def read(path: Path, text: str, input_format: str) -> list[list[str]]:
         ("wikiextractor", DOCS, [["First. Second.", "Section.", "Third."], ["No title."]]),
         ("wikiextractor", "\ufeff" + DOCS, [["First. Second.", "Section.", "Third."], ["No title."]]),
         ("wikiextractor", '<doc id="1" title="A">\nB\nA\n</doc>', [["B", "A"]]),  # only a first line is the title
+        ("wikiextractor", '<doc id="1">\n<doc>\n<document id="2">\n</doc>', [["<doc>", '<document id="2">']]),
+        ("json", JSON, [["First. Second.", "Third."], ["No title.\u2028End."]]),
+        ("sentences", '<doc>\n{"a": 1}\n{}', [["<doc>", '{"a": 1}', "{}"]]),
         ("sentences", "\n\n", []),
     ],
 )
-def test_articles(tmp_path: Path, input_format: str, text: str, expected: list[list[str]]) -> None:
-    assert read(tmp_path / "text", text, input_format) == expected
+def test_articles(tmp_path: Path, form: str, text: str, expected: list[list[str]]) -> None:
+    assert read(tmp_path / "text", text, form) == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("form", "text", "line"),
     [
-        ('<doc id="1">\na\n<doc id="2">\n', "line 3: <doc> inside the <doc> of line 1"),
-        ('<doc id="1">\na\n</doc>\n</doc>\n', "line 4: </doc> without a <doc>"),
-        ('\nloose\n<doc id="1">\n', "line 2: text outside <doc>"),
-        ('<doc id="1">\na\n', "the <doc> of line 1 has no </doc>; the file is truncated"),
+        ("wikiextractor", '<doc id="1">\na\n<doc id="2">\n', "line 3"),
+        ("wikiextractor", '<doc id="1">\na\n</doc>\n</doc>\n', "line 4"),
+        ("wikiextractor", '\nloose\n<doc id="1">\n', "line 2"),
+        ("wikiextractor", '<doc id="1">\na\n', "line 1"),
+        ("json", '{"text": "a"}\nb\n', "line 2"),
+        ("json", '{"text": "a"}\n{"text": "b', "line 2"),
+        ("json", '{"text": "a"}\n["b"]\n', "line 2"),
+        ("json", '\n{"text": 1}', "line 2"),
+        ("json", '{"body": "a"}', "line 1.*body"),
+        ("articles", f"{LONG}\n{DOCS}", "line 2"),
+        ("sentences", f"{SHORT}{JSON}", "line 5"),
+        ("paragraphs", f"a\n\n{DOCS}", "line 3"),
+        ("sentences", "a\nb\ud800", "line 2"),
+        ("wikiextractor", '<doc id="1">\n\ud800\n</doc>', "line 2"),
     ],
 )
-def test_broken_markup_is_named(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(InputError, match=f"text: {message}"):
-        read(tmp_path / "text", text, "wikiextractor")
-
-
-def test_wrong_bytes_are_named(tmp_path: Path) -> None:
-    (tmp_path / "text").write_bytes(b"a\n\xff\n")
-    for input_format in ("sentences", "articles", "wikiextractor"):
-        with pytest.raises(InputError, match=r"text: byte 2: 0xff is not UTF-8|text outside"):
-            list(iterate_articles(tmp_path / "text", input_format))
-
-
-LONG = "The cat sat down. It was tired. Then it slept."
+def test_the_line_that_does_not_belong_is_named(tmp_path: Path, form: str, text: str, line: str) -> None:
+    (tmp_path / "text").write_bytes(text.encode(errors="surrogatepass"))
+    with pytest.raises(InputError, match=f"{tmp_path}/text: .*{line}"):
+        list(iterate_articles(tmp_path / "text", form))
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("texts", "expected"),
     [
-        (DOCS, "wikiextractor"),
-        ("\n\ufeff\n" + DOCS.replace("\n\n", "\n"), None),
-        ("One sentence.\nAnd another.\n\nA third.\n", "sentences"),
-        (f"{LONG}\n{LONG}\n", "articles"),
-        (f"{LONG}\n\n{LONG}\n\n{LONG}\n", "articles"),  # NVIDIA's formatted files have blank lines too
-        (f"{LONG}\n{LONG}\n\n{LONG}\n{LONG}\n", "paragraphs"),
-        (f"{LONG}\n", "articles"),
-        ("One sentence.\nAnd another.\n", None),
-        ("\n\n", None),
+        ([DOCS], "wikiextractor"),
+        ([DOCS, "\n \n"], "wikiextractor"),  # a blank file has any form
+        ([JSON], "json"),
+        ([SHORT], "sentences"),
+        ([SHORT, "One article.\nOf two sentences.\n"], "sentences"),
+        ([ARTICLES], "articles"),
+        ([ARTICLES, f"{LONG}\n", "A short one.\n"], "articles"),
+        ([f"{LONG}\n\n{LONG}\n\n{LONG}\n"], "articles"),  # NVIDIA's formatted files have blank lines too
+        ([PARAGRAPHS], "paragraphs"),
+        ([PARAGRAPHS, f"{LONG}\n{LONG}\n", PARAGRAPHS, SHORT], "paragraphs"),
+        ([SHORT, PARAGRAPHS, SHORT], "paragraphs"),  # paragraphs may be single sentences
     ],
 )
-def test_formats_are_told_apart(tmp_path: Path, text: str, expected: str | None) -> None:
+def test_the_form_of_files_that_are_alike(tmp_path: Path, texts: list[str], expected: str) -> None:
+    assert form_of(tmp_path, *texts) == expected
+
+
+@pytest.mark.parametrize(
+    ("texts", "file"),
+    [
+        ([SHORT, DOCS], "part-0"),  # a README before WikiExtractor's files
+        ([SHORT, SHORT, DOCS], "part-0"),
+        ([DOCS, DOCS, JSON], "part-2"),
+        ([ARTICLES, JSON], "part-0"),
+        ([ARTICLES, ARTICLES, PARAGRAPHS], "part-2"),
+        ([ARTICLES, ARTICLES, SHORT], "part-2"),
+        ([SHORT, SHORT, ARTICLES], "part-2"),
+        ([PARAGRAPHS, PARAGRAPHS, 20 * ARTICLES], "part-2"),
+        (["One sentence.\nAnd another.\n"], "part-0"),  # nothing shows where articles end
+    ],
+)
+def test_a_file_unlike_its_neighbors_is_named(tmp_path: Path, texts: list[str], file: str) -> None:
+    with pytest.raises(InputError, match=f"^{tmp_path}/{file}: "):
+        form_of(tmp_path, *texts)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<mediawiki xmlns='x'>\n<page>\n",
+        "\n<?xml version='1.0'?>\n<a/>",
+        "<!DOCTYPE html>\n<p>Text. More.</p>",
+        '<text id="1">\nA. B.\n',
+        "<article>\nA. B.\n</article>\n",
+        '[{"text": "a"}]',
+        '{\n "text": "a"\n}',
+        '{"text": "a"',
+        '{"id": 1, "content": "a"}',
+        "id,title,text\n1,a,b\n2,c,d\n",
+        "1\tA b. C.\n2\tD.\n3\tE.\n",
+        ARTICLES.encode("utf-16"),
+        ARTICLES.encode("utf-16-le"),
+        ARTICLES.encode("utf-32"),
+        "é. è.\n".encode("latin-1"),
+        b"%PDF-1.4\n",
+        b"PK\x03\x04a.docx",
+        b"\x28\xb5\x2f\xfd\x24\x00",
+        b"\x7fELF" + bytes(range(40)) + bytes(40),
+        b"a.txt" + bytes(252) + b"ustar\x00" + bytes(200),
+    ],
+)
+def test_files_that_are_not_text_are_refused(tmp_path: Path, content: str | bytes) -> None:
+    """Also among files that are."""
+    for texts in ([content], [ARTICLES, ARTICLES, content]):
+        with pytest.raises(InputError, match=f"^{tmp_path}/part-{len(texts) - 1}: line [12]"):
+            form_of(tmp_path, *texts)
+
+
+@pytest.mark.parametrize(
+    "text", ["<unk> is a word. So is <s>.\n", "Hello, you, and me. It is fine, now, so.\n", "{}. a\n"]
+)
+def test_text_that_resembles_other_forms_is_text(tmp_path: Path, text: str) -> None:
+    assert form_of(tmp_path, text * 10) == "articles"
+
+
+def test_a_given_form_must_fit(tmp_path: Path) -> None:
+    """It settles what cannot be detected, but does not turn markup into text."""
+    table = "a, b. c.\td\n" * 5
+    assert form_of(tmp_path, SHORT, table, wanted="articles") == "articles"
+    for texts, wanted in (
+        ([SHORT, DOCS], "sentences"),
+        ([JSON], "wikiextractor"),
+        ([DOCS], "json"),
+        ([SHORT], "json"),
+        (["<?xml version='1.0'?>\n"], "articles"),
+    ):
+        with pytest.raises(InputError, match=f"^{tmp_path}/part-{len(texts) - 1}: line 1"):
+            form_of(tmp_path, *texts, wanted=wanted)
+
+
+@pytest.mark.parametrize("text", [DOCS, JSON, "\n<html>\n", b"\xff\xfea\0"])
+def test_sentences_are_required_where_no_other_form_is_read(tmp_path: Path, text: str | bytes) -> None:
     path = tmp_path / "text"
-    path.write_text(text, encoding="utf-8")
-    if expected:
-        assert detect_format(path, split_sentences) == expected
-    else:
-        with pytest.raises(InputError, match="input-format"):
-            detect_format(path, split_sentences)
-
-
-def test_files_of_inner_folders_are_found_in_order(tmp_path: Path) -> None:
-    for name in ("AB/wiki_00", "AA/wiki_01", "AA/wiki_00", "AA/.hidden", ".git/x", "top"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("text")
-    (tmp_path / "AA" / "empty").touch()
-    found = [path.relative_to(tmp_path).as_posix() for path in list_text_files(tmp_path)]
-    assert found == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00", "top"]
-
-
-def test_no_files_are_an_error(tmp_path: Path) -> None:
-    (tmp_path / "empty").touch()
-    with pytest.raises(InputError, match="found no files with text"):
-        list_text_files(tmp_path)
-    for name, found in (("empty", "a file"), ("none", "nothing")):
-        with pytest.raises(InputError, match=f"found {found}, expected a folder"):
-            list_text_files(tmp_path / name)
+    path.write_text(SHORT)
+    require_sentences(path)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(InputError, match=f"^{path}: line [12]"):
+        require_sentences(path)

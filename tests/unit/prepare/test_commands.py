@@ -1,18 +1,24 @@
 from __future__ import annotations
 
-import hashlib
+import bz2
+import gzip
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import h5py
 import pytest
 from bert_large import __version__, cli
 from bert_large.data.formats.tfrecord import iterate_payloads
-from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
+from bert_large.storage.integrity import facts_of
 from bert_large.storage.lock import LOCK_FILE, FolderLock
+
+from tests.support.raw_text import DOCS
+from tests.support.runs import run_here
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +28,7 @@ def pick_command(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def prepare(text_dir: Path, vocab_file: Path, output_dir: Path, *options: str) -> int:
     folders = ["--input-dir", text_dir, "--vocab-file", vocab_file, "--output-dir", output_dir]
-    return cli.main(["prepare", *map(str, folders), "--workers", "1", "--max-seq-length", "32", *options])
+    return run_here("prepare", *map(str, folders), "--workers", "1", "--max-seq-length", "32", *options)
 
 
 def names(folder: Path) -> list[str]:
@@ -44,8 +50,8 @@ def test_prepare(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytes
     assert out.startswith(f"wrote {sum(counts)} records with ")
     assert " tokens to 3 files in " in out
     lines = err.splitlines()
-    assert [line.split(":")[0] for line in lines] == ["1/3 part-0_32", "2/3 part-1_32", "3/3 part-2_32"]
-    assert f": {counts[0]} records, " in lines[0]
+    assert [line.split(":")[0] for line in lines[1:]] == ["1/3 part-0_32", "2/3 part-1_32", "3/3 part-2_32"]
+    assert "lowercased" in lines[0] and f": {counts[0]} records, " in lines[1]
 
 
 def test_prepare_shows_a_bar_on_a_terminal(
@@ -58,44 +64,130 @@ def test_prepare_shows_a_bar_on_a_terminal(
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
     err = capsys.readouterr().err
-    assert "100%" in err
+    assert "text: " in err and "%|" in err
     assert "1/3" not in err
 
 
-@pytest.mark.parametrize(
-    ("words", "beside", "lowers"),
-    [
-        ("alpha", None, True),
-        ("Alpha", None, False),
-        ("alpha", {"do_lower_case": False}, False),
-        ("Alpha", {"do_lower_case": True}, True),
-        ("alpha", {}, True),
-    ],
-)
-def test_the_vocabulary_says_if_text_is_lowered(
-    tmp_path: Path, text_dir: Path, words: str, beside: dict[str, bool] | None, lowers: bool
-) -> None:
-    """How its words look, or what the tokenizer's configuration beside it says, as a model's folder has it."""
-    vocab_file = tmp_path / "model" / "vocab.txt"
-    vocab_file.parent.mkdir()
-    vocab_file.write_text(f"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n{words}\n")
-    if beside is not None:
-        (vocab_file.parent / "tokenizer_config.json").write_text(json.dumps(beside))
-    assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
-    assert json.loads((tmp_path / "out/manifest.json").read_text())["settings"]["do_lower_case"] is lowers
-
-
-def test_a_damaged_tokenizer_configuration_is_named(
+def test_casing_is_resolved_and_recorded(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (vocab_file.parent / "tokenizer_config.json").write_text("[]")
+    def casing(*options: str) -> tuple[bool, bool]:
+        assert prepare(text_dir, vocab_file, tmp_path / "out", "--overwrite", *options) == 0
+        settings = json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]
+        return settings["do_lower_case"], settings["strip_accents"]
+
+    assert casing() == (True, True)
+    assert casing("--no-do-lower-case") == (False, False)
+    assert casing("--no-strip-accents") == (True, False)
+    vocab_file.write_text(f"{vocab_file.read_text()}Größe\n")
+    capsys.readouterr()
+    assert casing() == (False, False)
+    assert "cased" in (err := capsys.readouterr().err) and "Größe" in err
+    config = vocab_file.parent / "tokenizer_config.json"
+    config.write_text('{"do_lower_case": true, "strip_accents": false}')
+    assert casing() == (True, False)
+    config.write_text("[]")
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 2
-    assert "tokenizer_config.json is not a tokenizer's configuration" in capsys.readouterr().err
-    assert prepare(text_dir, vocab_file, tmp_path / "out", "--do-lower-case") == 0
+    assert str(config) in capsys.readouterr().err
+    assert casing("--do-lower-case") == (True, True)
+
+
+def test_many_unknown_tokens_are_a_warning(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def warnings() -> list[str]:
+        assert prepare(text_dir, vocab_file, tmp_path / "out", "--overwrite", "--dupe-factor", "1") == 0
+        return [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+
+    for path in text_dir.iterdir():
+        path.write_text("alpha beta gamma.\n\ndelta " * 10 + " %\n")
+    assert warnings() == []
+    for path in text_dir.iterdir():
+        path.write_text("alpha beta gamma %\n\n" * 10)
+    (warning,) = warnings()
+    assert "25.0%" in warning and "[UNK]" in warning
+
+
+@pytest.mark.parametrize("suffix", [".gz", ".txt.bz2"])
+def test_compressed_text_gives_the_same_records(tmp_path: Path, text_dir: Path, vocab_file: Path, suffix: str) -> None:
+    assert prepare(text_dir, vocab_file, tmp_path / "plain") == 0
+    compress = gzip.compress if suffix == ".gz" else bz2.compress
+    for path in list(text_dir.iterdir()):
+        path.with_name(path.name + suffix).write_bytes(compress(path.read_bytes()))
+        path.unlink()
+    assert prepare(text_dir, vocab_file, tmp_path / "packed") == 0
+    end = Path(suffix).stem if suffix != ".gz" else ""
+    assert names(tmp_path / "packed") == [f"{name}{end}" for name in names(tmp_path / "plain")]
+    for name in names(tmp_path / "plain"):
+        assert (tmp_path / "packed" / f"{name}{end}").read_bytes() == (tmp_path / "plain" / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "content"),
+    [("prepare", "wiki", DOCS.encode()), ("vocab", "wiki", DOCS.encode()), ("prepare", "part-1.gz", b"alpha.\n")],
+)
+def test_wrong_inputs_are_refused_before_anything_is_changed(
+    tmp_path: Path,
+    text_dir: Path,
+    vocab_file: Path,
+    capsys: pytest.CaptureFixture[str],
+    command: str,
+    name: str,
+    content: bytes,
+) -> None:
+    """Raw text in place of sentences, and two texts whose outputs would have the same name."""
+    out = tmp_path / "out"
+
+    def run() -> int:
+        if command == "prepare":
+            return prepare(text_dir, vocab_file, out, "--overwrite")
+        return cli.main(["vocab", "--input-dir", str(text_dir), "--output-file", str(out / "vocab.txt"), "--overwrite"])
+
+    assert run() == 0
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    (text_dir / name).write_bytes(content)
+    assert run() == 2
+    assert str(text_dir / name) in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_overwriting_keeps_earlier_files_until_the_new_ones_are_complete(
+    tmp_path: Path, text_dir: Path, vocab_file: Path
+) -> None:
+    out = tmp_path / "out"
+    assert prepare(text_dir, vocab_file, out) == 0
+    good = (text_dir / "part-2").read_bytes()
+    (text_dir / "part-2").write_text("\n")  # no sentences, which is found late
+    assert prepare(text_dir, vocab_file, out, "--output-suffix", "_new", "--overwrite") == 2
+    assert {"part-0", "part-1", "part-2"} <= set(names(out))
+    (text_dir / "part-2").write_bytes(good)
+    assert prepare(text_dir, vocab_file, out, "--output-suffix", "_new") == 0  # continues
+    assert names(out) == ["part-0_new", "part-1_new", "part-2_new"]
+
+
+def test_files_of_an_earlier_version_are_kept_or_overwritten(
+    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its manifest has SHA-256 checksums, which are not compared."""
+    out = tmp_path / "out"
+    assert prepare(text_dir, vocab_file, out) == 0
+    content = json.loads((out / "manifest.json").read_text())
+    content["format"] = 1
+    for facts in [*content["inputs"].values(), *content["outputs"].values()]:
+        facts["sha256"] = 8 * facts.pop("crc32c")
+    content["outputs"]["stale"] = content["outputs"]["part-0"]
+    (out / "stale").touch()
+    (out / "manifest.json").write_text(json.dumps(content))
+    before = stamps(out)
+    assert prepare(text_dir, vocab_file, out) == 2
+    assert str(out) in (err := capsys.readouterr().err) and "earlier version" in err and "--overwrite" in err
+    assert stamps(out) == before
+    assert prepare(text_dir, vocab_file, out, "--overwrite") == 0
+    assert names(out) == ["part-0", "part-1", "part-2"]
 
 
 def test_prepare_options_reach_the_records(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
-    """Every option of the algorithm and the tokenizer changes the records."""
+    """Every option of the algorithm and of the tokenizer changes the records."""
     changes = {
         "same": (),
         "max_seq_length": ("--max-seq-length", "24"),
@@ -140,14 +232,18 @@ def test_prepare_defaults_are_those_of_phase_1() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--max-seq-length", "4"), "--max-seq-length is 4, expected at least 5"),
-        (("--max-predictions-per-seq", "30"), "--max-predictions-per-seq is 30, expected 1 to 29"),
+        (("--max-seq-length", "4", "--max-predictions-per-seq", "1"), "--max-seq-length is 4, "),
+        (("--max-predictions-per-seq", "30"), "--max-predictions-per-seq is 30, expected at most 29"),
         (("--dupe-factor", "0"), "--dupe-factor is 0"),
-        (("--workers", "0"), "--workers is 0, expected at least 1"),
+        (("--workers", "0"), "--workers is 0, "),
         (("--output-suffix", "/x"), "--output-suffix is '/x'"),
         (("--input-dir", "/nowhere"), "--input-dir /nowhere: found nothing"),
-        (("--vocab-file", "/nowhere"), "--vocab-file /nowhere: No such file"),
+        (("--vocab-file", "/nowhere"), "--vocab-file /nowhere: "),
         (("--vocab-file", "/dev/null"), "--vocab-file /dev/null: 0 tokens without [PAD]"),
+        (("--format", "hdf5", "--output-suffix", "_1"), "--output-suffix is '_1'"),
+        (("--output-name", "a"), "--output-name is 'a'"),
+        (("--format", "hdf5", "--output-name", "a/b"), "--output-name is 'a/b'"),
+        (("--output-suffix", "_" * 250), "the output file name part-0_"),
     ],
 )
 def test_prepare_errors(
@@ -170,7 +266,7 @@ def test_prepare_refuses_existing_outputs(
     output_dir.mkdir()
     (output_dir / "part-1").write_bytes(b"precious")
     assert prepare(text_dir, vocab_file, output_dir) == 2
-    assert "1 of 3 output files exist already" in capsys.readouterr().err
+    assert str(output_dir / "part-1") in capsys.readouterr().err
     assert names(output_dir) == ["part-1"]
     assert prepare(text_dir, vocab_file, output_dir, "--overwrite") == 0
     assert names(output_dir) == ["part-0", "part-1", "part-2"]
@@ -186,7 +282,7 @@ def test_prepare_never_overwrites_its_input(text_dir: Path, vocab_file: Path) ->
 def test_two_at_once_in_one_folder_are_refused(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """They would write the same files."""
+    """Both would write the same files."""
     folder = tmp_path / "out"
     folder.mkdir()
     with FolderLock(folder, "--output-dir", print):
@@ -196,21 +292,19 @@ def test_two_at_once_in_one_folder_are_refused(
     assert prepare(text_dir, vocab_file, folder) == 0
 
 
-def test_manifest_tells_what_was_made_of_what(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+def test_manifest_records_inputs_settings_and_outputs(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
     output_dir = tmp_path / "out"
     assert prepare(text_dir, vocab_file, output_dir) == 0
     manifest = json.loads((output_dir / "manifest.json").read_text())
     assert manifest["tool"] == f"bert-large {__version__}"
     settings = manifest["settings"]
     assert (settings["max_seq_length"], settings["dupe_factor"], settings["do_lower_case"]) == (32, 10, True)
-    assert settings["vocabulary_sha256"] == hashlib.sha256(vocab_file.read_bytes()).hexdigest()
+    assert settings["vocabulary"] == str(facts_of(vocab_file))
     assert list(manifest["inputs"]) == list(manifest["outputs"]) == ["part-0", "part-1", "part-2"]
     for name, facts in manifest["inputs"].items():
-        content = (text_dir / name).read_bytes()
-        assert facts == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        assert facts == asdict(facts_of(text_dir / name))
     for name, facts in manifest["outputs"].items():
-        content = (output_dir / name).read_bytes()
-        assert (facts["bytes"], facts["sha256"]) == (len(content), hashlib.sha256(content).hexdigest())
+        assert asdict(facts_of(output_dir / name)).items() <= facts.items()
         assert facts["records"] == len(list(iterate_payloads(output_dir / name)))
         assert (facts["input"], facts["documents"]) == (name, 7)
 
@@ -228,7 +322,7 @@ def test_finished_shards_are_kept_and_others_made(
     assert prepare(text_dir, vocab_file, output_dir) == 0
     out, err = capsys.readouterr()
     assert "to 2 files" in out and "(1 were finished before)" in out
-    assert "part-2: not as it was when it was finished, made again" in err
+    assert "part-0 is damaged or missing" in err and "part-2 is damaged or missing" in err
     assert stamps(output_dir)["part-1"] == before["part-1"]
     assert {name: (output_dir / name).read_bytes() for name in names(output_dir)} == content
     now = stamps(output_dir)
@@ -237,14 +331,14 @@ def test_finished_shards_are_kept_and_others_made(
     assert stamps(output_dir) == now
 
 
-def test_a_failure_keeps_what_is_finished(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+def test_a_failure_keeps_complete_shards(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
     output_dir, good = tmp_path / "out", (text_dir / "part-2").read_bytes()
     (text_dir / "part-2").write_bytes(b"\n")
     assert prepare(text_dir, vocab_file, output_dir) == 2
     assert names(output_dir) == ["part-0", "part-1"]
     assert list(json.loads((output_dir / "manifest.json").read_text())["outputs"]) == ["part-0", "part-1"]
     before = stamps(output_dir)
-    (text_dir / "part-2").write_bytes(good)  # mended
+    (text_dir / "part-2").write_bytes(good)
     assert prepare(text_dir, vocab_file, output_dir) == 0
     assert names(output_dir) == ["part-0", "part-1", "part-2"]
     assert before.items() <= stamps(output_dir).items()
@@ -273,10 +367,10 @@ def test_another_task_is_refused_unless_it_may_overwrite(
     before = stamps(output_dir)
     assert prepare(text_dir, vocab_file, output_dir, *options) == 2
     err = capsys.readouterr().err
-    assert f"{output_dir} holds files that were made otherwise" in err and message in err and "--overwrite" in err
+    assert str(output_dir) in err and message in err and "--overwrite" in err
     assert stamps(output_dir) == before
     assert prepare(text_dir, vocab_file, output_dir, *options, "--overwrite") == 0
-    assert len(names(output_dir)) == 3  # none of the earlier task's stay
+    assert len(names(output_dir)) == 3  # none of the earlier task is left
     assert not set(stamps(output_dir).items()) & set(before.items())
 
 
@@ -291,15 +385,15 @@ def test_changed_inputs_are_refused(
     assert "the text part-1 of part-1 was " in capsys.readouterr().err
     (text_dir / "part-1").unlink()
     assert prepare(text_dir, vocab_file, output_dir) == 2
-    assert " SHA-256 " in (err := capsys.readouterr().err) and "now absent" in err
+    assert " CRC-32C " in (err := capsys.readouterr().err) and "now absent" in err
     assert prepare(text_dir, vocab_file, output_dir, "--overwrite") == 0
     with vocab_file.open("a") as file:
         file.write("another\n")
     assert prepare(text_dir, vocab_file, output_dir) == 2
-    assert "vocabulary_sha256 was" in capsys.readouterr().err
+    assert "vocabulary was" in capsys.readouterr().err
 
 
-def test_a_text_more_is_a_shard_more(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+def test_an_added_text_adds_a_shard(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
     before = stamps(tmp_path / "out")
     (text_dir / "part-3").write_text("alpha\n\nbeta\n")
@@ -310,28 +404,28 @@ def test_a_text_more_is_a_shard_more(tmp_path: Path, text_dir: Path, vocab_file:
 def test_another_order_of_texts_is_another_task(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """HDF5 files are numbered: a text put first would shift them all."""
+    """HDF5 files are numbered: a text added in front shifts all numbers."""
     assert prepare(text_dir, vocab_file, tmp_path / "out", "--format", "hdf5") == 0
     (text_dir / "a").write_text("alpha\n\nbeta\n")
     assert prepare(text_dir, vocab_file, tmp_path / "out", "--format", "hdf5") == 2
     assert "the text a of corpus_training_0.hdf5 was absent" in capsys.readouterr().err
 
 
-def test_a_manifest_that_is_none_is_refused(
+def test_an_invalid_manifest_is_refused(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "out").mkdir()
     for content in ("{", "[]", '{"format": 99}'):
         (tmp_path / "out" / "manifest.json").write_text(content)
         assert prepare(text_dir, vocab_file, tmp_path / "out") == 2
-        assert "manifest.json: not a manifest that this version wrote" in capsys.readouterr().err
+        assert str(tmp_path / "out" / "manifest.json") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["../mine", "..", "/etc/hostname", "folder/../../mine", ""])
 def test_a_manifest_cannot_name_files_elsewhere(
     tmp_path: Path, text_dir: Path, vocab_file: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Else, in a folder from somewhere else, --overwrite would delete what it names."""
+    """Otherwise --overwrite would delete the files that it names, in a folder from elsewhere."""
     (tmp_path / "mine").write_text("keep")
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
@@ -339,13 +433,11 @@ def test_a_manifest_cannot_name_files_elsewhere(
     (tmp_path / "out" / "manifest.json").write_text(json.dumps(manifest))
     for options in ([], ["--overwrite"]):
         assert prepare(text_dir, vocab_file, tmp_path / "out", *options) == 2
-        assert f"the output {name!r} is not inside the folder" in capsys.readouterr().err
+        assert repr(name) in capsys.readouterr().err
     assert (tmp_path / "mine").read_text() == "keep"
 
 
-def test_hdf5_files_are_named_as_nvidias(
-    tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_hdf5_files_are_named_as_nvidias(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
     assert prepare(text_dir, vocab_file, tmp_path / "out", "--format", "hdf5") == 0
     assert names(tmp_path / "out") == [f"corpus_training_{number}.hdf5" for number in range(3)]
     options = ("--format", "hdf5", "--output-name", "wikicorpus_en_test")
@@ -353,14 +445,6 @@ def test_hdf5_files_are_named_as_nvidias(
     assert names(tmp_path / "named") == [f"wikicorpus_en_test_{number}.hdf5" for number in range(3)]
     with h5py.File(tmp_path / "named" / "wikicorpus_en_test_0.hdf5") as file:
         assert file["input_ids"].shape[1] == 32
-    capsys.readouterr()
-    for wrong, message in (
-        (("--format", "hdf5", "--output-suffix", "_1"), "--output-suffix is for TFRecords"),
-        (("--output-name", "a"), "--output-name is for --format hdf5"),
-        (("--format", "hdf5", "--output-name", "a/b"), "--output-name is 'a/b'"),
-    ):
-        assert prepare(text_dir, vocab_file, tmp_path / "wrong", *wrong) == 2
-        assert message in capsys.readouterr().err
 
 
 def test_prepare_names_the_file_that_is_wrong(
@@ -368,7 +452,7 @@ def test_prepare_names_the_file_that_is_wrong(
 ) -> None:
     (text_dir / "part-1").write_bytes(b"\n\n")
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 2
-    assert "part-1: found no sentences in 2 bytes" in capsys.readouterr().err
+    assert f"{text_dir}/part-1: found no sentences" in capsys.readouterr().err
     assert "part-1" not in names(tmp_path / "out")
 
 
@@ -379,7 +463,7 @@ def test_prepare_warns_of_a_file_with_one_article(
     assert prepare(text_dir, vocab_file, tmp_path / "out") == 0
     warnings = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert len(warnings) == 1
-    assert warnings[0].startswith("warning: part-1: its text is one article")
+    assert "part-1" in warnings[0] and "single article" in warnings[0]
 
 
 def test_vocab(tmp_path: Path, text_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -390,14 +474,14 @@ def test_vocab(tmp_path: Path, text_dir: Path, capsys: pytest.CaptureFixture[str
     assert "alpha" in tokens
     assert f"wrote {len(tokens)} of at most 60 tokens to {output}" in capsys.readouterr().out
     assert cli.main(command) == 2
-    assert "exist already" in capsys.readouterr().err
+    assert str(output) in capsys.readouterr().err
     assert cli.main([*command, "--overwrite", "--min-frequency", "100000"]) == 0
     assert len(read_vocab(output).tokens) < len(tokens)
     assert cli.main([*command, "--overwrite", "--vocab-size", "9"]) == 2
     assert "--vocab-size is 9" in capsys.readouterr().err
 
 
-def test_vocab_keeps_case_if_told(tmp_path: Path, text_dir: Path) -> None:
+def test_vocab_keeps_case_if_requested(tmp_path: Path, text_dir: Path) -> None:
     (text_dir / "part-0").write_text("ALPHA")
     output = tmp_path / "vocab.txt"
     options = ["--output-file", str(output), "--no-do-lower-case"]
@@ -417,10 +501,10 @@ def test_pick(tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.C
     ]
     assert cli.main([*command, "--count", "5"]) == 2
     assert cli.main([*command, "--overwrite"]) == 2
-    assert "--count is 10000, but the 3 input files have" in capsys.readouterr().err
+    assert f"--count is 10000, but the 3 files of {tmp_path}/out have" in capsys.readouterr().err
 
 
-def test_pick_takes_all_of_few_if_told(
+def test_pick_takes_all_records_if_fewer_are_allowed(
     tmp_path: Path, text_dir: Path, vocab_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert prepare(text_dir, vocab_file, tmp_path / "out", "--dupe-factor", "1") == 0

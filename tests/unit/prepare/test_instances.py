@@ -11,7 +11,8 @@ from bert_large.data.record import Record, RecordShape
 from bert_large.errors import InputError
 from bert_large.prepare import instances
 from bert_large.prepare.documents import Documents
-from bert_large.prepare.instances import InstanceSettings, create_instances, make_record
+from bert_large.prepare.instances import create_instances, make_record
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.vocab import Vocabulary
 
 VOCABULARY = Vocabulary(tuple(map(str, range(10_000))), unk_id=1, cls_id=2, sep_id=3, mask_id=4)
@@ -19,7 +20,7 @@ FIRST_ID = 10
 
 
 def make_documents(lengths: list[list[int]]) -> Documents:
-    """Return documents with sentences of these lengths whose tokens count up: an id tells its place in the text."""
+    """Return documents with sentences of these lengths whose tokens count up: an id is a position in the text."""
     boundaries, end = [], 0
     for sentences in lengths:
         starts = [end]
@@ -56,22 +57,22 @@ def document_of(documents: Documents, token: int) -> int:
     ("setting", "value", "expected"),
     [
         ("max_seq_length", 4, "at least 5"),
-        ("max_predictions_per_seq", 0, "1 to 125"),
-        ("max_predictions_per_seq", 126, "1 to 125"),
+        ("max_predictions_per_seq", 0, "at least 1"),
+        ("max_predictions_per_seq", 126, "at most 125"),
         ("dupe_factor", 0, "at least 1"),
         ("masked_lm_prob", 0.0, "above 0"),
         ("masked_lm_prob", 1.5, "at most 1"),
-        ("short_seq_prob", -0.1, "from 0 to 1"),
-        ("short_seq_prob", float("nan"), "from 0 to 1"),
+        ("short_seq_prob", -0.1, "at least 0"),
+        ("short_seq_prob", float("nan"), "at most 1"),
         ("random_seed", -1, "at least 0"),
     ],
 )
-def test_settings_without_sense_are_refused(setting: str, value: float, expected: str) -> None:
+def test_invalid_settings_are_refused(setting: str, value: float, expected: str) -> None:
     with pytest.raises(InputError, match=f"--{setting.replace('_', '-')} is {value}, expected .*{expected}"):
         InstanceSettings(**{setting: value})  # type: ignore[arg-type]
 
 
-def test_all_problems_are_named() -> None:
+def test_all_invalid_settings_are_named() -> None:
     with pytest.raises(InputError, match=r"--max-seq-length is 3.*--dupe-factor is -2"):
         InstanceSettings(max_seq_length=3, max_predictions_per_seq=1, dupe_factor=-2)
 
@@ -85,7 +86,7 @@ def test_limits_are_allowed() -> None:
 
 
 def test_records_are_pinned() -> None:
-    """The digest was taken when all records equalled those of MLCommons' script (tests/parity): it is their order."""
+    """The digest was taken when all records were equal to those of MLCommons' script (tests/parity)."""
     digest = hashlib.sha256()
     records = make_records(
         random_documents(), InstanceSettings(max_seq_length=64, max_predictions_per_seq=9, dupe_factor=3)
@@ -116,7 +117,7 @@ def test_segments_are_text_and_labels_are_true() -> None:
 
 
 def test_every_sentence_of_short_documents_is_used() -> None:
-    """Nothing is cut where all fits, so that each pass has every sentence in an A, or in a B that follows its A."""
+    """Nothing is truncated, so that each pass has every sentence in an A, or in a B that follows its A."""
     documents = make_documents([[3] * 7 for _ in range(20)])
     settings = InstanceSettings(max_seq_length=128, dupe_factor=1, short_seq_prob=0.0)
     used: Counter[int] = Counter()

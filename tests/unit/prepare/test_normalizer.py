@@ -51,7 +51,7 @@ def test_equals_reference(line: str) -> None:
 
 
 def test_equals_reference_on_all_of_unicode() -> None:
-    """Every character of the basic plane, a sample of the others, and both sides of the ideographs' ends."""
+    """Every character of the basic plane, a sample of the others, and the limits of the ideograph ranges."""
     ends = [end + step for ends in IDEOGRAPH_RANGES for end in ends for step in (-1, 0, 1)]
     for code_point in [*range(0xD800), *range(0xE000, 0x10000), *range(0x10000, 0x110000, 97), *ends]:
         line = f"A{chr(code_point)}b"

@@ -29,7 +29,7 @@ def test_held_out_articles_do_not_depend_on_the_order() -> None:
 
 
 def test_held_out_articles_are_pinned() -> None:
-    """Evaluation figures of the same corpus compare from version to version."""
+    """Evaluation results of the same corpus can be compared between versions."""
     assert [article.split(b"\n")[0] for article in hold_out(ARTICLES, 3)[0]] == [
         b"article 147",
         b"article 62",

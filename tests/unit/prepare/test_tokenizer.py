@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from bert_large.export.tokenizer_file import build_tokenizer
 from bert_large.prepare.tokenizer import WordPieceTokenizer
-from bert_large.prepare.vocab import Vocabulary
+from bert_large.prepare.vocab import SPECIAL_TOKENS, Vocabulary
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,9 +46,23 @@ def test_batch_keeps_lines_apart_and_in_order() -> None:
     assert tokenizer.encode([]) == []
 
 
-def test_cased_vocabulary_sees_capitals() -> None:
-    cased = WordPieceTokenizer(VOCABULARY, do_lower_case=False)
-    assert cased.encode(["alpha Alpha"]) == [[TOKENS.index("alpha"), VOCABULARY.unk_id]]
+@pytest.mark.parametrize(
+    ("lower", "strip", "expected"),
+    [
+        (True, None, ["a", "e", "e"]),
+        (True, True, ["a", "e", "e"]),
+        (True, False, ["a", "é", "é"]),
+        (False, None, ["A", "É", "é"]),
+        (False, True, ["A", "E", "e"]),
+    ],
+)
+def test_lowercasing_and_accent_stripping_are_independent(lower: bool, strip: bool | None, expected: list[str]) -> None:
+    """For records and for an exported tokenizer."""
+    vocabulary = Vocabulary((*SPECIAL_TOKENS, *"aAeEéÉ"), unk_id=1, cls_id=2, sep_id=3, mask_id=4)
+    (ids,) = WordPieceTokenizer(vocabulary, do_lower_case=lower, strip_accents=strip).encode(["A É é"])
+    assert [vocabulary.tokens[index] for index in ids] == expected
+    exported = build_tokenizer(vocabulary, do_lower_case=lower, strip_accents=strip)
+    assert exported.encode("A É é", add_special_tokens=False).ids == ids
 
 
 @given(st.text(st.sampled_from("abnrugié中,.Σ \t\u0301\u200bA")))

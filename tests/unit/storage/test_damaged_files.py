@@ -20,12 +20,12 @@ from bert_large.export.model_card import model_card
 from bert_large.observe.metrics import read_rows, read_steps
 from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.mlperf import _cut_back
-from bert_large.prepare.files import MANIFEST_NAME
-from bert_large.prepare.manifest import FileFacts, Manifest, read_manifest
+from bert_large.prepare.manifest import Manifest, read_manifest
+from bert_large.prepare.text_files import MANIFEST_NAME
 from bert_large.report.recorded_run import read_runs
 from bert_large.report.report import _page
 from bert_large.storage.atomic import read_json
-from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, write_checksums
+from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, facts_of, write_checksums
 from bert_large.train.run_folder import mark_ended, plan_start, reason_ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -80,7 +80,7 @@ def resume_metrics(folder: Path) -> None:
 
 def write_manifest(folder: Path) -> None:
     (folder / "part-0").write_text("x")
-    facts = FileFacts.of(folder / "part-0")
+    facts = facts_of(folder / "part-0")
     manifest = Manifest({"seed": 1}, {"part-0": facts})
     manifest.add("part-0", facts, input="part-0", records=3)
     manifest.write(folder)

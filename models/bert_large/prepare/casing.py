@@ -1,0 +1,86 @@
+"""Whether text is lowercased and stripped of accents for a vocabulary."""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bert_large.errors import InputError
+from bert_large.prepare.vocab import CONTINUATION, read_vocab
+
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+_SPECIAL = re.compile(r"\[.*\]|<.*>")
+"""Tokens that no text gives, such as [unused1] or <S>: their case has no meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Casing:
+    """What is done with the letters of text before it is split into word pieces."""
+
+    do_lower_case: bool
+    strip_accents: bool
+    reason: str = field(default="as given", compare=False)
+
+    def __str__(self) -> str:
+        letters = "lowercased" if self.do_lower_case else "cased"
+        return f"{letters}, accents {'stripped' if self.strip_accents else 'kept'} ({self.reason})"
+
+
+def resolve_casing(vocab_file: Path, do_lower_case: bool | None = None, strip_accents: bool | None = None) -> Casing:
+    """Return how text is treated for a vocabulary.
+
+    A given value wins. Otherwise `tokenizer_config.json` beside the vocabulary decides, as model folders have it, and
+    without that the tokens. If only one of both is given, accents are stripped if and only if text is lowercased, as in
+    BERT. Raises `InputError` if the configuration is invalid.
+    """
+    reason = "as given"
+    if do_lower_case is None:
+        configured = _read_config(vocab_file.parent / TOKENIZER_CONFIG_FILE)
+        do_lower_case = configured.get("do_lower_case")
+        if isinstance(do_lower_case, bool):
+            reason = f"as in {vocab_file.parent / TOKENIZER_CONFIG_FILE}"
+            if strip_accents is None and isinstance(configured.get("strip_accents"), bool):
+                strip_accents = configured["strip_accents"]
+        else:
+            casing = casing_of(read_vocab(vocab_file).tokens)
+            do_lower_case, reason = casing.do_lower_case, casing.reason
+            strip_accents = casing.strip_accents if strip_accents is None else strip_accents
+    return Casing(do_lower_case, do_lower_case if strip_accents is None else strip_accents, reason)
+
+
+def casing_of(tokens: Iterable[str]) -> Casing:
+    """Return the casing of the text that a vocabulary was made from.
+
+    Text was lowercased if lowercasing changes no token, and accents were stripped if that changes none either. So a
+    vocabulary of a script without capitals keeps its marks. Special tokens do not count.
+    """
+    words = [token.removeprefix(CONTINUATION) for token in tokens if not _SPECIAL.fullmatch(token)]
+    capitals = [word for word in words if word.lower() != word]
+    if capitals:
+        return Casing(False, False, f"{len(capitals)} tokens of the vocabulary have capitals, such as {capitals[0]!r}")
+    accented = [word for word in words if _strip(word) != word]
+    if accented:
+        return Casing(True, False, f"no token has capitals, but {len(accented)} have accents, such as {accented[0]!r}")
+    return Casing(True, True, "no token of the vocabulary has capitals or accents")
+
+
+def _strip(word: str) -> str:
+    decomposed = unicodedata.normalize("NFD", word)
+    return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError(f"found {str(content)[:40]!r}, expected an object")
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} is not a valid tokenizer configuration: {error}; fix it, or move it away") from None
+    return content

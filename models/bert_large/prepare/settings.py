@@ -1,0 +1,193 @@
+"""The settings of `corpus`, `vocab` and `prepare`, apart from paths."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bert_large.config.options import check_fields, setting
+from bert_large.data.formats import FORMATS
+from bert_large.data.masking import MASKED_LM_PROB
+from bert_large.data.record import RecordShape
+
+SEPARATORS = 3  # [CLS], and a [SEP] after each segment
+MIN_SEGMENT_PAIR = 2  # a token in each segment
+MIN_ARTICLES = 2  # a random next sentence is from another article
+SHARD_BYTES = 32 << 20
+"""Text per file of a corpus."""
+DEFAULT_EVAL_ARTICLES, DEFAULT_EVAL_SHARE = 10_000, 0.02
+
+# Forms of text files, and what each line of them holds.
+TEXT_FORMS = {
+    "sentences": "one sentence per line, blank lines between articles (as MLCommons' files)",
+    "paragraphs": "one paragraph per line, blank lines between articles",
+    "articles": "one article per line",
+    "wikiextractor": "<doc id=…> … </doc> blocks of WikiExtractor, one paragraph per line",
+    "json": 'one JSON object per line, with the article in its field "text" (WikiExtractor --json)',
+}
+
+
+def _count_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusSettings:
+    """How `corpus` reads raw text and divides it. Raises `InputError` naming every invalid value."""
+
+    input_format: str = setting(
+        "auto",
+        "; ".join(f"{name}: {meaning}" for name, meaning in TEXT_FORMS.items()),
+        choices=("auto", *TEXT_FORMS),
+        default_text="detected for each file",
+    )
+    language: str = setting(
+        "en",
+        "language whose rules split sentences, as an ISO 639 code; English if unknown",
+        variable="TEXT_LANGUAGE",
+    )
+    shards: int | None = setting(
+        None,
+        "text files to make for both phases",
+        within="[1, 1000000]",
+        default_text=f"one per {SHARD_BYTES >> 20} MiB of text",
+    )
+    phase1_fraction: float = setting(
+        0.9,
+        "share of the text for phase 1, the rest is for phase 2; with 1, both phases train on all of it",
+        within="(0, 1]",
+    )
+    eval_articles: int | None = setting(
+        None,
+        "articles to hold out, chosen by a hash of their text; 0, or at least 2",
+        within="[0, inf)",
+        default_text=f"one in {round(1 / DEFAULT_EVAL_SHARE)}, at most {DEFAULT_EVAL_ARTICLES}",
+    )
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.shards is not None and self.shards < self.fewest_shards:
+            problems.append(f"--shards is {self.shards}, expected at least {self.fewest_shards}, one for each phase")
+        if self.eval_articles is not None and 0 < self.eval_articles < MIN_ARTICLES:
+            problems.append(f"--eval-articles is {self.eval_articles}, expected 0 or at least {MIN_ARTICLES}")
+        check_fields(self, problems)
+
+    @property
+    def fewest_shards(self) -> int:
+        """One for each phase."""
+        return 1 if self.phase1_fraction == 1 else 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class VocabularySettings:
+    """How `vocab` trains a vocabulary. Raises `InputError` naming every invalid value."""
+
+    vocab_size: int = setting(30522, "largest number of tokens", within="[1, 100000000]")
+    min_frequency: int = setting(
+        2, "occurrences of two pieces side by side that make them one piece", within="[1, inf)", variable=""
+    )
+    limit_alphabet: int | None = setting(
+        None,
+        "largest number of characters to keep, the most frequent ones",
+        within="[1, inf)",
+        default_text="1000, all others of each script that makes up 1% of the text up to half of the vocabulary, and "
+        "any others that fill an incomplete vocabulary",
+        variable="",
+    )
+    do_lower_case: bool = setting(True, "lowercase the text", variable="")
+    strip_accents: bool | None = setting(
+        None, "strip accents from the text", default_text="as --do-lower-case", variable=""
+    )
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceSettings:
+    """How `prepare` makes instances of documents; the defaults are for phase 1.
+
+    Raises `InputError` naming every invalid value.
+    """
+
+    max_seq_length: int = setting(
+        128,
+        "tokens per sequence, including [CLS] and both [SEP]",
+        within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]",
+        variable="",
+    )
+    max_predictions_per_seq: int = setting(
+        20, "largest number of masked tokens per sequence", within="[1, 65536]", variable=""
+    )
+    dupe_factor: int = setting(10, "passes over the text, each with different pairs and masks", within="[1, 1000000]")
+    masked_lm_prob: float = setting(
+        MASKED_LM_PROB, "share of a sequence's tokens to mask", within="(0, 1]", variable=""
+    )
+    short_seq_prob: float = setting(
+        0.1, "share of the passes over a document that aim at shorter sequences", within="[0, 1]", variable=""
+    )
+    random_seed: int = setting(12345, "seed of pairs and masks; every file starts from it", within="[0, inf)")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.max_predictions_per_seq > self.max_tokens:
+            problems.append(
+                f"--max-predictions-per-seq is {self.max_predictions_per_seq}, expected at most {self.max_tokens}, the "
+                f"tokens of a sequence of --max-seq-length {self.max_seq_length} that can be masked"
+            )
+        check_fields(self, problems)
+
+    @property
+    def max_tokens(self) -> int:
+        """Largest number of tokens of both segments together."""
+        return self.max_seq_length - SEPARATORS
+
+    @property
+    def record_shape(self) -> RecordShape:
+        """The slots of the records made with these settings."""
+        return RecordShape(self.max_seq_length, self.max_predictions_per_seq)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordFileSettings:
+    """How `prepare` writes record files. Raises `InputError` naming every invalid value."""
+
+    format: str = setting(
+        "tfrecord", "MLCommons' TFRecord or NVIDIA's HDF5", choices=tuple(sorted(FORMATS)), variable=""
+    )
+    output_suffix: str = setting(
+        "",
+        "appended to a text file's name to name its TFRecord file (MLCommons' 128-token files end in _128)",
+        variable="",
+    )
+    output_name: str | None = setting(
+        None,
+        "name of HDF5 files: NAME_0.hdf5, NAME_1.hdf5 … in the order of the text files",
+        default_text="corpus_training",
+        variable="",
+    )
+    workers: int = setting(
+        _count_cpus(),
+        "processes, each with one text file in memory",
+        within="[1, 4096]",
+        default_text="the CPUs that this process may use",
+    )
+
+    def __post_init__(self) -> None:
+        suffix, name, is_hdf5 = self.output_suffix, self.output_name, self.format == "hdf5"
+        checks = (
+            (Path(suffix).name == suffix, f"--output-suffix is {suffix!r}, expected the end of a file name"),
+            (name is None or Path(name).name == name, f"--output-name is {name!r}, expected the start of a file name"),
+            (not (suffix and is_hdf5), f"--output-suffix is {suffix!r}, but --output-name names HDF5 files"),
+            (name is None or is_hdf5, f"--output-name is {name!r}, but TFRecords are named after the text files"),
+        )
+        check_fields(self, [problem for is_valid, problem in checks if not is_valid])
+
+
+def from_arguments(config: type, arguments: argparse.Namespace) -> Any:
+    """Return the settings that the options give."""
+    return config(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(config)})
