@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from bert_large.config.hugging_face import ARCHITECTURES
+from bert_large.config.hugging_face import ARCHITECTURES, BERT
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
@@ -15,13 +15,13 @@ from bert_large.data.record import BadRecords, RecordLimits
 from bert_large.distributed.collectives import Ranks
 from bert_large.errors import InputError
 from bert_large.log import LOGGER
-from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
+from bert_large.model.pretrained import VOCAB_FILE, check_model_folder, find_config_file
+from bert_large.model.weight_files import NEXT_SENTENCE, WeightFiles
 from bert_large.observe.console import Progress
 from bert_large.prepare.dataset import TextSettings, make_dataset
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import read_json
-from bert_large.storage.output_folder import CONFIG_FILE
 
 DATA_INDEX = "data_index"
 """Folder in a run's output folder that keeps where the records lie."""
@@ -41,9 +41,13 @@ def resolve_model_config(
     is none, that of `vocab_file`. The heads are the checkpoint's, unless the masked-LM head alone is asked for.
     """
     if checkpoint_dir is not None:
-        check_model_folder(Path(checkpoint_dir))
-        from_checkpoint = ModelConfig.from_json(Path(checkpoint_dir) / CONFIG_FILE, activation)
-        _require_pretraining_heads(Path(checkpoint_dir))
+        weights_file = check_model_folder(Path(checkpoint_dir))
+        model_file = find_config_file(Path(checkpoint_dir))
+        from_checkpoint = ModelConfig.from_json(model_file, activation)
+        _require_pretraining_model(model_file)
+        # Google's own models have both heads, and a config.json that names the masked language model alone.
+        if from_checkpoint.architecture == "BertForMaskedLM" and NEXT_SENTENCE in WeightFiles(weights_file).names:
+            from_checkpoint = dataclasses.replace(from_checkpoint, architecture=BERT)
     if config_file is None:
         if checkpoint_dir is None:
             raise InputError(
@@ -68,13 +72,16 @@ def resolve_model_config(
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
-def _require_pretraining_heads(folder: Path) -> None:
-    """Refuse a model folder that says it is of a class without them, such as a fine-tuned one."""
-    named = read_json(folder / CONFIG_FILE).get("architectures")
-    if isinstance(named, list) and named and named[0] not in ARCHITECTURES:
+def _require_pretraining_model(config_file: Path) -> None:
+    """Refuse a model folder that names a class for another use, such as a fine-tuned one.
+
+    The classes of the encoder alone are accepted: pretraining draws the heads, and evaluation finds them missing.
+    """
+    named = read_json(config_file).get("architectures")
+    if isinstance(named, list) and named and named[0] not in (*ARCHITECTURES, "BertModel", "DistilBertModel"):
         raise InputError(
-            f"CHECKPOINT_DIR {folder} is of {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give the "
-            "model_save of pretraining. A fine-tuned model is one for `transformers`, and for finetune, as it is"
+            f"CHECKPOINT_DIR {config_file.parent} is of {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give "
+            "the model_save of pretraining. A fine-tuned model is one for `transformers`, and for finetune, as it is"
         )
 
 

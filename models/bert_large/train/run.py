@@ -330,7 +330,7 @@ def _load_weights(
         progress = checkpoint.load_checkpoint(resume_from, model, optimizer, ranks)
         LOGGER.info("resuming after step %d from %s", progress.step, resume_from)
     elif run.initial_weights is not None:
-        pretrained.load_model(run.initial_weights, model)
+        pretrained.load_model(run.initial_weights, model, draw_heads_with=run.train.seed)
         LOGGER.info("starting from the weights of %s", run.initial_weights)
     else:
         model.initialize(run.train.seed)
