@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import glob
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.errors import InputError
+from bert_large.extras import missing_extra
 from bert_large.storage.atomic import remove_tree, sync_folder
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
@@ -28,9 +28,7 @@ def import_tensorflow() -> Any:
     try:
         import tensorflow
     except ImportError as error:
-        raise InputError(
-            f"convert needs TensorFlow ({error}); install it: {sys.executable} -m pip install 'bert-large[tensorflow]'"
-        ) from None
+        raise missing_extra("convert", "tensorflow", error) from None
     return tensorflow
 
 

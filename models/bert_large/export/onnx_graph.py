@@ -7,7 +7,6 @@ are compared with our model's, which knows no padding.
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
 from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError, UserError
+from bert_large.extras import missing_extra
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import load_model
 from bert_large.storage.atomic import describe_bytes, replace_atomically
@@ -105,10 +105,7 @@ def _import_libraries() -> Any:
         import onnxscript  # noqa: F401
         import transformers
     except ImportError as error:
-        raise InputError(
-            f"--format onnx needs more packages ({error}); install them: "
-            f"{sys.executable} -m pip install 'bert-large[onnx]'"
-        ) from None
+        raise missing_extra("--format onnx", "onnx", error) from None
     return transformers
 
 

@@ -15,7 +15,14 @@ from bert_large.errors import DamageError, InputError
 from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.tensor_file import save_tensors
-from bert_large.model.weight_files import CONFIG_FILES, WEIGHTS_FILES, WeightFiles, as_float32, find_file
+from bert_large.model.weight_files import (
+    CONFIG_FILES,
+    NEXT_SENTENCE_HEAD,
+    WEIGHTS_FILES,
+    WeightFiles,
+    as_float32,
+    find_file,
+)
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder, write_atomically
 from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, write_checksums
@@ -48,7 +55,7 @@ def load_weights(
     parameters = {weight_name(name): parameter for name, parameter in model.named_parameters()}
     shapes = {name: parameter.shape for name, parameter in parameters.items()}
     tensors = file.read(shapes, heads_may_lack=draw_heads is not None)
-    file.refuse_unknown(parameters)
+    file.refuse_unknown(parameters, ignored=NEXT_SENTENCE_HEAD)
     file.refuse_own_decoder()
     if draw_heads is not None and (drawn := sorted(parameters.keys() - tensors.keys())):
         LOGGER.info("%s lacks %s: drawn from the seed", path, ", ".join(drawn))

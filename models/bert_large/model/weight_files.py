@@ -41,6 +41,7 @@ _REPEATED = {
 HEADS = ("cls.predictions.", "cls.seq_relationship.", "bert.pooler.", "vocab_")
 """Prefixes of the parts of a pretraining model that an encoder may lack."""
 NEXT_SENTENCE = "cls.seq_relationship.weight"
+NEXT_SENTENCE_HEAD = ("bert.pooler.", "cls.seq_relationship.")
 TASK_HEADS = ("classifier.", "pre_classifier.", "qa_outputs.")
 _NAMED = 3
 
@@ -83,11 +84,13 @@ class WeightFiles:
         """The names of all tensors but constants."""
         return {name for name in self._tensors if not name.endswith(_BUFFERS)}
 
-    def read(self, shapes: Mapping[str, Collection[int]], *, heads_may_lack: bool = False) -> dict[str, torch.Tensor]:
+    def read(
+        self, shapes: Mapping[str, Collection[int]], *, heads_may_lack: bool = False, other_shapes: tuple[str, ...] = ()
+    ) -> dict[str, torch.Tensor]:
         """Return the tensors of these names, which may share the file's memory, in the type that the file has.
 
-        Raises `InputError` for a tensor that is missing or of another shape; with `heads_may_lack`, `HEADS` may be
-        missing, each as a whole.
+        Raises `InputError` for a tensor that is missing or of another shape. With `heads_may_lack`, `HEADS` may be
+        missing, each as a whole; a tensor with a prefix in `other_shapes` is left out if its shape differs.
         """
         missing = sorted(shapes.keys() - self._tensors.keys())
         if heads_may_lack:
@@ -98,8 +101,12 @@ class WeightFiles:
                 "that its configuration describes"
             )
         tensors = {name: self._tensors[name]() for name in shapes if name in self._tensors}
-        for name, tensor in tensors.items():
-            if list(tensor.shape) != list(shapes[name]):
+        for name, tensor in list(tensors.items()):
+            if list(tensor.shape) == list(shapes[name]):
+                continue
+            if name.startswith(other_shapes):
+                del tensors[name]
+            else:
                 raise InputError(
                     f"{self.path}: {name} is {list(tensor.shape)}, the model configuration makes it "
                     f"{list(shapes[name])}; the checkpoint is of another shape"
@@ -110,7 +117,7 @@ class WeightFiles:
         head = next((head for head in HEADS if name.startswith(head)), None)
         return head is not None and not any(other.startswith(head) for other in self.names - _REPEATED.keys())
 
-    def refuse_unknown(self, known: Collection[str], ignored: tuple[str, ...] = HEADS) -> None:
+    def refuse_unknown(self, known: Collection[str], ignored: tuple[str, ...]) -> None:
         """Raise `InputError` for tensors that are neither `known` nor of `ignored` parts: they change the model.
 
         Adapters, relative positions and a decoder of its own would otherwise be dropped without notice.
@@ -126,12 +133,12 @@ class WeightFiles:
     def refuse_own_decoder(self) -> None:
         """Raise `InputError` where the decoder's tensors differ from those that it must share."""
         for copy, original in _REPEATED.items():
-            if copy in self._tensors and original in self._tensors:
-                if not torch.equal(self._tensors[copy](), self._tensors[original]()):
-                    raise InputError(
-                        f"{self.path}: {copy} differs from {original}; expected a decoder that shares them (tied "
-                        "weights): this package has no other"
-                    )
+            found = [self._tensors[name]() for name in (copy, original) if name in self._tensors]
+            if len(found) == 2 and not torch.equal(*found):
+                raise InputError(
+                    f"{self.path}: {copy} differs from {original}; expected a decoder that shares them (tied weights), "
+                    "as all models of this package do"
+                )
 
 
 def as_float32(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -153,7 +160,7 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
     try:
         if path.suffix == ".safetensors":
             file = safe_open(path, framework="pt")
-            return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]
+            return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]  # noqa: SIM118
         # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are no archives and cannot be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
