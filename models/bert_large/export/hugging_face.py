@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from bert_large.convert.weights import skeleton
 from bert_large.errors import InputError
 from bert_large.export.model_card import model_card
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.model import pretrained
+from bert_large.model.bert import skeleton
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text, read_vocab
-from bert_large.storage.atomic import write_atomically
+from bert_large.storage.atomic import write_atomically, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.storage.output_folder import partial_folder, publish_model
 from bert_large.train.datasets import resolve_model_config, resolve_vocab
@@ -26,9 +25,9 @@ def export_folder(
     do_lower_case: bool | None,
     run_dir: Path | None,
 ) -> None:
-    """Write the folder; all of it is made, and the weights checked, before the first file takes its place.
+    """Write the folder; everything is made, and the weights are checked, before the first file is moved into place.
 
-    `do_lower_case` None: as the vocabulary says. `run_dir` None: the folder that `checkpoint_dir` lies in, if it is a
+    `do_lower_case` None: as the vocabulary says. `run_dir` None: the folder that contains `checkpoint_dir`, if it is a
     run's.
     """
     config = resolve_model_config(None, str(checkpoint_dir), None)
@@ -44,7 +43,7 @@ def export_folder(
     card = model_card(config, sum(weights.numel() for weights in model.parameters()), lower, run_dir)
     pretrained.load_model(checkpoint_dir, model)
     settings = {
-        # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
+        # Not BertTokenizer, which would replace the rules of tokenizer.json by its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **tokenizer_settings(
             do_lower_case=lower,
@@ -55,9 +54,9 @@ def export_folder(
     with partial_folder(output_dir) as partial:
         pretrained.save_model(partial, model, config, vocab_path)
         _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, do_lower_case=lower).to_str(pretty=True))
-        _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
+        write_json(partial / TOKENIZER_CONFIG_FILE, settings)
         write_checksums(partial)
-        _write_text(partial / "README.md", card)  # without a checksum: it is there to be edited
+        _write_text(partial / "README.md", card)  # without a checksum, as users edit it
         publish_model(partial, output_dir)
 
 

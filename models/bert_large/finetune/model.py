@@ -34,7 +34,6 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
         ) from error
     file = WeightFiles(check_model_folder(folder))
     parameters = dict(model.named_parameters())
-    file.refuse_unknown(parameters, ignored=(*HEADS, *TASK_HEADS))
     encoder = f"{model.base_model_prefix}."
     weights = file.read(
         {
@@ -44,6 +43,7 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
         },
         other_shapes=() if trained else TASK_HEADS,
     )
+    file.refuse_unknown(parameters, ignored=(*HEADS, *TASK_HEADS))
     with torch.no_grad():
         for name, tensor in weights.items():
             parameters[name].copy_(as_float32(file.path, name, tensor))

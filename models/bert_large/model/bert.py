@@ -323,3 +323,12 @@ class BertForPreTraining(nn.Module):
         assert self.bert.pooler is not None and head is not None
         pooled = self.bert.pooler(hidden[batch.cu_seqlens[:-1].long()])
         return at_least_float32(nn.functional.linear(pooled, head.weight, head.bias))
+
+
+def skeleton(config: ModelConfig) -> BertForPreTraining:
+    """Return a model on PyTorch's meta device: parameters with names, shapes and types, but without memory.
+
+    It has no engine. `to_empty(device="cpu")` gives it memory to load weights into.
+    """
+    with torch.device("meta"):
+        return BertForPreTraining(config, cast(Operations, None))
