@@ -39,9 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="as for `prepare` (default: from tokenizer_config.json beside the vocabulary, or from its words)",
     )
-    folder.add_argument(
-        "--run-dir", type=Path, help="the run's folder (default: the parent of the model folder)"
-    )
+    folder.add_argument("--run-dir", type=Path, help="the run's folder (default: the parent of the model folder)")
 
 
 def run(arguments: argparse.Namespace) -> int:
