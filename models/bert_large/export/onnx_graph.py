@@ -95,12 +95,12 @@ def export_onnx(
         yield path, difference
 
 
-def _in_transformers(transformers: Any, model: BertForPreTraining) -> nn.Module:
+def _in_transformers(transformers: Any, model: BertForPreTraining) -> Any:
     """Return the model of `transformers` with the weights of ours, in evaluation mode."""
     config = model.config
     settings = transformers.AutoConfig.for_model(**config.to_hugging_face())
     settings._attn_implementation = "eager"  # the other implementations do not export
-    theirs: nn.Module = getattr(transformers, config.architecture)(settings)
+    theirs = getattr(transformers, config.architecture)(settings)
     weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
     missing, unexpected = theirs.load_state_dict(weights, strict=False)
     # Its decoder shares the embeddings and the bias, under names of its own.

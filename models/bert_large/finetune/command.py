@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
@@ -37,7 +39,7 @@ def _whole_number(text: str) -> int:
     return int(number)
 
 
-_TYPES = {
+_TYPES: dict[str, Callable[[str], Any]] = {
     "epochs": _whole_number,
     "learning_rate": float,
     "warmup_share": float,
@@ -98,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.engines.precision import apply_precision
     from bert_large.finetune.model import trained_labels
     from bert_large.finetune.results import metrics_table, results_table
-    from bert_large.finetune.seed_run import Stopped
+    from bert_large.finetune.seed_run import PREDICTIONS, Stopped
     from bert_large.finetune.seeds import FinetuneRun
     from bert_large.finetune.tokenizer import load_tokenizer
     from bert_large.log import LOGGER, start_logging
@@ -137,7 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
             resume=arguments.resume == "auto",
         )
         if arguments.predict_only:
-            sys.stdout.write(metrics_table(task.name, finetune_run.predict()["metrics"]) + "\n")
+            metrics = finetune_run.predict()["metrics"]
+            LOGGER.info("predictions are in %s", arguments.output_dir / PREDICTIONS)
+            sys.stdout.write(f"{metrics_table(task.name, metrics)}\n" if metrics else "")
             return 0
         try:
             results = finetune_run.run(stop)

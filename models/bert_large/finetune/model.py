@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from bert_large.errors import InputError
 from bert_large.finetune.task import Task
 from bert_large.model.pretrained import check_model_folder, find_config_file
 from bert_large.model.weight_files import HEADS, TASK_HEADS, WeightFiles, as_float32
-from bert_large.storage.atomic import read_json
 from bert_large.storage.output_folder import CONFIG_FILE
 
 
@@ -24,14 +25,9 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
     `trained`: the folder is to have the head too. Raises `InputError` if the folder is not of a model that can have
     this head, if other weights are missing, or if there are weights that the model does not have.
     """
-    try:
+    with _explain_errors(folder):
         config = _read_config(folder, task.model_settings())
         model = task.model_class().from_config(config, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0] or repr(error)
-        raise InputError(
-            f"CHECKPOINT_DIR {folder} cannot be loaded: {reason}; give a model_save folder of BERT or DistilBERT"
-        ) from error
     file = WeightFiles(check_model_folder(folder))
     parameters = dict(model.named_parameters())
     encoder = f"{model.base_model_prefix}."
@@ -52,14 +48,21 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
 
 def trained_labels(folder: Path) -> list[str]:
     """Return the labels of a fine-tuned model, in the order of their ids."""
-    names = read_json(find_config_file(folder)).get("id2label")
+    with _explain_errors(folder):
+        names = _read_config(folder, {}).id2label
+        return [str(names[index]) for index in range(len(names))]
+
+
+@contextlib.contextmanager
+def _explain_errors(folder: Path) -> Iterator[None]:
+    """Raise errors of `transformers` about a folder's configuration as `InputError`."""
     try:
-        return [str(names[str(index)]) for index in range(len(names))]
-    except (TypeError, KeyError):
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0] or repr(error)
         raise InputError(
-            f"CHECKPOINT_DIR {folder} names no labels (id2label in {CONFIG_FILE}); give the model_save of a run of "
-            "finetune"
-        ) from None
+            f"CHECKPOINT_DIR {folder} cannot be loaded: {reason}; give a model_save folder of BERT or DistilBERT"
+        ) from error
 
 
 def _read_config(folder: Path, settings: dict[str, Any]) -> Any:

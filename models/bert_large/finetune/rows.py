@@ -1,7 +1,7 @@
 """Rows of tab-separated and comma-separated files, with the place of each for messages.
 
-This is not the CSV reader of `datasets`, which is pandas': that fills short rows with nothing, and no error of it, nor
-of a label that is found wrong later, can name the row of the file.
+The CSV reader of `datasets` (pandas) is not used: it fills missing fields of short rows, and neither its own errors nor
+those found later in labels can name the row of the file.
 """
 
 from __future__ import annotations

@@ -161,7 +161,7 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
         if path.suffix == ".safetensors":
             file = safe_open(path, framework="pt")
             return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]  # noqa: SIM118
-        # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are no archives and cannot be mapped.
+        # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are not archives and cannot be mapped.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None

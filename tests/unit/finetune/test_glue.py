@@ -42,7 +42,7 @@ def test_each_reader(glue: Path, name: str, labels: list[float], is_pair: bool) 
     task = GLUE_TASKS[name]
     for folder in (glue, glue / task.folder):
         splits = task.load(folder)
-        assert len(splits.train) == 12
+        assert splits.train is not None and len(splits.train) == 12
         first = next(iter(splits.evaluation.values()))
         assert first["label"][:] == labels
         texts = {"first": [f"{FIRST} {number}" for number in range(6)]} | ({"second": [SECOND] * 6} if is_pair else {})
@@ -69,6 +69,7 @@ def test_test_files_may_be_missing(tmp_path: Path) -> None:
 def test_mrpc_as_its_authors_have_it(tmp_path: Path) -> None:
     write_mrpc_original(tmp_path)
     splits = GLUE_TASKS["mrpc"].load(tmp_path)
+    assert splits.train is not None
     assert splits.train["first"][:] == [f"{FIRST} {number}" for number in (0, 2, 3, 5)]
     assert splits.train["label"][:] == [0, 0, 1, 1]
     assert splits.evaluation["validation"]["label"][:] == [1, 0]
@@ -85,6 +86,7 @@ def test_rows_that_qqp_has_cut_short_are_skipped(glue: Path, tmp_path: Path) -> 
     for name in ("train", "dev"):
         write_tsv(tmp_path / f"{name}.tsv", header, rows)
     splits = GLUE_TASKS["qqp"].load(tmp_path)
+    assert splits.train is not None
     assert splits.train["label"][:] == splits.evaluation["validation"]["label"][:] == [1, 0]
 
 
@@ -198,7 +200,7 @@ def test_the_hubs_version_has_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("datasets.load_dataset", load)
     splits = GLUE_TASKS["mnli"].load(None)
-    assert splits.train[1] == {"first": "p", "second": "h", "label": 1, "index": 5}
+    assert splits.train is not None and splits.train[1] == {"first": "p", "second": "h", "label": 1, "index": 5}
     assert set(splits.test) == {"ax", "test_matched", "test_mismatched"}
     assert splits.test["ax"].column_names == ["first", "second", "index"]
 

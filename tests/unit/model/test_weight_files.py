@@ -73,7 +73,8 @@ def in_pytorch_file(folder: Path, old: bool = False) -> None:
 
 def in_shards(folder: Path, suffix: str) -> None:
     weights = load_file(folder / "model.safetensors")
-    stem, weight_map = suffix.partition(".")[0], {}
+    stem = suffix.partition(".")[0]
+    weight_map: dict[str, str] = {}
     for number, names in enumerate((sorted(weights)[:20], sorted(weights)[20:]), start=1):
         name = f"{stem}-{number:05d}-of-00002.{suffix.partition('.')[2]}"
         shard = {key: weights[key] for key in names}
