@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, BertConfig
+import transformers
 
 from bert_large.config.model import ModelConfig
 from bert_large.errors import InputError
@@ -27,7 +27,7 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
     """
     with _explain_errors(folder):
         config = _read_config(folder, task.model_settings())
-        model = task.model_class().from_config(config, dtype=torch.float32)
+        model = getattr(transformers, task.auto_class).from_config(config, dtype=torch.float32)
     file = WeightFiles(check_model_folder(folder))
     parameters = dict(model.named_parameters())
     encoder = f"{model.base_model_prefix}."
@@ -69,5 +69,5 @@ def _read_config(folder: Path, settings: dict[str, Any]) -> Any:
     """Return the configuration of a folder as `transformers` has it, with the settings of the task."""
     path = find_config_file(folder)
     if path.name != CONFIG_FILE:  # Google's file, which AutoConfig does not know
-        return BertConfig(**ModelConfig.from_json(path).to_hugging_face() | settings)
-    return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)
+        return transformers.BertConfig(**ModelConfig.from_json(path).to_hugging_face() | settings)
+    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **settings)

@@ -14,7 +14,7 @@ from bert_large.finetune.conll import OUTSIDE, Sentence, labels_of, read_conll, 
 from bert_large.finetune.data_files import find_files
 from bert_large.finetune.entity_metrics import entity_scores
 from bert_large.finetune.hub import load_from_hub
-from bert_large.finetune.task import Collator, Splits
+from bert_large.finetune.task import Splits
 from bert_large.finetune.word_chunks import make_chunks
 from bert_large.storage.atomic import write_atomically
 
@@ -43,6 +43,8 @@ class NerTask:
     name: str = "ner"
     main_metric: str = "f1"
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    auto_class: str = "AutoModelForTokenClassification"
+    collator_class: str = "DataCollatorForTokenClassification"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, data_dir: Path | None, *, training: bool = True) -> Splits:
@@ -58,12 +60,6 @@ class NerTask:
             raise DataError("the training data has no entity: all its tags are O; expected tags such as B-PER")
         splits = {split: _to_dataset(of_split) for split, of_split in sentences.items()}
         return Splits(train=splits.pop("train", None), evaluation=splits, test={})
-
-    def model_class(self) -> Any:
-        """Return the class of models with one label per token."""
-        from transformers import AutoModelForTokenClassification
-
-        return AutoModelForTokenClassification
 
     def model_settings(self) -> dict[str, Any]:
         """Return the labels' names."""
@@ -93,12 +89,6 @@ class NerTask:
             }
 
         return examples.map(features_of, batched=True, with_indices=True, remove_columns=examples.column_names)
-
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return padding of tokens and labels to the longest sequence of a batch."""
-        from transformers import DataCollatorForTokenClassification
-
-        return DataCollatorForTokenClassification(tokenizer)
 
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
         """Return conlleval's metrics, as percentages."""

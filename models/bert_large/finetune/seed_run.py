@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -88,16 +89,7 @@ class SeedRun:
             raise Stopped
         set_seed(self.seed)  # for the initial weights of the head
         model = load_task_model(self.checkpoint_dir, self.task)
-        trainer = TaskTrainer(
-            task=self.task,
-            watched=self.data.watched,
-            model=model,
-            args=self._arguments(),
-            train_dataset=self.data.train,
-            eval_dataset=self.data.watched.features,
-            data_collator=self.task.collator(self.tokenizer),
-            processing_class=self.tokenizer,
-        )
+        trainer = TaskTrainer(self.task, self.data, self.tokenizer, model, self._arguments())
         timer = Timer()
         for callback in (timer, _KeepBest(self), Log(self.seed), Stop(stop)):
             trainer.add_callback(callback)
@@ -212,15 +204,25 @@ def predict_splits(trainer: Trainer, task: Task, data: EncodedSplits, folder: Pa
 class TaskTrainer(Trainer):
     """The Trainer with metrics from examples and predictions; its own metrics see labels only."""
 
-    def __init__(self, *, task: Task, watched: Encoded | None, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._task, self._watched = task, watched
+    def __init__(
+        self, task: Task, data: EncodedSplits, tokenizer: PreTrainedTokenizerFast, model: Any, args: TrainingArguments
+    ) -> None:
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=data.train,
+            # Without training, splits with labels are optional, and this one is not used.
+            eval_dataset=data.watched.features if data.train is not None else None,
+            data_collator=getattr(transformers, task.collator_class)(tokenizer),
+            processing_class=tokenizer,
+        )
+        self._task, self._data = task, data
         self.remove_callback(PrinterCallback)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
-        assert self._watched is not None
-        outcome = self.predict(self._watched.features, metric_key_prefix="eval")
-        values = self._task.compute_metrics(self._watched.examples, self._watched.features, outcome.predictions)
+        watched = self._data.watched
+        outcome = self.predict(watched.features, metric_key_prefix="eval")
+        values = self._task.compute_metrics(watched.examples, watched.features, outcome.predictions)
         metrics = {f"eval_{name}": value for name, value in values.items()}
         metrics |= {name: value for name, value in (outcome.metrics or {}).items() if name == "eval_loss"}
         self.log(metrics)

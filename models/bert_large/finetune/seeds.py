@@ -79,14 +79,9 @@ class FinetuneRun:
             raise InputError(f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder for predictions")
         splits = self.task.load(self.data_dir, training=False)
         data = self._encode(self._limited(dataclasses.replace(splits, train=None)))
-        trainer = TaskTrainer(
-            task=self.task,
-            watched=None,
-            model=load_task_model(self.checkpoint_dir, self.task, trained=True),
-            args=trainer_arguments(self.settings, self.output_dir / CHECKPOINTS),
-            data_collator=self.task.collator(self.tokenizer),
-            processing_class=self.tokenizer,
-        )
+        model = load_task_model(self.checkpoint_dir, self.task, trained=True)
+        arguments = trainer_arguments(self.settings, self.output_dir / CHECKPOINTS)
+        trainer = TaskTrainer(self.task, data, self.tokenizer, model, arguments)
         with explain_write_errors(self.output_dir):
             metrics = predict_splits(trainer, self.task, data, self.output_dir / PREDICTIONS)
         results = {"task": self.task.name, "metrics": metrics}

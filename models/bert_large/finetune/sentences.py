@@ -15,7 +15,7 @@ from bert_large.finetune.data_files import find_files, list_folder
 from bert_large.finetune.hub import load_from_hub
 from bert_large.finetune.metrics import accuracy
 from bert_large.finetune.rows import Row, read_rows
-from bert_large.finetune.task import Collator, Splits
+from bert_large.finetune.task import Splits
 from bert_large.storage.atomic import write_atomically
 
 if TYPE_CHECKING:
@@ -74,6 +74,8 @@ class SentenceTask:
     read: Callable[[SentenceTask, Path, tuple[SentenceFile, ...]], dict[str, Columns]] | None = None
     """Reader of a task that has other files too; None: `read_splits`."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    auto_class: str = "AutoModelForSequenceClassification"
+    collator_class: str = "DataCollatorWithPadding"
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self, data_dir: Path | None, *, training: bool = True) -> Splits:
@@ -136,12 +138,6 @@ class SentenceTask:
             raise row.error(f"{column} {text!r}", f"a number from 0 to {_HIGHEST_SCORE:g}")
         return score
 
-    def model_class(self) -> Any:
-        """Return the class of sentence classifiers, which also does regression."""
-        from transformers import AutoModelForSequenceClassification
-
-        return AutoModelForSequenceClassification
-
     def model_settings(self) -> dict[str, Any]:
         """Return the names of the labels, or the settings of a regression."""
         if not self.labels:
@@ -165,12 +161,6 @@ class SentenceTask:
             return encoded | ({"labels": batch[LABEL]} if LABEL in batch else {})
 
         return examples.map(features_of, batched=True, remove_columns=examples.column_names)
-
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return padding to the longest sequence of a batch."""
-        from transformers import DataCollatorWithPadding
-
-        return DataCollatorWithPadding(tokenizer)
 
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
         """Return the metrics of the task, as fractions."""

@@ -19,7 +19,7 @@ from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
 from bert_large.finetune.squad_examples import Question, from_rows, locate_answers, read_squad
 from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
 from bert_large.finetune.squad_windows import make_windows, require_room
-from bert_large.finetune.task import Collator, Splits
+from bert_large.finetune.task import Splits
 from bert_large.storage.atomic import write_json
 
 if TYPE_CHECKING:
@@ -86,6 +86,8 @@ class SquadTask:
     """The version in the names of its files: train-v1.1.json, dev-v1.1.json."""
     squad: SquadOptions
     main_metric: str = "f1"
+    auto_class: str = "AutoModelForQuestionAnswering"
+    collator_class: str = "DataCollatorWithPadding"
 
     @property
     def defaults(self) -> Mapping[str, Any]:
@@ -120,12 +122,6 @@ class SquadTask:
         train = _to_dataset(locate_answers(sources["train"], questions["train"])) if training else None
         return Splits(train=train, evaluation={"validation": _to_dataset(questions["validation"])}, test={})
 
-    def model_class(self) -> Any:
-        """Return the class of models with a start logit and an end logit per token."""
-        from transformers import AutoModelForQuestionAnswering
-
-        return AutoModelForQuestionAnswering
-
     def model_settings(self) -> dict[str, Any]:
         """Return nothing: the head is the same for all data."""
         return {}
@@ -159,12 +155,6 @@ class SquadTask:
             return features
 
         return examples.map(features_of, batched=True, with_indices=True, remove_columns=examples.column_names)
-
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return padding to the longest sequence of a batch."""
-        from transformers import DataCollatorWithPadding
-
-        return DataCollatorWithPadding(tokenizer)
 
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
         """Return the metrics of the official evaluation script, as percentages."""

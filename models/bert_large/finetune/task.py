@@ -7,17 +7,14 @@ members of `Task` and an entry in `registry.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from transformers import PreTrainedTokenizerFast
-
-Collator = Callable[[list[dict[str, Any]]], "dict[str, torch.Tensor]"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +48,14 @@ class Task(Protocol):
     def options(self) -> Mapping[str, Any]:
         """The task's own options, as JSON values: a run can only be continued with the same ones."""
 
+    @property
+    def auto_class(self) -> str:
+        """The Auto class of transformers with the task's head, such as AutoModelForSequenceClassification."""
+
+    @property
+    def collator_class(self) -> str:
+        """The class of transformers that pads batches of features, such as DataCollatorWithPadding."""
+
     def load(self, data_dir: Path | None, *, training: bool = True) -> Splits:
         """Read all splits from a folder, or by name through `datasets` if it is None.
 
@@ -58,9 +63,6 @@ class Task(Protocol):
         `DataError` for a file, column or label that breaks the task's format, with file, line, what was found and what
         was expected.
         """
-
-    def model_class(self) -> Any:
-        """Return the Auto class of transformers with the task's head, such as AutoModelForSequenceClassification."""
 
     def model_settings(self) -> dict[str, Any]:
         """Return the task's settings in the model's configuration, such as `num_labels` and `id2label`."""
@@ -74,9 +76,6 @@ class Task(Protocol):
         `compute_metrics` and `write_predictions`; the collator never sees them. Features for `training` have labels;
         features for predictions may have them, and the loss is then logged too.
         """
-
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return the function that makes a padded batch of rows, such as transformers' `DataCollatorWithPadding`."""
 
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
         """Return finite metrics, `main_metric` among them.

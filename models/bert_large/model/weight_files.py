@@ -93,12 +93,14 @@ class WeightFiles:
         missing, each as a whole; a tensor with a prefix in `other_shapes` is left out if its shape differs.
         """
         missing = sorted(shapes.keys() - self._tensors.keys())
+        without_heads = [name for name in missing if not self._lacks_whole_head(name)]
         if heads_may_lack:
-            missing = [name for name in missing if not self._lacks_whole_head(name)]
+            missing = without_heads
         if missing:
+            advice = "" if without_heads else ". It is an encoder: only pretraining starts from it, with new heads"
             raise InputError(
                 f"{self.path} lacks {len(missing)} tensors, {missing[0]} among them; expected the weights of the model "
-                "that its configuration describes"
+                f"that its configuration describes{advice}"
             )
         tensors = {name: self._tensors[name]() for name in shapes if name in self._tensors}
         for name, tensor in list(tensors.items()):
