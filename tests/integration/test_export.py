@@ -1,4 +1,4 @@
-"""`bert-large export`: the files against our model and Hugging Face's, and what is refused."""
+"""`bert-large export`: the files against our model and Hugging Face's, and refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WORDS = [*SPECIAL_TOKENS, "the", "cat", "sat", "##s", "."]
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny model with a vocabulary, all of whose parameters can be told apart."""
+    """A tiny model with a vocabulary, whose parameters all differ."""
     root, model = tmp_path_factory.mktemp("export"), tiny_model()
     randomize(model)
     (root / "vocab.txt").write_text("".join(f"{token}\n" for token in WORDS))
@@ -62,12 +62,14 @@ def assert_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph:
 
     assert sorted(path.name for path in onnx_folder.iterdir()) == ["encoder.onnx", "pretraining.onnx"]
     path = str(onnx_folder / f"{graph}.onnx")
-    assert {its.domain: its.version for its in onnx.load(path).opset_import}[""] == 20
+    assert {opset.domain: opset.version for opset in onnx.load(path).opset_import}[""] == 20
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     model = BertForPreTraining(ModelConfig.from_json(model_folder / "config.json"), EagerEngine())
     pretrained.load_model(model_folder, model)
     inputs = model.config.traits.inputs
-    assert [(its.name, its.shape) for its in session.get_inputs()] == [(name, ["batch", "sequence"]) for name in inputs]
+    assert [(item.name, item.shape) for item in session.get_inputs()] == [
+        (name, ["batch", "sequence"]) for name in inputs
+    ]
     batch = sample_batch(VOCAB_SIZE, 512)
     assert batch.cu_seqlens.diff().tolist() == [7, 1, 512, 257]
     found = run_session(session, batch)
@@ -101,7 +103,7 @@ def test_onnx_equals_both_models(model_folder: Path, onnx_folder: Path, graph: s
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("onnx_folder")  # for what it needs
+@pytest.mark.usefixtures("onnx_folder")  # skips without the extra
 @pytest.mark.parametrize("changes", [MASKED_LM_ONLY, DISTILBERT], ids=["BERT", "DistilBERT"])
 def test_onnx_without_next_sentences(changes: dict[str, Any], tmp_path: Path) -> None:
     model = tiny_model(**changes)
@@ -116,18 +118,18 @@ def test_onnx_without_next_sentences(changes: dict[str, Any], tmp_path: Path) ->
 def test_a_wrong_graph_is_not_kept(
     model_folder: Path, onnx_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And the file that was there stays."""
+    """The file that was there stays."""
     from bert_large.export import onnx_graph
 
     before = (onnx_folder / "encoder.onnx").read_bytes()
 
-    def spoiled(*arguments: Any) -> dict[str, torch.Tensor]:
+    def changed(*arguments: Any) -> dict[str, torch.Tensor]:
         return {name: values + 0.1 for name, values in ragged_outputs(*arguments).items()}
 
     ragged_outputs = onnx_graph.ragged_outputs
-    monkeypatch.setattr(onnx_graph, "ragged_outputs", spoiled)
+    monkeypatch.setattr(onnx_graph, "ragged_outputs", changed)
     assert export(model_folder, onnx_folder, "onnx", model="encoder", overwrite=True) == 1
-    assert "last_hidden_state of the ONNX graph is" in capsys.readouterr().err
+    assert "last_hidden_state" in capsys.readouterr().err
     assert (onnx_folder / "encoder.onnx").read_bytes() == before
     assert sorted(path.name for path in onnx_folder.iterdir()) == ["encoder.onnx", "pretraining.onnx"]
 
@@ -135,11 +137,11 @@ def test_a_wrong_graph_is_not_kept(
 @pytest.mark.parametrize(
     ("way", "more", "expected"),
     [
-        ("onnx", {"opset": 17}, "--opset is 17, expected 18 to 24"),
-        ("onnx", {"vocab_file": "v"}, "--vocab-file cannot be given with --format onnx"),
-        ("hugging-face", {"opset": 20, "model": "both"}, "--model, --opset cannot be given with --format hugging-face"),
-        ("hugging-face", {"vocab_file": "missing.txt"}, "--vocab-file missing.txt: No such file"),
-        ("hugging-face", {"run_dir": "/"}, "--run-dir / is no run's folder: it has no run.json"),
+        ("onnx", {"opset": 17}, "--opset is 17"),
+        ("onnx", {"vocab_file": "v"}, "--vocab-file"),
+        ("hugging-face", {"opset": 20, "model": "both"}, "--model, --opset"),
+        ("hugging-face", {"vocab_file": "missing.txt"}, "--vocab-file missing.txt"),
+        ("hugging-face", {"run_dir": "/"}, "--run-dir /"),
     ],
 )
 def test_refused(
@@ -153,13 +155,13 @@ def test_refused(
 def test_a_folder_in_use(model_folder: Path, tmp_path: Path, capsys: Any) -> None:
     (tmp_path / "README.md").write_text("mine")
     assert export(model_folder, tmp_path, "hugging-face") == 2
-    assert "is not empty: it holds README.md" in capsys.readouterr().err
+    assert "README.md" in capsys.readouterr().err
     assert export(model_folder, tmp_path, "hugging-face", overwrite=True) == 0
     assert (tmp_path / "README.md").read_text().startswith("---\nlibrary_name: transformers\n")
 
 
 def test_after_a_kill(model_folder: Path, tmp_path: Path) -> None:
-    """What an export that was killed left half-written is no reason to refuse the folder, and goes."""
+    """Half-written files of a killed export are removed and do not make the folder one in use."""
     (tmp_path / ".encoder.onnx.7.partial").write_bytes(b"half")
     (tmp_path / ".partial-output").mkdir()
     assert export(model_folder, tmp_path, "hugging-face") == 0
@@ -167,7 +169,7 @@ def test_after_a_kill(model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_hugging_face_folder(model_folder: Path, tmp_path: Path) -> None:
-    """The same model; checksums of all but the card, which is there to be edited; no word of an unknown run."""
+    """The same model, with checksums of all files but the card, which users edit; an unknown run is not described."""
     assert export(model_folder, tmp_path / "out", "hugging-face") == 0
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == [
@@ -184,7 +186,7 @@ def test_hugging_face_folder(model_folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_auto_tokenizer(model_folder: Path, tmp_path: Path) -> None:
-    """Takes the folder's rules, where its own would give other ids."""
+    """It uses the rules of the folder, where its own would give other ids."""
     transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers")
     assert export(model_folder, tmp_path / "out", "hugging-face") == 0
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
@@ -198,7 +200,7 @@ def test_auto_tokenizer(model_folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_card_of_a_run(task: Task, finished: Path, tmp_path: Path, capsys: Any) -> None:
-    """Its figures are those of the run's files."""
+    """Its values are those of the run's files."""
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in WORDS))
     assert export(finished / "model_save", tmp_path / "out", "hugging-face", vocab_file=tmp_path / "vocab.txt") == 0
     card = (tmp_path / "out" / "README.md").read_text()
@@ -221,7 +223,7 @@ def test_the_card_of_a_run(task: Task, finished: Path, tmp_path: Path, capsys: A
     (other / "run.json").write_text(json.dumps({"model": {"hidden_size": 8}}))
     more = {"vocab_file": tmp_path / "vocab.txt", "run_dir": other}
     assert export(finished / "model_save", tmp_path / "out2", "hugging-face", **more) == 2
-    assert "is the run of another model" in capsys.readouterr().err
+    assert str(other) in capsys.readouterr().err
     (other / "run.json").write_text("[")
     assert export(finished / "model_save", tmp_path / "out2", "hugging-face", **more) == 2
-    assert f"--run-dir: {other / 'run.json'} is damaged: it is no JSON: Expecting value" in capsys.readouterr().err
+    assert str(other / "run.json") in capsys.readouterr().err

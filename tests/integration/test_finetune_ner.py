@@ -28,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_ner_learns_its_sentences(model: Path, tmp_path: Path) -> None:
-    """In IOB1, of three columns; a sentence is longer than the model's window."""
+    """With tags in IOB1, three columns, and a sentence that is longer than the sequence length."""
     data = tmp_path / "data"
     data.mkdir()
     (data / "eng.train").write_text("-DOCSTART- -X- O\n\n" + f"{SENTENCES}\n" * 80)
@@ -50,10 +50,10 @@ def test_ner_learns_its_sentences(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"train.txt": SENTENCES}, "has no dev.txt or dev.conll or valid.txt"),
-        ({"train.txt": SENTENCES, "dev.txt": SENTENCES, "valid.txt": SENTENCES}, "has dev.txt and valid.txt, of which"),
-        ({"train.txt": "a O\n", "dev.txt": SENTENCES}, "has no entity"),
-        ({"train.txt": SENTENCES, "dev.txt": "a O\nb\n"}, "dev.txt: line 2: 'b' has 1 columns"),
+        ({"train.txt": SENTENCES}, "dev.txt or dev.conll or valid.txt"),
+        ({"train.txt": SENTENCES, "dev.txt": SENTENCES, "valid.txt": SENTENCES}, "dev.txt and valid.txt"),
+        ({"train.txt": "a O\n", "dev.txt": SENTENCES}, "B-PER"),
+        ({"train.txt": SENTENCES, "dev.txt": "a O\nb\n"}, "dev.txt: line 2"),
     ],
 )
 def test_wrong_data(

@@ -1,4 +1,4 @@
-"""`bert-large finetune --task squad` and `squad2`, from official files to the files that their scripts evaluate."""
+"""`bert-large finetune --task squad` and `squad2`, from official files to the input of their evaluation scripts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def paragraph(context: str, copy: int, answerable_only: bool) -> dict[str, Any]:
 
 
 def write_data(folder: Path, version: str) -> Path:
-    """Write both files: the same questions to evaluate as to train, but those in many copies."""
+    """Write both files, with the same questions; those for training are in many copies."""
     folder.mkdir()
     for name, copies in (("train", COPIES), ("dev", 1)):
         paragraphs = [paragraph(context, copy, version == "1.1") for copy in range(copies) for context in CONTEXTS]
@@ -61,7 +61,8 @@ def test_squad_learns_its_questions(model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out/predictions/null_odds.json").exists()
 
 
-def test_squad2_learns_what_has_no_answer(model: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_squad2_learns_which_questions_have_no_answer(model: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", "2.0")
     metrics = finetuned(tmp_path / "out", task="squad2", data_dir=data, checkpoint_dir=model, **SETTINGS)
     found = metrics["validation"]
@@ -78,11 +79,11 @@ def test_squad2_learns_what_has_no_answer(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "settings", "message"),
     [
-        ("squad", {"null_score_diff_threshold": 1}, "--null-score-diff-threshold cannot be given with --task squad"),
-        ("squad", {"doc_stride": 0}, "doc_stride is 0, expected > 0"),
-        ("squad2", {"null_score_diff_threshold": "nan"}, "null_score_diff_threshold is nan, expected a finite number"),
-        ("squad", {"max_seq_length": 64}, "--max-seq-length is 64, expected over 67"),
-        ("squad2", {}, "has no train-v2.0.json; found dev-v1.1.json, train-v1.1.json"),
+        ("squad", {"null_score_diff_threshold": 1}, "--null-score-diff-threshold"),
+        ("squad", {"doc_stride": 0}, "doc_stride is 0"),
+        ("squad2", {"null_score_diff_threshold": "nan"}, "null_score_diff_threshold is nan"),
+        ("squad", {"max_seq_length": 64}, "--max-seq-length is 64"),
+        ("squad2", {}, "train-v2.0.json"),
     ],
 )
 def test_wrong_options(

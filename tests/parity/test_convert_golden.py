@@ -1,4 +1,4 @@
-"""MLCommons' own checkpoints, converted: equal to the last bit, and a run goes on from their moments."""
+"""MLCommons' own checkpoints, converted: equal to the last bit, and a run resumes with their moments."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(
     not (GOLDEN.is_dir() and SHARD.is_file()), reason=f"needs MLCommons' golden run in {GOLDEN}"
 )
 CONFIG_FILE = GOLDEN / "bert_config.json"
-# The golden run's own; test_golden.py has the run from its start.
+# Of the golden run, which test_golden.py repeats from its start.
 RECIPE = Recipe(learning_rate=0.03, total_steps=40, warmup_steps=5)
 BATCH_SIZE = 16
 
@@ -30,7 +30,7 @@ def step(request: pytest.FixtureRequest) -> int:
 
 @pytest.fixture(scope="module")
 def converted(step: int, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The checkpoint of a step as a model folder with moments, by the real command."""
+    """The checkpoint of a step as a model folder with moments, made by the command."""
     folder = tmp_path_factory.mktemp("converted") / "model"
     given = options(tf_checkpoint=GOLDEN / f"model.ckpt-{step}", config_file=CONFIG_FILE, output_dir=folder)
     assert run_here("convert", *given, "--moments") == 0
@@ -72,7 +72,7 @@ def test_moments(converted: Path, step: int) -> None:
 
 
 def test_there_and_back(converted: Path, step: int, tmp_path: Path) -> None:
-    """TensorFlow reads the weights and the step as it wrote them; slots are left out."""
+    """TensorFlow reads the same weights and step; slots are not written."""
     import tensorflow as tf
 
     given = options(to_tf=tmp_path / "model.ckpt", checkpoint_dir=converted, global_step=step)
@@ -104,10 +104,10 @@ def pretrain(output_dir: Path, max_steps: int, **more: Any) -> Path:
 
 
 @pytest.mark.slow
-def test_a_run_goes_on(converted: Path, step: int, tmp_path: Path) -> None:
-    """Two steps more, against the second reference with TensorFlow's slots as its moments.
+def test_a_run_resumes(converted: Path, step: int, tmp_path: Path) -> None:
+    """Two more steps, against the second reference with TensorFlow's slots as its moments.
 
-    Without the moments the reference ends elsewhere, by ten tolerances and more in every parameter.
+    Without the moments, every parameter of the reference differs by more than ten tolerances.
     """
     checkpoint = converted / "checkpoints" / f"step-{step:08d}"
     out = pretrain(tmp_path / "out", step + 2, resume=checkpoint)
@@ -122,8 +122,8 @@ def test_a_run_goes_on(converted: Path, step: int, tmp_path: Path) -> None:
 
     rows = step_rows(out)
     assert [(row["step"], row["samples"]) for row in rows] == [(step + n, BATCH_SIZE * (step + n)) for n in (1, 2)]
-    for figure in ("masked_lm_loss", "next_sentence_loss", "gradient_norm", "learning_rate"):
-        assert [row[figure] for row in rows] == pytest.approx([row[figure] for row in expected_rows], rel=4e-6), figure
+    for metric in ("masked_lm_loss", "next_sentence_loss", "gradient_norm", "learning_rate"):
+        assert [row[metric] for row in rows] == pytest.approx([row[metric] for row in expected_rows], rel=4e-6), metric
     found = load_file(out / "model_save" / "model.safetensors")
     for name, expected in reference.weights.items():
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-5, err_msg=name)
@@ -138,7 +138,7 @@ def test_a_run_goes_on(converted: Path, step: int, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_starting_from_moments_of_zero(tmp_path: Path) -> None:
-    """At step 0, where all moments are 0, resuming is starting: the same bits."""
+    """At step 0, where all moments are 0, resuming and starting give the same bits."""
     model = tmp_path / "model"
     given = options(tf_checkpoint=GOLDEN / "model.ckpt-0", config_file=CONFIG_FILE, output_dir=model, moments=True)
     assert run_here("convert", *given) == 0

@@ -1,4 +1,4 @@
-"""Something to fine-tune: a tiny model folder with a vocabulary. And how a task is learned with it."""
+"""A tiny model folder with a vocabulary to fine-tune, and a fine-tuning run with one seed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,9 @@ WORDS = ("good", "bad", "the", "film", "was", "very", "no", "never")
 
 
 def write_model(folder: Path, *, keep_vocab: bool = True, seed: int = 0, **changes: Any) -> Path:
-    """Write a model_save folder: two layers of 32, word pieces of single letters and a few words; return it.
+    """Write and return a model_save folder: two layers of 32, word pieces of single letters and a few words.
 
-    `changes` are those of `tiny_config`.
-
-    Without `keep_vocab` the vocabulary lies beside the folder alone, as `vocab.txt`.
+    `changes` are those of `tiny_config`. The vocabulary is also beside the folder, and without `keep_vocab` only there.
     """
     tokens = [*SPECIAL_TOKENS, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS), *'0123456789,"é']
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -33,12 +31,12 @@ def write_model(folder: Path, *, keep_vocab: bool = True, seed: int = 0, **chang
 
 
 def write_quick_model(folder: Path) -> Path:
-    """Write a model that learns from few steps: its weights are large, and it has no dropout."""
+    """Write a model that learns in few steps, with large weights and no dropout."""
     return write_model(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.2)
 
 
 def finetuned(output_dir: Path, **values: Any) -> dict[str, dict[str, float]]:
-    """Run `bert-large finetune` with one seed and return the figures of each split."""
+    """Run `bert-large finetune` with one seed and return the metrics of each split."""
     assert run_here("finetune", *options(output_dir=output_dir, **values)) == 0
     (seed,) = json.loads((output_dir / "results.json").read_text())["seeds"]
     return seed["metrics"]

@@ -1,16 +1,16 @@
-"""GLUE's nine tasks in miniature, in the official files' layout, columns and quirks."""
+"""GLUE's nine tasks in miniature, with the layout, columns and irregularities of the official files."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-# Quotes that nothing closes, a comma, letters beyond ASCII: all of it text.
+# Unclosed quotes, a comma and letters beyond ASCII, all of which are text.
 FIRST, SECOND = 'he said "no, never', "a café isn't"
 
 
 def write_tsv(path: Path, header: Sequence[str] | None, rows: Sequence[Sequence[object]], start: str = "") -> Path:
-    """Write a tab-separated file without any quoting; `start` comes before all else."""
+    """Write a tab-separated file without any quoting; `start` is written first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = ["\t".join(map(str, row)) for row in ([header] if header else []) + list(rows)]
     path.write_bytes((start + "\n".join(lines) + "\n").encode())
@@ -44,7 +44,7 @@ def write_pairs(
     test_before: Sequence[str] = ("index",),
     suffixes: Sequence[str] = ("",),
 ) -> None:
-    """Write a task of pairs: `before` are the columns left of the texts, the label is the last one."""
+    """Write a task of pairs: `before` has the columns left of the texts; the label is the last column."""
     files = [("train", 12), *((f"dev{suffix}", 6) for suffix in suffixes)]
     for split, count in files:
         rows = [
@@ -61,7 +61,7 @@ MRPC_HEADER = ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String")
 
 
 def write_mrpc_original(folder: Path) -> None:
-    """Write MRPC as its authors have it, with a byte order mark, and GLUE's list of validation pairs."""
+    """Write MRPC in its authors' form, with a byte order mark, and GLUE's list of validation pairs."""
     rows = [(number % 2, 100 + number, 200 + number, f"{FIRST} {number}", SECOND) for number in range(6)]
     mark = "\N{ZERO WIDTH NO-BREAK SPACE}"
     write_tsv(folder / "msr_paraphrase_train.txt", MRPC_HEADER, rows, start=mark)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bert_large.bench.tolerance import Outcome, compute_gradients
+from bert_large.config.hugging_face import IGNORED_LABEL
 from bert_large.config.model import ModelConfig
 from bert_large.data.record import Record
 from bert_large.engines.ipex import find_fault, load_ipex
@@ -24,8 +25,6 @@ FORMS = {
     COMPILED: "under torch.compile",
     IPEX: "under ipex.optimize",
 }
-IGNORED_LABEL = -100
-"""Label of tokens that their loss ignores."""
 
 
 def check_forms(names: Sequence[str]) -> None:

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+IGNORED_LABEL = -100
+"""The label of a token that the losses of `transformers` and PyTorch's cross-entropy skip."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:

@@ -10,13 +10,14 @@ from bert_large.config.options import check_options
 from bert_large.config.presets import read_configuration
 from bert_large.errors import InputError
 
-# The options that each way needs, and all that it has; those of the other way are refused.
+# The options that each direction needs, and all that it has; those of the other direction are refused.
+_NAMED = 5
 _FROM_TF_NEEDS, _TO_TF_NEEDS = ("config_file", "output_dir"), ("checkpoint_dir",)
 _FROM_TF, _TO_TF = (*_FROM_TF_NEEDS, "moments", "gelu"), (*_TO_TF_NEEDS, "global_step")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of both ways."""
+    """Add the options of both directions."""
     way = parser.add_mutually_exclusive_group(required=True)
     way.add_argument("--tf-checkpoint", type=Path, metavar="PREFIX", help="checkpoint to read, without .index")
     way.add_argument("--to-tf", type=Path, metavar="PREFIX", help="checkpoint to write, without .index")
@@ -29,29 +30,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="also write checkpoints/step-… with the optimizer's moments, for `pretrain --resume`",
     )
-    read.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: as the configuration says)")
+    read.add_argument("--gelu", choices=sorted(ACTIVATIONS), help="form of GELU (default: that of the configuration)")
     write = parser.add_argument_group("with --to-tf")
     write.add_argument("--checkpoint-dir", type=Path, help="model folder to read")
-    write.add_argument("--global-step", type=int, help="step to note in the checkpoint (default 0)")
+    write.add_argument("--global-step", type=int, help="step of the checkpoint (default 0)")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier conversion wrote")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Convert, and say what was written."""
+    """Convert, and print what was written and what was ignored."""
     from bert_large.convert.from_tensorflow import from_tensorflow, to_tensorflow  # imports torch
 
     if arguments.tf_checkpoint is not None:
         check_options(arguments, "--tf-checkpoint", _FROM_TF_NEEDS, _TO_TF)
-        parameters, resumable = from_tensorflow(
+        converted = from_tensorflow(
             arguments.tf_checkpoint,
             read_configuration(arguments.config_file, arguments.gelu),
             arguments.output_dir,
             moments=bool(arguments.moments),
             overwrite=arguments.overwrite,
         )
-        print(f"wrote {parameters} parameters to {arguments.output_dir}")
-        if resumable is not None:
-            print(f"continue with: bert-large pretrain --resume {resumable}")
+        print(f"wrote {converted.parameters} parameters to {arguments.output_dir}")
+        if converted.ignored:
+            names, count = ", ".join(converted.ignored[:_NAMED]), len(converted.ignored)
+            more = f" and {count - _NAMED} others" if count > _NAMED else ""
+            print(f"ignored {count} variables that are not weights: {names}{more}")
+        if not converted.has_heads:
+            print("the checkpoint is of an encoder: pretraining from it starts with new heads")
+        if converted.resumable is not None:
+            print(f"continue with: bert-large pretrain --resume {converted.resumable}")
         return 0
     check_options(arguments, "--to-tf", _TO_TF_NEEDS, _FROM_TF)
     step = arguments.global_step or 0

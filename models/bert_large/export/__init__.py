@@ -1,1 +1,1 @@
-"""A trained model in the forms that others load: ONNX, and a Hugging Face folder with tokenizer and card."""
+"""Export of a trained model: ONNX graphs, and a Hugging Face folder with tokenizer and model card."""

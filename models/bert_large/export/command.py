@@ -19,7 +19,7 @@ GRAPHS = ("encoder", "pretraining")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both formats."""
     parser.add_argument("--checkpoint-dir", type=Path, required=True, help="model_save folder")
-    parser.add_argument("--format", choices=("onnx", "hugging-face"), required=True, help="what to make")
+    parser.add_argument("--format", choices=("onnx", "hugging-face"), required=True, help="format to write")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
     onnx = parser.add_argument_group("with --format onnx")
@@ -37,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--do-lower-case",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="as `prepare` was given (default: as the vocabulary, or tokenizer_config.json beside it, says)",
+        help="as for `prepare` (default: from tokenizer_config.json beside the vocabulary, or from its words)",
     )
-    folder.add_argument("--run-dir", type=Path, help="the run's folder (default: the one the model folder lies in)")
+    folder.add_argument("--run-dir", type=Path, help="the run's folder (default: the parent of the model folder)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Export, and say what was written."""
-    from bert_large.storage.output_folder import require_free  # imports torch, which `--help` need not wait for
+    """Export, and print what was written."""
+    from bert_large.storage.output_folder import require_free  # imports torch, which `--help` does not need
 
     way = f"--format {arguments.format}"
     check_options(arguments, way, (), _HUGGING_FACE if arguments.format == "onnx" else _ONNX)

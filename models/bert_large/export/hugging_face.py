@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from bert_large.errors import InputError
@@ -12,7 +11,7 @@ from bert_large.model import pretrained
 from bert_large.model.bert import skeleton
 from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
 from bert_large.prepare.vocab import read_vocab
-from bert_large.storage.atomic import write_atomically
+from bert_large.storage.atomic import write_atomically, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.storage.output_folder import partial_folder, publish_model
 from bert_large.train.datasets import resolve_model_config, resolve_vocab
@@ -27,9 +26,9 @@ def export_folder(
     do_lower_case: bool | None,
     run_dir: Path | None,
 ) -> None:
-    """Write the folder; all of it is made, and the weights checked, before the first file takes its place.
+    """Write the folder; everything is made, and the weights are checked, before the first file is moved into place.
 
-    `do_lower_case` None: as the vocabulary says. `run_dir` None: the folder that `checkpoint_dir` lies in, if it is a
+    `do_lower_case` None: as the vocabulary says. `run_dir` None: the folder that contains `checkpoint_dir`, if it is a
     run's.
     """
     config = resolve_model_config(None, str(checkpoint_dir), None)
@@ -52,7 +51,7 @@ def export_folder(
     )
     pretrained.load_model(checkpoint_dir, model)
     settings = {
-        # Not BertTokenizer, which would put rules of its own in the place of tokenizer.json's.
+        # Not BertTokenizer, which would replace the rules of tokenizer.json by its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
         **tokenizer_settings(
             **letters,
@@ -63,9 +62,9 @@ def export_folder(
     with partial_folder(output_dir) as partial:
         pretrained.save_model(partial, model, config, vocab_path, **letters)
         _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, **letters).to_str(pretty=True))
-        _write_text(partial / TOKENIZER_CONFIG_FILE, json.dumps(settings, indent=2) + "\n")
+        write_json(partial / TOKENIZER_CONFIG_FILE, settings)
         write_checksums(partial)
-        _write_text(partial / "README.md", card)  # without a checksum: it is there to be edited
+        _write_text(partial / "README.md", card)  # without a checksum, as users edit it
         publish_model(partial, output_dir)
 
 

@@ -1,13 +1,12 @@
 """ONNX graphs of the encoder and of the pretraining model, in the usual padded form.
 
-The graph is that of `transformers`' model with our weights; before a file is kept, onnxruntime runs it and its outputs
-are compared with our model's, which knows no padding.
+The graph is that of the model in `transformers` with our weights. Before a file is kept, onnxruntime runs it, and its
+outputs are compared with those of our model, which has no padding.
 """
 
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -24,19 +23,20 @@ from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
 from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError, UserError
+from bert_large.extras import missing_extra
 from bert_large.model.bert import BertForPreTraining
-from bert_large.model.pretrained import load_model
+from bert_large.model.pretrained import load_model, weights_of
 from bert_large.storage.atomic import describe_bytes, replace_atomically
 from bert_large.storage.output_folder import make_folder
 from bert_large.train.datasets import resolve_model_config
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, relative to an output's largest value; about 2e-6 was seen."""
-_FILE_LIMIT_BYTES = 2**31  # protobuf's
+"""Largest difference allowed, relative to the largest value of an output; about 2e-6 was measured."""
+_FILE_LIMIT_BYTES = 2**31  # of protobuf
 
 
 class _PaddedGraph(nn.Module):
-    """A model of `transformers` that takes its inputs by place and gives the outputs named.
+    """A model of `transformers` with positional inputs and the outputs that are named.
 
     Inputs are int64 [batch, sequence] each; the attention mask is 1 at tokens and 0 at padding.
     """
@@ -52,9 +52,9 @@ class _PaddedGraph(nn.Module):
 
 
 def outputs_of(graph: str, architecture: Architecture) -> tuple[str, ...]:
-    """Return what a graph gives, float32: a row for each token, and one for each sequence where a head needs that.
+    """Return the names of a graph's outputs in `transformers`.
 
-    The names are those of `transformers`.
+    They are float32: one row per token and, for models with a next-sentence head, one row per sequence.
     """
     tokens, sequences = {
         "encoder": ("last_hidden_state", "pooler_output"),
@@ -66,16 +66,16 @@ def outputs_of(graph: str, architecture: Architecture) -> tuple[str, ...]:
 def export_onnx(
     checkpoint_dir: Path, output_dir: Path, graphs: Sequence[str], opset: int
 ) -> Iterator[tuple[Path, float]]:
-    """Write `GRAPH.onnx` for each of `graphs`; yield its path and the largest difference found from our model.
+    """Write `GRAPH.onnx` for each of `graphs`; yield its path and the largest difference from our model.
 
-    Raises `InputError` when a library is missing or the model is beyond the format, `UserError` when a file does not
-    give our model's outputs; the file is not kept then.
+    Raises `InputError` if a library is missing or the model is too large for the format. Raises `UserError` if the
+    outputs of a file differ from our model's; that file is not kept.
     """
     transformers = _import_libraries()
     config = resolve_model_config(None, str(checkpoint_dir), None)
     model = BertForPreTraining(config, EagerEngine())
     load_model(checkpoint_dir, model)
-    # The decoder's weights are in the file twice: as the embeddings and, transposed, for the product.
+    # The file has the decoder's weights twice: as the embeddings and, transposed, for the product.
     needed_bytes = 4 * (sum(weight.numel() for weight in model.parameters()) + config.vocab_size * config.hidden_size)
     if needed_bytes > _FILE_LIMIT_BYTES:
         raise InputError(
@@ -83,9 +83,7 @@ def export_onnx(
             f"model needs {describe_bytes(needed_bytes)}"
         )
     transformers.utils.logging.disable_progress_bar()
-    theirs = getattr(transformers, config.architecture).from_pretrained(
-        str(checkpoint_dir), attn_implementation="eager", local_files_only=True
-    )  # in evaluation mode
+    theirs = _in_transformers(transformers, model)
     make_folder(output_dir)
     for graph in graphs:
         path = output_dir / f"{graph}.onnx"
@@ -97,24 +95,34 @@ def export_onnx(
         yield path, difference
 
 
+def _in_transformers(transformers: Any, model: BertForPreTraining) -> Any:
+    """Return the model of `transformers` with the weights of ours, in evaluation mode."""
+    config = model.config
+    settings = transformers.AutoConfig.for_model(**config.to_hugging_face())
+    settings._attn_implementation = "eager"  # the other implementations do not export
+    theirs = getattr(transformers, config.architecture)(settings)
+    weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
+    missing, unexpected = theirs.load_state_dict(weights, strict=False)
+    # Its decoder shares the embeddings and the bias, under names of its own.
+    assert not unexpected and all("decoder" in name or "projector" in name for name in missing), (missing, unexpected)
+    return theirs.eval()
+
+
 def _import_libraries() -> Any:
-    """Return `transformers` when all that is needed can be imported; raise `InputError` that says how to install it."""
+    """Return `transformers` if all libraries can be imported; raise `InputError` with the way to install them."""
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
         import transformers
     except ImportError as error:
-        raise InputError(
-            f"--format onnx needs more packages ({error}); install them: "
-            f"{sys.executable} -m pip install 'bert-large[onnx]'"
-        ) from None
+        raise missing_extra("--format onnx", "onnx", error) from None
     return transformers
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep back what the exporter says of libraries that are not there and of its own deprecated calls."""
+    """Suppress the exporter's messages about libraries that are not installed and its own deprecated calls."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -127,7 +135,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None:
-    # A size of 1 would be taken for a constant, and one tensor given thrice for one input.
+    # A size of 1 would become a constant, and one tensor given three times a single input.
     examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in graph.inputs)
     axes = {
         0: torch.export.Dim("batch"),
@@ -140,7 +148,7 @@ def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None
             str(path),
             input_names=graph.inputs,
             output_names=graph.outputs,
-            dynamic_shapes=((axes,) * len(graph.inputs),),  # of the one parameter that takes them all
+            dynamic_shapes=((axes,) * len(graph.inputs),),  # `forward` has one parameter, for all inputs
             opset_version=opset,
             external_data=False,
             dynamo=True,
@@ -148,32 +156,32 @@ def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None
         )
 
 
-def _check(path: Path, model: BertForPreTraining, outputs: Sequence[str], opset: int) -> float:
-    """Return the largest difference of a file's outputs from our model's; raise `UserError` when it is too large."""
+def _check(path: Path, model: BertForPreTraining, outputs: Sequence[str], expected_opset: int) -> float:
+    """Return the largest difference of a file's outputs from our model's; raise `UserError` if it is too large."""
     import onnx
     import onnxruntime
 
     onnx.checker.check_model(str(path))
-    found_opset = {its.domain: its.version for its in onnx.load(str(path)).opset_import}.get("")
-    if found_opset != opset:
-        raise UserError(f"the exporter wrote opset {found_opset}, --opset is {opset}; choose another")
+    found_opset = {opset.domain: opset.version for opset in onnx.load(str(path)).opset_import}.get("")
+    if found_opset != expected_opset:
+        raise UserError(f"the exporter wrote opset {found_opset}, --opset is {expected_opset}; choose another")
     batch = sample_batch(model.config.vocab_size, model.config.max_position_embeddings)
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     found = run_session(session, batch)
     expected = ragged_outputs(model, batch)
     differences = {name: relative_difference(found[name], expected[name]) for name in outputs}
     for name, difference in differences.items():
-        if not difference <= TOLERANCE:  # nor when it is not a number
+        if not difference <= TOLERANCE:  # or if it is not a number
             raise UserError(
                 f"{name} of the ONNX graph is {difference:.1e} from the model's, relative to the largest value, "
-                f"expected at most {TOLERANCE}; the file was not kept. Is every weight finite? If so, other versions "
-                "of torch, onnxscript and onnxruntime are to be tried"
+                f"expected at most {TOLERANCE}; the file was not kept. Try other versions of torch, onnxscript and "
+                "onnxruntime"
             )
     return max(differences.values())
 
 
 def sample_batch(vocab_size: int, max_positions: int) -> RaggedBatch:
-    """Return sequences of very different lengths, the longest and the shortest possible among them."""
+    """Return sequences of very different lengths, including the longest and the shortest possible."""
     generator = np.random.default_rng(0)
     records = []
     for length in (min(7, max_positions), 1, max_positions, max_positions // 2 + 1):
@@ -184,14 +192,14 @@ def sample_batch(vocab_size: int, max_positions: int) -> RaggedBatch:
 
 
 def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
-    """Run a graph on the batch, padded; return its outputs, those of tokens without padding [T, …]."""
+    """Run a graph on the padded batch; return its outputs, for tokens without the padding as [T, …]."""
     places = batch.sequence_ids.numpy(), batch.position_ids.numpy()
     values_of_tokens: dict[str, Any] = {
         "input_ids": batch.input_ids,
         "attention_mask": 1,
         "token_type_ids": batch.token_type_ids,
     }
-    feeds = {its.name: np.zeros((batch.sequences, batch.max_length), np.int64) for its in session.get_inputs()}
+    feeds = {item.name: np.zeros((batch.sequences, batch.max_length), np.int64) for item in session.get_inputs()}
     for name, rows in feeds.items():
         rows[places] = values_of_tokens[name]
     names = [output.name for output in session.get_outputs()]
@@ -201,7 +209,7 @@ def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def ragged_outputs(model: BertForPreTraining, batch: RaggedBatch) -> dict[str, torch.Tensor]:
-    """Return what our model gives for every output of its graphs: tokens' [T, …] and sequences' [B, …]."""
+    """Return our model's values for every output of its graphs: [T, …] for tokens and [B, …] for sequences."""
     engine = EagerEngine()
     hidden = model.bert(batch, engine, None)
     head, words = model.cls.predictions, model.bert.embeddings.word_embeddings.weight
@@ -217,5 +225,5 @@ def ragged_outputs(model: BertForPreTraining, batch: RaggedBatch) -> dict[str, t
 
 
 def relative_difference(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the largest difference over the largest expected value."""
+    """Return the largest difference divided by the largest expected value."""
     return float((found - expected).abs().max() / expected.abs().max())

@@ -1,8 +1,9 @@
-"""The package's tokenizer as a `tokenizer.json`, which the `tokenizers` library runs by itself.
+"""The package's tokenizer as a `tokenizer.json` for the `tokenizers` library.
 
-The library's own BERT rules differ from the reference's (see `prepare.normalizer`). Here its general ones are given
-the character classes of Python's Unicode tables, so that ids are those of `prepare`. Left are letters that the
-library's tables lower and Python's, if older, do not know: 55 code points with Python 3.11, and one decomposition.
+The library's own BERT rules differ from the reference's (see `prepare.normalizer`). Here its general rules get the
+character classes of Python's Unicode tables, so that the ids are those of `prepare`. The remaining differences are
+letters that are in the library's tables of lower case and not in those of an older Python (55 code points with Python
+3.11), and one decomposition.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ _SURROGATES = range(0xD800, 0xE000)
 
 
 def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> Tokenizer:
-    """Return a tokenizer that gives the ids of `WordPieceTokenizer` between [CLS] and [SEP].
+    """Return a tokenizer with the ids of `WordPieceTokenizer` between [CLS] and [SEP].
 
-    Unlike there, text can name special tokens: `[MASK]` is one.
+    Unlike there, special tokens such as `[MASK]` are recognized in the text.
     """
     tokenizer = Tokenizer(
         WordPiece(
@@ -57,7 +58,7 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accent
 def tokenizer_settings(
     *, do_lower_case: bool, max_length: int, segments: bool = True, strip_accents: bool | None = None
 ) -> dict[str, Any]:
-    """Return what transformers' tokenizer is told beside `tokenizer.json`; `segments`: the model tells A from B."""
+    """Return the settings of transformers' tokenizer beside `tokenizer.json`; `segments`: the model has segments."""
     return {
         "do_lower_case": do_lower_case,
         "strip_accents": do_lower_case if strip_accents is None else strip_accents,
@@ -88,7 +89,7 @@ def _pre_tokenizer() -> PreTokenizer:
 
 @functools.cache
 def _removed_and_alone() -> tuple[str, str]:
-    """Return the classes of characters that go, and of those that stand as words of their own."""
+    """Return the classes of characters that are removed, and of those that are single words."""
     cleaned = TextNormalizer(do_lower_case=False)
     return (
         _class_of(lambda character: not cleaned(character)),
@@ -98,10 +99,10 @@ def _removed_and_alone() -> tuple[str, str]:
 
 @functools.cache
 def _final_sigmas() -> str:
-    """Return a pattern of sigmas that end a word: they are lowered to a form of their own, which `Lowercase` is not.
+    """Return a pattern for sigmas at the end of a word, which have a lower-case form that `Lowercase` does not know.
 
     The Unicode Standard's condition Final_Sigma: a cased letter comes before and none after, with any number of
-    case-ignorable characters between. Both classes are probed, as Python keeps them to itself.
+    case-ignorable characters between. Python does not expose these two classes, so they are found by lowering.
     """
     cased = _class_of(lambda character: f"A{_SIGMA}{character}".lower()[1] != _FINAL_SIGMA)
     ignorable = _class_of(
@@ -113,7 +114,7 @@ def _final_sigmas() -> str:
 
 
 def _class_of(belongs: Callable[[str], bool]) -> str:
-    """Return the class, as regular expressions write it, of all characters that belong."""
+    """Return the class of all characters for which `belongs` is true, in the syntax of regular expressions."""
     ranges: list[list[int]] = []
     for point in range(sys.maxunicode + 1):
         if point in _SURROGATES or not belongs(chr(point)):

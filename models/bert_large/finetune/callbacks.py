@@ -1,8 +1,7 @@
-"""What a fine-tuning run adds to the Trainer's course: its time, its log, its end."""
+"""Callbacks of the Trainer: training time, log lines, and the end after a signal or a divergence."""
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ from transformers import TrainerCallback
 from bert_large.errors import UserError
 from bert_large.log import LOGGER
 from bert_large.observe.progress import LINE_EVERY_SECONDS
-from bert_large.storage.atomic import write_atomically
+from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.train.stopping import StopRequest
 
@@ -22,14 +21,17 @@ _TIMING_FILE = "timing.json"
 
 
 class Timer(TrainerCallback):
-    """Adds up the time of optimizer steps, without evaluations and checkpoints, over restarts; seals checkpoints."""
+    """Sums the time of optimizer steps, without evaluations and checkpoints, over all restarts.
+
+    It writes the last file of a checkpoint, and therefore the checksums too.
+    """
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self._started = 0.0
 
     def resume(self, checkpoint: Path) -> None:
-        self.seconds = json.loads((checkpoint / _TIMING_FILE).read_text())["seconds"]
+        self.seconds = read_json(checkpoint / _TIMING_FILE)["seconds"]
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._started = time.perf_counter()
@@ -39,15 +41,14 @@ class Timer(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        with write_atomically(folder / _TIMING_FILE) as file:
-            file.write(json.dumps({"seconds": self.seconds}).encode())
+        write_json(folder / _TIMING_FILE, {"seconds": self.seconds})
         write_checksums(folder)
 
 
 class Log(TrainerCallback):
-    """Writes the Trainer's figures into our log, and ends a run that has lost its way.
+    """Writes the Trainer's metrics to the log, and ends a run that has diverged.
 
-    Between them it writes where the run is, every 30 seconds: a container's health is the age of its log.
+    Between them it logs the progress every 30 seconds, as a container's health check is the age of its log.
     """
 
     def __init__(self, seed: int) -> None:
@@ -56,15 +57,15 @@ class Log(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         logs = logs or {}
-        if "train_runtime" in logs:  # the Trainer's summary: it knows nothing of what came before a restart
+        if "train_runtime" in logs:  # the Trainer's summary, which does not include the time before a restart
             return
         if not math.isfinite(logs.get("loss", 0.0)):
             raise UserError(
-                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}, so nothing is learned. "
+                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}: training diverged. "
                 f"{LOWER_RATE}"
             )
-        figures = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
-        self._line(state, figures)
+        values = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
+        self._line(state, values)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._line_if_due(state, "training")
@@ -82,7 +83,7 @@ class Log(TrainerCallback):
 
 
 class Stop(TrainerCallback):
-    """Ends training with a checkpoint after the step in which a signal came."""
+    """Ends training with a checkpoint after the step in which a signal arrived."""
 
     def __init__(self, stop: StopRequest) -> None:
         self._stop = stop

@@ -1,4 +1,4 @@
-"""`bert-large finetune`: train a model folder on a labelled task, over several seeds, and judge it."""
+"""`bert-large finetune`: train a model folder on a labelled task, over several seeds, and evaluate it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,11 @@ from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
+from bert_large.extras import missing_extra
 from bert_large.finetune import squad
-from bert_large.finetune.registry import TASKS, add_task_arguments, make_task
+from bert_large.finetune.registry import TASKS, add_task_arguments, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
+from bert_large.finetune.task import Task
 from bert_large.storage.lock import FolderLock
 
 _LARGEST_SEED = 2**32 - 1
@@ -48,6 +50,9 @@ class FinetuneOptions:
         "auto: continue the folder's run; never: refuse a folder that holds a run",
         choices=("auto", "never"),
     )
+    predict_only: bool = setting(
+        False, "only predict, with a fine-tuned model as CHECKPOINT_DIR; no training file is needed"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -59,35 +64,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Fine-tune and print a table; returns 0, or 128 + the signal that stopped it."""
-    from bert_large.train.stopping import StopRequest
-
-    stop = StopRequest()
-    stop.listen()
-    task = make_task(arguments)
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(FinetuneSettings)}
-    settings = FinetuneSettings(
-        **dict(task.defaults) | {name: value for name, value in given.items() if value is not None}
-    )
+    """Fine-tune, or predict, and print a table; returns 0, or 128 + the signal that stopped it."""
     seeds = parse_seeds(arguments.seeds or arguments.seed or "42")
+    task_name(arguments)  # an unknown task is reported before missing packages
     _require_packages()
 
     import datasets
     import transformers
 
     from bert_large.engines.precision import apply_precision
-    from bert_large.finetune.results import table_lines
-    from bert_large.finetune.seed_run import Stopped
+    from bert_large.finetune.model import trained_labels
+    from bert_large.finetune.results import metrics_table, results_table
+    from bert_large.finetune.seed_run import PREDICTIONS, Stopped
     from bert_large.finetune.seeds import FinetuneRun
     from bert_large.finetune.tokenizer import load_tokenizer
     from bert_large.log import LOGGER, start_logging
     from bert_large.model.pretrained import check_model_intact
     from bert_large.storage.output_folder import make_folder
+    from bert_large.train.stopping import StopRequest
 
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     datasets.disable_progress_bars()
+    stop = StopRequest()
+    if not arguments.predict_only:
+        stop.listen()
     check_model_intact(arguments.checkpoint_dir)
+    labels = trained_labels(arguments.checkpoint_dir) if arguments.predict_only else None
+    task = make_task(arguments, labels)
+    settings = _settings(arguments, task)
     tokenizer = load_tokenizer(arguments.checkpoint_dir, arguments.vocab_file, arguments.do_lower_case)
     if settings.max_seq_length > tokenizer.model_max_length:
         raise InputError(
@@ -97,27 +102,40 @@ def run(arguments: argparse.Namespace) -> int:
     with FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)):
         start_logging(arguments.output_dir / "train.log")
         apply_precision(settings.precision)
+        finetune_run = FinetuneRun(
+            task=task,
+            settings=settings,
+            checkpoint_dir=arguments.checkpoint_dir,
+            tokenizer=tokenizer,
+            data_dir=arguments.data_dir,
+            output_dir=arguments.output_dir,
+            seeds=seeds,
+            save_every=arguments.save_every,
+            resume=arguments.resume == "auto",
+        )
+        if arguments.predict_only:
+            metrics = finetune_run.predict()["metrics"]
+            LOGGER.info("predictions are in %s", arguments.output_dir / PREDICTIONS)
+            sys.stdout.write(f"{metrics_table(task.name, metrics)}\n" if metrics else "")
+            return 0
         try:
-            results = FinetuneRun(
-                task=task,
-                settings=settings,
-                checkpoint_dir=arguments.checkpoint_dir,
-                tokenizer=tokenizer,
-                data_dir=arguments.data_dir,
-                output_dir=arguments.output_dir,
-                seeds=seeds,
-                save_every=arguments.save_every,
-                resume=arguments.resume == "auto",
-            ).run(stop)
+            results = finetune_run.run(stop)
         except Stopped:
-            LOGGER.info("stopped by signal %d; the same command goes on from here", stop.signal_number)
+            LOGGER.info("stopped by signal %d; the same command resumes the run", stop.signal_number)
             return 128 + stop.signal_number
-        sys.stdout.write("".join(f"{line}\n" for line in table_lines(task.name, results)))
+        sys.stdout.write(results_table(task.name, results) + "\n")
     return 0
 
 
+def _settings(arguments: argparse.Namespace, task: Task) -> FinetuneSettings:
+    """Return the settings of the command line, and the task's defaults for the others."""
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(FinetuneSettings)}
+    chosen = dict(task.defaults) | {name: value for name, value in given.items() if value is not None}
+    return FinetuneSettings(**chosen)
+
+
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of `1,2,3`; raise `InputError` for what is none, or a seed that is named twice."""
+    """Return the seeds of `1,2,3`; raise `InputError` unless they are different whole numbers in range."""
     try:
         seeds = tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -135,8 +153,4 @@ def _require_packages() -> None:
         import sklearn  # noqa: F401
         import transformers  # noqa: F401
     except ImportError as error:
-        raise InputError(
-            f"finetune needs packages that are missing ({error}); install them: "
-            f"{sys.executable} -m pip install 'bert-large[finetune]'; for a container, FINETUNE=1 ./build.sh makes an "
-            "image that has them"
-        ) from error
+        raise missing_extra("finetune", "finetune", error) from error

@@ -1,7 +1,7 @@
-"""Sentences of words and entity tags, in the files of the CoNLL shared tasks, and their tagging schemes.
+"""Sentences with entity tags in the files of the CoNLL shared tasks, and the tagging schemes of those files.
 
 A line is a word and its tag, with or without columns between them (CoNLL-2003 has part of speech and chunk), separated
-by spaces or tabs; a blank line ends a sentence, and so does a line that begins with -DOCSTART-, which is no word.
+by spaces or tabs. A blank line ends a sentence, and so does a line that begins with -DOCSTART-, which is not a word.
 Tjong Kim Sang and De Meulder 2003 (https://aclanthology.org/W03-0419).
 """
 
@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bert_large.errors import DataError
-from bert_large.prepare.documents import read_lines
+from bert_large.finetune.data_files import read_lines
 
 OUTSIDE = "O"
 _DOCUMENT_START = "-DOCSTART-"
-_BYTE_ORDER_MARK = "\ufeff"
+_SEPARATORS = " \t"
+"""Other white space, such as a no-break space, can be a word."""
 _TAG = re.compile(r"O|[BIES]-\S+")
 
 
@@ -32,35 +33,34 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Sentence:
-    """Words and, for each, its tag in the scheme IOB2."""
+    """The words of a sentence, and for each its tag in the scheme IOB2."""
 
     words: tuple[str, ...]
     tags: tuple[str, ...]
 
 
 def read_conll(path: Path) -> list[Sentence]:
-    """Read a file with tags in IOB1, IOB2 (BIO) or BIOES; all become IOB2, with the same entities.
+    """Read a file with tags in IOB1, IOB2 (BIO) or BIOES; the result has the same entities in IOB2.
 
-    Raises `DataError`, which names the file and the line, for one without a tag or with more or fewer columns than the
-    first.
+    Raises `DataError`, which names the file and the line, for a line without a tag or with another number of columns
+    than the first.
     """
     sentences: list[Sentence] = []
-    words: list[str] = []
-    tags: list[str] = []
+    rows: list[tuple[str, str]] = []
     columns = None
 
     def end_sentence() -> None:
-        if words:
-            sentences.append(Sentence(tuple(words), tuple(to_iob2(tags))))
-            words.clear()
-            tags.clear()
+        if rows:
+            words, tags = zip(*rows, strict=True)
+            sentences.append(Sentence(words, tuple(to_iob2(tags))))
+            rows.clear()
 
-    for number, line in enumerate(read_lines(path), start=1):
-        line = line.removeprefix(_BYTE_ORDER_MARK)
+    for number, line in read_lines(path):
+        line = line.strip(_SEPARATORS)
         if not line or line.startswith(_DOCUMENT_START):
             end_sentence()
             continue
-        fields = re.split(r"[ \t]+", line)
+        fields = re.split(f"[{_SEPARATORS}]+", line)
         columns = columns or len(fields)
         if len(fields) < 2 or len(fields) != columns:
             raise DataError(
@@ -72,26 +72,27 @@ def read_conll(path: Path) -> list[Sentence]:
                 f"{path}: line {number}: the last column is {fields[-1]!r}, expected a tag: O, or B-, I-, E- or S- and "
                 "the entity's type"
             )
-        words.append(fields[0])
-        tags.append(fields[-1])
+        rows.append((fields[0], fields[-1]))
     end_sentence()
     if not sentences:
-        raise DataError(f"{path} has no words; expected a word and its tag a line, and blank lines between sentences")
+        raise DataError(
+            f"{path} has no words; expected one word and its tag per line, and blank lines between sentences"
+        )
     return sentences
 
 
 def entities(tags: Sequence[str]) -> list[Entity]:
     """Return the entities of a sentence's tags in IOB1, IOB2 or BIOES, in order, as conlleval finds them.
 
-    It takes no scheme to be kept: an entity begins at a B or S, after an E or S, and where no entity of the same type
-    goes on; and it ends where another begins, or an O comes.
+    No tagging scheme is enforced: an entity starts at B or S, after E or S, or where the previous tag is not part of an
+    entity of the same type; it ends where another starts, or at O.
     """
     found: list[Entity] = []
     previous = OUTSIDE
     for position, tag in enumerate(tags):
         prefix, _, kind = tag.partition("-")
-        goes_on = prefix in "IE" and previous[0] in "BI" and found[-1].type == kind
-        if goes_on:
+        continues = prefix in "IE" and previous[0] in "BI" and found[-1].type == kind
+        if continues:
             found[-1] = found[-1]._replace(end=position + 1)
         elif tag != OUTSIDE:
             found.append(Entity(kind, position, position + 1))
@@ -109,6 +110,6 @@ def to_iob2(tags: Sequence[str]) -> list[str]:
 
 
 def labels_of(sentences: Iterable[Sentence]) -> list[str]:
-    """Return what a model tells words apart by: O, then B and I of every type that occurs, in alphabetical order."""
+    """Return the labels of a model: O, then B and I of every type that occurs, in alphabetical order."""
     types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
     return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]

@@ -1,29 +1,76 @@
-"""The files of a task in the folder that `--data-dir` names."""
+"""The files of a task in the folder that `--data-dir` names: which there are, and their lines and JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from bert_large.errors import InputError
+from bert_large.errors import DataError, InputError
 
 
 def find_files(folder: Path, names: Mapping[str, Sequence[str]], optional: Collection[str] = ()) -> dict[str, Path]:
     """Return the file of each split, which has one of the split's names; `optional` splits may have none.
 
-    Raises `InputError` if a file is missing, or one split has several.
+    Raises `InputError` if a file is missing, if one split has several, or if no split has any.
     """
+    here = list_folder(folder)
     found: dict[str, Path] = {}
     for split, possible in names.items():
         paths = [folder / name for name in possible if (folder / name).is_file()]
         if len(paths) > 1:
             raise InputError(
-                f"--data-dir {folder} has {' and '.join(path.name for path in paths)}, of which one alone can be the "
+                f"--data-dir {folder} has {' and '.join(path.name for path in paths)}, of which only one can be the "
                 f"{split} split; remove the others"
             )
         if paths:
             found[split] = paths[0]
         elif split not in optional:
-            here = ", ".join(sorted(path.name for path in folder.glob("*"))[:10]) or "nothing"
             raise InputError(f"--data-dir {folder} has no {' or '.join(possible)}; found {here}")
+    if not found:
+        expected = " or ".join(name for possible in names.values() for name in possible)
+        raise InputError(f"--data-dir {folder} has no {expected}; found {here}")
     return found
+
+
+def list_folder(folder: Path) -> str:
+    """Return the first names in a folder, for messages; raise `InputError` if it cannot be read."""
+    try:
+        return ", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing"
+    except OSError as error:
+        raise InputError(
+            f"--data-dir {folder} is not a folder that can be read ({error.strerror}); give the folder of the task's "
+            "files"
+        ) from None
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the lines of a UTF-8 file and their numbers, from 1, without line ends and a byte order mark.
+
+    Only a line feed ends a line: the other characters that Python takes for line ends occur inside sentences. White
+    space stays, as a no-break space can be a word. Raises `DataError` for other encodings and unreadable files.
+    """
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise DataError(
+                        f"{path}: line {number}: found the byte {line[error.start]:#04x}, expected UTF-8; convert the "
+                        "file, for example with `iconv -t UTF-8`"
+                    ) from None
+                yield number, text.rstrip("\r\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of a JSON file, with or without a byte order mark; raise `DataError` if it has none."""
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, cut short, or nested without end
+        raise DataError(f"{path} is not JSON: {error}") from error

@@ -1,6 +1,6 @@
 """Precision, recall and F1 of entities, as conlleval of the CoNLL shared tasks counts them.
 
-An entity that the model finds is correct when a gold entity has the same type, the same first and the same last word.
+A predicted entity is correct if a gold entity has the same type, first word and last word.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ def entity_scores(
 ) -> dict[str, float]:
     """Return the scores of sentences, each a pair of gold and predicted tags, as percentages.
 
-    `precision`, `recall` and `f1` are over the entities of all types, `PER_precision` and so on over those of the type
-    PER: each one that occurs, or is in `types`. A share of nothing is 0. `accuracy` is the share of words with the
-    right tag.
+    `precision`, `recall` and `f1` are over the entities of all types; `PER_precision` and so on are over those of one
+    type, for every type that occurs or is in `types`. A ratio with denominator 0 counts as 0. `accuracy` is the share
+    of words whose tag is correct.
     """
     gold, predicted, correct = Counter[str](), Counter[str](), Counter[str]()
-    words = right = 0
+    words = correct_tags = 0
     for gold_tags, predicted_tags in sentences:
         words += len(gold_tags)
-        right += sum(tag == other for tag, other in zip(gold_tags, predicted_tags, strict=True))
+        correct_tags += sum(tag == other for tag, other in zip(gold_tags, predicted_tags, strict=True))
         expected, found = set(entities(gold_tags)), set(entities(predicted_tags))
         for counter, counted in ((gold, expected), (predicted, found), (correct, expected & found)):
             counter.update(entity.type for entity in counted)
-    scores = {"accuracy": _percentage(right, words)}
+    scores = {"accuracy": _percentage(correct_tags, words)}
     scores |= _scores("", correct.total(), predicted.total(), gold.total())
     for kind in sorted({*gold, *predicted, *types}):
         scores |= _scores(f"{kind}_", correct[kind], predicted[kind], gold[kind])

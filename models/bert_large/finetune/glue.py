@@ -1,250 +1,179 @@
-"""GLUE's nine tasks (Wang et al., 2018): classification of sentences and pairs, and one regression."""
+"""GLUE's nine tasks (Wang et al., 2018, arXiv:1804.07461): their files in the official layout, labels and metrics."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from bert_large.errors import InputError
+from bert_large.finetune.metrics import accuracy_and_f1, correlations, matthews_correlation
+from bert_large.finetune.rows import Row, read_rows
+from bert_large.finetune.sentences import PAIR, Columns, SentenceFile, SentenceTask, read_splits
 
-from bert_large.finetune.glue_files import (
-    COLA_FILES,
-    DIAGNOSTIC_FILE,
-    FIRST,
-    INDEX,
-    LABEL,
-    SECOND,
-    Columns,
-    GlueFile,
-    find_task_folder,
-    read_files,
-    read_mrpc,
-    standard_files,
+_MRPC_IDS = ("#1 ID", "#2 ID")
+_MRPC_TRAIN, _MRPC_TEST, _MRPC_DEV_IDS = "msr_paraphrase_train.txt", "msr_paraphrase_test.txt", "dev_ids.tsv"
+
+
+def _files(
+    texts: tuple[str, ...],
+    *,
+    label: str = "label",
+    test_index: str = "index",
+    evaluation: tuple[str, ...] = ("",),
+    skip_short: bool = False,
+    header: tuple[str, ...] | None = None,
+) -> tuple[SentenceFile, ...]:
+    """Return train.tsv, dev….tsv and test….tsv; `evaluation` has the suffixes of the latter two.
+
+    `header` has the columns of the files with labels if they do not name them.
+    """
+    labelled = partial(SentenceFile, texts=texts, label=label, skip_short=skip_short, header=header)
+    return (
+        labelled(split="train", names=("train.tsv",)),
+        *(labelled(split=f"validation{suffix}", names=(f"dev{suffix}.tsv",)) for suffix in evaluation),
+        *(
+            SentenceFile(split=f"test{suffix}", names=(f"test{suffix}.tsv",), texts=texts, index=test_index,
+                         optional=True)
+            for suffix in evaluation
+        ),
+    )  # fmt: skip
+
+
+_DIAGNOSTIC_FILE = SentenceFile(
+    split="ax",
+    names=("diagnostic.tsv", "../diagnostic/diagnostic.tsv", "../AX/AX.tsv", "AX.tsv"),
+    texts=PAIR,
+    index="index",
+    optional=True,
 )
-from bert_large.finetune.hub import load_from_hub
-from bert_large.finetune.metrics import accuracy, accuracy_and_f1, correlations, matthews_correlation
-from bert_large.finetune.task import Collator, Splits
-from bert_large.finetune.tsv import Row
-from bert_large.storage.atomic import write_atomically
-
-if TYPE_CHECKING:
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
-
-HUB_DATASET = "nyu-mll/glue"
-_PAIR = ("sentence1", "sentence2")
-_HIGHEST_SCORE = 5.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class GlueTask:
-    """One of the nine; `Task` explains the members that are not explained here."""
+def _read_mrpc(task: SentenceTask, folder: Path, files: tuple[SentenceFile, ...]) -> dict[str, Columns]:
+    """Read MRPC as GLUE's three files, or as its authors' two with GLUE's dev_ids.tsv.
 
-    name: str
-    folder: str
-    """Its folder in GLUE's layout."""
-    files: tuple[GlueFile, ...]
-    labels: Mapping[str, str]
-    """Label in files and submissions → its name in the model; a label's place is its id. Empty: scores from 0 to 5."""
-    metric: Callable[[np.ndarray, np.ndarray], dict[str, float]] = accuracy
-    main_metric: str = "accuracy"
-    hub_texts: tuple[str, ...] = _PAIR
-    """Columns of the sentences in the hub's version, whose label ids are those here."""
-    submissions: Mapping[str, str]
-    """Test split → file that GLUE's server takes."""
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    def load(self, data_dir: Path | None) -> Splits:
-        """Read GLUE's files, or the hub's version."""
-        from datasets import Dataset
-
-        if data_dir is None:
-            columns = self._load_hub()
-        else:
-            read = read_mrpc if self.name == "mrpc" else read_files
-            columns = read(find_task_folder(data_dir, self.folder), self.files, self._parse_label)
-        splits = {name: Dataset.from_dict(values) for name, values in columns.items()}
-        return Splits(
-            train=splits["train"],
-            evaluation={name: split for name, split in splits.items() if name.startswith("validation")},
-            test={name: split for name, split in splits.items() if name in self.submissions},
+    Those ids, one pair per line, name the rows of the authors' training file that are GLUE's validation split.
+    """
+    original = folder / _MRPC_TRAIN
+    if (folder / "train.tsv").is_file() or not original.is_file():
+        return read_splits(task, folder, files)
+    if not (folder / _MRPC_DEV_IDS).is_file():
+        raise InputError(
+            f"--data-dir {folder} has {_MRPC_TRAIN} but no {_MRPC_DEV_IDS}, GLUE's list of the pairs to evaluate on; "
+            "put it there, or give train.tsv and dev.tsv"
         )
-
-    def _load_hub(self) -> dict[str, Columns]:
-        splits = dict(load_from_hub(HUB_DATASET, self.name))
-        if "ax" in self.submissions:
-            splits["ax"] = load_from_hub(HUB_DATASET, "ax")["test"]
-        columns = dict(zip((FIRST, SECOND), self.hub_texts, strict=False)) | {INDEX: "idx"}
-        return {
-            name: {
-                ours: split[theirs][:]
-                for ours, theirs in (columns if name in self.submissions else columns | {LABEL: "label"}).items()
-            }
-            for name, split in splits.items()
-        }
-
-    def _parse_label(self, row: Row, column: str) -> int | float:
-        text = row.fields[column]
-        if self.labels:
-            if text not in self.labels:
-                raise row.error(f"{column} {text!r}", f"one of {', '.join(self.labels)}")
-            return list(self.labels).index(text)
-        try:
-            score = float(text)
-        except ValueError:
-            score = math.nan
-        if not 0 <= score <= _HIGHEST_SCORE:
-            raise row.error(f"{column} {text!r}", f"a number from 0 to {_HIGHEST_SCORE:g}")
-        return score
-
-    def model_class(self) -> Any:
-        """Return the class of sentence classifiers, which regression uses too."""
-        from transformers import AutoModelForSequenceClassification
-
-        return AutoModelForSequenceClassification
-
-    def model_settings(self, splits: Splits) -> dict[str, Any]:
-        """Return the labels' names, or that it is a regression."""
-        if not self.labels:
-            return {"num_labels": 1, "problem_type": "regression"}
-        names = dict(enumerate(self.labels.values()))
-        return {
-            "num_labels": len(names),
-            "id2label": names,
-            "label2id": {name: index for index, name in names.items()},
-            "problem_type": "single_label_classification",
-        }
-
-    def encode(
-        self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
-    ) -> Dataset:
-        """Return a feature an example; of a pair that is too long, the longer sentence is cut first."""
-
-        def features_of(batch: dict[str, list[Any]]) -> dict[str, Any]:
-            texts = [batch[name] for name in (FIRST, SECOND) if name in batch]
-            encoded = dict(tokenizer(*texts, truncation=True, max_length=max_seq_length))
-            return encoded | ({"labels": batch[LABEL]} if LABEL in batch else {})
-
-        return examples.map(features_of, batched=True, remove_columns=examples.column_names)
-
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return padding to the longest of a batch."""
-        from transformers import DataCollatorWithPadding
-
-        return DataCollatorWithPadding(tokenizer)
-
-    def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
-        """Return GLUE's metrics of the task."""
-        return self.metric(np.asarray(examples[LABEL][:]), self.predict(predictions))
-
-    def predict(self, logits: np.ndarray) -> np.ndarray:
-        """Return label ids, or scores within their range."""
-        return logits.argmax(axis=-1) if self.labels else np.clip(logits[:, 0], 0, _HIGHEST_SCORE)
-
-    def write_predictions(
-        self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any
-    ) -> None:
-        """Write the file that GLUE's server takes of a test split; nothing of others."""
-        if split not in self.submissions:
-            return
-        found = self.predict(predictions)
-        words: Iterable[str] = (
-            (list(self.labels)[index] for index in found) if self.labels else (f"{score:.3f}" for score in found)
+    train, dev, test = files
+    dev_ids = {_ids(row) for row in read_rows(folder / _MRPC_DEV_IDS, _MRPC_IDS, header=_MRPC_IDS)}
+    rows = list(read_rows(original, (*_MRPC_IDS, *train.columns)))
+    splits = {
+        file.split: task.read_columns(
+            original, file, (row for row in rows if (_ids(row) in dev_ids) == (file is dev))
         )
-        lines = [f"{index}\t{word}\n" for index, word in zip(examples[INDEX], words, strict=True)]
-        with write_atomically(folder / self.submissions[split]) as file:
-            file.write("".join(["index\tprediction\n", *lines]).encode())
+        for file in (train, dev)
+    }  # fmt: skip
+    if (folder / _MRPC_TEST).is_file():
+        splits["test"] = task.read_columns(folder / _MRPC_TEST, replace(test, index=None))
+    return splits
+
+
+def _ids(row: Row) -> tuple[str, ...]:
+    return tuple(row.fields[name] for name in _MRPC_IDS)
 
 
 _ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
-_MNLI_LABELS = {name: name for name in ("entailment", "neutral", "contradiction")}
 GLUE_TASKS = {
     task.name: task
     for task in (
-        GlueTask(
+        SentenceTask(
             name="cola",
             folder="CoLA",
-            files=COLA_FILES,
+            files=_files(("sentence",), header=("source", "label", "mark", "sentence")),
             labels={"0": "unacceptable", "1": "acceptable"},
             metric=matthews_correlation,
             main_metric="matthews_correlation",
             hub_texts=("sentence",),
-            submissions={"test": "CoLA.tsv"},
+            predictions={"test": "CoLA.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="sst2",
             folder="SST-2",
-            files=standard_files(("sentence",)),
+            files=_files(("sentence",)),
             labels={"0": "negative", "1": "positive"},
             hub_texts=("sentence",),
-            submissions={"test": "SST-2.tsv"},
+            predictions={"test": "SST-2.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="mrpc",
             folder="MRPC",
-            files=standard_files(("#1 String", "#2 String"), label="Quality"),
+            files=_files(("#1 String", "#2 String"), label="Quality"),
+            read=_read_mrpc,
             labels={"0": "not_equivalent", "1": "equivalent"},
             metric=accuracy_and_f1,
             main_metric="average",
-            submissions={"test": "MRPC.tsv"},
+            predictions={"test": "MRPC.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="qqp",
             folder="QQP",
-            files=standard_files(
-                ("question1", "question2"), label="is_duplicate", test_index="id", skip_short=True
-            ),  # some rows of the official files are cut short
+            # Some rows of the official files are cut short.
+            files=_files(("question1", "question2"), label="is_duplicate", test_index="id", skip_short=True),
             labels={"0": "not_duplicate", "1": "duplicate"},
             metric=accuracy_and_f1,
             main_metric="average",
             hub_texts=("question1", "question2"),
-            submissions={"test": "QQP.tsv"},
+            predictions={"test": "QQP.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="stsb",
             folder="STS-B",
-            files=standard_files(_PAIR, label="score"),
+            files=_files(PAIR, label="score"),
             labels={},
             metric=correlations,
             main_metric="average",
-            submissions={"test": "STS-B.tsv"},
+            predictions={"test": "STS-B.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="mnli",
             folder="MNLI",
-            files=(
-                *standard_files(_PAIR, label="gold_label", evaluation=("_matched", "_mismatched")),
-                DIAGNOSTIC_FILE,
-            ),
-            labels=_MNLI_LABELS,
+            files=(*_files(PAIR, label="gold_label", evaluation=("_matched", "_mismatched")), _DIAGNOSTIC_FILE),
+            labels={name: name for name in ("entailment", "neutral", "contradiction")},
             hub_texts=("premise", "hypothesis"),
-            submissions={"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax": "AX.tsv"},
+            predictions={"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax": "AX.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="qnli",
             folder="QNLI",
-            files=standard_files(("question", "sentence")),
+            files=_files(("question", "sentence")),
             labels=_ENTAILMENT,
             hub_texts=("question", "sentence"),
-            submissions={"test": "QNLI.tsv"},
+            predictions={"test": "QNLI.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="rte",
             folder="RTE",
-            files=standard_files(_PAIR),
+            files=_files(PAIR),
             labels=_ENTAILMENT,
-            submissions={"test": "RTE.tsv"},
+            predictions={"test": "RTE.tsv"},
         ),
-        GlueTask(
+        SentenceTask(
             name="wnli",
             folder="WNLI",
-            files=standard_files(_PAIR),
+            files=_files(PAIR),
             labels={"0": "not_entailment", "1": "entailment"},
-            submissions={"test": "WNLI.tsv"},
+            predictions={"test": "WNLI.tsv"},
         ),
     )
 }
+
+
+def make_task(name: str, labels: Sequence[str] | None) -> SentenceTask:
+    """Return the task of this name; raise `InputError` if the labels of a fine-tuned model are others."""
+    task = GLUE_TASKS[name]
+    expected = list(task.labels.values()) or ["LABEL_0"]  # the name that transformers gives a score
+    if labels is not None and [label.lower() for label in labels] != expected:
+        raise InputError(
+            f"CHECKPOINT_DIR has the labels {', '.join(labels)}, --task {name} has {', '.join(expected)}; give a model "
+            f"that was fine-tuned for {name}, or --task classification"
+        )
+    return task

@@ -1,4 +1,7 @@
-"""GLUE's metrics, by scikit-learn and SciPy, as fractions of one. Arguments: labels and predictions, [examples]."""
+"""Metrics of classification and regression, by scikit-learn and SciPy, as fractions.
+
+Arguments: labels and predictions, one per example.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +11,29 @@ import numpy as np
 
 
 def accuracy(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return the share of right predictions."""
+    """Return the share of correct predictions."""
     from sklearn.metrics import accuracy_score
 
     return {"accuracy": float(accuracy_score(labels, predicted))}
 
 
 def accuracy_and_f1(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return accuracy, F1 of class 1, and their average, which is GLUE's score; F1 without any class 1 is 0."""
+    """Return accuracy, F1 of class 1, and their average, which is GLUE's score; F1 is 0 if class 1 never occurs."""
     from sklearn.metrics import f1_score
 
     return _with_average(accuracy(labels, predicted) | {"f1": float(f1_score(labels, predicted, zero_division=0))})
 
 
+def accuracy_and_macro_f1(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
+    """Return accuracy, and the mean F1 of the classes that occur; F1 of a class that is never found is 0."""
+    from sklearn.metrics import f1_score
+
+    macro = f1_score(labels, predicted, average="macro", zero_division=0)
+    return accuracy(labels, predicted) | {"macro_f1": float(macro)}
+
+
 def matthews_correlation(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """Return Matthews' correlation coefficient; 0 where all labels or all predictions are the same."""
+    """Return Matthews' correlation coefficient; 0 if all labels or all predictions are equal."""
     from sklearn.metrics import matthews_corrcoef
 
     return {"matthews_correlation": float(matthews_corrcoef(labels, predicted))}
@@ -31,7 +42,7 @@ def matthews_correlation(labels: np.ndarray, predicted: np.ndarray) -> dict[str,
 def correlations(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     """Return Pearson's and Spearman's correlation, and their average, which is GLUE's score.
 
-    Where all values of one side are the same no correlation is defined: it is 0, as Matthews' is.
+    If all labels or all predictions are equal, no correlation is defined; it counts as 0, as Matthews' does.
     """
     from scipy.stats import pearsonr, spearmanr
 
@@ -41,5 +52,5 @@ def correlations(labels: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
     return _with_average({name: float(value) if math.isfinite(value) else 0.0 for name, value in found.items()})
 
 
-def _with_average(figures: dict[str, float]) -> dict[str, float]:
-    return figures | {"average": sum(figures.values()) / len(figures)}
+def _with_average(values: dict[str, float]) -> dict[str, float]:
+    return values | {"average": sum(values.values()) / len(values)}

@@ -1,4 +1,4 @@
-"""The task `ner`: the entities of a text, each word a tag (CoNLL-2003, or files of its format)."""
+"""The task `ner`: find the entities of a text by one tag per word (CoNLL-2003, or files of its format)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bert_large.finetune.conll import OUTSIDE, Sentence, labels_of, read_conll, 
 from bert_large.finetune.data_files import find_files
 from bert_large.finetune.entity_metrics import entity_scores
 from bert_large.finetune.hub import load_from_hub
-from bert_large.finetune.task import Collator, Splits
+from bert_large.finetune.task import Splits
 from bert_large.finetune.word_chunks import make_chunks
 from bert_large.storage.atomic import write_atomically
 
@@ -30,56 +30,53 @@ FILES = {
         "test": ("test", "testb"),
     }.items()
 }
-"""The names that each split's file may have; the last ones are CoNLL-2003's own."""
+"""The names that the file of each split may have; the last ones are CoNLL-2003's own."""
 HUB_DATASET = "eriktks/conll2003"
 
 
 @dataclass(kw_only=True)
 class NerTask:
-    """Entity tags in the scheme IOB2; `Task` explains the members that are not explained here."""
+    """Entity tags in the scheme IOB2; `Task` documents the members that are not documented here."""
 
+    labels: list[str] = field(default_factory=list)
+    """The labels of a fine-tuned model; empty: those of the training data, once it is loaded."""
     name: str = "ner"
     main_metric: str = "f1"
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    auto_class: str = "AutoModelForTokenClassification"
+    collator_class: str = "DataCollatorForTokenClassification"
     options: Mapping[str, Any] = field(default_factory=dict)
-    _labels: list[str] = field(default_factory=list, init=False)
-    """Those of the training data, once it is loaded."""
 
-    def load(self, data_dir: Path | None) -> Splits:
+    def load(self, data_dir: Path | None, *, training: bool = True) -> Splits:
         """Read the files of `FILES`, or the hub's version; the test split is optional, and also evaluated."""
         if data_dir is None:
             sentences = _from_hub(load_from_hub(HUB_DATASET, revision="refs/convert/parquet"))
         else:
-            files = find_files(data_dir, FILES, optional=("test",))
+            files = find_files(data_dir, FILES, optional=("test",) if training else tuple(FILES))
             sentences = {split: read_conll(path) for split, path in files.items()}
-        self._labels = labels_of(sentences["train"])
-        if self._labels == [OUTSIDE]:
-            raise DataError("the training data has no entity: all its tags are O; expected such as B-PER")
+        if not self.labels:
+            self.labels = labels_of(sentences["train"])
+        if self.labels == [OUTSIDE]:
+            raise DataError("the training data has no entity: all its tags are O; expected tags such as B-PER")
         splits = {split: _to_dataset(of_split) for split, of_split in sentences.items()}
-        return Splits(train=splits.pop("train"), evaluation=splits, test={})
+        return Splits(train=splits.pop("train", None), evaluation=splits, test={})
 
-    def model_class(self) -> Any:
-        """Return the class of models with a label for every token."""
-        from transformers import AutoModelForTokenClassification
-
-        return AutoModelForTokenClassification
-
-    def model_settings(self, splits: Splits) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, Any]:
         """Return the labels' names."""
         return {
-            "num_labels": len(self._labels),
-            "id2label": dict(enumerate(self._labels)),
+            "num_labels": len(self.labels),
+            "id2label": dict(enumerate(self.labels)),
             "label2id": self._label_ids,
         }
 
     @property
     def _label_ids(self) -> dict[str, int]:
-        return {label: index for index, label in enumerate(self._labels)}
+        return {label: index for index, label in enumerate(self.labels)}
 
     def encode(
         self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
     ) -> Dataset:
-        """Return a feature a sentence, more of one that is too long; none of its words is left out."""
+        """Return one feature per sentence, and several for a sentence that is too long."""
 
         def features_of(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
             sentences = [Sentence(*columns) for columns in zip(batch["words"], batch["tags"], strict=True)]
@@ -93,21 +90,15 @@ class NerTask:
 
         return examples.map(features_of, batched=True, with_indices=True, remove_columns=examples.column_names)
 
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return padding of tokens and labels to the longest of a batch."""
-        from transformers import DataCollatorForTokenClassification
-
-        return DataCollatorForTokenClassification(tokenizer)
-
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
-        """Return conlleval's figures, as percentages."""
+        """Return conlleval's metrics, as percentages."""
         pairs = zip(examples["tags"], self._predict(examples, features, predictions), strict=True)
-        return entity_scores(pairs, {label[2:] for label in self._labels if label != OUTSIDE})
+        return entity_scores(pairs, {label[2:] for label in self.labels if label != OUTSIDE})
 
     def write_predictions(
         self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any
     ) -> None:
-        """Write what conlleval reads: word, gold tag and predicted tag a line, a blank line after each sentence."""
+        """Write conlleval's input: word, gold tag and predicted tag per line, and a blank line after each sentence."""
         with write_atomically(folder / f"{split}.conll") as file:
             for sentence, tags in zip(examples, self._predict(examples, features, predictions), strict=True):
                 rows = zip(sentence["words"], sentence["tags"], tags, strict=True)
@@ -118,12 +109,12 @@ class NerTask:
         tags: list[list[str]] = [[] for _ in range(len(examples))]
         for feature, of_tokens in zip(features, logits, strict=True):
             best = of_tokens[feature["first_pieces"]].argmax(axis=-1)
-            tags[feature["sentence"]] += [self._labels[index] for index in best]
+            tags[feature["sentence"]] += [self.labels[index] for index in best]
         return tags
 
 
 def _from_hub(splits: DatasetDict) -> dict[str, list[Sentence]]:
-    """Return the sentences of each split of `HUB_DATASET`, whose tags are numbers with names."""
+    """Return the sentences of each split of `HUB_DATASET`, which stores tags as numbers."""
     sentences = {}
     for split, rows in splits.items():
         names = rows.features["ner_tags"].feature.names

@@ -1,4 +1,4 @@
-"""A fine-tuning run: what it reads, the folder that it owns, seed after seed, and what it leaves."""
+"""A fine-tuning run: reads the data, claims the output folder, trains all seeds, and writes the results."""
 
 from __future__ import annotations
 
@@ -13,13 +13,27 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
 from bert_large.errors import InputError
-from bert_large.finetune.results import RESULTS_FILE, best_seed, summarize, write_json
-from bert_large.finetune.seed_run import CHECKPOINTS, MODEL, Encoded, EncodedSplits, SeedRun, explain_trainer_errors
+from bert_large.finetune.model import load_task_model
+from bert_large.finetune.results import RESULTS_FILE, best_seed, summarize
+from bert_large.finetune.seed_run import (
+    CHECKPOINTS,
+    MODEL,
+    PREDICTIONS,
+    Encoded,
+    EncodedSplits,
+    SeedRun,
+    TaskTrainer,
+    explain_trainer_errors,
+    predict_splits,
+    trainer_arguments,
+)
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Splits, Task
 from bert_large.log import LOGGER
-from bert_large.storage.atomic import crc32c_of, explain_write_errors, read_json, remove_tree
-from bert_large.storage.output_folder import WEIGHTS_FILE, partial_folder, publish_model
+from bert_large.model.pretrained import check_model_folder
+from bert_large.model.weight_files import weight_shards
+from bert_large.storage.atomic import crc32c_of, explain_write_errors, read_json, remove_tree, write_json
+from bert_large.storage.output_folder import partial_folder, publish_model
 from bert_large.train.run_folder import RUN_FILE, require_same
 from bert_large.train.stopping import StopRequest
 
@@ -28,7 +42,7 @@ _DIGEST_ROWS = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class FinetuneRun:
-    """A task, the model to start from, and the folder in which everything is left."""
+    """A task, the model to start from, and the folder for all outputs."""
 
     task: Task
     settings: FinetuneSettings
@@ -39,15 +53,14 @@ class FinetuneRun:
     seeds: tuple[int, ...]
     save_every: int
     resume: bool
-    """Go on with what the folder holds; else it must hold no run."""
+    """Continue the run in the folder, if there is one; else the folder must not hold a run."""
 
     def run(self, stop: StopRequest) -> dict[str, Any]:
-        """Train every seed that is not finished; return what results.json has. The caller holds the folder's lock."""
+        """Train every unfinished seed; return the content of results.json. The caller holds the folder's lock."""
         splits = self._limited(self.task.load(self.data_dir))
         self._claim(splits)
         data = self._encode(splits)
-        model_settings = self.task.model_settings(splits)
-        seeds = [self._run_seed(seed, data, model_settings, stop) for seed in self.seeds]
+        seeds = [self._run_seed(seed, data, stop) for seed in self.seeds]
         best = best_seed(seeds, self.task.main_metric)
         self._publish(best)
         results = {
@@ -60,12 +73,27 @@ class FinetuneRun:
         write_json(self.output_dir / RESULTS_FILE, results)
         return results
 
+    def predict(self) -> dict[str, Any]:
+        """Predict with a fine-tuned model, without training; return the content of results.json."""
+        if (self.output_dir / RUN_FILE).exists():
+            raise InputError(f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder for predictions")
+        splits = self.task.load(self.data_dir, training=False)
+        data = self._encode(self._limited(dataclasses.replace(splits, train=None)))
+        model = load_task_model(self.checkpoint_dir, self.task, trained=True)
+        arguments = trainer_arguments(self.settings, self.output_dir / CHECKPOINTS)
+        trainer = TaskTrainer(self.task, data, self.tokenizer, model, arguments)
+        with explain_write_errors(self.output_dir):
+            metrics = predict_splits(trainer, self.task, data, self.output_dir / PREDICTIONS)
+        results = {"task": self.task.name, "metrics": metrics}
+        write_json(self.output_dir / RESULTS_FILE, results)
+        return results
+
     def _limited(self, splits: Splits) -> Splits:
         def first(split: Dataset, samples: int | None) -> Dataset:
             return split if samples is None else split.select(range(min(samples, len(split))))
 
         return Splits(
-            train=first(splits.train, self.settings.max_train_samples),
+            train=None if splits.train is None else first(splits.train, self.settings.max_train_samples),
             evaluation={
                 name: first(split, self.settings.max_eval_samples) for name, split in splits.evaluation.items()
             },
@@ -73,7 +101,7 @@ class FinetuneRun:
         )
 
     def _claim(self, splits: Splits) -> None:
-        """Take the output folder for this run; raise `InputError` if it is another's."""
+        """Take the output folder for this run; raise `InputError` if it belongs to another run."""
         identity = self._identity(splits)
         path = self.output_dir / RUN_FILE
         if path.exists():
@@ -86,13 +114,13 @@ class FinetuneRun:
             write_json(path, identity)
 
     def _identity(self, splits: Splits) -> dict[str, Any]:
-        """Return all that a seed's result follows from, beside the seed."""
+        """Return everything that determines the result of a seed, except the seed."""
         vocabulary = sorted(self.tokenizer.get_vocab().items())
         values = {
             "task": self.task.name,
             "options": dict(self.task.options),
             "settings": dataclasses.asdict(self.settings),
-            "model": crc32c_of(self.checkpoint_dir / WEIGHTS_FILE),
+            "model": "-".join(map(crc32c_of, weight_shards(check_model_folder(self.checkpoint_dir)))),
             "vocabulary": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
             "lower_case": self.tokenizer("A", add_special_tokens=False)
             == self.tokenizer("a", add_special_tokens=False),
@@ -110,18 +138,15 @@ class FinetuneRun:
         def encoded(parts: dict[str, Dataset]) -> dict[str, Encoded]:
             return {name: Encoded(examples, encode(examples, False)) for name, examples in parts.items()}
 
-        data = EncodedSplits(encode(splits.train, True), encoded(splits.evaluation), encoded(splits.test))
-        counts = {name: len(split.features) for name, split in (data.evaluation | data.test).items()}
-        LOGGER.info(
-            "task %s: %s sequences",
-            self.task.name,
-            ", ".join(f"{name} {count}" for name, count in {"train": len(data.train), **counts}.items()),
-        )
+        train = None if splits.train is None else encode(splits.train, True)
+        data = EncodedSplits(train, encoded(splits.evaluation), encoded(splits.test))
+        counts = {} if train is None else {"train": len(train)}
+        counts |= {name: len(split.features) for name, split in (data.evaluation | data.test).items()}
+        described = ", ".join(f"{name} {count}" for name, count in counts.items())
+        LOGGER.info("task %s: %s sequences", self.task.name, described)
         return data
 
-    def _run_seed(
-        self, seed: int, data: EncodedSplits, model_settings: dict[str, Any], stop: StopRequest
-    ) -> dict[str, Any]:
+    def _run_seed(self, seed: int, data: EncodedSplits, stop: StopRequest) -> dict[str, Any]:
         folder = self._seed_folder(seed)
         if (folder / RESULTS_FILE).exists():
             LOGGER.info("seed %d is finished", seed)
@@ -129,7 +154,6 @@ class FinetuneRun:
             seed_run = SeedRun(
                 task=self.task,
                 data=data,
-                model_settings=model_settings,
                 checkpoint_dir=self.checkpoint_dir,
                 tokenizer=self.tokenizer,
                 settings=self.settings,
@@ -138,8 +162,8 @@ class FinetuneRun:
                 save_every=self.save_every,
             )
             with explain_trainer_errors(folder):
-                figures = seed_run.run(stop)
-            write_json(folder / RESULTS_FILE, figures)
+                results = seed_run.run(stop)
+            write_json(folder / RESULTS_FILE, results)
         remove_tree(folder / CHECKPOINTS)
         return read_json(folder / RESULTS_FILE)
 
@@ -149,15 +173,15 @@ class FinetuneRun:
         return folder
 
     def _publish(self, seed: int) -> None:
-        """Copy the best seed's model and predictions to where a run leaves its own."""
-        folder, predictions = self._seed_folder(seed), self.output_dir / "predictions"
+        """Copy the best seed's model and predictions into the output folder."""
+        folder, predictions = self._seed_folder(seed), self.output_dir / PREDICTIONS
         with explain_write_errors(self.output_dir):
             with partial_folder(self.output_dir / MODEL) as partial:
                 _copy_files(folder / MODEL, partial)
                 publish_model(partial, self.output_dir / MODEL)
             remove_tree(predictions)
             predictions.mkdir()
-            _copy_files(folder / "predictions", predictions)
+            _copy_files(folder / PREDICTIONS, predictions)
 
 
 def _copy_files(source: Path, target: Path) -> None:
@@ -166,7 +190,7 @@ def _copy_files(source: Path, target: Path) -> None:
 
 
 def digest(examples: Dataset) -> str:
-    """Return a digest of all values of a split, the same for the same rows however they were read."""
+    """Return a digest of all values of a split, which depends on the rows only, not on their source."""
     found = hashlib.sha256()
     for start in range(0, len(examples), _DIGEST_ROWS):
         found.update(json.dumps(examples[start : start + _DIGEST_ROWS], sort_keys=True).encode())

@@ -1,4 +1,4 @@
-"""The tasks `squad` and `squad2`: find the answer to a question in a text (SQuAD 1.1), or that it has none (2.0)."""
+"""The tasks `squad` and `squad2`: find the answer to a question in a text (SQuAD 1.1), if it has one (2.0)."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 from bert_large.config.options import add_settings, check_fields, setting
 from bert_large.finetune.data_files import find_files
 from bert_large.finetune.hub import load_from_hub
-from bert_large.finetune.results import write_json
 from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
-from bert_large.finetune.squad_examples import Question, from_rows, read_squad
+from bert_large.finetune.squad_examples import Question, from_rows, locate_answers, read_squad
 from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
 from bert_large.finetune.squad_windows import make_windows, require_room
-from bert_large.finetune.task import Collator, Splits
+from bert_large.finetune.task import Splits
+from bert_large.storage.atomic import write_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,9 +54,9 @@ class SquadOptions:
 
 OPTIONS = tuple(field.name for field in fields(SquadOptions))
 OPTIONS_OF_1 = tuple(option for option in OPTIONS if option != "null_score_diff_threshold")
-"""Those that `squad` has too: whole numbers, all of them."""
+"""Options that `squad` also has; all are whole numbers."""
 DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
-"""BERT's own for BERT-large."""
+"""The settings of BERT's own code for BERT-large."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTask:
-    """Return a task with the options that were given; `version` is 1.1 or 2.0."""
+    """Return the task with the options of the command; `version` is 1.1 or 2.0."""
     given = {option: value for option in OPTIONS if (value := getattr(arguments, option)) is not None}
     options = SquadOptions(**given)
     require_room(arguments.max_seq_length or DEFAULTS["max_seq_length"], options.max_query_length)
@@ -74,22 +74,24 @@ def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTa
 
 @dataclass(frozen=True, kw_only=True)
 class SquadTask:
-    """SQuAD 1.1 or 2.0; `Task` explains the members that are not explained here."""
+    """SQuAD 1.1 or 2.0; `Task` documents the members that are not documented here."""
 
     name: str
     version: str
-    """As the names of its files have it: train-v1.1.json, dev-v1.1.json."""
+    """The version in the names of its files: train-v1.1.json, dev-v1.1.json."""
     squad: SquadOptions
     main_metric: str = "f1"
+    auto_class: str = "AutoModelForQuestionAnswering"
+    collator_class: str = "DataCollatorWithPadding"
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """Return BERT's own settings for BERT-large."""
+        """Return the settings of BERT's own code for BERT-large."""
         return DEFAULTS
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """Return what decides the answers."""
+        """Return the options that decide the answers."""
         return vars(self.squad)
 
     @property
@@ -97,38 +99,32 @@ class SquadTask:
         """Whether questions may have no answer."""
         return self.version != "1.1"
 
-    def load(self, data_dir: Path | None) -> Splits:
+    def load(self, data_dir: Path | None, *, training: bool = True) -> Splits:
         """Read the official files, or the hub's version."""
-        splits = {"train": "train", "validation": "dev"}
+        names = {"train": "train", "validation": "dev"} if training else {"validation": "dev"}
+        sources: dict[str, Path | str]
         if data_dir is None:
-            name = HUB_DATASETS[self.version]
-            hub = load_from_hub(name)
+            hub = load_from_hub(HUB_DATASETS[self.version])
+            sources = {split: f"{HUB_DATASETS[self.version]} {split}" for split in names}
             questions = {
-                split: from_rows(f"{name} {split}", hub[split], unanswerable=self.unanswerable) for split in splits
+                split: from_rows(str(source), hub[split], unanswerable=self.unanswerable)
+                for split, source in sources.items()
             }
         else:
-            files = find_files(data_dir, {split: [f"{name}-v{self.version}.json"] for split, name in splits.items()})
+            files = find_files(data_dir, {split: [f"{name}-v{self.version}.json"] for split, name in names.items()})
+            sources = dict(files)
             questions = {split: read_squad(path, unanswerable=self.unanswerable) for split, path in files.items()}
-        return Splits(
-            train=_to_dataset(questions["train"]),
-            evaluation={"validation": _to_dataset(questions["validation"])},
-            test={},
-        )
+        train = _to_dataset(locate_answers(sources["train"], questions["train"])) if training else None
+        return Splits(train=train, evaluation={"validation": _to_dataset(questions["validation"])}, test={})
 
-    def model_class(self) -> Any:
-        """Return the class of models with a start and an end logit for every token."""
-        from transformers import AutoModelForQuestionAnswering
-
-        return AutoModelForQuestionAnswering
-
-    def model_settings(self, splits: Splits) -> dict[str, Any]:
+    def model_settings(self) -> dict[str, Any]:
         """Return nothing: the head is the same for all data."""
         return {}
 
     def encode(
         self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
     ) -> Dataset:
-        """Return a feature a window; with the answer's position to train, else with what turns logits into text."""
+        """Return one feature per window, with the answer's position for training, else with the tokens' offsets."""
 
         def features_of(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
             rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
@@ -155,14 +151,8 @@ class SquadTask:
 
         return examples.map(features_of, batched=True, with_indices=True, remove_columns=examples.column_names)
 
-    def collator(self, tokenizer: PreTrainedTokenizerFast) -> Collator:
-        """Return padding to the longest of a batch."""
-        from transformers import DataCollatorWithPadding
-
-        return DataCollatorWithPadding(tokenizer)
-
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
-        """Return the figures of the official evaluation script, as percentages."""
+        """Return the metrics of the official evaluation script, as percentages."""
         gold_answers = {row["id"]: row["answers"]["text"] for row in examples}
         answers = self._predict(examples, features, predictions)
         texts = {question: answer.text for question, answer in answers.items()}
@@ -173,7 +163,7 @@ class SquadTask:
     def write_predictions(
         self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any
     ) -> None:
-        """Write the files of BERT's own code, which the official evaluation script takes."""
+        """Write the files of BERT's own code, which the official evaluation script reads."""
         answers = self._predict(examples, features, predictions)
         threshold = self.squad.null_score_diff_threshold if self.unanswerable else math.inf
         texts = {question: "" if answer.null_odds > threshold else answer.text for question, answer in answers.items()}
@@ -213,7 +203,7 @@ def _to_dataset(questions: Sequence[Question]) -> Dataset:
     from datasets import Dataset, Features, Value
 
     text, number = Value("string"), Value("int32")
-    features = Features(  # told, as answers may be none in all rows
+    features = Features(  # not inferred, as all rows may be without answers
         {"id": text, "question": text, "context": text, "answers": {"text": [text], "answer_start": [number]}}
     )
     rows = [question.to_row() for question in questions]

@@ -1,8 +1,8 @@
-"""Logits of a question's windows to its answer: the n best texts, and whether it has an answer at all.
+"""From the logits of a question's windows to its answer: the n best texts, and whether there is an answer.
 
-As in BERT's own code (Devlin et al. 2019, arXiv:1810.04805) a span scores the sum of its first token's start logit and
-its last token's end logit, and "no answer" the lowest sum at [CLS] of all windows. Unlike there, all spans are
-considered, not only those between the likeliest starts and ends.
+As in BERT's own code (Devlin et al. 2019, arXiv:1810.04805), the score of a span is the sum of its first token's start
+logit and its last token's end logit; the score of "no answer" is the lowest sum at [CLS] over all windows. Unlike
+there, all spans are considered, not only those between the most likely starts and ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Logits = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class ScoredWindow:
-    """A window (see `squad_windows.Window`) and what the model says of it: logits [tokens], the first of them [CLS]."""
+    """A window (see `squad_windows.Window`) and its logits [tokens], of which the first is at [CLS]."""
 
     context_begin: int
     offsets: NDArray[np.int32]
@@ -30,7 +30,7 @@ class ScoredWindow:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A text that may be the answer; empty: there is none."""
+    """A possible answer; the empty text means that there is none."""
 
     text: str
     start_logit: float
@@ -38,16 +38,16 @@ class Candidate:
 
     @property
     def score(self) -> float:
-        """The logarithm of its probability, but for a constant of the question."""
+        """The logarithm of its probability, up to a constant of the question."""
         return self.start_logit + self.end_logit
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """What the model answers to a question.
+    """The model's answer to a question.
 
-    `candidates` are different texts, the likeliest first; never none, as a context without tokens has the empty text.
-    `no_answer` is the empty text with the logits of [CLS].
+    `candidates` are different texts, the most likely first; there is at least one, which for a context without tokens
+    is the empty text. `no_answer` is the empty text with the logits at [CLS].
     """
 
     candidates: list[Candidate]
@@ -55,16 +55,16 @@ class Prediction:
 
     @property
     def text(self) -> str:
-        """The likeliest answer, if there is one."""
+        """The most likely answer, assuming that there is one."""
         return self.candidates[0].text
 
     @property
     def null_odds(self) -> float:
-        """By how much the score of no answer exceeds that of the likeliest one, in nats."""
+        """The score of "no answer" minus that of the most likely answer, in nats."""
         return self.no_answer.score - self.candidates[0].score
 
     def n_best(self, *, with_no_answer: bool) -> list[dict[str, str | float]]:
-        """Return the candidates as `nbest_predictions.json` has them, with probabilities that sum to 1."""
+        """Return the candidates in the form of `nbest_predictions.json`, with probabilities that sum to 1."""
         candidates = self.candidates
         if with_no_answer and candidates[0].text:
             candidates = sorted([*candidates, self.no_answer], key=lambda candidate: -candidate.score)
@@ -84,7 +84,7 @@ class Prediction:
 def predict(context: str, windows: Sequence[ScoredWindow], *, n_best: int, max_answer_length: int) -> Prediction:
     """Return the prediction for a question from all its windows.
 
-    It has up to `n_best` candidates of up to `max_answer_length` tokens.
+    The prediction has up to `n_best` candidates of up to `max_answer_length` tokens.
     """
     found = [
         Candidate(context[window.offsets[first, 0] : window.offsets[last, 1]], *logits)
@@ -102,14 +102,15 @@ def predict(context: str, windows: Sequence[ScoredWindow], *, n_best: int, max_a
 
 
 def _best_spans(window: ScoredWindow, count: int, max_length: int) -> Iterator[tuple[int, int, tuple[float, float]]]:
-    """Yield first and last context token, and their logits, of the `count` spans that score highest."""
+    """Yield the first and last context token of the `count` best spans, and their logits."""
     inside = slice(window.context_begin, window.context_begin + len(window.offsets))
     starts, ends = window.start_logits[inside], window.end_logits[inside]
     length = min(max_length, len(starts))
     if not length:
         return
     following = np.concatenate([ends, np.full(length - 1, -np.inf, dtype=ends.dtype)])
-    scores = (starts[:, None] + sliding_window_view(following, length)).ravel()  # row: first token, column: length - 1
+    # Row: first token of the span; column: its length - 1.
+    scores = (starts[:, None] + sliding_window_view(following, length)).ravel()
     for index in np.argpartition(-scores, min(count, len(scores)) - 1)[:count]:
         if scores[index] > -np.inf:
             first, more = divmod(int(index), length)

@@ -1,6 +1,6 @@
 """Exact match and F1 of answers, as the official evaluation scripts of SQuAD 1.1 and 2.0 compute them.
 
-Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822). All scores are percentages, under the names that
+Rajpurkar et al. 2016 (arXiv:1606.05250) and 2018 (arXiv:1806.03822). All scores are percentages and have the names that
 the scripts print.
 """
 
@@ -15,21 +15,21 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 
 GoldAnswers = Mapping[str, Sequence[str]]
-"""The gold answers of each question by its id; of a question that the text does not answer, none."""
+"""The gold answers of each question by its id; none for a question that the text does not answer."""
 
 
 def normalize_answer(text: str) -> str:
-    """Return the text in lower case without ASCII punctuation and articles, its words one space apart."""
+    """Return the text in lower case, without ASCII punctuation and articles, and with one space between words."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
 
 
 def exact_match(prediction: str, gold: str) -> float:
-    """Return 1 when both are the same after normalization, else 0."""
+    """Return 1 if both are equal after normalization, else 0."""
     return float(normalize_answer(prediction) == normalize_answer(gold))
 
 
 def f1(prediction: str, gold: str) -> float:
-    """Return the harmonic mean of precision and recall over normalized words; 0 where they share none."""
+    """Return the harmonic mean of precision and recall over normalized words; 0 if no word is shared."""
     predicted, expected = normalize_answer(prediction).split(), normalize_answer(gold).split()
     common = (Counter(predicted) & Counter(expected)).total()
     return 2 * common / (len(predicted) + len(expected)) if common else 0.0
@@ -38,7 +38,7 @@ def f1(prediction: str, gold: str) -> float:
 def squad_1_scores(gold_answers: GoldAnswers, predictions: Mapping[str, str]) -> dict[str, float]:
     """Return `exact_match` and `f1` over all questions.
 
-    A question has the score of its best gold answer, one that is not answered 0.
+    The score of a question is that of its best gold answer, and 0 if there is no prediction for it.
     """
     exact, overlap = [], []
     for question, golds in gold_answers.items():
@@ -53,16 +53,16 @@ def squad_2_scores(
 ) -> dict[str, float]:
     """Return the scores of SQuAD 2.0.
 
-    A question counts as not answered where its `null_odds` are above `threshold`, whatever `predictions` has, or where
-    its prediction is empty. `exact` and `f1` are over all questions, `HasAns_…` and `NoAns_…` over those with and
-    without an answer, where there are such. `best_exact` and `best_f1` are what the best threshold would give, and
-    `best_…_thresh` is that threshold. `predictions` and `null_odds` have every question.
+    "No answer" is predicted where `null_odds` exceed `threshold`, whatever `predictions` has, or where the prediction
+    is empty. `exact` and `f1` are over all questions, `HasAns_…` and `NoAns_…` over those with and without an answer,
+    if there are any. `best_exact` and `best_f1` are the scores at the best threshold, and `best_…_thresh` is that
+    threshold. `predictions` and `null_odds` have every question.
     """
     unanswerable = {question for question, golds in gold_answers.items() if not golds}
     scores: dict[str, dict[str, float]] = {"exact": {}, "f1": {}}
     for question, golds in gold_answers.items():
         prediction = predictions[question]
-        # Nothing is left of some gold answers: a lone article or dash.
+        # Normalization leaves nothing of some gold answers, such as a lone article or dash.
         wanted = [gold for gold in golds if normalize_answer(gold)] or [""]
         scores["exact"][question] = max(exact_match(prediction, gold) for gold in wanted)
         scores["f1"][question] = max(_f1_or_both_empty(prediction, gold) for gold in wanted)
@@ -88,10 +88,10 @@ def best_threshold_for(
     null_odds: Mapping[str, float],
     unanswerable: Set[str],
 ) -> tuple[float, float]:
-    """Return the highest score, in percent, that any threshold on `null_odds` gives, and the lowest such threshold.
+    """Return the highest score, in percent, over all thresholds on `null_odds`, and the lowest threshold that gives it.
 
-    `scores` are those of `predictions`. The search starts with no question answered, and answers them one by one in
-    the order of their odds; while nothing beats the start, the official script tells 0 for the threshold.
+    `scores` are those of `predictions`. The search starts with no question answered and answers them one by one in the
+    order of their odds. If nothing is better than the start, the threshold is 0, as in the official script.
     """
     total = best = float(len(unanswerable))
     threshold = 0.0
@@ -106,7 +106,7 @@ def best_threshold_for(
 
 
 def _f1_or_both_empty(prediction: str, gold: str) -> float:
-    """Return F1 as SQuAD 2.0 has it: no answer is right where none is wanted."""
+    """Return F1 as SQuAD 2.0 defines it: an empty prediction is correct if no answer is expected."""
     if normalize_answer(prediction) and normalize_answer(gold):
         return f1(prediction, gold)
     return exact_match(prediction, gold)

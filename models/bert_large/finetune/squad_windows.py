@@ -1,8 +1,8 @@
-"""Questions to what the model reads: `[CLS] question [SEP] part of the context [SEP]`.
+"""Questions as the model's input: `[CLS] question [SEP] part of the context [SEP]`.
 
-A context that is too long is read in overlapping windows, as in BERT's own code (Devlin et al. 2019, arXiv:1810.04805):
-each begins `doc_stride` tokens after the one before. An answer is a first and a last token; a window that does not hold
-all of it is trained to point both at [CLS], and so is every window of a question without an answer.
+A context that is too long is split into overlapping windows, as in BERT's own code (Devlin et al. 2019,
+arXiv:1810.04805): each window begins `doc_stride` tokens after the previous one. An answer is a first and a last token.
+In a window that does not hold all of it, and in every window of a question without an answer, both targets are [CLS].
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ _SPECIAL_TOKENS = 3
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What the model reads of a question at once.
+    """One input sequence of a question.
 
-    `question` is the question's place among all; `input_ids` int32 [tokens]; the context's part begins at token
-    `context_begin` and has a row of `offsets` (int32 [context tokens, 2]) for each of its tokens: where in the context
-    it begins and ends, in code points. `answer_start` and `answer_end` are the tokens that the answer begins and ends
-    with; 0, that is [CLS], for none.
+    `question` is the index of the question; `input_ids` int32 [tokens]. The part of the context begins at token
+    `context_begin`; `offsets` int32 [context tokens, 2] has the code points of the context at which each of its tokens
+    begins and ends. `answer_start` and `answer_end` are the first and last token of the answer, or 0 ([CLS]) for none.
     """
 
     question: int
@@ -55,9 +54,10 @@ def make_windows(
     doc_stride: int,
     max_query_length: int,
 ) -> Iterator[Window]:
-    """Yield the windows of each question, in order; they cover its whole context, and a longer question is cut.
+    """Yield the windows of each question, in order, which cover its whole context.
 
-    All lengths are in tokens, at least 1. Raises `InputError` when a window has no room for the context.
+    All lengths are in tokens and at least 1; a question over `max_query_length` is cut. Raises `InputError` when a
+    window has no room for the context.
     """
     require_room(max_seq_length, max_query_length)
     cls, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -79,17 +79,17 @@ def make_windows(
 
 
 def require_room(max_seq_length: int, max_query_length: int) -> None:
-    """Raise `InputError` unless a window holds the longest question and at least a token of the context."""
+    """Raise `InputError` unless a window holds the longest question and at least one token of the context."""
     needed = max_query_length + _SPECIAL_TOKENS
     if max_seq_length <= needed:
         raise InputError(
             f"--max-seq-length is {max_seq_length}, expected over {needed}: up to {max_query_length} tokens of the "
-            f"question (--max-query-length), {_SPECIAL_TOKENS} special ones, and the context's"
+            f"question (--max-query-length), {_SPECIAL_TOKENS} special tokens, and tokens of the context"
         )
 
 
 def window_bounds(tokens: int, room: int, doc_stride: int) -> Iterator[tuple[int, int]]:
-    """Yield where windows of up to `room` tokens begin and end; without tokens there is one, which is empty."""
+    """Yield begin and end of windows of up to `room` tokens; without tokens there is one window, which is empty."""
     begin = 0
     while begin + room < tokens:
         yield begin, begin + room
@@ -98,7 +98,7 @@ def window_bounds(tokens: int, room: int, doc_stride: int) -> Iterator[tuple[int
 
 
 def answer_tokens(answer: Answer, offsets: NDArray[np.int32]) -> tuple[int, int] | None:
-    """Return the first and last token that have characters of the answer; None if the tokenizer drops all of them."""
+    """Return the first and last token with characters of the answer; None if the tokenizer drops all of them."""
     first = int(np.searchsorted(offsets[:, 1], answer.start, side="right"))
     last = int(np.searchsorted(offsets[:, 0], answer.start + len(answer.text), side="left")) - 1
     return (first, last) if first <= last else None

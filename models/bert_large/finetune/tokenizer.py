@@ -1,4 +1,4 @@
-"""The tokenizer of a model folder: its own, or one built of its vocabulary as the training records' was."""
+"""The tokenizer of a model folder: its own, or one built from its vocabulary as `bert-large prepare` does."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
-from bert_large.model.pretrained import VOCAB_FILE
+from bert_large.model.pretrained import VOCAB_FILE, find_config_file
 from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import read_json
-from bert_large.storage.output_folder import CONFIG_FILE
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -24,18 +23,17 @@ def load_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Return the tokenizer of a model folder.
 
-    It is the folder's tokenizer.json; without one, or with `vocab_file`, what `bert-large prepare` does with that
-    vocabulary or the folder's vocab.txt. `do_lower_case` None: as the tokenizer_config.json beside the vocabulary says,
-    else as its words look. Raises `InputError` if there is no vocabulary, or it is larger than the model's, or the
-    model's size is not told.
+    It is the folder's tokenizer.json. Without one, or with `vocab_file`, it is the tokenizer of `bert-large prepare`
+    with that vocabulary or the folder's vocab.txt. `do_lower_case` None: as tokenizer_config.json beside the vocabulary
+    says, or else as its words suggest. Raises `InputError` if there is no vocabulary, if it is larger than the model's,
+    or if the configuration lacks the model's size.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    config = read_json(checkpoint_dir / CONFIG_FILE)
+    config_file = find_config_file(checkpoint_dir)
+    config = read_json(config_file)
     if missing := [name for name in ("vocab_size", "max_position_embeddings") if name not in config]:
-        raise InputError(
-            f"CHECKPOINT_DIR {checkpoint_dir}: {CONFIG_FILE} lacks {' and '.join(missing)}; is it a BERT configuration?"
-        )
+        raise InputError(f"CHECKPOINT_DIR: {config_file} lacks {' and '.join(missing)}; expected a BERT configuration")
     if vocab_file is None and do_lower_case is None and (checkpoint_dir / TOKENIZER_FILE).is_file():
         tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint_dir, local_files_only=True, trust_remote_code=False)
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)

@@ -1,7 +1,7 @@
-"""Sentences of words to what a model reads, `[CLS] word pieces [SEP]`: a word's tag is told from its first piece.
+"""Sentences of words as the model's input, `[CLS] word pieces [SEP]`; a word's tag is predicted at its first piece.
 
-As in BERT's own experiments (Devlin et al. 2019, arXiv:1810.04805, section 5.3). A sentence that is too long is read in
-chunks of whole words, one after another, so that every word gets a tag.
+As in BERT's own experiments (Devlin et al. 2019, arXiv:1810.04805, section 5.3). A sentence that is too long is split
+into chunks of whole words, so that every word gets a tag.
 """
 
 from __future__ import annotations
@@ -13,23 +13,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bert_large.config.hugging_face import IGNORED_LABEL
 from bert_large.errors import InputError
 from bert_large.finetune.conll import Sentence
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-IGNORED_LABEL = -100
-"""The label of tokens without a tag, which PyTorch's cross-entropy leaves out."""
 _SPECIAL_TOKENS = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Words of a sentence that the model reads at once.
+    """Words of a sentence that the model reads in one sequence.
 
-    `sentence` is the sentence's place among all; `input_ids` int32 [tokens]; `first_pieces` int32 [words] tells each
-    word's first token; `labels` int32 [tokens] has the words' labels there, and `IGNORED_LABEL` elsewhere.
+    `sentence` is the index of the sentence; `input_ids` int32 [tokens]; `first_pieces` int32 [words] has the index of
+    each word's first token; `labels` int32 [tokens] has the words' labels there, and `IGNORED_LABEL` elsewhere.
     """
 
     sentence: int
@@ -47,8 +46,8 @@ def make_chunks(
 ) -> Iterator[Chunk]:
     """Yield the chunks of each sentence, in order, of up to `max_seq_length` tokens; a word that is longer is cut.
 
-    A tag that is not in `label_ids` has `IGNORED_LABEL`. A word of which the tokenizer leaves nothing is [UNK]. Raises
-    `InputError` when a chunk has no room for a word.
+    A tag that is not in `label_ids` becomes `IGNORED_LABEL`. A word without tokens becomes [UNK]. Raises `InputError`
+    when a chunk has no room for a word.
     """
     room = max_seq_length - _SPECIAL_TOKENS
     if room < 1:

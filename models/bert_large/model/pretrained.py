@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
 
 from bert_large.config.model import ModelConfig
 from bert_large.errors import DamageError, InputError
+from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining
-from bert_large.model.tensor_file import read_tensors, save_tensors
+from bert_large.model.tensor_file import save_tensors
+from bert_large.model.weight_files import (
+    CONFIG_FILES,
+    NEXT_SENTENCE_HEAD,
+    WEIGHTS_FILES,
+    WeightFiles,
+    as_float32,
+    find_file,
+    require_finite,
+)
 from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
 from bert_large.prepare.vocab import read_vocab, write_vocab
 from bert_large.storage.atomic import explain_write_errors, write_json
@@ -21,42 +32,36 @@ from bert_large.storage.output_folder import CONFIG_FILE, WEIGHTS_FILE, partial_
 VOCAB_FILE = "vocab.txt"
 
 
-class NonFiniteWeightsError(InputError):
-    """A model's weights contain NaN or infinity."""
-
-
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the model's weights by name (views, not copies)."""
     return {name: parameter.data for name, parameter in model.named_parameters()}
 
 
-def require_finite(tensors: Mapping[str, torch.Tensor], where: Path | str) -> None:
-    """Raise `NonFiniteWeightsError` if any of the tensors, which `where` contains, holds NaN or infinity."""
-    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
-    if damaged:
-        raise NonFiniteWeightsError(
-            f"{where}: {len(damaged)} of {len(tensors)} tensors contain NaN or infinity, {damaged[0]} among them; "
-            "training diverged before they were saved. Use the weights of an earlier checkpoint"
-        )
-
-
 @torch.no_grad()
-def load_weights(path: Path, model: nn.Module, weight_name: Callable[[str], str] = str) -> None:
-    """Copy weights from a safetensors file into the model, after checking that all have its shapes and are finite.
+def load_weights(
+    path: Path,
+    model: nn.Module,
+    weight_name: Callable[[str], str] = str,
+    *,
+    draw_heads: Callable[[], None] | None = None,
+) -> None:
+    """Copy weights from a file, or from the shards of an index, into the model; every shape is checked first.
 
-    `weight_name` maps a parameter's name to its name in the file.
+    `weight_name` returns what the file calls a parameter. `draw_heads` initializes the model when heads are missing;
+    without it they are required. Raises `InputError` for tensors that are missing, of another shape or unknown,
+    `NonFiniteWeightsError` for tensors with NaN or infinity.
     """
+    file = WeightFiles(path)
     parameters = {weight_name(name): parameter for name, parameter in model.named_parameters()}
-    tensors = read_tensors(path, list(parameters))
-    for name, parameter in parameters.items():
-        if tensors[name].shape != parameter.shape:
-            raise InputError(
-                f"{path}: {name} has shape {list(tensors[name].shape)}, expected {list(parameter.shape)} from the "
-                "model configuration; use the configuration that the model was trained with"
-            )
-    require_finite(tensors, path)
-    for name, parameter in parameters.items():
-        parameter.copy_(tensors.pop(name))
+    shapes = {name: parameter.shape for name, parameter in parameters.items()}
+    tensors = file.read(shapes, heads_may_lack=draw_heads is not None)
+    file.refuse_unknown(parameters, ignored=NEXT_SENTENCE_HEAD)
+    file.refuse_own_decoder()
+    if draw_heads is not None and (drawn := sorted(parameters.keys() - tensors.keys())):
+        LOGGER.info("%s lacks %s: drawn from the seed", path, ", ".join(drawn))
+        draw_heads()
+    for name in list(tensors):
+        parameters[name].copy_(as_float32(path, name, tensors.pop(name)))
 
 
 def save_model(
@@ -99,22 +104,33 @@ def _save_vocabulary(
 
 
 def check_model_folder(folder: Path) -> Path:
-    """Return the weights file of a model folder; raise `InputError` if the folder lacks weights or configuration."""
+    """Return the weights file of a model folder, one of `weight_files.WEIGHTS_FILES`; refuse what is not a folder."""
     if not folder.is_dir():
         raise InputError(f"CHECKPOINT_DIR {folder} does not exist or is not a folder; give a model_save folder")
-    for name in (CONFIG_FILE, WEIGHTS_FILE):
-        if not (folder / name).is_file():
+    found = {names[0]: find_file(folder, names) for names in (CONFIG_FILES, WEIGHTS_FILES)}
+    for name, path in found.items():
+        if path is None:
             raise InputError(f"CHECKPOINT_DIR {folder} has no {name}; give the model_save folder of a finished run")
-    return folder / WEIGHTS_FILE
+    return cast(Path, found[WEIGHTS_FILE])
 
 
-def load_model(folder: Path, model: BertForPreTraining) -> None:
-    """Copy the weights of a model folder into the model, after checking them and any checksums in the folder."""
-    load_weights(check_model_intact(folder), model, model.config.traits.weight_name)
+def find_config_file(folder: Path) -> Path:
+    """Return the configuration of a model folder: `config.json`, or `bert_config.json` where that alone is there."""
+    return find_file(folder, CONFIG_FILES) or folder / CONFIG_FILE
+
+
+def load_model(folder: Path, model: BertForPreTraining, *, draw_heads_with: int | None = None) -> None:
+    """Copy the weights of a model folder into the model; where the folder has checksums, they must match.
+
+    `draw_heads_with` is the seed for heads that the folder lacks, as an encoder does; None refuses such a folder.
+    """
+    seed = draw_heads_with
+    draw = None if seed is None else lambda: model.initialize(seed)
+    load_weights(check_model_intact(folder), model, model.config.traits.weight_name, draw_heads=draw)
 
 
 def check_model_intact(folder: Path) -> Path:
-    """Return the weights file of a model folder, after comparing its files with the folder's checksums, if any."""
+    """Return the weights file of a model folder; where the folder has checksums, they must match."""
     weights_file = check_model_folder(folder)
     if (folder / CHECKSUMS_FILE).exists():
         try:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.errors import InputError
+from bert_large.extras import missing_extra
 from bert_large.log import LogFileHandler
 from bert_large.observe.metrics import EvalMetrics
 from bert_large.observe.observer import Observer
@@ -54,9 +55,7 @@ class RunTimes:
 def check_log(path: Path, output_dir: Path) -> None:
     """Raise `InputError` if `mlperf-logging` is missing, or `path` is not a log of the run in `output_dir`."""
     if importlib.util.find_spec("mlperf_logging") is None:
-        raise InputError(
-            "--mlperf-log needs the package mlperf-logging, which is not installed: pip install 'bert-large[mlperf]'"
-        )
+        raise missing_extra("--mlperf-log", "mlperf", "No module named 'mlperf_logging'")
     if path.is_dir():
         raise InputError(f"--mlperf-log {path} is a folder; name a file, such as result_0.txt in it")
     if not path.exists() or path.stat().st_size == 0:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_large.errors import InputError
+from bert_large.extras import missing_extra
 from bert_large.report.recorded_run import RecordedRun
 
 if TYPE_CHECKING:
@@ -141,8 +141,8 @@ def _save(figure: Figure, kind: str, **options: Any) -> bytes:
 def _style() -> Iterator[None]:
     try:
         import matplotlib
-    except ModuleNotFoundError:
-        raise InputError("drawing needs matplotlib, which is not installed; pip install 'bert-large[plot]'") from None
+    except ModuleNotFoundError as error:
+        raise missing_extra("drawing", "plot", error) from None
     inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color", "grid.color")
     style: dict[Any, Any] = {
         **dict.fromkeys(inked, INK),

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from bert_large.config.differences import differences
-from bert_large.config.hugging_face import ARCHITECTURES
+from bert_large.config.hugging_face import ARCHITECTURES, BERT
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
@@ -18,14 +18,14 @@ from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.consistency import require_agreement
 from bert_large.errors import InputError
 from bert_large.log import LOGGER
-from bert_large.model.pretrained import VOCAB_FILE, check_model_folder
+from bert_large.model.pretrained import VOCAB_FILE, check_model_folder, find_config_file
+from bert_large.model.weight_files import NEXT_SENTENCE, WeightFiles
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.dataset import TextSettings, make_dataset
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import MOST_UNKNOWN, read_vocab
 from bert_large.storage.atomic import read_json
-from bert_large.storage.output_folder import CONFIG_FILE
 from bert_large.train.run_folder import DATA_INDEX
 
 _UNKNOWN_SAMPLE = 1000
@@ -55,9 +55,13 @@ def resolve_model_config(
     from `vocab_file`. The heads are those of the checkpoint, unless `masked_lm_only`.
     """
     if checkpoint_dir is not None:
-        check_model_folder(Path(checkpoint_dir))
-        from_checkpoint = ModelConfig.from_json(Path(checkpoint_dir) / CONFIG_FILE, activation)
-        _require_pretraining_heads(Path(checkpoint_dir))
+        weights_file = check_model_folder(Path(checkpoint_dir))
+        model_file = find_config_file(Path(checkpoint_dir))
+        from_checkpoint = ModelConfig.from_json(model_file, activation)
+        _require_pretraining_model(model_file)
+        # Google's own models have both heads, and a config.json that names the masked language model alone.
+        if from_checkpoint.architecture == "BertForMaskedLM" and NEXT_SENTENCE in WeightFiles(weights_file).names:
+            from_checkpoint = dataclasses.replace(from_checkpoint, architecture=BERT)
     if config_file is None:
         if checkpoint_dir is None:
             raise InputError(
@@ -84,13 +88,17 @@ def resolve_model_config(
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
-def _require_pretraining_heads(folder: Path) -> None:
-    """Raise `InputError` if a model folder names a class without pretraining heads, such as a fine-tuned model."""
-    named = read_json(folder / CONFIG_FILE).get("architectures")
-    if isinstance(named, list) and named and named[0] not in ARCHITECTURES:
+def _require_pretraining_model(config_file: Path) -> None:
+    """Raise `InputError` if a model folder names a class for another use, such as a fine-tuned model.
+
+    The classes of the encoder alone are accepted: pretraining draws the heads, and evaluation finds them missing.
+    """
+    named = read_json(config_file).get("architectures")
+    if isinstance(named, list) and named and named[0] not in (*ARCHITECTURES, "BertModel", "DistilBertModel"):
         raise InputError(
-            f"CHECKPOINT_DIR {folder} holds a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; set it to a "
-            "model_save of pretraining. Fine-tuned models can be used with `transformers` and `bert-large finetune`"
+            f"CHECKPOINT_DIR {config_file.parent} holds a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; set "
+            "it to a model_save of pretraining. Fine-tuned models can be used with `transformers` and `bert-large "
+            "finetune`"
         )
 
 

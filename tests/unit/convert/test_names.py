@@ -1,10 +1,12 @@
-"""Names of TensorFlow's variables: each kind of parameter once, and all of BERT-large together."""
+"""Names of TensorFlow's variables: each kind of parameter once, and all parameters of BERT-large."""
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from bert_large.config.model import ModelConfig
-from bert_large.convert.names import is_transposed, tensorflow_name
+from bert_large.convert.names import is_transposed, object_root, object_variables, tensorflow_name
 from bert_large.convert.weights import parameter_shapes
 
 
@@ -32,10 +34,33 @@ def test_bert_large() -> None:
     """The published checkpoint has 398 variables, and 336,226,108 parameters."""
     shapes = parameter_shapes(ModelConfig())
     assert len({tensorflow_name(name) for name in shapes}) == len(shapes) == 398
-    total = 0
-    for shape in shapes.values():
-        count = 1
-        for size in shape:
-            count *= size
-        total += count
-    assert total == 336_226_108
+    assert sum(math.prod(shape) for shape in shapes.values()) == 336_226_108
+
+
+def test_object_checkpoints() -> None:
+    """Layers are numbered from the embeddings on; attention's matrices are by heads."""
+    shapes = {
+        "bert.embeddings.position_embeddings.weight": (512, 32),
+        "bert.encoder.layer.0.attention.self.query.weight": (32, 32),
+        "bert.encoder.layer.0.attention.self.query.bias": (32,),
+        "bert.encoder.layer.0.attention.output.dense.weight": (32, 32),
+        "bert.encoder.layer.0.intermediate.dense.weight": (64, 32),
+        "bert.encoder.layer.0.output.LayerNorm.bias": (32,),
+        "bert.pooler.dense.bias": (32,),
+    }
+    variables = object_variables("model/", shapes, heads=2)
+    ending = "/.ATTRIBUTES/VARIABLE_VALUE"
+    assert {
+        name.removeprefix("model/").removesuffix(ending): variables.shapes[parameter]
+        for parameter, name in variables.names.items()
+    } == {
+        "layer_with_weights-1/embeddings": (512, 32),
+        "layer_with_weights-4/_attention_layer/_query_dense/kernel": (32, 2, 16),
+        "layer_with_weights-4/_attention_layer/_query_dense/bias": (2, 16),
+        "layer_with_weights-4/_attention_layer/_output_dense/kernel": (2, 16, 32),
+        "layer_with_weights-4/_intermediate_dense/kernel": (32, 64),
+        "layer_with_weights-4/_output_layer_norm/beta": (32,),
+        "layer_with_weights-5/bias": (32,),
+    }
+    assert object_root([f"model/layer_with_weights-0/embeddings{ending}"]) == "model/"
+    assert object_root(["bert/embeddings/word_embeddings"]) is None

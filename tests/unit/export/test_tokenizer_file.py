@@ -1,4 +1,4 @@
-"""The exported tokenizer against the one that records are made with."""
+"""The exported tokenizer against the one that makes records."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VOCABULARY = Vocabulary(TOKENS, unk_id=1, cls_id=2, sep_id=3, mask_id=4)
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Tokenizer]:
-    """Both forms, through their files: lowered letters and letters as they are."""
+    """Both forms, lowered and not, after writing and reading their files."""
     tokenizers = {}
     for lower in (True, False):
         path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
@@ -39,10 +39,10 @@ ODD_TEXT = [
 
 
 @pytest.mark.parametrize("lower", [True, False])
-@pytest.mark.parametrize("line", ODD_TEXT)
-def test_odd_text(exported: dict[bool, Tokenizer], line: str, lower: bool) -> None:
-    (expected,) = WordPieceTokenizer(VOCABULARY, do_lower_case=lower).encode([line])
-    assert exported[lower].encode(line, add_special_tokens=False).ids == expected
+def test_odd_text(exported: dict[bool, Tokenizer], lower: bool) -> None:
+    expected = WordPieceTokenizer(VOCABULARY, do_lower_case=lower).encode(ODD_TEXT)
+    for line, ids in zip(ODD_TEXT, expected, strict=True):
+        assert exported[lower].encode(line, add_special_tokens=False).ids == ids, line
 
 
 LOWERING = WordPieceTokenizer(VOCABULARY, do_lower_case=True)
@@ -56,7 +56,7 @@ def test_any_text(exported: dict[bool, Tokenizer], line: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("lower", [True, False])
 def test_every_character(exported: dict[bool, Tokenizer], lower: bool) -> None:
-    """Alike within a word, but for letters of a newer Unicode than Python's and one decomposition."""
+    """Equal within a word, except for letters of a newer Unicode than Python's and one decomposition."""
     normalize, tokenizer, differing = TextNormalizer(do_lower_case=lower), exported[lower], []
     for point in range(sys.maxunicode + 1):
         if 0xD800 <= point < 0xE000:
@@ -65,7 +65,7 @@ def test_every_character(exported: dict[bool, Tokenizer], lower: bool) -> None:
         words = tokenizer.pre_tokenizer.pre_tokenize_str(tokenizer.normalizer.normalize_str(line))
         if [word for word, _ in words] != normalize(line).split():
             differing.append(chr(point))
-    assert [its for its in differing if unicodedata.category(its) != "Cn" and its != "\U00011938"] == []
+    assert [letter for letter in differing if unicodedata.category(letter) != "Cn" and letter != "\U00011938"] == []
     assert len(differing) < 100 if lower else not differing
 
 
@@ -77,8 +77,8 @@ def test_special_tokens_and_pairs(exported: dict[bool, Tokenizer]) -> None:
     assert exported[True].decode([TOKENS.index("a"), TOKENS.index("##b")]) == "ab"
 
 
-def test_what_is_compared_is_the_file(exported: dict[bool, Tokenizer], tmp_path: Path) -> None:
-    """A private-use character is a word of its own right, which the library's own BERT rules drop."""
+def test_private_use_characters_are_kept(exported: dict[bool, Tokenizer], tmp_path: Path) -> None:
+    """A private-use character is a word; the library's own BERT rules drop it."""
     from tokenizers.normalizers import BertNormalizer
 
     assert BertNormalizer().normalize_str("a\ue000") == "a"

@@ -1,9 +1,11 @@
+"""CoNLL files and tagging schemes."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
-from bert_large.errors import DataError, InputError
+from bert_large.errors import DataError
 from bert_large.finetune.conll import Sentence, entities, labels_of, read_conll, to_iob2
 
 
@@ -22,7 +24,7 @@ from bert_large.finetune.conll import Sentence, entities, labels_of, read_conll,
         # BIOES
         ("B-PER I-PER E-PER S-LOC S-LOC", [("PER", 0, 3), ("LOC", 3, 4), ("LOC", 4, 5)]),
         ("B-PER E-PER B-PER E-PER", [("PER", 0, 2), ("PER", 2, 4)]),
-        # What a model may say, which is in no scheme.
+        # Predictions of a model, which follow no scheme.
         ("E-PER E-PER I-PER", [("PER", 0, 1), ("PER", 1, 2), ("PER", 2, 3)]),
         ("S-PER I-PER", [("PER", 0, 1), ("PER", 1, 2)]),
         ("B-PER O I-PER", [("PER", 0, 1), ("PER", 2, 3)]),
@@ -76,27 +78,28 @@ def test_two_columns(tmp_path: Path, text: str) -> None:
     assert read_conll(tmp_path / "train.txt") == [Sentence(("a", "b"), ("O", "B-X")), Sentence(("c",), ("O",))]
 
 
+def test_a_no_break_space_is_a_word(tmp_path: Path) -> None:
+    (tmp_path / "train.txt").write_text("a O\n\u00a0 O\nb\u3000 B-X\n")
+    assert read_conll(tmp_path / "train.txt") == [Sentence(("a", "\u00a0", "b\u3000"), ("O", "O", "B-X"))]
+
+
 @pytest.mark.parametrize(
-    ("text", "message"),
+    ("text", "where"),
     [
-        ("a O\nb\n", r"train.txt: line 2: 'b' has 1 columns, expected 2"),
-        ("a\n", "line 1: 'a' has 1 columns, expected 2"),
-        ("a NN O\nb O\n", "line 2: 'b O' has 2 columns, expected 3"),
-        ("a O\n\nb PER\n", "line 3: the last column is 'PER', expected a tag: O, or B-, I-, E- or S-"),
-        ("a B-\n", "the last column is 'B-'"),
-        ("\n-DOCSTART- -X- O\n", "train.txt has no words"),
+        (b"a O\nb\n", "line 2: 'b'"),
+        (b"a\n", "line 1: 'a'"),
+        (b"a NN O\nb O\n", "line 2: 'b O'"),
+        (b"a O\n\nb PER\n", "line 3: the last column is 'PER'"),
+        (b"a B-\n", "line 1: the last column is 'B-'"),
+        (b"\n-DOCSTART- -X- O\n", ""),
+        ("Espa\xf1a B-LOC\n".encode("latin-1"), "line 1: found the byte 0xf1"),
     ],
 )
-def test_malformed(tmp_path: Path, text: str, message: str) -> None:
-    (tmp_path / "train.txt").write_text(text)
-    with pytest.raises(DataError, match=message):
+def test_errors_name_file_and_line(tmp_path: Path, text: bytes, where: str) -> None:
+    (tmp_path / "train.txt").write_bytes(text)
+    with pytest.raises(DataError) as error:
         read_conll(tmp_path / "train.txt")
-
-
-def test_other_encodings_are_told(tmp_path: Path) -> None:
-    (tmp_path / "esp.train").write_bytes("Espa\xf1a B-LOC\n".encode("latin-1"))
-    with pytest.raises(InputError, match="is not UTF-8"):
-        read_conll(tmp_path / "esp.train")
+    assert str(error.value).startswith(str(tmp_path / "train.txt")) and where in str(error.value)
 
 
 def test_labels() -> None:

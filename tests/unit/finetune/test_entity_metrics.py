@@ -1,3 +1,5 @@
+"""Scores of entities against values worked out by hand."""
+
 from __future__ import annotations
 
 import pytest
@@ -5,9 +7,9 @@ from bert_large.finetune.entity_metrics import entity_scores
 
 
 def test_by_hand() -> None:
-    """Gold 5 entities, found 4, correct 2; 9 of 12 words have the right tag.
+    """5 gold entities, 4 found, 2 correct; 9 of 12 words have the correct tag.
 
-    PER: gold 3, found 2, correct 1 (the other ends early); LOC: gold 2, found 1, correct 1; ORG: found 1.
+    PER: 3 gold, 2 found, 1 correct (the other ends early); LOC: 2 gold, 1 found, 1 correct; ORG: 1 found.
     """
     gold = "B-PER I-PER O B-LOC | B-PER I-PER O B-LOC | B-PER O O O"
     predicted = "B-PER I-PER O B-LOC | B-PER O O B-ORG | O O O O"

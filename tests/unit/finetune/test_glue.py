@@ -1,4 +1,4 @@
-"""Each task's reader on files in the official form, its submission, and files that are wrong."""
+"""GLUE's tasks on files in the official form, their submissions, and errors that name file and line."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from bert_large.finetune.registry import make_task
 from datasets import ClassLabel, Dataset, DatasetDict
 
 from tests.support.glue import FIRST, SECOND, write_glue, write_mrpc_original, write_single, write_tsv
+
+PAIR_HEADER = ("sentence1", "sentence2", "gold_label")
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +42,14 @@ def test_each_reader(glue: Path, name: str, labels: list[float], is_pair: bool) 
     task = GLUE_TASKS[name]
     for folder in (glue, glue / task.folder):
         splits = task.load(folder)
-        assert len(splits.train) == 12
+        assert splits.train is not None and len(splits.train) == 12
         first = next(iter(splits.evaluation.values()))
         assert first["label"][:] == labels
         texts = {"first": [f"{FIRST} {number}" for number in range(6)]} | ({"second": [SECOND] * 6} if is_pair else {})
         assert {column: first[column][:] for column in ("first", "second") if column in first.column_names} == texts
         test = next(iter(splits.test.values()))
         assert (test["index"][:], "label" in test.column_names) == ([0, 1, 2, 3], False)
-        assert task.model_settings(splits)["num_labels"] == {"mnli": 3, "stsb": 1}.get(name, 2)
+        assert task.model_settings()["num_labels"] == {"mnli": 3, "stsb": 1}.get(name, 2)
 
 
 def test_mnli_has_two_validation_sets_and_the_diagnostic_one(glue: Path) -> None:
@@ -67,63 +69,65 @@ def test_test_files_may_be_missing(tmp_path: Path) -> None:
 def test_mrpc_as_its_authors_have_it(tmp_path: Path) -> None:
     write_mrpc_original(tmp_path)
     splits = GLUE_TASKS["mrpc"].load(tmp_path)
+    assert splits.train is not None
     assert splits.train["first"][:] == [f"{FIRST} {number}" for number in (0, 2, 3, 5)]
     assert splits.train["label"][:] == [0, 0, 1, 1]
     assert splits.evaluation["validation"]["label"][:] == [1, 0]
     assert splits.test["test"]["index"][:] == [0, 1, 2]
     assert "label" not in splits.test["test"].column_names
     (tmp_path / "dev_ids.tsv").unlink()
-    with pytest.raises(InputError, match=r"has msr_paraphrase_train\.txt but no dev_ids\.tsv"):
+    with pytest.raises(InputError, match=r"dev_ids\.tsv"):
         GLUE_TASKS["mrpc"].load(tmp_path)
 
 
-def test_rows_that_qqp_has_cut_short_are_left_out(glue: Path, tmp_path: Path) -> None:
+def test_rows_that_qqp_has_cut_short_are_skipped(glue: Path, tmp_path: Path) -> None:
     header = ("id", "qid1", "qid2", "question1", "question2", "is_duplicate")
     rows = [(1, 2, 3, "a", "b", 1), (4, 5, 6, "only one"), (7, 8, 9, "c", "d", 0)]
     for name in ("train", "dev"):
         write_tsv(tmp_path / f"{name}.tsv", header, rows)
     splits = GLUE_TASKS["qqp"].load(tmp_path)
+    assert splits.train is not None
     assert splits.train["label"][:] == splits.evaluation["validation"]["label"][:] == [1, 0]
 
 
 @pytest.mark.parametrize(
     ("name", "file", "header", "row", "message"),
     [
-        ("sst2", "train.tsv", ("sentence", "label"), ("x", "2"), "line 2: found label '2', expected one of 0, 1"),
-        ("sst2", "dev.tsv", ("text", "label"), ("x", "1"), "line 1: found the columns text, label, expected sentence"),
-        ("sst2", "dev.tsv", ("sentence", "label"), ("x",), "line 2: found 1 fields, expected 2"),
-        ("sst2", "test.tsv", ("index", "sentence"), ("x", "y"), "line 2: found index 'x', expected a whole number"),
-        ("cola", "train.tsv", None, ("gj04", "yes", "", "x"), "line 1: found label 'yes', expected one of 0, 1"),
+        ("sst2", "train.tsv", ("sentence", "label"), ("x", "2"), "line 2: found label '2'"),
+        ("sst2", "dev.tsv", ("text", "label"), ("x", "1"), "line 1: found the columns text, label"),
+        ("sst2", "dev.tsv", ("sentence", "label"), ("x",), "line 2: found 1 fields"),
+        ("sst2", "test.tsv", ("index", "sentence"), ("x", "y"), "line 2: found index 'x'"),
+        ("cola", "train.tsv", None, ("gj04", "yes", "", "x"), "line 1: found label 'yes'"),
         ("stsb", "dev.tsv", ("sentence1", "sentence2", "score"), ("x", "y", "5.1"), "line 2: found score '5.1'"),
         ("stsb", "dev.tsv", ("sentence1", "sentence2", "score"), ("x", "y", "nan"), "line 2: found score 'nan'"),
-        ("stsb", "dev.tsv", ("sentence1", "sentence2", "score"), ("x", "y", "-"), "expected a number from 0 to 5"),
-        ("mnli", "dev_matched.tsv", ("sentence1", "sentence2", "gold_label"), ("x", "y", "-"),
-         "line 2: found gold_label '-', expected one of entailment, neutral, contradiction"),
+        ("stsb", "dev.tsv", ("sentence1", "sentence2", "score"), ("x", "y", "-"), "line 2: found score '-'"),
+        ("mnli", "dev_matched.tsv", PAIR_HEADER, ("x", "y", "-"), "line 2: found gold_label '-'"),
     ],
-)  # fmt: skip
-def test_a_wrong_file_is_named(
+)
+def test_errors_name_file_and_line(
     tmp_path: Path, name: str, file: str, header: tuple[str, ...] | None, row: tuple[str, ...], message: str
 ) -> None:
     folder = write_glue(tmp_path) / GLUE_TASKS[name].folder
     write_tsv(folder / file, header, [row])
     with pytest.raises(DataError) as error:
         GLUE_TASKS[name].load(tmp_path)
-    assert str(error.value).startswith(f"{folder / file}: ")
-    assert message in str(error.value)
+    assert str(error.value).startswith(f"{folder / file}: {message}")
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
     write_tsv(tmp_path / "RTE" / "train.csv", ("a",), [])
-    with pytest.raises(InputError, match=r"RTE has no train\.tsv and no dev\.tsv; found train\.csv"):
+    with pytest.raises(InputError, match=r"RTE has no train\.tsv; found train\.csv"):
         GLUE_TASKS["rte"].load(tmp_path)
-    with pytest.raises(InputError, match=r"no/where is no folder"):
-        GLUE_TASKS["rte"].load(Path("no/where"))
+    for folder in (Path("no/where"), tmp_path / ("x" * 300), tmp_path / "RTE" / "train.csv"):
+        with pytest.raises(InputError) as error:
+            GLUE_TASKS["rte"].load(folder)
+        assert f"--data-dir {folder}" in str(error.value)
 
 
 def test_an_empty_split_is_refused(tmp_path: Path) -> None:
     write_single(tmp_path)
     write_tsv(tmp_path / "SST-2" / "dev.tsv", ("sentence", "label"), [])
-    with pytest.raises(DataError, match=r"dev\.tsv: found no row"):
+    with pytest.raises(DataError, match=r"dev\.tsv"):
         GLUE_TASKS["sst2"].load(tmp_path)
 
 
@@ -154,7 +158,7 @@ def test_submissions(
 
 
 @pytest.mark.parametrize(
-    ("name", "labels", "logits", "figures"),
+    ("name", "labels", "logits", "expected"),
     [
         ("cola", [1, 0, 1, 0], [[0, 1], [1, 0], [0, 1], [1, 0]], {"matthews_correlation": 1.0}),
         ("mnli", [0, 1, 2, 2], [[1, 0, 0], [1, 0, 0], [0, 0, 1], [0, 1, 0]], {"accuracy": 0.5}),
@@ -163,17 +167,17 @@ def test_submissions(
     ],
 )
 def test_metrics_from_logits(
-    name: str, labels: list[float], logits: list[list[float]], figures: dict[str, float]
+    name: str, labels: list[float], logits: list[list[float]], expected: dict[str, float]
 ) -> None:
-    """Scores are cut to their range first: else those of the last case would be correlated less."""
+    """Scores are cut to their range first; otherwise those of the last case would have a lower correlation."""
     examples = Dataset.from_dict({"label": labels})
     found = GLUE_TASKS[name].compute_metrics(examples, examples, np.array(logits, np.float32))
-    assert found == pytest.approx(figures, abs=1e-6)
+    assert found == pytest.approx(expected, abs=1e-6)
     assert GLUE_TASKS[name].main_metric in found
 
 
 def test_the_hubs_version_has_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its test labels, -1, are not taken for labels."""
+    """The label -1 of its test splits is not a label."""
     label = ClassLabel(names=["entailment", "neutral", "contradiction"])
 
     def split(labels: list[int]) -> Dataset:
@@ -196,22 +200,22 @@ def test_the_hubs_version_has_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("datasets.load_dataset", load)
     splits = GLUE_TASKS["mnli"].load(None)
-    assert splits.train[1] == {"first": "p", "second": "h", "label": 1, "index": 5}
+    assert splits.train is not None and splits.train[1] == {"first": "p", "second": "h", "label": 1, "index": 5}
     assert set(splits.test) == {"ax", "test_matched", "test_mismatched"}
     assert splits.test["ax"].column_names == ["first", "second", "index"]
 
 
-def test_without_a_network_the_error_says_what_to_give(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_the_error_names_the_option(monkeypatch: pytest.MonkeyPatch) -> None:
     def load(name: str, configuration: str, **_: object) -> DatasetDict:
         raise ConnectionError("Couldn't reach 'nyu-mll/glue' on the Hub\nmore")
 
     monkeypatch.setattr("datasets.load_dataset", load)
-    with pytest.raises(InputError, match=r"nyu-mll/glue \(rte\) could not be .*: Couldn't reach .* Hub; .*--data-dir"):
+    with pytest.raises(InputError, match=r"nyu-mll/glue \(rte\).*Couldn't reach .*--data-dir"):
         hub.load_from_hub("nyu-mll/glue", "rte")
 
 
-def test_names_are_taken_as_glue_writes_them() -> None:
+def test_names_may_be_written_as_glue_does() -> None:
     arguments = SimpleNamespace(task="STS-B", **dict.fromkeys(squad.OPTIONS))
     assert make_task(arguments).name == "stsb"  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="--task 'SNLI' is unknown; choose one of cola, sst2"):
+    with pytest.raises(InputError, match=r"--task 'SNLI'.*cola, sst2"):
         make_task(SimpleNamespace(task="SNLI"))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""GLUE's metrics against values worked out by hand."""
+"""Metrics of classification and regression against values worked out by hand."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import math
 
 import numpy as np
 import pytest
-from bert_large.finetune.metrics import accuracy, accuracy_and_f1, correlations, matthews_correlation
+from bert_large.finetune.metrics import (
+    accuracy,
+    accuracy_and_f1,
+    accuracy_and_macro_f1,
+    correlations,
+    matthews_correlation,
+)
 
 LABELS = np.array([1, 1, 1, 0, 0, 0, 0, 1])
 FOUND = np.array([1, 1, 0, 0, 1, 0, 0, 0])
@@ -26,6 +32,11 @@ def test_f1_and_the_average() -> None:
 def test_f1_of_a_class_that_never_occurs_is_zero() -> None:
     none = np.zeros(3, int)
     assert accuracy_and_f1(none, none) == {"accuracy": 1.0, "f1": 0.0, "average": 0.5}
+
+
+def test_macro_f1() -> None:
+    """F1 of class 1 is 4/7, of class 0 with 3 true positives, 2 false positives and 1 false negative 6/9."""
+    assert accuracy_and_macro_f1(LABELS, FOUND) == pytest.approx({"accuracy": 5 / 8, "macro_f1": (4 / 7 + 6 / 9) / 2})
 
 
 def test_matthews_correlation() -> None:

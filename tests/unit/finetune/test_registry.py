@@ -1,8 +1,9 @@
-"""The tasks `squad`, `squad2` and `ner` with the hub's data and what the command makes of their options."""
+"""The tasks `squad`, `squad2` and `ner` with the hub's data, and their options in the command."""
 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ def test_options_are_part_of_the_run() -> None:
 
 
 @pytest.mark.parametrize("task", ["rte", "ner"])
-def test_options_of_others_are_refused(task: str) -> None:
-    with pytest.raises(InputError, match=f"--doc-stride cannot be given with --task {task}"):
+def test_options_of_other_tasks_are_refused(task: str) -> None:
+    with pytest.raises(InputError, match=f"--doc-stride.*--task {task}"):
         task_of("--task", task, "--doc-stride", "64")
 
 
@@ -57,7 +58,7 @@ def squad_hub(answers: list[dict[str, list[Any]]]) -> DatasetDict:
 
 
 def test_squad2_from_the_hub_to_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Windows of 8 of the context's 12 tokens; the logits say the first gold answer, of q1 that there is none."""
+    """Windows of 8 of the context's 12 tokens; the logits give the first gold answer, and for q1 that there is none."""
     hub = squad_hub([{"text": ["abc", "Abc"], "answer_start": [12, 0]}, {"text": [], "answer_start": []}])
     monkeypatch.setattr(squad, "load_from_hub", lambda name: {"rajpurkar/squad_v2": hub}[name])
     task = task_of("--task", "squad2", "--max-query-length", "3", "--doc-stride", "4", "--max-seq-length", "14")
@@ -76,19 +77,19 @@ def test_squad2_from_the_hub_to_answers(monkeypatch: pytest.MonkeyPatch, tmp_pat
     metrics = task.compute_metrics(examples, features, tuple(logits))
     assert (metrics["exact"], metrics["HasAns_f1"], metrics["NoAns_f1"], metrics["total"]) == (100, 100, 100, 2)
     task.write_predictions(tmp_path, "validation", examples, features, tuple(logits))
-    assert '"q0": "abc",\n  "q1": ""' in (tmp_path / "predictions.json").read_text()
-    assert '"q0": -6.0,\n  "q1": 6.0' in (tmp_path / "null_odds.json").read_text()
+    assert json.loads((tmp_path / "predictions.json").read_text()) == {"q0": "abc", "q1": ""}
+    assert json.loads((tmp_path / "null_odds.json").read_text()) == {"q0": -6.0, "q1": 6.0}
 
 
 def test_wrong_rows_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    hub = squad_hub([{"text": ["abc"], "answer_start": [11]}])
+    hub = squad_hub([{"text": ["abc"], "answer_start": [4]}])
     monkeypatch.setattr(squad, "load_from_hub", lambda name: {"rajpurkar/squad": hub}[name])
-    with pytest.raises(DataError, match="rajpurkar/squad train: question q0: the context has ' ab' at answer_start 11"):
+    with pytest.raises(DataError, match=r"rajpurkar/squad train: .*q0"):
         task_of("--task", "squad").load(None)
 
 
 def test_ner_from_the_hub_to_tags(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tags are numbers there; a type that the training data has not is an entity that cannot be found."""
+    """Tags are numbers there; an entity of a type that is not in the training data cannot be found."""
     names = ["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]
     features = Features({"tokens": [Value("string")], "ner_tags": [ClassLabel(names=names)]})
 
@@ -101,7 +102,7 @@ def test_ner_from_the_hub_to_tags(monkeypatch: pytest.MonkeyPatch) -> None:
     task = NerTask()
     splits = task.load(None)
     assert list(splits.evaluation) == ["validation", "test"]
-    assert task.model_settings(splits) == {
+    assert task.model_settings() == {
         "num_labels": 3, "id2label": {0: "O", 1: "B-PER", 2: "I-PER"}, "label2id": {"O": 0, "B-PER": 1, "I-PER": 2},
     }  # fmt: skip
     examples = splits.evaluation["validation"]

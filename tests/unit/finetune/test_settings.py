@@ -10,10 +10,10 @@ import pytest
 from bert_large.cli import build_parser
 from bert_large.errors import InputError
 from bert_large.finetune.command import parse_seeds
-from bert_large.finetune.results import best_seed, summarize, table_lines
+from bert_large.finetune.results import best_seed, results_table, summarize
 from bert_large.finetune.settings import FinetuneSettings
 
-from tests.support.runs import run_here
+from tests.support.runs import PROJECT, run_here
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -39,17 +39,17 @@ def test_seeds() -> None:
     assert parse_seeds("3,1,2") == (3, 1, 2)
     assert parse_seeds("42") == (42,)
     for text in ("", "1,1", "1;2", "-1", "1,", str(2**32)):
-        with pytest.raises(InputError, match="--seeds is "):
+        with pytest.raises(InputError, match="--seeds"):
             parse_seeds(text)
 
 
-def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """With a command that installs them from the project's folder, and the way for containers."""
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert run_here("finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o") == 2
     error = capsys.readouterr().err
-    assert "packages that are missing (import of accelerate halted" in error
-    assert "pip install 'bert-large[finetune]'" in error
-    assert "FINETUNE=1 ./build.sh" in error
+    assert "accelerate" in error and "FINETUNE=1 ./build.sh" in error
+    assert f"pip install -e {PROJECT}[finetune]" in error.replace("'", "")
 
 
 def test_help_has_the_defaults_of_squad(capsys: pytest.CaptureFixture[str]) -> None:
@@ -69,14 +69,14 @@ def test_mean_and_deviation_over_seeds() -> None:
     metrics = summarize(seeds)["validation"]["accuracy"]
     assert metrics == pytest.approx({"mean": 19 / 30, "standard_deviation": math.sqrt(42 / 1800)})
     assert best_seed(seeds, "accuracy") == 3
-    lines = list(table_lines("sst2", {"seeds": seeds, "summary": summarize(seeds)}))
+    lines = results_table("sst2", {"seeds": seeds, "summary": summarize(seeds)}).splitlines()
     assert lines[1].split() == ["validation", "accuracy", "0.6333", "0.1528", "0.5000", "0.6000", "0.8000"]
 
 
 def test_one_seed_has_no_deviation() -> None:
     seeds = [seed(1, 0.5)]
     assert summarize(seeds)["validation"]["accuracy"] == {"mean": 0.5, "standard_deviation": None}
-    assert list(table_lines("sst2", {"seeds": seeds, "summary": summarize(seeds)}))[1].split()[3] == "-"
+    assert results_table("sst2", {"seeds": seeds, "summary": summarize(seeds)}).splitlines()[1].split()[3] == "-"
 
 
 def test_the_first_of_equal_seeds_is_the_best() -> None:

@@ -1,3 +1,5 @@
+"""Windows of questions, and the way back from logits to answers."""
+
 from __future__ import annotations
 
 from typing import Any
@@ -36,7 +38,7 @@ def test_one_window(tokenizer: Any) -> None:
 
 
 def test_windows_of_a_long_context(tokenizer: Any) -> None:
-    """Room for 4 tokens of 9, 2 further each time; the answer, tokens 3 to 5, is whole in one window."""
+    """Room for 4 of 9 tokens, with a stride of 2; one window holds all of the answer, tokens 3 to 5."""
     question = Question("q", "whoever", "abcdefghi", (Answer("def", 3),))
     windows = windows_of(tokenizer, question, 11, 2)
     assert [tokenizer.convert_ids_to_tokens(window.input_ids) for window in windows] == [
@@ -54,7 +56,7 @@ def test_windows_of_a_long_context(tokenizer: Any) -> None:
 def test_no_answer_and_no_context(tokenizer: Any) -> None:
     questions = [Question("q", "who", "ab", ()), Question("r", "who", " \u200b", ())]
     windows = list(make_windows(questions, tokenizer, max_seq_length=16, doc_stride=4, max_query_length=4))
-    assert [(its.question, its.answer_start, its.answer_end, len(its.offsets)) for its in windows] == [
+    assert [(window.question, window.answer_start, window.answer_end, len(window.offsets)) for window in windows] == [
         (0, 0, 0, 2), (1, 0, 0, 0),
     ]  # fmt: skip
 
@@ -63,11 +65,11 @@ def test_questions_are_numbered_over_contexts(tokenizer: Any) -> None:
     contexts = ["ab", "ab", "cd", "ab"]
     questions = [Question(str(number), "who", context, ()) for number, context in enumerate(contexts)]
     windows = make_windows(questions, tokenizer, max_seq_length=16, doc_stride=4, max_query_length=4)
-    assert [its.question for its in windows] == [0, 1, 2, 3]
+    assert [window.question for window in windows] == [0, 1, 2, 3]
 
 
 def test_no_room(tokenizer: Any) -> None:
-    with pytest.raises(InputError, match="--max-seq-length is 7, expected over 7"):
+    with pytest.raises(InputError, match="--max-seq-length is 7"):
         windows_of(tokenizer, Question("q", "who", "ab", ()), 7, 4)
 
 
@@ -77,7 +79,7 @@ def test_windows_cover_everything(tokens: int, room: int, doc_stride: int) -> No
     assert {token for begin, end in bounds for token in range(begin, end)} == set(range(tokens))
     assert all(end - begin <= room for begin, end in bounds)
     assert [begin for begin, _ in bounds] == [number * min(room, doc_stride) for number in range(len(bounds))]
-    assert all(end < tokens for _, end in bounds[:-1])  # none after the first that reaches the end
+    assert all(end < tokens for _, end in bounds[:-1])  # no window after the first that reaches the end
 
 
 OFFSETS = np.array([[0, 3], [4, 6], [6, 9], [9, 10]], dtype=np.int32)
@@ -87,7 +89,7 @@ OFFSETS = np.array([[0, 3], [4, 6], [6, 9], [9, 10]], dtype=np.int32)
     ("text", "start", "expected"),
     [
         ("abc", 0, (0, 0)),
-        ("ef", 5, (1, 2)),  # begins and ends within tokens: both whole tokens are taken
+        ("ef", 5, (1, 2)),  # begins and ends within tokens, which are included whole
         (" d", 3, (1, 1)),
         ("c ", 2, (0, 0)),
         (" ", 3, None),
@@ -95,7 +97,7 @@ OFFSETS = np.array([[0, 3], [4, 6], [6, 9], [9, 10]], dtype=np.int32)
     ],
 )
 def test_answer_tokens(text: str, start: int, expected: tuple[int, int] | None) -> None:
-    """Of the context `abc defghi.`"""
+    """In the context `abc defghi.`"""
     assert answer_tokens(Answer(text, start), OFFSETS) == expected
 
 
@@ -104,13 +106,13 @@ WORDS = st.lists(st.text("abcÉ中ﬁ\u0301", min_size=1, max_size=4), min_size=
 
 @settings(deadline=None)
 @given(words=WORDS, ends=st.tuples(st.integers(0, 100), st.integers(0, 100)), doc_stride=st.integers(1, 12))
-def test_right_logits_give_back_the_answer(
+def test_correct_logits_give_the_answer(
     tokenizer: Any, words: list[str], ends: tuple[int, int], doc_stride: int
 ) -> None:
-    """Whole words as the answer, logits of 1 where training has its ends and of 0 elsewhere: the text comes back.
+    """With logits of 1 at the ends of the answer, which is whole words, and 0 elsewhere, the prediction is its text.
 
-    Windows without the answer say so by their [CLS]. If no window holds all of it, as it is longer than one or lies
-    across their borders, "no answer" is the likeliest.
+    Windows without the answer have those logits at [CLS]. If no window holds all of it, because it is longer than a
+    window or crosses their borders, "no answer" is the most likely.
     """
     context = "  ".join(words)
     first, last = sorted(end % len(words) for end in ends)
@@ -125,6 +127,6 @@ def test_right_logits_give_back_the_answer(
         scored.append(ScoredWindow(window.context_begin, window.offsets, starts, stops))
     prediction = predict(context, scored, n_best=5, max_answer_length=24)
     if any(window.answer_start for window in windows):
-        assert prediction.text.strip(" \u0301") == answer.strip(" \u0301")  # accents of their own are in no token
+        assert prediction.text.strip(" \u0301") == answer.strip(" \u0301")  # a separate accent is in no token
     else:
         assert prediction.null_odds >= 0

@@ -1,0 +1,27 @@
+"""Packages that only some commands need: the extras of pyproject.toml."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+
+from bert_large.errors import InputError
+
+_PROJECT = Path(__file__).parents[2]
+_IN_IMAGES = {"finetune": "FINETUNE=1 ./build.sh makes an image that has them"}
+
+
+def missing_extra(purpose: str, extra: str, found: object) -> InputError:
+    """Return the error for a package that is not installed, with the command that installs it from here.
+
+    This package is on no public index, where others own its name: `pip` gets the project's folder. `purpose` is the
+    option or command that needs the extra, `found` the error of the import.
+    """
+    inside = (_PROJECT / "pyproject.toml").is_file()
+    source = shlex.quote(f"{_PROJECT}[{extra}]") if inside else f"'.[{extra}]' in the project's folder"
+    command = f"{shlex.quote(sys.executable)} -m pip install -e {source}"
+    image = _IN_IMAGES.get(extra, f"add '.[{extra}]' to the pip install of the Dockerfile and build the image again")
+    return InputError(
+        f"{purpose} needs packages that are not installed ({found}); install them: {command}; for a container: {image}"
+    )

