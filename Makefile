@@ -17,7 +17,7 @@ install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-ipex fault soak fuzz audit bench lint format clean
+.PHONY: help setup demo test test-slow test-all test-ipex fault soak fuzz audit bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -27,8 +27,16 @@ setup: $(VENV)/.installed ## make the environment and install the package into i
 demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 1 and phase 2, into output/demo
 	PYTHON="$(abspath $(bin))/python" quickstart/demo.sh
 
-test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
-	$(bin)/pytest $(PYTEST_ARGS)
+# Tests of one file stay in one process, as they share fixtures. With `loadgroup`, tests/conftest.py adds to this that the
+# container tests share one engine, and the files that look at the demo one demo.
+test: $(VENV)/.installed-test ## run the tests that protect a change: at most 8 minutes on 2 cores (PYTEST_ARGS="-k name")
+	$(bin)/pytest -m 'not slow' -n auto --dist loadfile $(PYTEST_ARGS)
+
+test-slow: $(VENV)/.installed-test ## run the other tests: long runs, kills, containers, Slurm, several hosts, a browser
+	$(bin)/pytest -m slow -n 2 --dist loadgroup $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test ## run all tests
+	$(bin)/pytest -n auto --dist loadgroup $(PYTEST_ARGS)
 
 test-ipex: ## run the tests of the engines with Intel Extension for PyTorch, in an environment of its own (up to 7 GB)
 	$(MAKE) VENV='$(IPEX_VENV)' '$(IPEX_VENV)/.ipex'
@@ -61,13 +69,14 @@ audit: $(VENV)/.installed-audit ## ask for known vulnerabilities of all packages
 bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
 	$(bin)/bert-large bench record $(BENCH_ARGS)
 
-lint: $(VENV)/.installed-test ## check formatting, style, types and shell scripts
+lint: $(VENV)/.installed-test ## check formatting, style, types, shell scripts and wording
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	find . \( -path ./.git -o -path './$(VENV)' -o -path './$(IPEX_VENV)' -o -path ./output \) -prune -o \
 	  -type f \( -name '*.sh' -o -path ./.ci/run \) -print0 | \
 	  xargs -0 $(bin)/shellcheck --external-sources --source-path=SCRIPTDIR
+	$(bin)/python .ci/english.py
 
 format: $(VENV)/.installed-test ## format the Python code
 	$(bin)/ruff format

@@ -31,10 +31,11 @@ BUILD_TIMEOUT_SECONDS = 2400  # the first test waits for Debian's packages, PyTo
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and give each the time that the first one may need."""
+    """Mark every test of this folder as slow, and allow each the time that building the images takes in the first."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.container)
+            item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_SECONDS))
 
 

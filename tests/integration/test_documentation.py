@@ -259,6 +259,7 @@ def test_ranks_are_shown(workshop: Path) -> None:
     assert len(re.findall(r"^rank 0 here: \d+ thread", printed, re.MULTILINE)) == 2
 
 
+@pytest.mark.slow
 def test_choices_are_measured(workshop: Path) -> None:
     """The machine is looked at, and steps are timed without anything being saved."""
     printed = documents.run_group("docs/PRECISION_AND_BATCH.md", "choose", workshop, SMALL)
@@ -268,6 +269,7 @@ def test_choices_are_measured(workshop: Path) -> None:
     assert not (workshop / "runs" / "speed" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_benchmarks(workshop: Path) -> None:
     """On a model of 32 hidden units: each command prints one object."""
     small = {"--json": "--json --hidden-size 32 --rounds 1 --compare"}

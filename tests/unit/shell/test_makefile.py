@@ -62,11 +62,14 @@ def test_setup_installs_once(project: Sandbox) -> None:
     assert len(installs(project)) == 2
 
 
-def test_test_installs_the_extra_and_runs_pytest(project: Sandbox) -> None:
+@pytest.mark.parametrize(("target", "marked"), [("test", ["not slow"]), ("test-slow", ["slow"]), ("test-all", [])])
+def test_tests_install_the_extra_and_run_pytest(project: Sandbox, target: str, marked: list[str]) -> None:
     for _ in range(2):
-        assert make(project, "test", "PYTEST_ARGS=-k name").returncode == 0
+        assert make(project, target, "PYTEST_ARGS=-k name").returncode == 0
     assert installs(project) == [["install", "--editable", ".[test]"]]
-    assert [call.arguments for call in project.calls("pytest")] == [["-k", "name"]] * 2
+    for call in project.calls("pytest"):
+        assert call.values("-m") == marked
+        assert call.arguments[-2:] == ["-k", "name"]
 
 
 def test_demo_installs_the_extra_and_runs_the_demo_with_it(project: Sandbox) -> None:
@@ -181,6 +184,7 @@ def test_lint_checks_every_script(project: Sandbox) -> None:
     assert make(project, "lint").returncode == 0
     assert [call.arguments for call in project.calls("ruff")] == [["check"], ["format", "--check"]]
     assert len(project.calls("mypy")) == 1
+    assert project.calls("python")[-1].arguments == [".ci/english.py"]
     checked = {word for word in project.calls("shellcheck")[0].arguments if not word.startswith("--")}
     scripts = {f"./{path.relative_to(project.project)}" for path in project.project.glob("[dq]*/*.sh")}
     assert "./docker/install_torch.sh" in scripts
