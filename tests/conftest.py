@@ -21,8 +21,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     A session's fixtures exist once per process. There must be one container engine only, and the demo takes minutes.
     """
-    if config.getoption("dist", "no") != "loadgroup":
-        return
     demo_files = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
     for item in items:
         if "container" in item.path.parts:
