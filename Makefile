@@ -27,16 +27,15 @@ setup: $(VENV)/.installed ## make the environment and install the package into i
 demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 1 and phase 2, into output/demo
 	PYTHON="$(abspath $(bin))/python" quickstart/demo.sh
 
-# Tests of one file stay in one process, as they share fixtures. With `loadgroup`, tests/conftest.py adds to this that the
-# container tests share one engine, and the files that look at the demo one demo.
+# Tests of one file run in one process, as they share fixtures; tests/conftest.py joins some files to groups.
 test: $(VENV)/.installed-test ## run the tests that protect a change: at most 8 minutes on 2 cores (PYTEST_ARGS="-k name")
 	$(bin)/pytest -m 'not slow' -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the other tests: long runs, kills, containers, Slurm, several hosts, a browser
-	$(bin)/pytest -m slow -n 2 --dist loadgroup $(PYTEST_ARGS)
+	$(bin)/pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-test ## run all tests
-	$(bin)/pytest -n auto --dist loadgroup $(PYTEST_ARGS)
+	$(bin)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
 test-ipex: ## run the tests of the engines with Intel Extension for PyTorch, in an environment of its own (up to 7 GB)
 	$(MAKE) VENV='$(IPEX_VENV)' '$(IPEX_VENV)/.ipex'

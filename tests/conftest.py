@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator
+from typing import Any
 
 import pytest
+
+# Files of one group run in one process of `--dist loadfile`, as a session's fixtures exist once per process: there must
+# be one container engine only, and the demo takes minutes.
+GROUPS = ("tests/container/", "tests/integration/test_demo")
 
 
 @pytest.fixture(autouse=True)
@@ -16,17 +20,15 @@ def one_thread() -> None:
         torch.set_num_threads(1)
 
 
-@pytest.hookimpl(wrapper=True)  # so that it runs before xdist's own hook, which reads the groups
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Group tests for `--dist loadgroup`: by file, but all container tests and all users of the demo in one process.
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Return pytest-xdist's scheduler of `--dist loadfile` with the groups above."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
 
-    A session's fixtures exist once per process. There must be one container engine only, and the demo takes minutes.
-    """
-    demo_files = {item.path for item in items if "demo" in getattr(item, "fixturenames", ())}
-    for item in items:
-        if "container" in item.path.parts:
-            group = "container"
-        else:
-            group = "demo" if item.path in demo_files else str(item.path.relative_to(config.rootpath))
-        item.add_marker(pytest.mark.xdist_group(group))
-    return (yield)
+    class LoadGroups(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return next((group for group in GROUPS if nodeid.startswith(group)), super()._split_scope(nodeid))
+
+    return LoadGroups(config, log)
