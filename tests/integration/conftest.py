@@ -79,7 +79,7 @@ def signal_at(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo that has run."""
+    """A finished demo."""
 
     folder: Path
     printed: str
@@ -87,7 +87,7 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo, from start to end by its own script: a minute or more."""
+    """The demo, run by its own script; it takes one to three minutes."""
     folder = tmp_path_factory.mktemp("demo") / "a demo"
     environment = os.environ | {"DEMO_DIR": str(folder), "PYTHON": sys.executable}
     done = subprocess.run(
