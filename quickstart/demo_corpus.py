@@ -1,4 +1,4 @@
-"""Write the demo's corpus, English prose of the Python installation: one sentence per line, a blank line after an article.
+"""Write the demo's corpus, English prose of the Python installation: a sentence per line, a blank line after an article.
 
 Usage: demo_corpus.py TEXT_DIR
 
@@ -25,7 +25,7 @@ _CODE = re.compile(r"^(>>>|\.\.\.|::=|[-*=~^+#|]{3,})|::=|^\S+ *= |[{};]")
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of the prose paragraphs of `text`; indented blocks, code, grammars and headings are skipped."""
+    """Yield the sentences of the prose paragraphs; indented blocks, code, grammars and headings are skipped."""
     for paragraph in re.split(r"\n\s*\n", text):
         lines = paragraph.strip("\n").split("\n")
         if any(_CODE.search(line) for line in lines) or lines[0].startswith("    "):

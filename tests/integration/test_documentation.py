@@ -1,7 +1,7 @@
 """The README and the guides: their links, and their commands on small data and a small model.
 
-An HTML comment on the line before a block of commands says how it is tested. `<!-- run: group -->`: a test below runs the
-blocks of a group in order, as one script. `<!-- needs: … -->`: the commands need something that is not there in a test.
+An HTML comment on the line before a block of commands says how it is tested. `<!-- run: group -->`: a test below runs
+the blocks of a group in order, as one script. `<!-- needs: … -->`: the commands need something that a test lacks.
 """
 
 from __future__ import annotations
