@@ -5,32 +5,41 @@
 #   ./build.sh                  on the IPEX base
 #   BASE=stock ./build.sh       on stock PyTorch for CPUs
 #   FINETUNE=1 ./build.sh       with the packages of run_finetune.sh
-# Either base is built first where it is missing. docs/IPEX.md says which one to use when.
+# Either base is built first if it is missing. docs/containers.md explains which one to use.
 #
 # Optional variables:
-#   BASE                ipex (default) or stock: which base
+#   BASE                ipex (default) or stock: the base
 #   BASE_IMAGE          any other base: an image whose python3 has torch and pip (default: the image of BASE)
 #   PYTHON_IMAGE        image that the base is built on: Debian or Ubuntu with python3 and its venv (default
 #                       python:3.11-slim-bookworm)
-#   TORCH_VERSION, IPEX_VERSION, ONECCL_VERSION   of the base, in place of those in docker/*.Dockerfile
-#   TORCH_BUILD         cpu (default), or any: where no build for CPUs can be had, take one for GPUs, gigabytes larger
+#   TORCH_VERSION, IPEX_VERSION, ONECCL_VERSION   versions in the base (default: those in docker/*.Dockerfile)
+#   TORCH_BUILD         cpu (default), or any: if no build for CPUs is available, take one for GPUs, gigabytes larger
 #   ONECCL              auto (default): the IPEX base has the oneCCL bindings if ONECCL_INDEX_URL is given and has them;
-#                       required: fail without them; none. The image's label bert-large.base and the log of a run say
-#                       which it is
-#   ONECCL_INDEX_URL    package index that has oneccl_bind_pt: Intel's own, no public one has it
-#   FINETUNE            1: the image has what run_finetune.sh needs, too; 0 (default): 390 MB less, and 25 packages
-#                       fewer to keep up to date, none of which pretraining uses
+#                       required: fail without them; none. The image's label bert-large.base and the log of a run show
+#                       the result
+#   ONECCL_INDEX_URL    package index that has oneccl_bind_pt: Intel's own
+#   FINETUNE            1: the image also has the packages for run_finetune.sh, about 500 MB more; 0 (default)
 #   IMAGE_NAME          name of the result (default model-zoo:pytorch-bert-large-training)
 #   CONTAINER_ENGINE    docker or podman (default: the first that answers)
-#   DOCKER_BUILD_ARGS   more arguments for `docker build`, split into words as a shell does, nothing expanded
-#   SOURCE_DATE_EPOCH   the time that the images say they were made, in seconds since 1970 (default now)
+#   DOCKER_BUILD_ARGS   more arguments for `docker build`, split into words as a shell does, without expansion
+#   SOURCE_DATE_EPOCH   creation time for the images' label "created", in seconds since 1970 (default: no such label, so
+#                       that building again without changes gives the same image)
 #   http_proxy https_proxy no_proxy, also in upper case, and PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
 #   PIP_TRUSTED_HOST    used while building; they do not stay in the image's environment, but PIP_... and
-#                       ONECCL_INDEX_URL show in its history: keep passwords out of them
+#                       ONECCL_INDEX_URL are visible in its history: keep passwords out of them
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
 source "$(dirname -- "${BASH_SOURCE[0]}")/quickstart/common.sh"
+
+case "${1:-}" in
+  "") ;;
+  -h | --help)
+    sed -n '2,/^set /s/^#\( \|$\)//p' "${BASH_SOURCE[0]}"
+    exit 0
+    ;;
+  *) die "$1 is not an option: build.sh takes variables only, see ./build.sh --help" ;;
+esac
 
 # build_image NAME DOCKERFILE [ARGUMENT ...]
 build_image() {
@@ -40,7 +49,7 @@ build_image() {
     "$PROJECT_DIR"
 }
 
-# build_base BASE: build the base, and label it with what it turned out to hold.
+# build_base BASE: build the base, and label it with the versions in it.
 build_base() {
   local note
   pass_by_name PYTHON_IMAGE TORCH_VERSION TORCH_BUILD
@@ -52,7 +61,7 @@ build_base() {
   echo "Built $BASE_IMAGE: $note."
 }
 
-# pass_by_name NAME ...: add build arguments for the variables that are set; the engine takes their values itself.
+# pass_by_name NAME ...: add build arguments for the variables that are set; the engine reads their values itself.
 BY_NAME=()
 pass_by_name() {
   local name
@@ -82,17 +91,20 @@ BUILD_ARGUMENTS=("${WORDS[@]}" "${BY_NAME[@]}")
 BY_NAME=()
 choose_engine
 if [[ "${CONTAINER_ENGINE##*/}" == podman ]]; then
-  BUILD_ARGUMENTS+=(--format docker) # podman's own format has no health check
+  BUILD_ARGUMENTS+=(--format docker) # podman's default format has no health check
 fi
 
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' "$PROJECT_DIR/pyproject.toml")"
 revision="$(git -C "$PROJECT_DIR" describe --always --dirty --abbrev=40 --exclude "*" 2>/dev/null || true)"
-created="$(date --utc --date "@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)"
 LABELS=(
   --label "org.opencontainers.image.version=$version"
-  --label "org.opencontainers.image.created=$created"
   ${revision:+--label "org.opencontainers.image.revision=$revision"}
 )
+if [[ -n "${SOURCE_DATE_EPOCH:-}" ]]; then
+  created="$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null)" ||
+    die "SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH is not a number of seconds since 1970"
+  LABELS+=(--label "org.opencontainers.image.created=$created")
+fi
 
 if ! has_image "$BASE_IMAGE"; then
   [[ "$BASE_IMAGE" == "$default_base" ]] ||

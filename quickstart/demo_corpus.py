@@ -1,4 +1,4 @@
-"""Write the demo's corpus, English prose of the Python installation: a sentence per line, a blank line after an article.
+"""Write the demo's corpus: English prose of the Python installation, one sentence per line, articles apart.
 
 Usage: demo_corpus.py TEXT_DIR
 

@@ -60,6 +60,8 @@ class Caller:
     engine: Engine
     folder: Path
     uid: int
+    groups: list[int] = field(default_factory=list)
+    """Supplementary groups."""
     variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -103,7 +105,7 @@ class Caller:
             cwd=self.home,
             user=self.uid,
             group=self.uid,
-            extra_groups=[],
+            extra_groups=self.groups,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -227,6 +227,12 @@ def import_python(engine: Engine) -> None:
 @functools.cache
 def build_image(engine: Engine, image: Image) -> Image:
     """Build a training image and its base, once, by build.sh, as a user does."""
+    rebuild(engine, image)
+    return image
+
+
+def rebuild(engine: Engine, image: Image) -> None:
+    """Run build.sh for an image."""
     import_python(engine)
     variables = {
         **dict(engine.package_settings),
@@ -243,7 +249,6 @@ def build_image(engine: Engine, image: Image) -> Image:
     )  # fmt: skip
     if result.returncode != 0:
         raise BuildError(f"build.sh failed:\n{result.stdout[-5000:]}")
-    return image
 
 
 SECRET = "not-for-images"

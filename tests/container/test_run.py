@@ -59,6 +59,16 @@ def test_only_the_output_is_writable(caller: Caller) -> None:
     assert caller.report["writable"] == {"--output-dir": True} | dict.fromkeys(inputs, False)
 
 
+def test_files_of_a_supplementary_group_are_readable(caller: Caller) -> None:
+    dataset = Path(caller.variables["DATASET_DIR"])
+    os.chown(dataset, 0, 4321)
+    dataset.chmod(0o750)
+    caller.groups = [4321]
+    result = caller.use_probe().run()
+    assert result.returncode == 0, result.stderr
+    assert caller.report["readable"]["--dataset-dir"]
+
+
 def test_relative_paths_links_and_odd_names(caller: Caller) -> None:
     odd = caller.home / 'data: a,b "c"'
     odd.mkdir()

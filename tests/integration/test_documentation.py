@@ -145,4 +145,4 @@ def test_tutorial(workshop: Path) -> None:
         assert len(step_rows(runs / phase)) == 3
     assert len(json.loads((runs / "task" / "results.json").read_text())["seeds"]) == 2
     assert (runs / "report.html").exists() and (runs / "onnx" / "pretraining.onnx").exists()
-    assert len(re.findall(r"^0\.\d{3} the\b", printed, re.MULTILINE)) == 5
+    assert len(re.findall(r"^0\.\d{3} the", printed, re.MULTILINE)) == 5

@@ -50,14 +50,18 @@ class Sandbox:
         self.bin = self.directory / "bin"
         self.bin.mkdir()
         for tool in TOOLS:
-            found = shutil.which(tool)
-            assert found is not None, f"the scripts need {tool}"
-            (self.bin / tool).symlink_to(found)
+            self.link_tool(tool)
         self.project = self.directory / "the project"
         shutil.copytree(PROJECT / "quickstart", self.project / "quickstart")
         shutil.copytree(PROJECT / "docker", self.project / "docker", ignore=shutil.ignore_patterns("*.Dockerfile"))
         for name in ("run.sh", "build.sh", "pyproject.toml"):
             shutil.copy2(PROJECT / name, self.project / name)
+
+    def link_tool(self, name: str) -> None:
+        """Put a real tool on the PATH."""
+        found = shutil.which(name)
+        assert found is not None, f"the scripts need {name}"
+        (self.bin / name).symlink_to(found)
 
     def fake(self, name: str, body: str = "", directory: Path | None = None) -> Path:
         """Put a tool on the PATH that records its calls, then runs `body`, which is Python."""
