@@ -1,4 +1,4 @@
-"""The Makefile: what a target installs and runs, what it skips the second time, and a Python that will not do."""
+"""The Makefile: the packages and commands of each target, and errors of set-up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from .sandbox import PROJECT, Sandbox
 
-# A python that makes an environment of fakes, and that has torch.
+# A python that creates environments of fake tools, and that has torch.
 PYTHON = """
 import pathlib, shutil
 words = sys.argv[1:]
@@ -28,7 +28,7 @@ INSTALLED = ("python", "pip", "pip-audit", "pytest", "ruff", "mypy", "shellcheck
 
 @pytest.fixture
 def project(sandbox: Sandbox) -> Sandbox:
-    """A project whose python3 makes environments of fakes."""
+    """A project whose python3 creates environments of fake tools."""
     sandbox.fake("g++")
     for tool in ("make", "sh", "touch", "find", "expand"):
         (sandbox.bin / tool).symlink_to(str(shutil.which(tool)))
@@ -100,8 +100,8 @@ def test_long_tests_are_given_their_arguments(project: Sandbox, target: str, mod
     assert project.calls("python")[-1].arguments == ["-m", f"tests.fault.{module}", "--minutes", "9"]
 
 
-def test_audit_asks_for_what_is_installed_and_what_the_images_install(project: Sandbox) -> None:
-    """A list with findings, or with a package that the service does not know, does not keep the others from it."""
+def test_audit_checks_the_environment_and_the_images_locks(project: Sandbox) -> None:
+    """A list with findings, or with a package that the service does not know, does not stop the check of the others."""
     tools = project.directory / "tools"
     project.fake("pip", "'list' in sys.argv and print('torch==2.13.0+cpu\\nnumpy==2.4.6')", directory=tools)
     project.fake("pip-audit", "sys.exit('requirements-ipex' in ' '.join(sys.argv))", directory=tools)
