@@ -108,7 +108,8 @@ def run_group(
         assert original in script, original
         script = script.replace(original, smaller)
     outer = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    own = {"PYTHONPATH": str(PROJECT / "models"), "OMP_NUM_THREADS": "1", "RANKS_PER_NODE": "1", "RUNTIME": "native"}
+    own = {"PYTHONPATH": str(PROJECT / "models"), "OMP_NUM_THREADS": "1", "RANKS_PER_NODE": "1", "RUNTIME": "native",
+           "PYTHON": sys.executable}  # fmt: skip
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
