@@ -7,39 +7,18 @@
 #   FINETUNE=1 ./build.sh       with the packages of run_finetune.sh
 # Either base is built first if it is missing. docs/containers.md explains which one to use.
 #
-# Optional variables:
-#   BASE                ipex (default) or stock: the base
-#   BASE_IMAGE          any other base: an image whose python3 has torch and pip (default: the image of BASE)
-#   PYTHON_IMAGE        image that the base is built on: Debian or Ubuntu with python3 and its venv (default
-#                       python:3.11-slim-bookworm)
-#   TORCH_VERSION, IPEX_VERSION, ONECCL_VERSION   versions in the base (default: those in docker/*.Dockerfile)
-#   TORCH_BUILD         cpu (default), or any: if no build for CPUs is available, take one for GPUs, gigabytes larger
-#   ONECCL              auto (default): the IPEX base has the oneCCL bindings if ONECCL_INDEX_URL is given and has them;
-#                       required: fail without them; none. The image's label bert-large.base and the log of a run show
-#                       the result
-#   ONECCL_INDEX_URL    package index that has oneccl_bind_pt: Intel's own
-#   FINETUNE            1: the image also has the packages for run_finetune.sh, about 500 MB more; 0 (default)
-#   IMAGE_NAME          name of the result (default model-zoo:pytorch-bert-large-training)
-#   CONTAINER_ENGINE    docker or podman (default: the first that answers)
-#   DOCKER_BUILD_ARGS   more arguments for `docker build`, split into words as a shell does, without expansion
-#   SOURCE_DATE_EPOCH   creation time for the images' label "created", in seconds since 1970 (default: no such label, so
-#                       that building again without changes gives the same image)
-#   http_proxy https_proxy no_proxy, also in upper case, and PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
-#   PIP_TRUSTED_HOST    used while building; they do not stay in the image's environment, but PIP_... and
-#                       ONECCL_INDEX_URL are visible in its history: keep passwords out of them
+# Proxies and pip's settings (http_proxy, https_proxy, no_proxy, also in upper case; PIP_INDEX_URL, PIP_EXTRA_INDEX_URL,
+# PIP_FIND_LINKS, PIP_TRUSTED_HOST) are used while building. They do not stay in the image's environment, but PIP_... and
+# ONECCL_INDEX_URL are visible in its history: keep passwords out of them. --help lists the variables.
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/quickstart/common.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/quickstart/common.sh"
 
-case "${1:-}" in
-  "") ;;
-  -h | --help)
-    sed -n '2,/^set /s/^#\( \|$\)//p' "${BASH_SOURCE[0]}"
-    exit 0
-    ;;
-  *) die "$1 is not an option: build.sh takes variables only, see ./build.sh --help" ;;
-esac
+show_help BUILD "$@"
+(($# == 0)) || die "$1 is not an option: build.sh takes variables only, see ./build.sh --help"
+check_names "${BUILD_VARIABLES[@]}" CONTAINER_ENGINE IMAGE_NAME
+report_problems
 
 # build_image NAME DOCKERFILE [ARGUMENT ...]
 build_image() {
@@ -77,13 +56,17 @@ has_image() {
   "$CONTAINER_ENGINE" image inspect "$1" >/dev/null 2>&1
 }
 
-BASE="${BASE:-ipex}"
+BASE="${BASE:-ipex}" BASE="${BASE,,}"
 case "$BASE" in
   ipex) default_base=model-zoo:pytorch-ipex-spr ;;
   stock) default_base=model-zoo:pytorch-stock ;;
   *) die "BASE=$BASE is unknown: choose ipex or stock" ;;
 esac
-[[ "${FINETUNE:-0}" == [01] ]] || die "FINETUNE=$FINETUNE is unknown: choose 0 or 1"
+case "${FINETUNE:-0}" in
+  0 | false | no) FINETUNE=0 ;;
+  1 | true | yes) FINETUNE=1 ;;
+  *) die "FINETUNE=$FINETUNE is unknown: choose 0 or 1" ;;
+esac
 BASE_IMAGE="${BASE_IMAGE:-$default_base}"
 split_words DOCKER_BUILD_ARGS
 pass_by_name "${PROXY_VARIABLES[@]}" PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
