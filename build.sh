@@ -63,7 +63,7 @@ case "$BASE" in
   *) die "BASE=$BASE is unknown: choose ipex or stock" ;;
 esac
 case "${FINETUNE:-0}" in
-  0 | false | no) FINETUNE=0 ;;
+  0 | false | no) unset -v FINETUNE ;;
   1 | true | yes) FINETUNE=1 ;;
   *) die "FINETUNE=$FINETUNE is unknown: choose 0 or 1" ;;
 esac
