@@ -1,12 +1,13 @@
-# The training image: the package in the Python environment of a base that has PyTorch. build.sh builds it and run.sh
-# runs it.
+# The training image: the package, in the Python environment of a base image with PyTorch. build.sh builds it, run.sh runs
+# it.
 ARG BASE_IMAGE=model-zoo:pytorch-ipex-spr
 
-# What the package needs and the base lacks, before its code, so that a change of code builds fast. The bases that
-# build.sh makes lack nothing: their packages are locked. The constraint keeps the torch of any other base.
+# The package's dependencies come before its code, so that a change of code builds fast. The bases of build.sh have them
+# already, in locked versions. The constraint keeps the torch of any other base. The MLPerf logger is installed without
+# dependencies: pandas and scipy are for its checkers.
 FROM ${BASE_IMAGE} AS dependencies
 
-# pip's settings while the image is built; none of them stays in its environment. A stage has only those it names.
+# pip's settings while the image is built. They do not stay in its environment. Each stage must declare them.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
@@ -19,14 +20,18 @@ COPY pyproject.toml ./
 COPY licenses licenses
 RUN python3 -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > /tmp/constraints.txt \
     && mkdir models \
-    && python3 -m pip install --constraint /tmp/constraints.txt '.[mlperf]' \
+    && python3 -m pip install --constraint /tmp/constraints.txt . \
+    && python3 -m pip install --no-deps "$(sed -n 's/^mlperf = \["\(.*\)"\]$/\1/p' pyproject.toml)" \
     && rm -rf models build /tmp/constraints.txt
 
-# The native engine's kernels for all CPUs, built with the base's torch. The compiler stays in this stage.
+# The native engine's kernels for all CPUs, compiled with the base's torch. The compiler and torch's headers, which
+# docker/shrink_torch.sh packed, stay in this stage.
 FROM dependencies AS kernels
 RUN command -v g++ \
     || { apt-get update && apt-get install --yes --no-install-recommends g++; } \
     || { echo "error: g++ is missing from the base image and apt-get did not install it: use a base with g++" >&2; exit 1; }
+RUN cd "$(python3 -c 'import importlib.util as util; print(util.find_spec("torch").submodule_search_locations[0])')" \
+    && if [ -f include.tar.gz ]; then tar --extract --file include.tar.gz; fi
 COPY models models
 RUN PYTHONPATH=models BERT_LARGE_KERNELS_DIR=/kernels python3 -m bert_large kernels --all \
     && rm /kernels/build.lock
@@ -37,8 +42,8 @@ ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_TRUSTED_HOST
 ARG PIP_NO_CACHE_DIR=1
-# 1: also what fine-tuning needs. To the bases that build.sh makes the locked packages are all of it; the second command
-# adds what any other base lacks besides.
+# 1: with the packages for fine-tuning. On the bases of build.sh the locked packages suffice; on any other base the second
+# command adds the missing ones.
 ARG FINETUNE=0
 COPY docker/requirements-finetune.txt /tmp/
 RUN case "$FINETUNE" in \
@@ -55,7 +60,7 @@ COPY --from=kernels /kernels kernels
 COPY quickstart quickstart
 COPY docker/healthcheck.sh ./
 
-# Any user may run it: a home that everybody can write to, and a name for users that /etc/passwd does not know.
+# Any user can run it: the home is writable for everyone, and users that are not in /etc/passwd have a name.
 ENV HOME=/tmp LOGNAME=bert BERT_LARGE_KERNELS_DIR=/workspace/bert-large/kernels
 USER 1000:1000
 HEALTHCHECK --interval=60s --timeout=10s CMD ["/workspace/bert-large/healthcheck.sh"]

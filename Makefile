@@ -1,56 +1,63 @@
-# Set-up, tests, benchmarks and the demo. Needs Linux, Python 3.10 or newer with venv, and g++ (CXX= names another
-# compiler) for the native engine's kernels, which set-up builds once; everything else is installed into $(VENV).
+# Set-up, tests, benchmarks and the demo. Requires Linux, Python 3.10 or newer with venv, and g++ (or another compiler in
+# CXX) for the native engine's kernels, which set-up compiles once. Everything else is installed into $(VENV).
 # `make help` lists the targets.
 
-# The Python that the environment is made with, and where the environment lies.
+# The Python that creates the environment, and the environment's folder.
 PYTHON ?= python3
 VENV ?= .venv
-# The environment of Intel Extension for PyTorch, which needs its own version of PyTorch, and the tests run there.
+# The environment for Intel Extension for PyTorch (IPEX), which needs another version of PyTorch, and its tests.
 IPEX_VENV ?= .venv-ipex
 IPEX_TESTS ?= tests/unit/engines tests/unit/bench tests/parity/test_engines.py tests/parity/test_golden.py \
   tests/parity/test_hugging_face.py tests/parity/test_second_reference.py tests/integration/test_engines.py
 
 bin := $(VENV)/bin
 export CXX
-# What an installed environment follows from: a change here installs again.
+# After a change of these files the package is installed again.
 install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_large/engines/native/csrc/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-ipex fault soak fuzz audit bench lint format clean
+.PHONY: help setup demo test test-slow test-all test-ipex fault soak fuzz audit bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
 
-setup: $(VENV)/.installed ## make the environment and install the package into it
+setup: $(VENV)/.installed ## create the environment and install the package
 
-demo: $(VENV)/.installed-plot ## train a small BERT on a built-in corpus, phase 1 and phase 2, into output/demo
+demo: $(VENV)/.installed-plot ## train a small BERT on built-in text, both phases, into output/demo
 	PYTHON="$(abspath $(bin))/python" quickstart/demo.sh
 
-test: $(VENV)/.installed-test ## run the tests (PYTEST_ARGS="-k name" for some of them)
-	$(bin)/pytest $(PYTEST_ARGS)
+# Tests of one file run in one process, as they share fixtures; tests/conftest.py joins some files to groups.
+test: $(VENV)/.installed-test ## run the tests that protect a change: at most 8 minutes on 2 cores (PYTEST_ARGS="-k name")
+	$(bin)/pytest -m 'not slow' -n auto --dist loadfile $(PYTEST_ARGS)
 
-test-ipex: ## run the tests of the engines with Intel Extension for PyTorch, in an environment of its own (up to 7 GB)
+test-slow: $(VENV)/.installed-test ## run the other tests: long runs, kills, containers, Slurm, several hosts, a browser
+	$(bin)/pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-all: $(VENV)/.installed-test ## run all tests
+	$(bin)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
+
+test-ipex: ## run the engine tests with IPEX in a separate environment (up to 7 GB)
 	$(MAKE) VENV='$(IPEX_VENV)' '$(IPEX_VENV)/.ipex'
 	$(IPEX_VENV)/bin/pytest $(IPEX_TESTS) $(PYTEST_ARGS)
 
-# Inputs for each of the four readers.
+# Number of inputs for each of the four readers.
 FUZZ_RUNS ?= 250000
 
-fuzz: $(VENV)/.installed-fuzz $(VENV)/.installed-test ## feed FUZZ_RUNS wrong inputs, led by coverage, to each reader of shards and checkpoints
+fuzz: $(VENV)/.installed-fuzz $(VENV)/.installed-test ## give FUZZ_RUNS malformed inputs, guided by coverage, to each reader of shards and checkpoints
 	for target in tfrecord example hdf5 checkpoint; do \
 	  PYTHONPATH=. $(bin)/python -m tests.fault.fuzz "$$target" $(FUZZ_RUNS) || exit; \
 	done
 
-fault: $(VENV)/.installed-test ## kill a run over 50 times and compare its end (FAULT_ARGS="--kills 20 --ranks 2")
+fault: $(VENV)/.installed-test ## kill a run over 50 times and compare its result (FAULT_ARGS="--kills 20 --ranks 2")
 	$(bin)/python -m tests.fault.kills $(FAULT_ARGS)
 
-soak: $(VENV)/.installed-test ## train for hours and look for leaks, into output/soak (SOAK_ARGS="--minutes 120")
+soak: $(VENV)/.installed-test ## train for hours and watch for leaks, into output/soak (SOAK_ARGS="--minutes 120")
 	$(bin)/python -m tests.fault.soak $(SOAK_ARGS)
 
-# PyTorch's builds for CPUs are in no advisory under their own version, 2.13.0+cpu: it is asked for as 2.13.0. A package
-# that the service does not know is a failure, as it was not audited.
-audit: $(VENV)/.installed-audit ## ask for known vulnerabilities of all packages in use; needs a network (AUDIT_ARGS="-s osv")
+# Advisories do not list PyTorch's builds for CPUs, such as 2.13.0+cpu: they are looked up as 2.13.0. A package that the
+# service does not know is a failure, because it was not audited.
+audit: $(VENV)/.installed-audit ## look up known vulnerabilities of all packages; needs a network (AUDIT_ARGS="-s osv")
 	$(bin)/pip list --format freeze --exclude-editable >$(VENV)/audited.txt
 	sed -i 's/+.*//' $(VENV)/audited.txt
 	status=0; for list in $(VENV)/audited.txt docker/requirements-*.txt; do \
@@ -61,27 +68,28 @@ audit: $(VENV)/.installed-audit ## ask for known vulnerabilities of all packages
 bench: $(VENV)/.installed-bench ## measure this machine and write a record into benchmarks/ (BENCH_ARGS="--engine eager")
 	$(bin)/python benchmarks/record.py $(BENCH_ARGS)
 
-lint: $(VENV)/.installed-test ## check formatting, style, types and shell scripts
+lint: $(VENV)/.installed-test ## check formatting, style, types, shell scripts and wording
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
 	find . \( -path ./.git -o -path './$(VENV)' -o -path './$(IPEX_VENV)' -o -path ./output \) -prune -o \
 	  -type f \( -name '*.sh' -o -path ./.ci/run \) -print0 | \
 	  xargs -0 $(bin)/shellcheck --external-sources --source-path=SCRIPTDIR
+	$(bin)/python .ci/english.py
 
 format: $(VENV)/.installed-test ## format the Python code
 	$(bin)/ruff format
 	$(bin)/ruff check --fix
 
-clean: ## remove the environment and everything that tools left
+clean: ## remove the environments and the tools' caches
 	rm -rf $(VENV) $(IPEX_VENV) build models/bert_large/engines/native/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
 
-# ensurepip makes bin/pip last, so an environment whose making was interrupted is made again.
+# ensurepip creates bin/pip last, so an environment whose creation was interrupted is created again.
 $(bin)/pip:
 	@command -v "$(PYTHON)" >/dev/null || { \
-	  echo "make: error: PYTHON=$(PYTHON) is not there: install Python 3.10 or newer, or name one with PYTHON=" >&2; \
+	  echo "make: error: PYTHON=$(PYTHON) was not found: install Python 3.10 or newer, or name one with PYTHON=" >&2; \
 	  exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	  echo "make: error: PYTHON=$(PYTHON) is $$("$(PYTHON)" --version 2>&1), but 3.10 or newer is needed" >&2; \
@@ -90,8 +98,8 @@ $(bin)/pip:
 	  echo "make: error: PYTHON=$(PYTHON) has no venv: install it (Debian, Ubuntu: apt-get install python3-venv)" >&2; \
 	  exit 2; }
 	@command -v $(CXX) >/dev/null || { \
-	  echo "make: error: CXX=$(CXX) is not there: set-up builds C++ kernels, so install it (Debian, Ubuntu: apt-get" \
-	    "install g++), or name another compiler with CXX=" >&2; \
+	  echo "make: error: CXX=$(CXX) was not found, but set-up compiles C++ kernels: install it (Debian, Ubuntu:" \
+	    "apt-get install g++), or name another compiler with CXX=" >&2; \
 	  exit 2; }
 	"$(PYTHON)" -m venv $(VENV)
 
@@ -109,7 +117,7 @@ $(VENV)/.installed-%: $(install_inputs) $(VENV)/.torch
 	$(bin)/bert-large kernels
 	@touch $@
 
-# IPEX knows one version of PyTorch. The package index's own build of it has the CUDA libraries, which nothing uses here.
+# IPEX supports one version of PyTorch. The package index's build of it has CUDA libraries, which are not used.
 $(VENV)/.torch-ipex: docker/install_torch.sh | $(bin)/pip
 	docker/install_torch.sh $(bin)/python 2.8.0 || { \
 	  echo "make: taking the package index's torch 2.8.0 instead: with CUDA libraries, about 4 GB more"; \

@@ -5,32 +5,20 @@
 #   ./build.sh                  on the IPEX base
 #   BASE=stock ./build.sh       on stock PyTorch for CPUs
 #   FINETUNE=1 ./build.sh       with the packages of run_finetune.sh
-# Either base is built first where it is missing. docs/IPEX.md says which one to use when.
+# Either base is built first if it is missing. docs/containers.md explains which one to use.
 #
-# Optional variables:
-#   BASE                ipex (default) or stock: which base
-#   BASE_IMAGE          any other base: an image whose python3 has torch and pip (default: the image of BASE)
-#   PYTHON_IMAGE        image that the base is built on: Debian or Ubuntu with python3 and its venv (default
-#                       python:3.11-slim-bookworm)
-#   TORCH_VERSION, IPEX_VERSION, ONECCL_VERSION   of the base, in place of those in docker/*.Dockerfile
-#   TORCH_BUILD         cpu (default), or any: where no build for CPUs can be had, take one for GPUs, gigabytes larger
-#   ONECCL              auto (default): the IPEX base has the oneCCL bindings if ONECCL_INDEX_URL is given and has them;
-#                       required: fail without them; none. The image's label bert-large.base and the log of a run say
-#                       which it is
-#   ONECCL_INDEX_URL    package index that has oneccl_bind_pt: Intel's own, no public one has it
-#   FINETUNE            1: the image has what run_finetune.sh needs, too; 0 (default): 390 MB less, and 25 packages
-#                       fewer to keep up to date, none of which pretraining uses
-#   IMAGE_NAME          name of the result (default model-zoo:pytorch-bert-large-training)
-#   CONTAINER_ENGINE    docker or podman (default: the first that answers)
-#   DOCKER_BUILD_ARGS   more arguments for `docker build`, split into words as a shell does, nothing expanded
-#   SOURCE_DATE_EPOCH   the time that the images say they were made, in seconds since 1970 (default now)
-#   http_proxy https_proxy no_proxy, also in upper case, and PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS
-#   PIP_TRUSTED_HOST    used while building; they do not stay in the image's environment, but PIP_... and
-#                       ONECCL_INDEX_URL show in its history: keep passwords out of them
+# Proxies and pip's settings (http_proxy, https_proxy, no_proxy, also in upper case; PIP_INDEX_URL, PIP_EXTRA_INDEX_URL,
+# PIP_FIND_LINKS, PIP_TRUSTED_HOST) are used while building. They do not stay in the image's environment, but PIP_... and
+# ONECCL_INDEX_URL are visible in its history: keep passwords out of them. --help lists the variables.
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/quickstart/common.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/quickstart/common.sh"
+
+show_help BUILD "$@"
+(($# == 0)) || die "$1 is not an option: build.sh takes variables only, see ./build.sh --help"
+check_names "${BUILD_VARIABLES[@]}" CONTAINER_ENGINE IMAGE_NAME
+report_problems
 
 # build_image NAME DOCKERFILE [ARGUMENT ...]
 build_image() {
@@ -40,7 +28,7 @@ build_image() {
     "$PROJECT_DIR"
 }
 
-# build_base BASE: build the base, and label it with what it turned out to hold.
+# build_base BASE: build the base, and label it with the versions in it.
 build_base() {
   local note
   pass_by_name PYTHON_IMAGE TORCH_VERSION TORCH_BUILD
@@ -52,7 +40,7 @@ build_base() {
   echo "Built $BASE_IMAGE: $note."
 }
 
-# pass_by_name NAME ...: add build arguments for the variables that are set; the engine takes their values itself.
+# pass_by_name NAME ...: add build arguments for the variables that are set; the engine reads their values itself.
 BY_NAME=()
 pass_by_name() {
   local name
@@ -68,13 +56,17 @@ has_image() {
   "$CONTAINER_ENGINE" image inspect "$1" >/dev/null 2>&1
 }
 
-BASE="${BASE:-ipex}"
+BASE="${BASE:-ipex}" BASE="${BASE,,}"
 case "$BASE" in
   ipex) default_base=model-zoo:pytorch-ipex-spr ;;
   stock) default_base=model-zoo:pytorch-stock ;;
   *) die "BASE=$BASE is unknown: choose ipex or stock" ;;
 esac
-[[ "${FINETUNE:-0}" == [01] ]] || die "FINETUNE=$FINETUNE is unknown: choose 0 or 1"
+case "${FINETUNE:-0}" in
+  0 | false | no) unset -v FINETUNE ;;
+  1 | true | yes) FINETUNE=1 ;;
+  *) die "FINETUNE=$FINETUNE is unknown: choose 0 or 1" ;;
+esac
 BASE_IMAGE="${BASE_IMAGE:-$default_base}"
 split_words DOCKER_BUILD_ARGS
 pass_by_name "${PROXY_VARIABLES[@]}" PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_TRUSTED_HOST
@@ -82,17 +74,20 @@ BUILD_ARGUMENTS=("${WORDS[@]}" "${BY_NAME[@]}")
 BY_NAME=()
 choose_engine
 if [[ "${CONTAINER_ENGINE##*/}" == podman ]]; then
-  BUILD_ARGUMENTS+=(--format docker) # podman's own format has no health check
+  BUILD_ARGUMENTS+=(--format docker) # podman's default format has no health check
 fi
 
 version="$(sed -n 's/^version = "\(.*\)"$/\1/p' "$PROJECT_DIR/pyproject.toml")"
 revision="$(git -C "$PROJECT_DIR" describe --always --dirty --abbrev=40 --exclude "*" 2>/dev/null || true)"
-created="$(date --utc --date "@${SOURCE_DATE_EPOCH:-$(date +%s)}" +%Y-%m-%dT%H:%M:%SZ)"
 LABELS=(
   --label "org.opencontainers.image.version=$version"
-  --label "org.opencontainers.image.created=$created"
   ${revision:+--label "org.opencontainers.image.revision=$revision"}
 )
+if [[ -n "${SOURCE_DATE_EPOCH:-}" ]]; then
+  created="$(date --utc --date "@$SOURCE_DATE_EPOCH" +%Y-%m-%dT%H:%M:%SZ 2>/dev/null)" ||
+    die "SOURCE_DATE_EPOCH=$SOURCE_DATE_EPOCH is not a number of seconds since 1970"
+  LABELS+=(--label "org.opencontainers.image.created=$created")
+fi
 
 if ! has_image "$BASE_IMAGE"; then
   [[ "$BASE_IMAGE" == "$default_base" ]] ||

@@ -112,6 +112,15 @@ elif [[ "$("$CONTAINER_ENGINE" info --format '{{.SecurityOptions}}')" == *rootle
   user=0:0
 fi
 options+=(--user "$user")
+# Files that the caller may read or write through a supplementary group stay accessible. Rootless engines cannot map these
+# groups by number: Podman can keep them (with the runtime crun), Docker cannot.
+if [[ "${CONTAINER_ENGINE##*/}" == podman ]] && (($(id -u) != 0)); then
+  options+=(--group-add keep-groups)
+elif [[ "$user" != 0:0 || "$(id -u)" == 0 ]]; then
+  for group in $(id -G); do
+    [[ "$group" == "$(id -g)" ]] || options+=(--group-add "$group")
+  done
+fi
 if [[ -t 0 && -t 1 ]]; then
   options+=(--interactive --tty)
 fi

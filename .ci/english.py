@@ -33,6 +33,13 @@ _RULES = {
     r"\bfigures\b": "metrics, values, or measurements (a figure is a picture)",
     r"\bwho(ever)? (trains|asks|writes|reads|calls|waits)\b": "the caller, the training loop, the user",
     r"\bto (hand|leave) (it )?what\b": "a noun",
+    r"\bcan(not)? be had\b": "is (not) available",
+    r"\bwill (not )?do\b|\bat hand\b": "suffice, or available",
+    r"\b(its|their) likes?\b": "and similar ones",
+    r"\bhand(s|ed|ing)? on\b": "pass on",
+    r"\bheed(s|ed)?\b|\bminded\b": "respect, or use",
+    r"\bmisspelt\b": "misspelled",
+    r"\b(whence|wherein|hereby|herein|whereof)\b|\bfor lack of\b": "because …, or in which",
 }
 _SUFFIXES = {".py", ".md", ".sh", ".cpp", ".h", ".yaml", ".yml", ".toml", ".ipynb", ".j2"}
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Tell whether the training run of this container makes progress, for HEALTHCHECK or an orchestrator's probe: exit code
-# 0 and the last line of the run's log if the log is young enough, else 1 and why. A container that does not train is
-# healthy.
+# Check whether the training run of this container makes progress, for HEALTHCHECK or the probe of an orchestrator. Exit
+# code 0 and the last line of the run's log if the log is recent, otherwise 1 and the reason. A container without
+# OUTPUT_DIR does not train and is healthy.
 #
 # Variables:
-#   OUTPUT_DIR               the run's folder, as run.sh passes it
-#   HEALTH_MAX_AGE_SECONDS   how old the log's last line may be (default 1800). A run writes one at every step and every
-#                            30 seconds within, but on a terminal at every step alone
+#   OUTPUT_DIR               folder of the run, as run.sh passes it; if it is set, it must be a folder
+#   HEALTH_MAX_AGE_SECONDS   largest age of the log's last line (default 1800). A run writes a line at least every 30
+#                            seconds, or on a terminal one per step
 set -euo pipefail
 
 readonly max_age="${HEALTH_MAX_AGE_SECONDS:-1800}"
@@ -21,11 +21,15 @@ container_age() {
   echo $((${uptime%.*} - fields[19] / 100))
 }
 
-if [[ -z "${OUTPUT_DIR:-}" || ! -d "$OUTPUT_DIR" ]]; then
-  echo "no training run: OUTPUT_DIR is not set, or not here"
+if [[ -z "${OUTPUT_DIR:-}" ]]; then
+  echo "no training run: OUTPUT_DIR is not set"
   exit 0
 fi
-age="$(container_age)" # a run that starts may find the log of an earlier start
+if [[ ! -d "$OUTPUT_DIR" ]]; then
+  echo "OUTPUT_DIR=$OUTPUT_DIR is not a folder in this container"
+  exit 1
+fi
+age="$(container_age)" # a starting run may find the old log of an earlier start
 last_line="no line yet"
 if [[ -f "$log" ]]; then
   log_age=$(($(date +%s) - $(stat --format %Y -- "$log")))

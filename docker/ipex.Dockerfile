@@ -1,42 +1,51 @@
-# The IPEX base: PyTorch, Intel's archived extension for it, and the oneCCL bindings of one matching set, in /opt/venv.
-# `./build.sh` builds it when it is missing. docs/IPEX.md says when to use it, and what its being archived means.
+# The IPEX base: PyTorch, Intel's archived extension for it (IPEX) and the oneCCL bindings, in matching versions, in
+# /opt/venv.
+# `./build.sh` builds it when it is missing. docs/containers.md explains when to use it.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
 
-# pip's settings while the image is built; none of them stays in its environment.
+# pip's settings while the image is built. They do not stay in its environment.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
 ARG PIP_TRUSTED_HOST
-# The last versions for which all three were published.
+# The last version for which all three were published.
 ARG TORCH_VERSION=2.7.0
 ARG IPEX_VERSION=2.7.0
 ARG ONECCL_VERSION=2.7.0
-# cpu, or any: also a build for GPUs, which is gigabytes larger, where no build for CPUs can be had.
+# cpu, or any: if no build for CPUs is available, also a build for GPUs, which is gigabytes larger.
 ARG TORCH_BUILD=cpu
-# auto: oneCCL if ONECCL_INDEX_URL is given and has it; required; none. base_image.txt and the label say which it was.
+# auto: oneCCL if ONECCL_INDEX_URL is given and has it; required; none. base_image.txt and the label record the result.
 ARG ONECCL=auto
 ARG ONECCL_INDEX_URL
 
-# Memory allocators, and numactl to bind a process to a node.
+
+# Look up PyTorch, IPEX and the bindings first: a build that cannot succeed should fail at once.
+ENV PATH=/opt/venv/bin:$PATH
+COPY docker/install_torch.sh docker/install_oneccl.sh docker/check_packages.sh docker/shrink_torch.sh \
+    docker/requirements-ipex.txt /tmp/docker/
+RUN python3 -m venv /opt/venv \
+    && /tmp/docker/check_packages.sh --available /opt/venv/bin/python "intel-extension-for-pytorch==$IPEX_VERSION" \
+    && /tmp/docker/install_oneccl.sh --check /opt/venv/bin/python "$ONECCL_VERSION" "$ONECCL" "$ONECCL_INDEX_URL" \
+    && /tmp/docker/install_torch.sh --check /opt/venv/bin/python "$TORCH_VERSION"
+
+# Memory allocators, and numactl to bind a process to a node. apt's caches and logs stay out of the layer.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libtcmalloc-minimal4 libjemalloc2 numactl \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache \
+        /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 
-# The locked packages, Intel OpenMP among them, come first, so that PyTorch finds what it needs and brings no others.
-ENV PATH=/opt/venv/bin:$PATH
-COPY docker/install_torch.sh docker/requirements-ipex.txt /tmp/docker/
-RUN python3 -m venv /opt/venv \
-    && PIP_NO_CACHE_DIR=1 python3 -m pip install --no-deps --require-hashes -r /tmp/docker/requirements-ipex.txt \
-    && PIP_NO_CACHE_DIR=1 /tmp/docker/install_torch.sh /opt/venv/bin/python "$TORCH_VERSION" \
-    && rm -r /tmp/docker
-COPY docker/install_oneccl.sh /tmp/
+# The locked packages, including Intel OpenMP, are installed before PyTorch, so that pip adds no other versions of its
+# dependencies.
 RUN export PIP_NO_CACHE_DIR=1 \
+    && python3 -m pip install --no-deps --require-hashes -r /tmp/docker/requirements-ipex.txt \
+    && /tmp/docker/install_torch.sh /opt/venv/bin/python "$TORCH_VERSION" \
     && python3 -m pip install --no-deps "intel-extension-for-pytorch==$IPEX_VERSION" \
     && python3 -c 'import torch, intel_extension_for_pytorch' \
-    && oneccl="$(/tmp/install_oneccl.sh /opt/venv/bin/python "$ONECCL_VERSION" "$ONECCL" "$ONECCL_INDEX_URL")" \
-    && python3 -m pip check \
+    && oneccl="$(/tmp/docker/install_oneccl.sh /opt/venv/bin/python "$ONECCL_VERSION" "$ONECCL" "$ONECCL_INDEX_URL")" \
+    && /tmp/docker/check_packages.sh /opt/venv/bin/python \
+    && /tmp/docker/shrink_torch.sh /opt/venv/bin/python \
     && echo "torch $TORCH_VERSION, IPEX $IPEX_VERSION, $oneccl" > /opt/venv/base_image.txt \
     && rm -rf /tmp/*
 

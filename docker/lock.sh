@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Write docker/requirements-stock.txt and docker/requirements-ipex.txt: the exact versions, with SHA-256 of every file,
-# of all Python packages that the base images bring besides PyTorch and IPEX, whose versions the base images' files
-# name. What the package needs (pyproject.toml) and what PyTorch and IPEX need is resolved anew, to the newest that fit.
-# And docker/requirements-finetune.txt: the same of what FINETUNE=1 adds to either base, whose own versions it keeps.
+# Write docker/requirements-stock.txt and docker/requirements-ipex.txt: exact versions, with the SHA-256 of every file, of
+# all Python packages in the base images besides PyTorch and IPEX, whose versions the Dockerfiles set. The requirements of
+# the package (pyproject.toml), PyTorch and IPEX are resolved to the newest versions that fit. Also write
+# docker/requirements-finetune.txt: the packages that FINETUNE=1 adds to either base, which keeps its own versions.
 #
 # Usage: docker/lock.sh
 #
 # Optional variables:
-#   PYTHON   interpreter whose pip gets uv, the resolver, into a scratch folder (default python3)
-#   pip's own (PIP_INDEX_URL, PIP_CERT)
+#   PYTHON   interpreter whose pip installs uv, the resolver, into a temporary folder (default python3)
+#   pip's variables (PIP_INDEX_URL, PIP_CERT)
 set -euo pipefail
 
 cd "$(dirname -- "${BASH_SOURCE[0]}")/.."
@@ -24,17 +24,19 @@ resolve() {
     --no-header --no-annotate "$@"
 }
 
-# lock BASE REQUIREMENT ...: what these and the package need, without PyTorch, IPEX and the libraries of GPU builds.
+# lock BASE REQUIREMENT ...: these packages and those that the package needs, without PyTorch, IPEX, the libraries of GPU
+# builds, and pandas and scipy, which only the checkers of mlperf-logging import.
 lock() {
   local base="$1" file="docker/requirements-$1.txt"
   shift
   printf '%s\n' "$@" >"$scratch/base.in"
-  resolve pyproject.toml --extra mlperf "$scratch/base.in" >"$scratch/all.txt"
+  printf '%s; sys_platform == "never"\n' pandas scipy >"$scratch/override.in"
+  resolve pyproject.toml --extra mlperf --override "$scratch/override.in" "$scratch/base.in" >"$scratch/all.txt"
   grep -vE '^(torch|triton|nvidia-|cuda-|intel-extension-for-pytorch)' "$scratch/all.txt" >"$scratch/kept.in"
   write_lock "$file" "Python packages of the $base base besides PyTorch"
 }
 
-# lock_finetune: what fine-tuning needs beyond what both bases have; without PyTorch, of which each has its own.
+# lock_finetune: the packages for fine-tuning that are not in both bases, without PyTorch, of which each has its own.
 lock_finetune() {
   local bases=(docker/requirements-stock.txt docker/requirements-ipex.txt)
   echo 'torch; sys_platform == "never"' >"$scratch/override.in"
@@ -61,7 +63,7 @@ default_of() {
 }
 
 lock stock "torch==$(default_of TORCH_VERSION docker/stock.Dockerfile)"
-# IPEX imports pkg_resources, which it does not name as a need, and which later versions of setuptools no longer have.
+# IPEX imports pkg_resources without declaring it; setuptools 81 and later no longer have it.
 lock ipex "torch==$(default_of TORCH_VERSION docker/ipex.Dockerfile)" intel-openmp "setuptools<81" \
   "intel-extension-for-pytorch==$(default_of IPEX_VERSION docker/ipex.Dockerfile)"
 lock_finetune

@@ -3,7 +3,7 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 FROM ${PYTHON_IMAGE}
 ARG PYTHON_IMAGE
 
-# pip's settings while the image is built; none of them stays in its environment.
+# pip's settings while the image is built. They do not stay in its environment.
 ARG PIP_INDEX_URL
 ARG PIP_EXTRA_INDEX_URL
 ARG PIP_FIND_LINKS
@@ -11,20 +11,27 @@ ARG PIP_TRUSTED_HOST
 ARG TORCH_VERSION=2.13.0
 ARG TORCH_BUILD=cpu
 
-# Memory allocators, and numactl to bind a process to a node.
+
+# Look up PyTorch first: a build that cannot succeed should fail at once.
+ENV PATH=/opt/venv/bin:$PATH
+COPY docker/install_torch.sh docker/check_packages.sh docker/shrink_torch.sh docker/requirements-stock.txt /tmp/docker/
+RUN python3 -m venv /opt/venv \
+    && /tmp/docker/install_torch.sh --check /opt/venv/bin/python "$TORCH_VERSION"
+
+# Memory allocators, and numactl to bind a process to a node. apt's caches and logs stay out of the layer.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends libtcmalloc-minimal4 libjemalloc2 numactl \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache \
+        /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 
-# The locked packages come first, so that PyTorch finds what it needs and brings no other versions.
-ENV PATH=/opt/venv/bin:$PATH
-COPY docker/install_torch.sh docker/requirements-stock.txt /tmp/docker/
-RUN python3 -m venv /opt/venv \
-    && PIP_NO_CACHE_DIR=1 python3 -m pip install --no-deps --require-hashes -r /tmp/docker/requirements-stock.txt \
-    && PIP_NO_CACHE_DIR=1 /tmp/docker/install_torch.sh /opt/venv/bin/python "$TORCH_VERSION" \
-    && python3 -m pip check \
+# The locked packages are installed before PyTorch, so that pip adds no other versions of its dependencies.
+RUN export PIP_NO_CACHE_DIR=1 \
+    && python3 -m pip install --no-deps --require-hashes -r /tmp/docker/requirements-stock.txt \
+    && /tmp/docker/install_torch.sh /opt/venv/bin/python "$TORCH_VERSION" \
+    && /tmp/docker/check_packages.sh /opt/venv/bin/python \
+    && /tmp/docker/shrink_torch.sh /opt/venv/bin/python \
     && echo "torch $TORCH_VERSION" > /opt/venv/base_image.txt \
-    && rm -r /tmp/docker
+    && rm -rf /tmp/*
 
 LABEL org.opencontainers.image.title="PyTorch for CPUs" \
       org.opencontainers.image.description="Python and PyTorch's own build for CPUs, in /opt/venv" \

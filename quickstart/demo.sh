@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The whole way in a few minutes: English prose that every Python installation has → vocabulary → TFRecords → phase 1
-# → phase 2, with a small BERT, by the same commands that train BERT-large. Ends with held-out figures and a report.
+# Train a small BERT in a few minutes with the commands that train BERT-large: text, vocabulary, records, phase 1, phase 2,
+# evaluation and report. The text is English prose that every Python installation has; nothing is downloaded.
 #
 # Usage: [DEMO_DIR=folder] quickstart/demo.sh
 #
 # Optional variables:
-#   DEMO_DIR   where everything goes (default: output/demo of the project); what an earlier demo left there is removed
+#   DEMO_DIR   output folder (default: output/demo of the project); the files of an earlier demo in it are removed
 #   PYTHON     interpreter (default: .venv/bin/python of this project, else python3)
 set -euo pipefail
 
@@ -14,46 +14,37 @@ source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 choose_python
 export PYTHON
 unset_settings # settings that the caller exported for another run must not change the demo
-export RANKS_PER_NODE=1 # so small a model gains nothing from more
+export RANKS_PER_NODE=1 # a model of this size gains nothing from more ranks
 DEMO_DIR="${DEMO_DIR:-$PROJECT_DIR/output/demo}"
-started=$SECONDS
 
-say() {
-  printf '\n== %s (%d s)\n' "$*" $((SECONDS - started))
+title() {
+  printf '\n== %s (%d s)\n' "$*" "$SECONDS"
 }
 
-# prepare NAME TEXT_DIR TOKENS PREDICTIONS DUPE_FACTOR [OPTION ...]
-prepare() {
-  local name="$1" text_dir="$2" tokens="$3" predictions="$4" dupe_factor="$5"
-  shift 5
-  "$PYTHON" -m bert_large prepare --input-dir "$text_dir" --vocab-file "$DEMO_DIR/vocab.txt" \
-    --output-dir "$DEMO_DIR/dataset/$name" --max-seq-length "$tokens" --max-predictions-per-seq "$predictions" \
-    --dupe-factor "$dupe_factor" --random-seed 12345 "$@"
-}
-
-for name in text held_out_text dataset phase1 phase2 vocab.txt bert_config.json curves report.html; do
+SECONDS=0
+mkdir -p -- "$DEMO_DIR"
+for name in text dataset phase1 phase2 curves report.html; do
   rm -rf -- "${DEMO_DIR:?}/$name"
 done
-mkdir -p -- "$DEMO_DIR"
 
-say "text and vocabulary"
-"$PYTHON" "$QUICKSTART_DIR/demo_corpus.py" "$DEMO_DIR/text" "$DEMO_DIR/held_out_text"
-"$PYTHON" -m bert_large vocab --input-dir "$DEMO_DIR/text" --output-file "$DEMO_DIR/vocab.txt" --vocab-size 4096
-cp -- "$QUICKSTART_DIR/demo_bert_config.json" "$DEMO_DIR/bert_config.json"
+title "text"
+"$PYTHON" "$QUICKSTART_DIR/demo_corpus.py" "$DEMO_DIR/text"
 
-say "records: 128 tokens, 512 tokens, and held-out ones"
-prepare seq_128 "$DEMO_DIR/text" 128 20 10 --output-suffix _128
-prepare seq_512 "$DEMO_DIR/text" 512 76 5
-prepare eval "$DEMO_DIR/held_out_text" 128 20 5
+export DATASET_DIR="$DEMO_DIR/dataset"
+title "vocabulary and records: 128 tokens, 512 tokens, and held-out articles"
+INPUT_DIR="$DEMO_DIR/text" VOCAB_SIZE=4096 SHARDS=4 PHASE1_FRACTION=1 DUPE_FACTOR=5 EVAL_ARTICLES=100 \
+  "$QUICKSTART_DIR/prepare_dataset.sh"
 
-export PRECISION=fp32 RECIPE=demo DATASET_DIR="$DEMO_DIR/dataset" VOCAB_FILE="$DEMO_DIR/vocab.txt"
-say "phase 1"
-OUTPUT_DIR="$DEMO_DIR/phase1" CONFIG_FILE="$DEMO_DIR/bert_config.json" "$QUICKSTART_DIR/run_bert_pretrain_phase1.sh"
-say "phase 2"
-OUTPUT_DIR="$DEMO_DIR/phase2" CHECKPOINT_DIR="$DEMO_DIR/phase1/model_save" "$QUICKSTART_DIR/run_bert_pretrain_phase2.sh"
+export PRECISION=fp32 RECIPE=demo VOCAB_FILE="$DATASET_DIR/vocab.txt"
+title "phase 1"
+OUTPUT_DIR="$DEMO_DIR/phase1" CONFIG_FILE=bert-tiny \
+  "$QUICKSTART_DIR/run_bert_pretrain_phase1.sh"
+title "phase 2"
+OUTPUT_DIR="$DEMO_DIR/phase2" CHECKPOINT_DIR="$DEMO_DIR/phase1/model_save" \
+  "$QUICKSTART_DIR/run_bert_pretrain_phase2.sh"
 
-say "what was learned"
+title "results"
 "$PYTHON" -m bert_large report "$DEMO_DIR/phase1" "$DEMO_DIR/phase2" \
   --output-file "$DEMO_DIR/report.html" --png-dir "$DEMO_DIR/curves" >/dev/null
 "$PYTHON" "$QUICKSTART_DIR/demo_report.py" "$DEMO_DIR"
-printf 'finished in %d s\n' $((SECONDS - started))
+printf 'finished in %d s\n' "$SECONDS"

@@ -1,9 +1,9 @@
-"""Write the demo's corpus: English prose of the Python installation, with one sentence per line.
+"""Write the demo's corpus: English prose of the Python installation, one sentence per line, articles apart.
 
-Usage: demo_corpus.py TEXT_DIR HELD_OUT_DIR
+Usage: demo_corpus.py TEXT_DIR
 
 The articles are the topics of Python's language reference (`pydoc_data.topics`) and the docstrings of the standard
-library's modules: more than a megabyte that every installation has. Every 20th article is held out.
+library's modules: more than a megabyte that every installation has.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 
-SHARDS = 4
-HOLD_OUT_EVERY = 20
+FILES = 4
 MIN_SENTENCES = 3
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"'(])")
@@ -26,7 +25,7 @@ _CODE = re.compile(r"^(>>>|\.\.\.|::=|[-*=~^+#|]{3,})|::=|^\S+ *= |[{};]")
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Yield the sentences of a text's prose paragraphs, without indented blocks, code, grammars and headings."""
+    """Yield the sentences of the prose paragraphs; indented blocks, code, grammars and headings are skipped."""
     for paragraph in re.split(r"\n\s*\n", text):
         lines = paragraph.strip("\n").split("\n")
         if any(_CODE.search(line) for line in lines) or lines[0].startswith("    "):
@@ -38,7 +37,7 @@ def sentences(text: str) -> Iterator[str]:
 
 
 def docstrings(source: str) -> Iterator[str]:
-    """Yield every docstring in a module's source, outermost first."""
+    """Yield every docstring in the source of a module, outermost first."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             docstring = ast.get_docstring(node)
@@ -47,7 +46,7 @@ def docstrings(source: str) -> Iterator[str]:
 
 
 def articles() -> Iterator[list[str]]:
-    """Yield articles as lists of sentences in a fixed order; every sentence of the corpus occurs once."""
+    """Yield articles as lists of sentences. Each sentence occurs once in the corpus; the order is always the same."""
     seen: set[str] = set()
 
     def unseen(texts: Iterator[str]) -> list[str]:
@@ -65,28 +64,20 @@ def articles() -> Iterator[list[str]]:
             continue
         try:
             yield unseen(docstrings(path.read_text(encoding="utf-8")))
-        except (SyntaxError, UnicodeDecodeError):  # the library has invalid files for its own tests
+        except (SyntaxError, UnicodeDecodeError):  # the standard library has a few broken files for its tests
             continue
 
 
-def write(folder: Path, shards: list[list[list[str]]]) -> None:
-    """Write shards of articles, with a blank line between articles."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for number, shard in enumerate(shards):
-        text = "\n".join("".join(f"{sentence}\n" for sentence in article) for article in shard)
-        (folder / f"part-{number:05d}-of-{len(shards):05d}").write_text(text, encoding="utf-8")
-
-
 def main() -> int:
-    """Write both folders and print a summary."""
-    text_dir, held_out_dir = map(Path, sys.argv[1:3])
-    chosen = [article for article in articles() if len(article) >= MIN_SENTENCES]
-    held_out = chosen[::HOLD_OUT_EVERY]
-    training = [article for number, article in enumerate(chosen) if number % HOLD_OUT_EVERY]
-    write(text_dir, [training[shard::SHARDS] for shard in range(SHARDS)])
-    write(held_out_dir, [held_out])
-    words = sum(len(sentence.split()) for article in chosen for sentence in article)
-    print(f"corpus: {len(training)} articles to train on, {len(held_out)} held out, {words} words")
+    """Write the articles into a few files and print how many there are."""
+    folder = Path(sys.argv[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    corpus = [article for article in articles() if len(article) >= MIN_SENTENCES]
+    for number in range(FILES):
+        text = "\n".join("".join(f"{sentence}\n" for sentence in article) for article in corpus[number::FILES])
+        (folder / f"part-{number:05d}-of-{FILES:05d}").write_text(text, encoding="utf-8")
+    words = sum(len(sentence.split()) for article in corpus for sentence in article)
+    print(f"corpus: {len(corpus)} articles, {words} words")
     return 0
 
 

@@ -271,9 +271,10 @@ print_BUILD_help() {
   TORCH_BUILD             any: take a GPU build, gigabytes larger, where there is no CPU build (default: cpu)
   ONECCL                  whether the IPEX base has the oneCCL bindings (default: auto)
   ONECCL_INDEX_URL        package index that has oneccl_bind_pt (default: none)
-  FINETUNE                install the packages of run_finetune.sh, 390 MB (default: false)
+  FINETUNE                install the packages of run_finetune.sh, about 600 MB (default: false)
   DOCKER_BUILD_ARGS       more arguments for `docker build` (default: none)
-  SOURCE_DATE_EPOCH       creation time of the images, in seconds since 1970 (default: now)
+  SOURCE_DATE_EPOCH       creation time in the images' label `created`, in seconds since 1970 (default: no label
+                          `created`, so an unchanged image keeps its id)
 END
 }
 BUILD_VARIABLES=(

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A Slurm job that pretrains one phase on one or more nodes. Stopped before its time or pre-empted, it goes back into
-# the queue and goes on from its last checkpoint.
+# A Slurm job that pretrains one phase on one or more nodes. When its time runs out or it is pre-empted, it returns to the
+# queue and later resumes from its last checkpoint.
 #
 # Usage, in the project's folder: VARIABLE=value ... sbatch [OPTION OF sbatch ...] jobs/slurm/pretrain.sh \
 #   [OPTION OF bert-large pretrain ...]
@@ -15,7 +15,7 @@
 #SBATCH --mem=0
 #SBATCH --time=1-00:00:00
 #SBATCH --requeue
-# Long enough before the end for a step and a checkpoint. It goes to the trainers, not to this shell.
+# Early enough for a step and a checkpoint. Slurm sends the signal to the trainers, not to this shell.
 #SBATCH --signal=TERM@600
 set -euo pipefail
 
@@ -28,23 +28,23 @@ cd "$SLURM_SUBMIT_DIR" # Slurm runs a copy of this script from elsewhere
 export NNODES="$SLURM_JOB_NUM_NODES"
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 export MASTER_ADDR="${hosts[0]}"
-export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the ports that the kernel gives to clients
+export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the kernel's range of ephemeral ports
 
-# Whoever ends the job (scancel, scontrol requeue) signals this shell too and has decided what becomes of the job.
+# scancel and scontrol requeue signal this shell too; then the job must not be put back into the queue here.
 ending=""
 trap 'ending=yes' TERM
 
-# All CPUs of the job, which a step does not get by itself; which rank runs on which is not Slurm's to say. When a node
-# has ended, the others have ten minutes to find out by themselves and to write what they have.
+# A step does not get all CPUs of the job by default; the launcher binds ranks to cores. When one node has ended, the
+# others have ten minutes to detect it and to save a checkpoint.
 # shellcheck disable=SC2016  # each node expands it
 srun --cpus-per-task "$SLURM_CPUS_ON_NODE" --cpu-bind none --wait 600 \
   bash -c 'NODE_RANK=$SLURM_NODEID exec ./run.sh "$@"' bash "$@" &
 code=0
 wait "$!" || code=$?
-[[ -z "$ending" ]] || wait "$!" || code=$? # the signal ended the wait before srun
+[[ -z "$ending" ]] || wait "$!" || code=$? # the signal interrupted the wait
 
 if ((code == 143)) && [[ -z "$ending" ]]; then
-  echo "pretrain.sh: stopped by SIGTERM: back into the queue, to go on from the last checkpoint"
+  echo "pretrain.sh: stopped by SIGTERM: requeued, the run will resume from its last checkpoint"
   scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$code"

@@ -1,4 +1,4 @@
-"""A user who calls run.sh, and a trainer that tells what it finds inside the container."""
+"""A user of run.sh, and a stand-in for the trainer that reports its environment inside the container."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from .engine import PROJECT, Engine
 
 PROBE = '''
-"""Stands in for the trainer: reports what it finds, then does what its last argument says."""
+"""A stand-in for the trainer: reports its environment, then waits or fails if its last argument says so."""
 import getpass, json, os, pathlib, signal, sys, tempfile, time
 
 def can_write(path):
@@ -60,6 +60,8 @@ class Caller:
     engine: Engine
     folder: Path
     uid: int
+    groups: list[int] = field(default_factory=list)
+    """Supplementary groups."""
     variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,13 +88,13 @@ class Caller:
             os.chown(path, self.uid, self.uid)
 
     def use_probe(self) -> Caller:
-        """Let the probe stand in for the trainer."""
+        """Use the probe instead of the trainer."""
         self.variables["TRAIN_SCRIPT"] = str(self.home / "probe.py")
         return self
 
     @property
     def report(self) -> dict[str, Any]:
-        """What the probe found."""
+        """The report of the probe."""
         return json.loads((Path(self.variables["OUTPUT_DIR"]) / "report.json").read_text())
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
@@ -103,7 +105,7 @@ class Caller:
             cwd=self.home,
             user=self.uid,
             group=self.uid,
-            extra_groups=[],
+            extra_groups=self.groups,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -111,7 +113,7 @@ class Caller:
         )
 
     def run(self, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        """Run run.sh as the caller to its end."""
+        """Run run.sh as the caller and wait for its end."""
         process = self.start(*arguments)
         stdout, stderr = process.communicate(timeout=timeout)
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)

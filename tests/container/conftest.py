@@ -1,4 +1,4 @@
-"""Fixtures of the container tests: an engine of their own, the images, and a caller of run.sh."""
+"""Fixtures of the container tests: an engine, the images, and a caller of run.sh."""
 
 from __future__ import annotations
 
@@ -31,16 +31,17 @@ BUILD_TIMEOUT_SECONDS = 2400  # the first test waits for Debian's packages, PyTo
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test of this folder, and give each the time that the first one may need."""
+    """Mark every test of this folder as slow, and allow each the time that building the images takes in the first."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.container)
+            item.add_marker(pytest.mark.slow)
             item.add_marker(pytest.mark.timeout(BUILD_TIMEOUT_SECONDS))
 
 
 @pytest.fixture
 def public_folder() -> Iterator[Path]:
-    """A new folder that every user can reach, unlike pytest's own."""
+    """A new folder that every user can access, unlike pytest's."""
     with tempfile.TemporaryDirectory(prefix="bert large ") as folder:
         path = Path(folder)
         path.chmod(0o755)
@@ -48,7 +49,7 @@ def public_folder() -> Iterator[Path]:
 
 
 def cannot_test(reason: str) -> NoReturn:
-    """Skip the test, or fail it where an engine is required."""
+    """Skip the test, or fail it with REQUIRE_CONTAINER=1."""
     if os.environ.get("REQUIRE_CONTAINER") == "1":
         pytest.fail(reason)
     pytest.skip(reason)
@@ -56,7 +57,7 @@ def cannot_test(reason: str) -> NoReturn:
 
 @pytest.fixture(scope="package")
 def engine() -> Iterator[Engine]:
-    """A running engine; skipped, or failed with REQUIRE_CONTAINER=1, where none can run."""
+    """A running engine. If none can run, tests are skipped, or fail with REQUIRE_CONTAINER=1."""
     missing = missing_requirements()
     if missing:
         cannot_test(f"no container engine can be started here without {', '.join(missing)}")
@@ -74,19 +75,19 @@ def engine() -> Iterator[Engine]:
 
 @pytest.fixture(scope="package", params=[STOCK, IPEX], ids=lambda image: image.base)
 def image(engine: Engine, request: pytest.FixtureRequest) -> Image:
-    """Each of the images, built; skipped, or failed with REQUIRE_CONTAINER=1, where it cannot be built."""
+    """Each of the images, built."""
     return built(engine, request.param)
 
 
 @pytest.fixture(scope="package")
 def finetune_image(engine: Engine) -> Image:
-    """The stock image with the packages of fine-tuning; it has most layers of the one without, which is built first."""
+    """The stock image with the packages for fine-tuning; built second, because it shares most layers with the other."""
     built(engine, STOCK)
     return built(engine, FINETUNE)
 
 
 def built(engine: Engine, image: Image) -> Image:
-    """Return the image, built; skip the test, or fail it with REQUIRE_CONTAINER=1, where it cannot be built."""
+    """Build an image and return it. If that fails, tests are skipped, or fail with REQUIRE_CONTAINER=1."""
     try:
         return build_image(engine, image)
     except BuildError as error:
@@ -95,6 +96,6 @@ def built(engine: Engine, image: Image) -> Image:
 
 @pytest.fixture
 def caller(engine: Engine, public_folder: Path) -> Caller:
-    """A user who is not root, with a folder and a checkout, ready to run the container of the stock image."""
+    """An ordinary user with a folder and a copy of the project, ready to run the stock image."""
     build_image(engine, STOCK)
     return Caller(engine, public_folder, uid=1234)

@@ -1,7 +1,7 @@
-"""A container engine of the tests' own: its daemon, a base image made from Debian's packages, and wheels by HTTP.
+"""A container engine for the tests: its daemon, a base image made from Debian's packages, and wheels by HTTP.
 
-The engine makes no bridge and no firewall rules, so it disturbs nothing on the machine; builds use the machine's
-network, and containers have none.
+The engine creates no bridge and no firewall rules, so that it does not affect the machine. Builds use the machine's
+network; containers have none.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 CACHE = Path.home() / ".cache/bert-large-tests"
 START_SECONDS = 60
 MEMORY_FOR_DATA_BYTES = 40 << 30
-"""Free memory from which the engine's data, 8 GB and in a build twice as much for a while, is kept there: a file system
-in memory takes half of it at most."""
+"""Free memory above which the engine's data is kept in memory. It takes 8 GB, during a build twice as much; a file
+system in memory may take half of the memory."""
 
 
 def missing_requirements() -> list[str]:
-    """Return why no engine can be started here; nothing when one can."""
+    """Return the reasons why no engine can be started here, if there are any."""
     missing = [tool for tool in ("docker", "dockerd", "debootstrap") if shutil.which(tool) is None]
     return [*(["root"] if os.geteuid() != 0 else []), *missing]
 
 
 @dataclass(frozen=True)
 class Image:
-    """A training image, and the base that build.sh makes it on."""
+    """A training image and its base."""
 
     base: str
     name: str
     base_name: str
     torch_version: str
     variables: tuple[tuple[str, str], ...] = ()
-    """What build.sh needs besides."""
+    """More variables for build.sh."""
 
 
 STOCK = Image("stock", "model-zoo:pytorch-bert-large-training", "model-zoo:pytorch-stock", "2.13.0")
@@ -59,7 +59,7 @@ IPEX = Image(
     "model-zoo:pytorch-bert-large-training-ipex",
     "model-zoo:pytorch-ipex-spr",
     "2.7.0",
-    (("TORCH_BUILD", "any"),),  # few machines have a build of that version for CPUs at hand
+    (("TORCH_BUILD", "any"),),  # builds of that version for CPUs are rarely available
 )
 FINETUNE = replace(STOCK, name="model-zoo:pytorch-bert-large-finetune", variables=(("FINETUNE", "1"),))
 
@@ -78,13 +78,13 @@ class Engine:
 
     socket: Path
     client_config: Path
-    """Folder of the client's settings: the user's own would name another engine."""
+    """Folder of the client's settings: those of the user may name another engine."""
     package_settings: tuple[tuple[str, str], ...]
-    """Pip's, for builds: the same for all, so that images share layers."""
+    """Settings of pip for builds, the same for all, so that images share layers."""
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of a user of this engine: no settings of the user who runs the tests but proxies."""
+        """The variables of a user of this engine; of the caller's settings only proxies are kept."""
         kept = [name for name in os.environ if name in ("PATH", "HOME") or name.lower().endswith("_proxy")]
         return {name: os.environ[name] for name in kept} | {
             "DOCKER_HOST": f"unix://{self.socket}",
@@ -107,16 +107,16 @@ class Engine:
 
 @contextmanager
 def running_engine(folder: Path, package_settings: dict[str, str]) -> Iterator[Engine]:
-    """Run a daemon that keeps everything in `folder`, which must be short: the sockets in it have short names."""
+    """Run a daemon with all its files in `folder`, whose path must be short because sockets are in it."""
     engine = Engine(folder / "docker.sock", folder / "client", tuple(package_settings.items()))
     engine.client_config.mkdir()
-    settings = folder / "daemon.json"  # the machine's own engine may have one: not for ours
+    settings = folder / "daemon.json"  # not the machine's settings
     settings.write_text("{}")
     log_file = folder / "dockerd.log"
     with log_file.open("w") as log:
         daemon = subprocess.Popen(
             [
-                # It ends with this process, however that ends, and its mounts with it.
+                # The daemon and its mounts end when this process does, however it ends.
                 "setpriv", "--pdeathsig", "TERM", "unshare", "--mount", "sh", "-c", data_in_memory() + 'exec "$@"',
                 folder / "data", "dockerd", "--data-root", folder / "data", "--exec-root", folder / "exec",
                 "--pidfile", folder / "dockerd.pid", "--host", f"unix://{engine.socket}", "--config-file", settings,
@@ -130,7 +130,7 @@ def running_engine(folder: Path, package_settings: dict[str, str]) -> Iterator[E
                 if daemon.poll() is not None or time.monotonic() > deadline:
                     raise EngineError(f"dockerd did not start:\n{log_file.read_text()[-2000:]}")
                 time.sleep(0.2)
-            engine.socket.chmod(0o666)  # callers who are not root use it, too
+            engine.socket.chmod(0o666)  # callers other than root use it too
             yield engine
         finally:
             daemon.terminate()
@@ -138,14 +138,14 @@ def running_engine(folder: Path, package_settings: dict[str, str]) -> Iterator[E
 
 
 def data_in_memory() -> str:
-    """Return a shell command that keeps the engine's data in memory where there is plenty: disks may be slow."""
+    """Return a shell command that keeps the engine's data in memory if there is enough: disks may be slow."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     (available_kib,) = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     return 'mkdir "$0" && mount -t tmpfs data "$0" && ' if available_kib * 1024 > MEMORY_FOR_DATA_BYTES else ""
 
 
 def debian_with_python() -> Path:
-    """Return a tar file with the files of a small Debian that has Python, made once for each machine."""
+    """Return a tar file of a small Debian system with Python, created once per machine."""
     certificates = CERTIFICATES.read_bytes() if CERTIFICATES.exists() else b""
     key = hashlib.sha256(certificates + " ".join(DEBIAN_PACKAGES).encode()).hexdigest()[:12]
     path = CACHE / f"{DEBIAN}-{platform.machine()}-{key}.tar"
@@ -164,7 +164,7 @@ def debian_with_python() -> Path:
             raise RuntimeError(f"debootstrap failed:\n{result.stdout[-2000:]}{result.stderr[-2000:]}")
         for leftover in (*root.glob("var/cache/apt/archives/*.deb"), *root.glob("var/lib/apt/lists/*_*")):
             leftover.unlink()
-        if certificates:  # a machine may reach its package index only through an authority of its own
+        if certificates:  # the machine may need its own certificate authority to reach the package index
             (root / CERTIFICATES.relative_to("/")).write_bytes(certificates)
             (root / "etc/pip.conf").write_text(f"[global]\ncert = {CERTIFICATES}\n")
         with tarfile.open(part, "w") as tar:
@@ -176,8 +176,8 @@ def debian_with_python() -> Path:
 
 
 def pip_setting(name: str) -> str | None:
-    """Return a setting of this machine's pip: an environment variable's value before a configuration file's."""
-    environment = {key: value for key, value in os.environ.items() if key != "PIP_QUIET"}  # it would say nothing
+    """Return a setting of this machine's pip; environment variables precede configuration files."""
+    environment = {key: value for key, value in os.environ.items() if key != "PIP_QUIET"}  # with it, pip prints nothing
     lines = subprocess.run(
         [sys.executable, "-m", "pip", "config", "list"], env=environment, capture_output=True, text=True, check=True
     ).stdout.splitlines()
@@ -187,7 +187,7 @@ def pip_setting(name: str) -> str | None:
 
 @contextmanager
 def package_settings() -> Iterator[dict[str, str]]:
-    """Yield pip's settings for builds: this machine's, with a folder of wheels served by HTTP instead."""
+    """Yield this machine's pip settings for builds, with a folder of wheels served by HTTP."""
     settings = {}
     for name in ("index-url", "extra-index-url", "trusted-host"):
         urls = [word for word in (pip_setting(name) or "").split() if not word.startswith("file:")]
@@ -212,7 +212,7 @@ def package_settings() -> Iterator[dict[str, str]]:
 
 
 class QuietHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves files and logs nothing."""
+    """Serves files without logging."""
 
     def log_message(self, format: str, *args: object) -> None:
         """Do nothing."""
@@ -220,13 +220,19 @@ class QuietHandler(http.server.SimpleHTTPRequestHandler):
 
 @functools.cache
 def import_python(engine: Engine) -> None:
-    """Give the engine the image that bases are built on."""
+    """Import the image that bases are built on."""
     engine.docker("import", str(debian_with_python()), PYTHON_IMAGE)
 
 
 @functools.cache
 def build_image(engine: Engine, image: Image) -> Image:
-    """Build a training image and its base, once, by build.sh, as a user does."""
+    """Build a training image and its base once, with build.sh."""
+    rebuild(engine, image)
+    return image
+
+
+def rebuild(engine: Engine, image: Image) -> None:
+    """Run build.sh for an image."""
     import_python(engine)
     variables = {
         **dict(engine.package_settings),
@@ -243,12 +249,11 @@ def build_image(engine: Engine, image: Image) -> Image:
     )  # fmt: skip
     if result.returncode != 0:
         raise BuildError(f"build.sh failed:\n{result.stdout[-5000:]}")
-    return image
 
 
 SECRET = "not-for-images"
 
 
 def build_secret() -> dict[str, str]:
-    """Return proxy variables that hold a secret and that no tool of the build heeds: engines pass them on."""
+    """Return proxy variables that contain a secret. Engines pass them on, but no tool of the build uses them."""
     return {"HTTP_PROXY": f"http://user:{SECRET}@127.0.0.1:9", "NO_PROXY": "*", "no_proxy": "*"}

@@ -1,4 +1,4 @@
-"""Training in the container, by run.sh: both phases of a small BERT, a stop and going on, and making the data."""
+"""Training in the container by run.sh: both phases of a small BERT, stopping and resuming, and making records."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ VOCABULARY = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", ".", "the", "cat", "
 
 
 def random_records(shape: RecordShape, count: int) -> list[bytes]:
-    """Return serialized records of random tokens and of any length that fits."""
+    """Return serialized records of random tokens and random lengths."""
     random = np.random.default_rng(shape.max_seq_length)
     payloads = []
     for _ in range(count):
@@ -106,7 +106,7 @@ def train(caller: Caller, *arguments: str) -> Path:
 
 
 def events(output: Path, kind: str) -> list[dict[str, Any]]:
-    """Return the events of a kind from a run's metrics, the first first."""
+    """Return the rows of a kind from a run's metrics, in order."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["event"] == kind]
 
@@ -133,7 +133,7 @@ def test_phase_1_then_phase_2(trainee: Caller) -> None:
     assert "memory allocator: tcmalloc" in log
     assert f"base image: {base_label(trainee)}" in log
 
-    # With next to no learning rate, phase 2 ends with the weights that it started from.
+    # With a negligible learning rate, phase 2 ends with the weights that it started from.
     del trainee.variables["CONFIG_FILE"], trainee.variables["MLPERF_LOG"]
     trainee.variables |= {
         "SCRIPT": "run_bert_pretrain_phase2.sh",
@@ -152,12 +152,12 @@ def test_phase_1_then_phase_2(trainee: Caller) -> None:
 
 
 def base_label(caller: Caller) -> str:
-    """Return what the label of the caller's image says of its base."""
+    """Return the label that describes the base of the caller's image."""
     query = '{{index .Config.Labels "bert-large.base"}}'
     return caller.engine.docker("image", "inspect", "--format", query, caller.variables["IMAGE_NAME"]).stdout.strip()
 
 
-def test_a_stopped_run_goes_on(trainee: Caller) -> None:
+def test_a_stopped_run_resumes(trainee: Caller) -> None:
     trainee.variables |= {"MAX_STEPS": "100000", "TOTAL_STEPS": "100000", "SAVE_EVERY": "100000"}
     trainee.variables["DOCKER_ARGS"] = "--health-interval 1s"
     process = trainee.start()
@@ -175,7 +175,7 @@ def test_a_stopped_run_goes_on(trainee: Caller) -> None:
 
 
 def wait_until_healthy(engine: Engine, container: str) -> None:
-    """Wait until the engine says that a container is healthy, because of a step."""
+    """Wait until the engine reports a container as healthy because of a training step."""
     deadline = time.monotonic() + 60
     query = "{{.State.Health.Status}} {{range .State.Health.Log}}{{.Output}}{{end}}"
     while True:
@@ -225,7 +225,7 @@ def test_two_ranks_in_one_container(trainee: Caller) -> None:
 
 
 def test_intel_openmp_replaces_the_other(trainee: Caller, image: Image) -> None:
-    """Two runtimes would each have their pool of threads."""
+    """Two runtimes would have two pools of threads."""
     trainee.variables["TRAIN_SCRIPT"] = str(trainee.home / "count_threads.py")
     Path(trainee.variables["TRAIN_SCRIPT"]).write_text(COUNT_THREADS)
     trainee.own()

@@ -56,7 +56,7 @@ def demo_task(folder: Path, max_steps: int) -> Task:
         "micro_batch_tokens": 512, "save_every": SAVE_EVERY, "eval_every_samples": EVALUATE_EVERY * _GLOBAL_BATCH,
         "eval_at_start": "true",
     }  # fmt: skip
-    return Task(data, PROJECT / "quickstart" / "demo_bert_config.json", settings)
+    return Task(data, PROJECT / "tests" / "fault" / "demo_bert_config.json", settings)
 
 
 @dataclasses.dataclass

@@ -45,7 +45,7 @@ _START_SECONDS = 300.0
 _STOP_SECONDS = 300.0
 _KEEP_CHECKPOINTS = 2
 _CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-_MODEL = PROJECT / "quickstart" / "demo_bert_config.json"
+_MODEL = PROJECT / "tests" / "fault" / "demo_bert_config.json"
 _RECORDS: dict[str, Any] = {"lengths": (40, 128), "vocab_size": 4096}
 
 

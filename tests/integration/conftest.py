@@ -32,7 +32,7 @@ def easy_task(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 @dataclass(frozen=True)
 class Demo:
-    """A demo that has run."""
+    """A finished demo."""
 
     folder: Path
     printed: str
@@ -40,7 +40,7 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo, from start to end by its own script: a minute or more."""
+    """The demo, run by its own script; it takes one to three minutes."""
     folder = tmp_path_factory.mktemp("demo") / "a demo"
     environment = os.environ | {"DEMO_DIR": str(folder), "PYTHON": sys.executable}
     done = subprocess.run(

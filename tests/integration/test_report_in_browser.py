@@ -14,6 +14,7 @@ from bert_large.cli import main
 
 from tests.support.recorded_runs import HOSTILE_NAME, record_run
 
+pytestmark = pytest.mark.slow
 CHROMIUM = shutil.which("chromium")
 _OPTIONS = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

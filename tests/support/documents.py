@@ -1,54 +1,48 @@
-"""The README and the guides as tests read them: blocks of commands, links, messages that are quoted."""
+"""The README and the guides as tests read them: blocks of commands, links and paths."""
 
 from __future__ import annotations
 
-import ast
 import os
 import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from tests.support.runs import PROJECT
 
 DOCUMENTS = sorted(
     path.relative_to(PROJECT).as_posix()
-    for pattern in ("README.md", "docs/*.md", "jobs/*/README.md")
+    for pattern in ("*.md", "docs/*.md", "jobs/*/*.md", "tests/*.md", "benchmarks/*.md")
     for path in PROJECT.glob(pattern)
 )
-GAP = "…"
-"""What stands for a value in a quoted message, and for the value's expression in the message's source."""
+_FOLDERS = ("benchmarks", "docker", "docs", "jobs", "licenses", "models", "notebooks", "quickstart", "tests")
 _MARK = re.compile(r"<!-- (run|needs): (.+) -->")
-_VALUE_IN_SHELL = re.compile(r"\$\{[^}]*\}|\$\w+|\$\(.*?\)")
+_FENCED = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Block:
     """A fenced block of shell commands."""
 
-    document: str
-    line: int
+    place: str
+    """Document and line."""
     mark: str
-    """`run`, `needs`, or nothing: of the HTML comment on the line before the fence."""
+    """`run`, `needs`, or empty: from the HTML comment on the line before the fence."""
     what: str
-    """The group that is run in order, or what the commands need."""
+    """The group of blocks that run in order, or the requirement of the commands."""
     text: str
-
-    def __str__(self) -> str:
-        return f"{self.document}:{self.line}"
 
 
 def read(document: str) -> str:
-    """Return a document's text."""
+    """Return the text of a document."""
     return (PROJECT / document).read_text(encoding="utf-8")
 
 
 def blocks(document: str) -> list[Block]:
-    """Return a document's blocks of shell commands, in order."""
+    """Return the blocks of shell commands of a document, in order."""
     found: list[Block] = []
     lines = read(document).splitlines()
     for number, line in enumerate(lines):
@@ -56,46 +50,37 @@ def blocks(document: str) -> list[Block]:
             end = lines.index("```", number)
             mark = _MARK.fullmatch(lines[number - 1]) if number else None
             kind, what = (mark[1], mark[2]) if mark else ("", "")
-            found.append(Block(document, number + 1, kind, what, "\n".join(lines[number + 1 : end]) + "\n"))
+            found.append(Block(f"{document}:{number + 1}", kind, what, "\n".join(lines[number + 1 : end]) + "\n"))
     return found
 
 
-def groups() -> list[tuple[str, str]]:
-    """Return each document's groups of blocks that are run, in order."""
-    return list(
-        dict.fromkeys((name, block.what) for name in DOCUMENTS for block in blocks(name) if block.mark == "run")
-    )
+def broken_links(document: str) -> list[str]:
+    """Return the links to files and headings, and the project's paths in code, that lead nowhere."""
+    broken = []
+    for target in re.findall(r"\]\(([^)]+)\)", read(document)):
+        name, _, anchor = target.partition("#")
+        path = (PROJECT / document).parent / name if name else PROJECT / document
+        if "://" not in target and (not path.exists() or (anchor and anchor not in _anchors(path))):
+            broken.append(target)
+    for code in re.findall(r"`([^`\n]+)`", _FENCED.sub("", read(document))):
+        for word in re.split(r"[ =]", code):
+            name = word.removeprefix("./")
+            if name.startswith(tuple(f"{folder}/" for folder in _FOLDERS)):
+                pattern = re.sub(r"…|\{[^}]*\}", "*", name.partition("#")[0])
+                relative = (PROJECT / document).parent
+                if not list(PROJECT.glob(pattern)) and not list(relative.glob(pattern)):
+                    broken.append(code)
+    return broken
 
 
-def commands(text: str) -> Iterator[list[str]]:
-    """Yield the words of each command of a script, without variables set before it, comments and here-documents."""
-    text = re.sub(r"(<<'?(\w+)'?.*?)\n.*?^\2$", r"\1", text, flags=re.DOTALL | re.MULTILINE)
-    for line in text.replace("\\\n", " ").splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-        lexer.whitespace_split = True
-        command: list[str] = []
-        before = ";"
-        for word in [*lexer, ";"]:
-            if set(word) <= set("();|&"):
-                if command:
-                    yield command
-                command = []
-            elif set(word) <= set("<>&") or set(before) <= set("<>"):
-                pass  # where input comes from or output goes
-            elif command or not re.match(r"\w+=|(do|then|done|fi|exec)$", word):
-                command.append(word)
-            before = word
-        for inner in re.findall(r'"\$\((.*)\)"', line):
-            yield from commands(inner)
-
-
-def variables(text: str) -> set[str]:
-    """Return the names of the environment variables that a script sets."""
-    return set(re.findall(r"(?<![\w$-])([A-Z][A-Z0-9_]+)=", text))
+def _anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a document, as code hosts build them."""
+    headings = re.findall(r"^#+ (.+)$", _FENCED.sub("", document.read_text(encoding="utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def make_workshop(folder: Path) -> None:
-    """Make a folder that looks like the project after `make setup`, with /data and /runs of the documents in it."""
+    """Make a folder that looks like the project after `make setup`, with the documents' /data and /runs in it."""
     for path in PROJECT.iterdir():
         if path.name not in (".git", ".venv", "output"):
             (folder / path.name).symlink_to(path)
@@ -112,17 +97,19 @@ def make_workshop(folder: Path) -> None:
 def run_group(
     document: str, group: str, folder: Path, settings: Mapping[str, str], replaced: Mapping[str, str] | None = None
 ) -> str:
-    """Run a group's blocks in a workshop as one script and return what they print.
+    """Run the blocks of a group in a workshop as one script, and return their output.
 
-    `settings` are environment variables; `replaced` has parts of the script for which a variable cannot give others.
+    `settings` are environment variables; `replaced` maps parts of the script to smaller ones, where no variable can.
     """
     script = "".join(block.text for block in blocks(document) if (block.mark, block.what) == ("run", group))
+    assert script, f"{document} has no blocks of group {group}"
     script = re.sub(r"(?<![\w./])/(data|runs)\b", rf"{folder}/\1", script)
-    for theirs, ours in (replaced or {}).items():
-        assert theirs in script, theirs
-        script = script.replace(theirs, ours)
+    for original, smaller in (replaced or {}).items():
+        assert original in script, original
+        script = script.replace(original, smaller)
     outer = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    own = {"PYTHONPATH": str(PROJECT / "models"), "OMP_NUM_THREADS": "1", "RANKS_PER_NODE": "1", "RUNTIME": "native"}
+    own = {"PYTHONPATH": str(PROJECT / "models"), "OMP_NUM_THREADS": "1", "RANKS_PER_NODE": "1", "RUNTIME": "native",
+           "PYTHON": sys.executable}  # fmt: skip
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
         cwd=folder,
@@ -134,31 +121,3 @@ def run_group(
     )
     assert done.returncode == 0, done.stdout[-4000:]
     return done.stdout
-
-
-def anchors(document: str) -> set[str]:
-    """Return the anchors of a document's headings, as code hosts make them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", read(document), flags=re.S | re.M), re.M)
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-
-
-@cache
-def message_sources() -> list[str]:
-    """Return every string of the package, and every line of the scripts, with a gap for each value put into it."""
-    found = []
-    for path in sorted((PROJECT / "models").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.JoinedStr):
-                found.append("".join(str(its.value) if isinstance(its, ast.Constant) else GAP for its in node.values))
-            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-                found.append(node.value)
-    for script in (PROJECT / "run.sh", PROJECT / "build.sh", *sorted((PROJECT / "quickstart").glob("*.sh"))):
-        text = re.sub(r'" \\\n\s*"', " ", script.read_text(encoding="utf-8"))
-        found += _VALUE_IN_SHELL.sub(GAP, text).splitlines()
-    return found
-
-
-def is_in_source(message: str) -> bool:
-    """Tell whether one string of the source has all of a quoted message, its parts between gaps, in order."""
-    pattern = re.compile(".*".join(re.escape(part.strip()) for part in message.split(GAP)), re.DOTALL)
-    return any(pattern.search(source) for source in message_sources())

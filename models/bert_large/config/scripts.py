@@ -144,10 +144,12 @@ class BuildVariables:
         "auto", "whether the IPEX base has the oneCCL bindings", choices=("auto", "required", "none")
     )
     oneccl_index_url: str | None = _variable(None, "package index that has oneccl_bind_pt", default_text="none")
-    finetune: bool = _variable(False, "install the packages of run_finetune.sh, 390 MB")
+    finetune: bool = _variable(False, "install the packages of run_finetune.sh, about 600 MB")
     docker_build_args: str | None = _variable(None, "more arguments for `docker build`", default_text="none")
     source_date_epoch: int | None = _variable(
-        None, "creation time of the images, in seconds since 1970", default_text="now"
+        None,
+        "creation time in the images' label `created`, in seconds since 1970",
+        default_text="no label `created`, so an unchanged image keeps its id",
     )
 
 

@@ -1,4 +1,4 @@
-"""Azure ML's job, environment and compute files, read by Azure's own library, which refuses unknown fields."""
+"""The job, environment and compute files for Azure ML, read by Azure's library, which rejects unknown fields."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ IMAGE_FOLDER = "/workspace/bert-large/"
 
 
 def load(name: str, folder: Path = FOLDER) -> Any:
-    """Return what Azure's library makes of a file."""
+    """Read a file with Azure's library."""
     return LOADERS[name](folder / name)
 
 
@@ -43,7 +43,7 @@ def test_every_file_is_read() -> None:
         assert job.outputs["run"].mode == "rw_mount"
 
 
-def test_phase_2_starts_from_what_phase_1_leaves() -> None:
+def test_phase_2_starts_from_the_model_of_phase_1() -> None:
     one, two = load("phase1.yaml"), load("phase2.yaml")
     assert two.inputs["checkpoint"].path == f"{one.outputs['run'].path}/model_save"
     assert two.inputs["dataset"].path == one.inputs["dataset"].path
@@ -63,8 +63,8 @@ def test_phase_2_starts_from_what_phase_1_leaves() -> None:
         ("compute.yaml", "max_instances"),
     ],
 )
-def test_a_misspelt_field_is_found(name: str, field: str, tmp_path: Path) -> None:
-    """Else reading the files would prove nothing."""
+def test_a_misspelled_field_is_found(name: str, field: str, tmp_path: Path) -> None:
+    """Without this, reading the files would prove nothing."""
     contents = yaml.safe_load((FOLDER / name).read_text())
     *parents, last = field.split(".")
     parent = contents
@@ -77,8 +77,8 @@ def test_a_misspelt_field_is_found(name: str, field: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("name", ["phase1.yaml", "phase2.yaml"])
-def test_a_node_is_told_of_the_others(name: str) -> None:
-    """Azure's variables of a process become ours of a node; none is left that the launcher could take for its rank."""
+def test_a_node_gets_the_variables_of_the_others(name: str) -> None:
+    """Azure's variables of a process become those of a node; the launcher must not take itself for a rank."""
     command = re.sub(r"\$\{\{(inputs|outputs)\.(\w+)\}\}", r"/mnt/a folder/\2", load(name).command)
     script = re.search(rf"{IMAGE_FOLDER}\S+", command)
     assert script is not None

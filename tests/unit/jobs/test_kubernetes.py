@@ -21,17 +21,17 @@ Path = tuple[str | int, ...]
 
 
 class SchemaError(Exception):
-    """A manifest is not what its schema describes."""
+    """A manifest does not fit its schema."""
 
 
 def read(name: str, kind: str) -> Manifest:
     """Return the one manifest of a kind in a file."""
-    (found,) = (each for each in yaml.safe_load_all((FOLDER / name).read_text()) if each["kind"] == kind)
+    (found,) = (manifest for manifest in yaml.safe_load_all((FOLDER / name).read_text()) if manifest["kind"] == kind)
     return found
 
 
 def check(manifest: Manifest) -> None:
-    """Raise SchemaError unless the manifest fits its schema and has no field that the schema does not know."""
+    """Raise SchemaError unless the manifest fits its schema; unknown fields are errors too."""
     try:
         if manifest["apiVersion"].startswith("trainer.kubeflow.org"):
             check_kubeflow(manifest)
@@ -43,16 +43,16 @@ def check(manifest: Manifest) -> None:
 
 
 def check_kubeflow(manifest: Manifest) -> None:
-    """The models leave out what they do not know; jobs inside are Kubernetes' own."""
-    understood = getattr(models, f"TrainerV1alpha1{manifest['kind']}").from_dict(copy.deepcopy(manifest)).to_dict()
-    if understood != manifest:
-        raise SchemaError(f"understood as {understood}")
+    """Check a manifest of Kubeflow, whose models drop unknown fields, and the Kubernetes jobs inside it."""
+    parsed = getattr(models, f"TrainerV1alpha1{manifest['kind']}").from_dict(copy.deepcopy(manifest)).to_dict()
+    if parsed != manifest:
+        raise SchemaError(f"parsed as {parsed}")
     for job in manifest["spec"].get("template", {}).get("spec", {}).get("replicatedJobs", []):
         check({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]})
 
 
 def at(manifest: Manifest, path: Path) -> Any:
-    """Return what is at a path."""
+    """Return the value at a path of keys and indices."""
     for key in path:
         manifest = manifest[key]  # type: ignore[index]
     return manifest
@@ -108,8 +108,8 @@ def test_manifests_fit_their_schemas(path: Any) -> None:
     ],
     ids=lambda value: ".".join(map(str, value[-3:])),
 )
-def test_a_misspelt_field_is_found(source: tuple[str, str], path: Path) -> None:
-    """Else the tests above would prove nothing."""
+def test_a_misspelled_field_is_found(source: tuple[str, str], path: Path) -> None:
+    """Without this, the test above would prove nothing."""
     manifest = read(*source)
     parent = at(manifest, path[:-1])
     parent[f"{path[-1]}s"] = parent.pop(path[-1])
@@ -118,34 +118,34 @@ def test_a_misspelt_field_is_found(source: tuple[str, str], path: Path) -> None:
 
 
 @pytest.mark.parametrize("source", [JOB, RUNTIME], ids=lambda source: source[1])
-def test_what_exit_codes_mean(source: tuple[str, str]) -> None:
-    """A usage error fails the job, what SIGTERM ended is started anew without counting; other failures count."""
+def test_the_effect_of_exit_codes(source: tuple[str, str]) -> None:
+    """Exit code 2 fails the job; a pod ended by SIGTERM is replaced without being counted; other failures count."""
     spec = job_spec(source)
     rules = [rule for rule in spec["podFailurePolicy"]["rules"] if "onExitCodes" in rule]
     actions = {code: rule["action"] for rule in rules for code in rule["onExitCodes"]["values"]}
     assert actions == {2: "FailJob", 143: "Ignore"}
     (container,) = pod(source)["containers"]
     assert {rule["onExitCodes"]["containerName"] for rule in rules} == {container["name"]}
-    assert pod(source)["restartPolicy"] == "Never"  # without which there is no podFailurePolicy
+    assert pod(source)["restartPolicy"] == "Never"  # podFailurePolicy requires it
     assert spec["backoffLimit"] > 0
 
 
 def test_both_start_the_same_pod() -> None:
-    """But for how a pod learns of the others."""
+    """They differ only in the variables that describe the other pods."""
     ours, theirs = pod(JOB), pod(RUNTIME)
     assert ours.pop("subdomain") == read(*SERVICE)["metadata"]["name"]
     for spec in (ours, theirs):
         (container,) = spec["containers"]
         del container["command"]
-        container["env"] = [entry for entry in container["env"] if entry["name"] not in TOLD]
+        container["env"] = [entry for entry in container["env"] if entry["name"] not in NODE_VARIABLES]
     assert ours == theirs
 
 
-TOLD = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+NODE_VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def test_pods_of_the_job_find_each_other() -> None:
-    """Every number of pods is the same; the first pod's name in the service is the address."""
+    """All numbers of pods are equal; the address is the name of the first pod in the service."""
     job, service = read(*JOB), read(*SERVICE)
     env = {entry["name"]: entry.get("value") for entry in pod(JOB)["containers"][0]["env"]}
     assert str(job["spec"]["completions"]) == str(job["spec"]["parallelism"]) == env["NNODES"]
@@ -155,7 +155,7 @@ def test_pods_of_the_job_find_each_other() -> None:
 
 
 def test_pods_of_the_train_job_find_each_other() -> None:
-    """The command turns the trainer's variables into ours, and leaves none for torchrun to trip over."""
+    """The command turns the trainer's variables into the launcher's; torchrun must not see the former."""
     *shell, program = pod(RUNTIME)["containers"][0]["command"]
     script = "/workspace/bert-large/quickstart/run_bert_pretrain_phase1.sh"
     assert program.rstrip().endswith(f"exec {script}")
@@ -166,5 +166,5 @@ def test_pods_of_the_train_job_find_each_other() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     environment = dict(line.split("=", 1) for line in done.stdout.splitlines())
-    assert [environment[name] for name in TOLD] == ["3", "2", "first", "1234"]
+    assert [environment[name] for name in NODE_VARIABLES] == ["3", "2", "first", "1234"]
     assert not [name for name in environment if name.startswith("PET_")]

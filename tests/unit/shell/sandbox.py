@@ -1,4 +1,4 @@
-"""A copy of the project's scripts, on a PATH of chosen tools and of fakes that record how they are called."""
+"""A copy of the project's scripts, with a PATH of chosen tools and of fake tools that record their calls."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Call:
     environment: dict[str, str]
 
     def value(self, option: str) -> str:
-        """Return the word after the option, which must be there once."""
+        """Return the word after the option, which must occur once."""
         assert self.arguments.count(option) == 1, f"{option} in {self.arguments}"
         return self.arguments[self.arguments.index(option) + 1]
 
@@ -52,7 +52,7 @@ class Call:
 
 @dataclass
 class Sandbox:
-    """Runs scripts of the copied project, with only the variables that a test gives them."""
+    """Runs scripts of the copied project with the variables that a test sets and no others."""
 
     directory: Path
     variables: dict[str, str] = field(default_factory=dict)
@@ -61,26 +61,30 @@ class Sandbox:
         self.bin = self.directory / "bin"
         self.bin.mkdir()
         for tool in TOOLS:
-            found = shutil.which(tool)
-            assert found is not None, f"the scripts need {tool}"
-            (self.bin / tool).symlink_to(found)
+            self.link_tool(tool)
         self.project = self.directory / "the project"
         shutil.copytree(PROJECT / "quickstart", self.project / "quickstart")
         shutil.copytree(PROJECT / "docker", self.project / "docker", ignore=shutil.ignore_patterns("*.Dockerfile"))
         for name in ("run.sh", "build.sh", "pyproject.toml"):
             shutil.copy2(PROJECT / name, self.project / name)
 
+    def link_tool(self, name: str) -> None:
+        """Put a real tool on the PATH."""
+        found = shutil.which(name)
+        assert found is not None, f"the scripts need {name}"
+        (self.bin / name).symlink_to(found)
+
     def fake(self, name: str, body: str = "", directory: Path | None = None) -> Path:
-        """Put a tool on the PATH that records its calls, then runs `body`, which is Python."""
+        """Put a tool on the PATH that records its calls and then runs `body`, Python code."""
         path = (directory or self.bin) / name
         path.write_text(FAKE.format(python=sys.executable, log=str(self.directory / f"{name}.calls"), body=body))
         path.chmod(0o755)
         return path
 
     def fake_that_waits(self, name: str, exit_code: int) -> Path:
-        """Like `fake`; a SIGTERM ends it with an exit code. Returns the file that it makes when it is ready for that.
+        """Like `fake`, but called as `docker run` or `python -m` it waits for SIGTERM and ends with an exit code.
 
-        It waits when it is called as `docker run` or `python -m`; everything else ends at once.
+        Returns the file that it creates when it waits.
         """
         ready = self.directory / f"{name} is ready"
         self.fake(
@@ -94,7 +98,7 @@ class Sandbox:
         return ready
 
     def calls(self, name: str) -> list[Call]:
-        """Return the recorded calls of a fake tool, the first first."""
+        """Return the recorded calls of a fake tool, in order."""
         log = self.directory / f"{name}.calls"
         return [Call(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
 
@@ -117,7 +121,7 @@ class Sandbox:
         return subprocess.Popen([self.project / script], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL)
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run a script of the project and return what came of it."""
+        """Run a script of the project and return its result."""
         return subprocess.run(
             [str(self.project / script), *arguments],
             env={"PATH": str(self.bin), **self.variables},
@@ -131,7 +135,7 @@ class Sandbox:
 
 
 def wait_for(path: Path) -> None:
-    """Wait until a file is there."""
+    """Wait until a file exists."""
     deadline = time.monotonic() + 20
     while not path.exists():
         assert time.monotonic() < deadline, f"{path} did not appear"

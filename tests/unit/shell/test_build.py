@@ -11,7 +11,7 @@ IPEX = "model-zoo:pytorch-ipex-spr"
 STOCK = "model-zoo:pytorch-stock"
 
 
-# Has one image, and says of every base what it holds.
+# Has one image, and prints the versions in every base.
 HAS = """
 if sys.argv[1:3] == ['image', 'inspect']:
     sys.exit(sys.argv[3] != {image!r})
@@ -22,7 +22,7 @@ if sys.argv[1] == 'run':
 
 @pytest.fixture
 def engine(sandbox: Sandbox) -> Sandbox:
-    """A fake docker that has no image but the IPEX base."""
+    """A fake docker whose only image is the IPEX base."""
     sandbox.fake("docker", HAS.format(image=IPEX))
     return sandbox
 
@@ -54,10 +54,22 @@ def test_the_default_base(engine: Sandbox) -> None:
     assert labels["org.opencontainers.image.base.name"] == IPEX
 
 
-def test_the_time_it_was_made(engine: Sandbox) -> None:
-    engine.variables["SOURCE_DATE_EPOCH"] = "86400"
+@pytest.mark.parametrize(("epoch", "created"), [(None, []), ("86400", ["1970-01-02T00:00:00Z"])])
+def test_the_creation_time_is_a_label_only_on_request(engine: Sandbox, epoch: str | None, created: list[str]) -> None:
+    """A time of its own would give an unchanged image another id with every build."""
+    if epoch:
+        engine.variables["SOURCE_DATE_EPOCH"] = epoch
     (build,) = builds(engine)
-    assert "org.opencontainers.image.created=1970-01-02T00:00:00Z" in build.values("--label")
+    labels = [label.removeprefix("org.opencontainers.image.") for label in build.values("--label")]
+    assert [label.removeprefix("created=") for label in labels if label.startswith("created=")] == created
+
+
+@pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("-h", 0), ("--bogus", 2), ("stock", 2)])
+def test_an_argument_starts_no_build(engine: Sandbox, argument: str, code: int) -> None:
+    result = engine.run("build.sh", argument)
+    assert result.returncode == code
+    assert "BASE_IMAGE" in result.stdout if code == 0 else argument in result.stderr
+    assert engine.calls("docker") == []
 
 
 def test_the_stock_base_is_built_when_missing(engine: Sandbox) -> None:
@@ -110,13 +122,10 @@ def test_any_base(sandbox: Sandbox) -> None:
 def test_a_missing_base_is_named_with_the_ways_out(sandbox: Sandbox) -> None:
     sandbox.fake("docker", "sys.exit(sys.argv[1] == 'image')")
     sandbox.variables["BASE_IMAGE"] = "my/base:1"
-    error = refused(sandbox)
-    assert "base image my/base:1 is missing" in error
-    assert "BASE_IMAGE" in error
-    assert "BASE=stock" in error
+    assert "my/base:1" in refused(sandbox)
 
 
-def test_proxies_and_pips_settings_are_passed_by_name(engine: Sandbox) -> None:
+def test_settings_of_proxies_and_pip_are_passed_by_name(engine: Sandbox) -> None:
     values = {
         "http_proxy": "http://user:secret@proxy:1",
         "HTTPS_PROXY": "http://proxy:1",
@@ -142,9 +151,10 @@ def test_the_packages_of_fine_tuning_are_asked_for(engine: Sandbox) -> None:
     assert image.environment["FINETUNE"] == "1"
 
 
-def test_an_unknown_choice_of_fine_tuning(engine: Sandbox) -> None:
-    engine.variables["FINETUNE"] = "yes"
-    assert "error: FINETUNE=yes is unknown: choose 0 or 1" in refused(engine)
+@pytest.mark.parametrize(("variable", "value"), [("FINETUNE", "maybe"), ("BASE", "cuda"), ("SOURCE_DATE_EPOCH", "x")])
+def test_a_wrong_value_is_refused(engine: Sandbox, variable: str, value: str) -> None:
+    engine.variables[variable] = value
+    assert f"{variable}={value}" in refused(engine)
 
 
 def test_docker_build_args(engine: Sandbox) -> None:
@@ -158,18 +168,11 @@ def test_podman(sandbox: Sandbox) -> None:
     sandbox.fake("podman")
     (build,) = builds(sandbox, engine="podman")
     assert build.value("--tag") == IMAGE
-    assert build.value("--format") == "docker"  # its own has no health check
-
-
-def test_an_unknown_base(engine: Sandbox) -> None:
-    engine.variables["BASE"] = "cuda"
-    assert "error: BASE=cuda is unknown" in refused(engine)
+    assert build.value("--format") == "docker"  # podman's default format has no health check
 
 
 def test_without_an_engine(sandbox: Sandbox) -> None:
-    error = refused(sandbox)
-    assert "no container engine" in error
-    assert "RUNTIME=native" in error
+    assert "RUNTIME=native" in refused(sandbox)
 
 
 def test_a_failed_build_fails(sandbox: Sandbox) -> None:

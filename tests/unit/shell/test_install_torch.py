@@ -1,4 +1,4 @@
-"""docker/install_torch.sh: which ways it tries, in which order, and what it accepts as done."""
+"""docker/install_torch.sh: which sources it tries, in which order, and what counts as installed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from .sandbox import Sandbox
 
-# A python that says, when asked on standard input, what torch the file `torch` names, and whose pip writes that file.
+# A python that answers, on standard input, what the file `torch` says is installed, and whose pip writes that file.
 PYTHON = """
 import pathlib, shutil
 state = pathlib.Path({folder!r}) / "torch"
@@ -20,6 +20,8 @@ elif "--target" in words:
     tool = pathlib.Path(words[words.index("--target") + 1]) / "bin/uv"
     tool.parent.mkdir(parents=True)
     shutil.copy(pathlib.Path({folder!r}) / "tools/uv", tool)
+elif "versions" in words:
+    print("torch (2.13.0+cpu)\\nAvailable versions: 2.14.0+cpu, " + ("2.13.0+cpu" if {pip_has_torch} else "2.13.0"))
 elif {pip_has_torch}:
     state.write_text({installs!r})
 else:
@@ -35,7 +37,7 @@ pathlib.Path({folder!r}, "torch").write_text({installs!r})
 
 @pytest.fixture
 def fakes(sandbox: Sandbox) -> Sandbox:
-    """A python whose pip has no torch, and a uv that installs it."""
+    """A python whose pip has no torch, and a uv that has it."""
     set_up(sandbox, pip_has_torch=False, uv_works=True)
     return sandbox
 
@@ -58,6 +60,28 @@ def install(sandbox: Sandbox, *arguments: str) -> subprocess.CompletedProcess[st
 def pips(sandbox: Sandbox) -> list[list[str]]:
     """Return the arguments of each call of pip."""
     return [call.arguments for call in sandbox.calls("python3") if call.arguments[:2] == ["-m", "pip"]]
+
+
+@pytest.mark.parametrize(
+    ("pip_has_torch", "uv_works", "only_for_gpus", "build", "code"),
+    [
+        (True, False, False, "cpu", 0),
+        (False, True, False, "cpu", 0),
+        (False, True, True, "cpu", 1),
+        (False, True, True, "any", 0),
+        (False, False, False, "any", 1),
+    ],
+)
+def test_looking_it_up_installs_nothing(
+    sandbox: Sandbox, pip_has_torch: bool, uv_works: bool, only_for_gpus: bool, build: str, code: int
+) -> None:
+    set_up(sandbox, pip_has_torch=pip_has_torch, uv_works=uv_works, only_for_gpus=only_for_gpus)
+    sandbox.variables["TORCH_BUILD"] = build
+    result = sandbox.run("docker/install_torch.sh", "--check", str(sandbox.bin / "python3"))
+    assert result.returncode == code, result.stderr
+    assert not [words for words in pips(sandbox) if words[2] == "install" and "--target" not in words]
+    assert all("--dry-run" in call.arguments for call in sandbox.calls("uv"))
+    assert code == 0 or "torch 2.13.0" in result.stderr.splitlines()[-1]
 
 
 def test_pip_is_asked_for_the_build_for_cpus(sandbox: Sandbox) -> None:
@@ -155,5 +179,5 @@ def test_what_counts_as_installed(sandbox: Sandbox, version: str, cuda: str | No
     sandbox.fake("python3", real)
     sandbox.variables["PYTHONPATH"] = str(package.parent)
     result = install(sandbox)
-    assert ("installed already" in result.stdout) == (answer == "ok")
+    assert ("already installed" in result.stdout) == (answer == "ok")
     assert result.returncode == (0 if answer == "ok" else 1)

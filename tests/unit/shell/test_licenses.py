@@ -7,7 +7,7 @@ import re
 from .sandbox import PROJECT
 
 _TOOLS = {"audit", "fuzz", "test"}
-"""Extras for those who work on the package: nothing that it uses."""
+"""Extras of developers, which the package does not use."""
 
 
 def listed() -> set[str]:
@@ -16,7 +16,7 @@ def listed() -> set[str]:
 
 
 def used_by_the_package() -> set[str]:
-    """Return what `pyproject.toml` names: the dependencies, and those of every extra for users."""
+    """Return the dependencies in `pyproject.toml`, and those of every extra for users."""
     project = (PROJECT / "pyproject.toml").read_text()
     lists = dict(re.findall(r"^([a-z]+) = \[(.*?)\](?:\n|$)", project, re.MULTILINE | re.DOTALL))
     extras = project.split("[project.optional-dependencies]")[1].split("[project.scripts]")[0]
@@ -25,7 +25,7 @@ def used_by_the_package() -> set[str]:
 
 
 def in_the_images() -> set[str]:
-    """Return what the container images install besides PyTorch and IPEX."""
+    """Return the packages that the container images install besides PyTorch and IPEX."""
     texts = [path.read_text() for path in (PROJECT / "docker").glob("requirements-*.txt")]
     return {name for text in texts for name in re.findall(r"^([a-z0-9-]+)==", text, re.MULTILINE)}
 

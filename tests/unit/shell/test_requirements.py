@@ -1,4 +1,4 @@
-"""docker/requirements-*.txt: the locked packages are what pyproject.toml asks for, each with its hashes."""
+"""docker/requirements-*.txt: the locked packages satisfy pyproject.toml, and each has its hashes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from .sandbox import PROJECT
 
 
 def packages(name: str) -> dict[str, str]:
-    """Return the packages and versions of a lock, each of which must have a hash."""
+    """Return the packages and versions of a lock; each must have a hash."""
     lock = (PROJECT / f"docker/requirements-{name}.txt").read_text()
     locked = dict(re.findall(r"^(\S+)==(\S+)(?: \\\n    --hash=sha256:[0-9a-f]{64})+", lock, re.MULTILINE))
     assert len(locked) == lock.count("==")
@@ -19,8 +19,8 @@ def packages(name: str) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("base", ["ipex", "stock"])
-def test_the_locks_have_all_that_the_package_needs(base: str) -> None:
-    """The base's alone what it needs always, with that of fine-tuning also what its extra names."""
+def test_the_locks_satisfy_the_package(base: str) -> None:
+    """The lock of a base has the dependencies; together with the lock of fine-tuning it has the extra's."""
     base_packages = packages(base)
     finetune_packages = packages("finetune")
     check_needs(base_packages, "dependencies", "mlperf")
@@ -31,7 +31,7 @@ def test_the_locks_have_all_that_the_package_needs(base: str) -> None:
 
 
 def check_needs(locked: dict[str, str], *lists: str) -> None:
-    """Fail if what these lists of pyproject.toml name is not locked in a version that they allow."""
+    """Fail unless every package in these lists of pyproject.toml is locked in a version that they allow."""
     project = (PROJECT / "pyproject.toml").read_text()
     for name in lists:
         wanted = project.split(f"\n{name} = [")[1].split("]\n")[0]

@@ -445,3 +445,16 @@ def test_native_runs_the_script_here(phase_1: Sandbox) -> None:
     assert call.arguments[-2:] == ["--seed", "a b"]
     assert call.environment["DATASET_DIR"] == phase_1.variables["DATASET_DIR"]
     assert Path(phase_1.variables["OUTPUT_DIR"]).is_dir()
+
+
+@pytest.mark.parametrize(
+    ("engine", "uid", "expected"),
+    [("docker", 1234, ["55", "66"]), ("podman", 1234, ["keep-groups"]), ("podman", 0, ["55", "66"])],
+)
+def test_supplementary_groups_are_kept(phase_1: Sandbox, engine: str, uid: int, expected: list[str]) -> None:
+    phase_1.fake(engine)
+    phase_1.variables["CONTAINER_ENGINE"] = engine
+    (phase_1.bin / "id").unlink()
+    phase_1.fake("id", f"print('{uid} 55 66' if sys.argv[1] == '-G' else {uid})")
+    assert phase_1.run("run.sh").returncode == 0
+    assert phase_1.calls(engine)[-1].values("--group-add") == expected
