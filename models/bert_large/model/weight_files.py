@@ -7,9 +7,9 @@ without its prefix `bert.`). Types: half precision is read as float32.
 
 from __future__ import annotations
 
-import pickle
+import pickle  # noqa: TID251 (its exception type only)
 import re
-import zipfile
+import zipfile  # noqa: TID251 (recognizes an archive, extracts nothing)
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -173,7 +173,7 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
             file = safe_open(path, framework="pt")
             return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]  # noqa: SIM118
         # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are not archives and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # noqa: TID251
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None
     except OSError as error:

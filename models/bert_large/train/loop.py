@@ -13,7 +13,8 @@ from bert_large.config.training import TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.collectives import Ranks
 from bert_large.log import LOGGER
-from bert_large.model.pretrained import NonFiniteWeightsError, require_finite, weights_of
+from bert_large.model.pretrained import require_finite, weights_of
+from bert_large.model.weight_files import NonFiniteWeightsError
 from bert_large.observe.console import eval_line, step_line, step_status
 from bert_large.observe.metrics import EvalMetrics, StepMetrics
 from bert_large.observe.observer import Observer

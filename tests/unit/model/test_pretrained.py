@@ -13,7 +13,6 @@ import torch
 from bert_large.errors import DamageError, InputError, WriteError
 from bert_large.model import pretrained
 from bert_large.model.pretrained import (
-    NonFiniteWeightsError,
     check_model_folder,
     load_model,
     load_weights,
@@ -22,6 +21,7 @@ from bert_large.model.pretrained import (
     weights_of,
 )
 from bert_large.model.tensor_file import save_tensors
+from bert_large.model.weight_files import NonFiniteWeightsError
 from bert_large.storage.integrity import check_checksums
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from bert_large.errors import DamageError, InputError, WriteError
-from bert_large.model.pretrained import NonFiniteWeightsError
+from bert_large.model.weight_files import NonFiniteWeightsError
 from bert_large.train import checkpoint
 from bert_large.train.bad_steps import LossTrend, SkippedSteps
 from bert_large.train.checkpoint import (
