@@ -29,7 +29,7 @@ def traced_names(output: Path, rank: int, step: int) -> set[str]:
 def test_profiling_does_not_change_the_run(
     engine: str, task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Steps 4 and 5 are profiled, the losses equal those without a profile, and the stages add up to the steps' time."""
+    """Steps 4 and 5 are profiled, losses equal those without a profile, and the stages add up to the steps' time."""
     output = task.run(tmp_path / "out", engine=engine, **PROFILE)
     assert_same_losses(output, finished)
     assert len(list((output / "profile").iterdir())) == 3
@@ -73,9 +73,9 @@ def test_a_run_that_ends_between_the_profiled_steps(task: Task, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"profile_steps": 2}, "--profile-steps is given without --profile"),
-        ({"profile": True, "profile_steps": 0}, "--profile-steps is 0, expected > 0"),
-        ({"profile": True, "global_batch_size": 100_000}, "makes too large a trace"),
+        ({"profile_steps": 2}, "--profile-steps"),
+        ({"profile": True, "profile_steps": 0}, "--profile-steps is 0"),
+        ({"profile": True, "global_batch_size": 100_000}, "--profile: "),
     ],
 )
 def test_refused(
