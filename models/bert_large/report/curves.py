@@ -187,9 +187,7 @@ def _draw_levels(axes: Axes, runs: Sequence[RecordedRun], legend: Legend) -> Non
 
 
 def _draw_legend(figure: Figure, legend: Legend) -> None:
-    places = [
-        str(number) for number in range(len(legend))
-    ]  # matplotlib drops labels that begin with "_"
+    places = [str(number) for number in range(len(legend))]  # matplotlib drops labels that begin with "_"
     texts = figure.legend(
         list(legend.values()), places, loc="outside lower left", ncols=2, fontsize="small"
     ).get_texts()

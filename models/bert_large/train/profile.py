@@ -95,9 +95,7 @@ class StepProfiler(Observer):
             if self._step is not None:
                 self._tokens += [batch.tokens for batch in micro_batches]
                 for batch in micro_batches:
-                    self._flops.update(
-                        product_flops(self.runner.model.config, batch.cu_seqlens, batch.masked_tokens)
-                    )
+                    self._flops.update(product_flops(self.runner.model.config, batch.cu_seqlens, batch.masked_tokens))
             yield micro_batches
 
     def step_starts(self, samples: int) -> None:
