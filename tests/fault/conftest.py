@@ -29,7 +29,7 @@ class SmallDisk:
         for path in self.folder.rglob("*"):
             if path.name in ("train.log", "metrics.jsonl") or path.name.startswith("events."):
                 with path.open("ab") as file:
-                    file.write(b" " * (-file.tell() % _BLOCK_BYTES))
+                    file.write(b" " * (-path.stat().st_size % _BLOCK_BYTES))
         with contextlib.suppress(OSError), (self.folder / "filler").open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(_BLOCK_BYTES))

@@ -114,8 +114,9 @@ def find_rank(launcher: subprocess.Popen[str], rank: int) -> int:
 
 
 def children(process: int) -> list[int]:
-    """Return the process ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    """Return the process ids of the running children of a process, of all its threads."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
 
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:

@@ -39,10 +39,9 @@ def require_free(folder: Path, *, overwrite: bool) -> None:
 
 
 def make_folder(folder: Path) -> None:
-    """Create a folder and its parents; raise `InputError` if that is not possible, `WriteError` on a full disk."""
+    """Create a folder and its parents; raise `InputError` if that is not possible."""
     try:
-        with explain_write_errors(folder):
-            folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
             f"the output folder {folder} cannot be created: {error.strerror}; choose another folder"
@@ -54,7 +53,9 @@ def partial_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty hidden folder in `folder` to write to first; what is left in it afterwards is deleted."""
     partial = folder / _PARTIAL
     remove_tree(partial)
-    make_folder(partial)
+    make_folder(folder)
+    with explain_write_errors(folder):
+        partial.mkdir()
     try:
         yield partial
     finally:

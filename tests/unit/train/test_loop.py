@@ -264,7 +264,7 @@ def test_a_checkpoint_holds_the_accuracy_of_its_step(tmp_path: Path) -> None:
     [(4, 0, {}, [3]), (1, 0, {}, []), (4, 3, {}, []), (3, 0, {"save_every": 2}, [2])],
 )
 def test_a_dropped_step_leaves_a_checkpoint_of_the_one_before(
-    tmp_path: Path, drop_at: int, start_step: int, config: dict[str, int], saved: list[int]
+    tmp_path: Path, drop_at: int, start_step: int, config: dict[str, Any], saved: list[int]
 ) -> None:
     """It is recorded nowhere and runs again on resume. A checkpoint that exists is not put at risk by replacing it."""
     make_loop(tmp_path, start=TrainingState(start_step), steps={"drop_at": drop_at}, **config).run()

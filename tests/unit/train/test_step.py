@@ -197,7 +197,7 @@ def test_too_many_bad_steps_in_a_row_end_the_run() -> None:
     with torch.no_grad():
         runner.model.cls.predictions.bias[0] = float("nan")
     run(runner, 2, cut(12))
-    with pytest.raises(NonFiniteLossError, match="step 4.*--max-bad-steps"):
+    with pytest.raises(NonFiniteLossError, match=r"step 4.*--max-bad-steps"):
         run(runner, 3, cut(12))
     assert runner.skipped == SkippedSteps(9, 3)
     assert NonFiniteLossError.exit_code == 1
@@ -265,6 +265,6 @@ def test_a_scale_that_cannot_help_ends_the_run() -> None:
         runner.model.cls.predictions.bias[0] = float("nan")
     for step in range(2):
         run(runner, step, cut(12))
-    with pytest.raises(NonFiniteLossError, match="step 3.*loss scale"):
+    with pytest.raises(NonFiniteLossError, match=r"step 3.*loss scale"):
         run(runner, 2, cut(12))
     assert not runner.optimizer.state
