@@ -1,4 +1,4 @@
-"""BERT without next sentences and DistilBERT through a run's whole life."""
+"""BERT without next sentences, and DistilBERT: training, resuming, evaluation and export."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def trained(family_task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path
     return family_task.run(tmp_path_factory.mktemp("family") / "out", engine="eager")
 
 
-def test_figures_and_files(trained: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
-    """No figure of next sentences anywhere, no weight for them, and the folder says what it is."""
+def test_metrics_and_files(trained: Path, request: pytest.FixtureRequest, capsys: pytest.CaptureFixture[str]) -> None:
+    """No metric or weight of next sentences exists, and the model folder names the architecture."""
     rows = [*step_rows(trained), *eval_rows(trained)]
     assert len(rows) == 8 + 3 and all(row[name] is None for row in rows for name in NEXT_SENTENCE)
     assert all(row["loss"] == row["masked_lm_loss"] for row in step_rows(trained))
@@ -54,7 +54,7 @@ def test_figures_and_files(trained: Path, request: pytest.FixtureRequest, capsys
 def test_engines_agree_and_resume(
     family_task: Task, trained: Path, tmp_path: Path, signal_at: Any, engine: str
 ) -> None:
-    """Dropout on; stopped in the middle."""
+    """With dropout, and a stop in the middle."""
     signal_at(5)
     assert run_here(*family_task.arguments(tmp_path, engine=engine)) == 143
     family_task.run(tmp_path, engine=engine)
@@ -65,7 +65,7 @@ def test_engines_agree_and_resume(
 def test_phase_2_and_evaluation(
     family_task: Task, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The model of phase 1 is enough to say what is trained."""
+    """The model folder of phase 1 determines the architecture."""
     handed = {"phase": 2, "config_file": None, "masked_lm_only": None, "checkpoint_dir": trained / "model_save"}
     family_task.run(tmp_path, **handed, max_steps=2, eval_every_samples=8, eval_at_start="true")
     before = eval_rows(tmp_path)[0]
@@ -77,9 +77,9 @@ def test_phase_2_and_evaluation(
     capsys.readouterr()
     given = options(checkpoint_dir=trained / "model_save", eval_dir=family_task.dataset_dir / "eval", json=True)
     assert run_here("evaluate", *given) == 0
-    figures = json.loads(capsys.readouterr().out)
-    assert figures["masked_lm_loss"] == pytest.approx(last["masked_lm_loss"], rel=1e-5)
-    assert figures["next_sentence_loss"] is None
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["masked_lm_loss"] == pytest.approx(last["masked_lm_loss"], rel=1e-5)
+    assert metrics["next_sentence_loss"] is None
 
 
 def test_another_architecture_is_another_run(
@@ -99,7 +99,7 @@ def test_convert_refuses(trained: Path, tmp_path: Path, capsys: pytest.CaptureFi
 
 
 def test_hugging_face_export(trained: Path, tmp_path: Path) -> None:
-    """The card loads the model by a class that knows it."""
+    """The card names a class that loads the model."""
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "the"]
     (tmp_path / "vocab.txt").write_text("".join(f"{token}\n" for token in tokens))
     given = {"checkpoint_dir": trained / "model_save", "vocab_file": tmp_path / "vocab.txt"}

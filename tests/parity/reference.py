@@ -1,4 +1,4 @@
-"""MLPerf's BERT training written a second time, from its description alone, in float64 and on padded batches.
+"""A second implementation of MLPerf's BERT training, from its description alone, in float64 and on padded batches.
 
 TensorFlow computes the forward pass and differentiates it; rate, clipping and LAMB are NumPy. Nothing here comes from
 the package: records are read by TensorFlow, parameters have Hugging Face's names because the files compared have them.
@@ -59,7 +59,7 @@ class Reference:
                 moments[name] = np.asarray(moments.get(name, np.zeros_like(values)), np.float64)
 
     def train(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, float]:
-        """Make one step; return its losses, the gradient's norm before clipping, and the rate."""
+        """Run one step; return its losses, the gradient's norm before clipping, and the rate."""
         masked_lm_loss, next_sentence_loss, gradients = self._differentiate(batch)
         norm = math.sqrt(sum(float((gradient**2).sum()) for gradient in gradients.values()))
         clip = self.recipe.max_gradient_norm / max(self.recipe.max_gradient_norm, norm)

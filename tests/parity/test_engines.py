@@ -1,4 +1,4 @@
-"""Every engine computes the same model: losses, right predictions and all gradients against eager in double."""
+"""All engines compute the same model: losses, right predictions and gradients against eager in float64."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ engines = pytest.mark.parametrize("name", available_engines())
 @pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh"])
 @pytest.mark.parametrize("micro_batches", [1, 3])
 def test_single_precision(name: str, dropout: bool, activation: str, micro_batches: int) -> None:
-    """Ragged records of 6 to 150 tokens, in one piece and in several, against the reference in one piece."""
+    """Ragged records of 6 to 150 tokens, in one micro-batch and in three, against the reference in one."""
     engine = resolve_engine(name)[0]
     found = losses_and_gradients(
         engine, torch.float32, dropout=dropout, hidden_act=activation, micro_batches=micro_batches
@@ -49,7 +49,7 @@ def test_bf16(name: str, dropout: bool) -> None:
 
 @engines
 def test_the_comparison_can_fail(name: str) -> None:
-    """Another dropout, or the other form of GELU, is far beyond the tolerances."""
+    """Without dropout, or with the other form of GELU, results are far outside of the tolerances."""
     engine = resolve_engine(name)[0]
     expected = losses_and_gradients(EagerEngine(), torch.float64)
     changes: list[dict[str, Any]] = [{"dropout": False}, {"hidden_act": "gelu"}]

@@ -1,4 +1,4 @@
-"""BERT without next sentences and DistilBERT against `transformers`: the same figures, and the same files."""
+"""BERT without next sentences, and DistilBERT, against `transformers`: the same results and the same files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import load_model, save_model
 from torch.nn import functional
 
-from tests.parity.test_hugging_face import RECORDS, assert_close, padded
+from tests.support.hugging_face import RECORDS, assert_close, padded
 from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_model
 
 transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers to compare with")
 pytestmark = [
-    pytest.mark.slow,  # it takes ten seconds to import
+    pytest.mark.slow,  # importing it takes ten seconds
     pytest.mark.parametrize("changes", [MASKED_LM_ONLY, DISTILBERT], ids=["BERT", "DistilBERT"]),
 ]
 NO_DROPOUT: dict[str, Any] = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
@@ -76,14 +76,14 @@ def test_loss_and_gradients(changes: dict[str, Any], folder: Path, engine: str, 
     assert sorted(gradients) == sorted(names.values())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
-        if name.endswith("key.bias"):  # it moves all scores of a query alike, so its gradient is rounding alone
+        if name.endswith("key.bias"):  # it changes all scores of a query alike: its exact gradient is 0
             assert float(parameter.grad.abs().max()) < 1e-3
         else:
             assert_close(parameter.grad, gradients[names[name]], name)
 
 
 def test_folders_of_both_load_in_the_other(changes: dict[str, Any], folder: Path, tmp_path: Path) -> None:
-    """By its class and the automatic one, without a missing, unexpected or mismatched key; and back, bit for bit."""
+    """Without a missing, unexpected or mismatched key, and back again, bit for bit."""
     model = make_model(changes)
     theirs, report = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     assert type(theirs).__name__ == model.config.architecture
@@ -97,12 +97,12 @@ def test_folders_of_both_load_in_the_other(changes: dict[str, Any], folder: Path
     assert ModelConfig.from_json(tmp_path / "theirs" / "config.json") == model.config
     loaded = BertForPreTraining(model.config, EagerEngine())
     load_model(tmp_path / "theirs", loaded)
-    for (name, parameter), its in zip(loaded.named_parameters(), model.parameters(), strict=True):
-        assert torch.equal(parameter, its), name
+    for (name, parameter), expected in zip(loaded.named_parameters(), model.parameters(), strict=True):
+        assert torch.equal(parameter, expected), name
 
 
 def test_fill_mask(changes: dict[str, Any], folder: Path) -> None:
-    """The tokenizer makes no inputs that the model does not take."""
+    """The tokenizer returns only inputs that the model takes."""
     fill = transformers.pipeline("fill-mask", model=str(folder), tokenizer=str(folder))
     assert set(fill.tokenizer("the cat")) == set(make_model(changes).config.traits.inputs)
     assert len(fill("the [MASK] .")) == 5

@@ -1,4 +1,4 @@
-"""MLCommons' own graph, step by step: our commands reproduce its recorded run (REFERENCE sections 3 and 12)."""
+"""MLCommons' own graph, step by step: our commands reproduce its recorded run."""
 
 from __future__ import annotations
 
@@ -68,23 +68,23 @@ def initial(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=available_engines())
 def output_dir(request: pytest.FixtureRequest, initial: Path, trajectory: dict[str, Any]) -> Path:
-    """Where the run went that the trajectory records, by the real command, on each engine."""
+    """The output folder of the recorded run, repeated by `bert-large pretrain` on each engine."""
     output_dir = initial.parent / request.param
     evaluation = {"eval_dir": EVALUATION, "eval_every_samples": 480, "engine": request.param}
     assert run_here("pretrain", *training_options(trajectory, initial, output_dir, **evaluation)) == 0
     return output_dir
 
 
-@pytest.mark.parametrize("figure", ["masked_lm_loss", "next_sentence_loss", "gradient_norm"])
-def test_every_step(output_dir: Path, trajectory: dict[str, Any], figure: str) -> None:
+@pytest.mark.parametrize("metric", ["masked_lm_loss", "next_sentence_loss", "gradient_norm"])
+def test_every_step(output_dir: Path, trajectory: dict[str, Any], metric: str) -> None:
     """30 steps of losses and of the gradient's norm before clipping."""
-    expected = [step[figure] for step in trajectory["steps"]]
+    expected = [step[metric] for step in trajectory["steps"]]
     assert len(expected) == 30
-    assert [row[figure] for row in step_rows(output_dir)] == pytest.approx(expected, rel=TOLERANCE)
+    assert [row[metric] for row in step_rows(output_dir)] == pytest.approx(expected, rel=TOLERANCE)
 
 
 def test_samples_and_rates(output_dir: Path) -> None:
-    """16 samples a step, and the reference's schedule: 5 steps of warmup beside a decay over 40."""
+    """16 samples per step, and the reference's schedule: 5 steps of warmup, and a decay over 40 from step 0."""
     rows = step_rows(output_dir)
     assert [row["samples"] for row in rows] == [16 * step for step in range(1, 31)]
     rates = [0.03 * (step / 5 if step < 5 else 1 - step / 40) for step in range(30)]
@@ -92,7 +92,7 @@ def test_samples_and_rates(output_dir: Path) -> None:
 
 
 def assert_evaluation(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Losses to the tolerance; accuracies are counts of the same predictions, so exactly."""
+    """Losses agree within the tolerance; accuracies count the same predictions, so they are equal."""
     for loss in ("masked_lm_loss", "next_sentence_loss"):
         assert found[loss] == pytest.approx(expected[loss], rel=TOLERANCE), loss
     for accuracy in ("masked_lm_accuracy", "next_sentence_accuracy"):
@@ -113,7 +113,7 @@ def test_evaluation_before(initial: Path, trajectory: dict[str, Any], capsys: py
 
 
 def test_evaluation_after(output_dir: Path, trajectory: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
-    """Both at the end of training and of the model that it saved."""
+    """The evaluation at the end of training, and one of the saved model."""
     (row,) = eval_rows(output_dir)
     assert (row["step"], row["eval_samples"]) == (30, 200)
     for found in (row, evaluate(output_dir / "model_save", capsys)):
@@ -129,9 +129,9 @@ def test_final_weights(output_dir: Path) -> None:
 
 
 def test_training_moved_the_weights(initial: Path, output_dir: Path) -> None:
-    """So that the comparison above means something: each parameter is far from where it started.
+    """So the comparison above is not of unchanged weights: each parameter is far from where it started.
 
-    But for the keys' biases, which move all scores of a query alike: their gradient is 0.
+    Except the keys' biases, which change all scores of a query alike: their gradient is 0.
     """
     before, after = load_file(initial / "model.safetensors"), load_file(output_dir / "model_save" / "model.safetensors")
     for name in before:
@@ -140,7 +140,7 @@ def test_training_moved_the_weights(initial: Path, output_dir: Path) -> None:
 
 
 def test_the_reference_is_the_tanh_form(initial: Path, trajectory: dict[str, Any], tmp_path: Path) -> None:
-    """`gelu` of Google's configuration: the erf form is told apart, and so the tolerance is tight enough to matter.
+    """`gelu` in Google's configuration is the tanh form; the tolerance is tight enough to distinguish the erf form.
 
     On weights this small the two hardly differ: 5.8e-6 in a gradient's norm over the 30 steps. Another epsilon (1e-5)
     is off by 9e-3, another beta (0.99) by 6e-3, no weight decay by 3e-5.

@@ -1,4 +1,4 @@
-"""Hugging Face's `BertForPreTraining`: the same figures from the same weights, and the same files."""
+"""Hugging Face's `BertForPreTraining`: the same results from the same weights, and the same files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 import torch
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
-from bert_large.data.record import Record
 from bert_large.engines import available_engines, resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
@@ -21,30 +20,12 @@ from bert_large.prepare.vocab import SPECIAL_TOKENS, read_vocab
 from safetensors.torch import load_file
 from torch.nn import functional
 
+from tests.support.hugging_face import RECORDS, assert_close, padded
 from tests.support.models import randomize, tiny_config, tiny_model
 from tests.support.records import make_records
 
 transformers = pytest.importorskip("transformers", reason="needs Hugging Face's transformers to compare with")
-pytestmark = pytest.mark.slow  # it takes ten seconds to import
-
-RECORDS = make_records(11, lengths=(6, 50))
-for _record in RECORDS:  # Hugging Face's embedding gives [PAD], which no real token is, no gradient
-    _record.input_ids[_record.input_ids == 0] = 1
-# Relative to the largest value of a tensor. Worst seen: double 1.3e-14, single 3.4e-6.
-TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-5}
-
-
-def padded(records: list[Record]) -> dict[str, torch.Tensor]:
-    """Return what Hugging Face's model takes: rows padded to the longest, with a mask."""
-    longest = max(len(record.input_ids) for record in records)
-    rows = {name: torch.zeros(len(records), longest, dtype=torch.int64)
-            for name in ("input_ids", "token_type_ids", "attention_mask")}  # fmt: skip
-    for row, record in enumerate(records):
-        length = len(record.input_ids)
-        rows["input_ids"][row, :length] = torch.from_numpy(record.input_ids)
-        rows["token_type_ids"][row, :length] = torch.from_numpy(record.token_type_ids)
-        rows["attention_mask"][row, :length] = 1
-    return rows
+pytestmark = pytest.mark.slow  # importing it takes ten seconds
 
 
 def hugging_face(model: BertForPreTraining) -> Any:
@@ -78,11 +59,6 @@ def losses_of(masked_logits: torch.Tensor, next_logits: torch.Tensor, batch: Rag
         masked_lm / (batch.masked_tokens + 1e-5),
         functional.cross_entropy(next_logits, batch.next_sentence_labels),
     ]
-
-
-def assert_close(found: torch.Tensor, expected: torch.Tensor, name: str) -> None:
-    difference = float((found - expected).detach().abs().max() / expected.detach().abs().max())
-    assert difference <= TOLERANCES[found.dtype], f"{name}: {difference:.1e}"
 
 
 @pytest.mark.parametrize(
@@ -119,14 +95,14 @@ def test_logits_losses_and_gradients(engine: str, dtype: torch.dtype, activation
     assert sorted(their_gradients) == sorted(name for name, _ in model.named_parameters())
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None
-        if name.endswith("key.bias"):  # it moves all scores of a query alike, so its gradient is rounding alone
+        if name.endswith("key.bias"):  # it changes all scores of a query alike: its exact gradient is 0
             assert float(parameter.grad.abs().max()) < 1e-4 and float(their_gradients[name].abs().max()) < 1e-4
         else:
             assert_close(parameter.grad, their_gradients[name], name)
 
 
 def test_the_forms_of_gelu_differ() -> None:
-    """So that equality above says which is which."""
+    """So the equality above shows which form is which."""
     batch, found = make_batch(RECORDS, range(11)), []
     for activation in ("gelu_pytorch_tanh", "gelu"):
         model = tiny_model(hidden_act=activation).double()
@@ -148,7 +124,7 @@ def model_save(tmp_path: Path) -> Path:
 
 
 def test_our_folder_loads(model_save: Path) -> None:
-    """As is, by the automatic class, without a missing, unexpected or mismatched key; every weight in its place."""
+    """By the automatic class, without a missing, unexpected or mismatched key; all weights are equal."""
     theirs, report = transformers.AutoModelForPreTraining.from_pretrained(model_save, output_loading_info=True)
     assert type(theirs).__name__ == "BertForPreTraining"
     assert not any(report.values()), report
@@ -163,7 +139,7 @@ def test_our_folder_loads(model_save: Path) -> None:
 
 
 def test_their_folder_loads(model_save: Path, tmp_path: Path) -> None:
-    """What Hugging Face saves of it is bit-identical to us, configuration included."""
+    """A folder that Hugging Face saved has the same weights, bit for bit, and configuration."""
     transformers.AutoModelForPreTraining.from_pretrained(model_save).save_pretrained(tmp_path / "theirs")
     assert ModelConfig.from_json(tmp_path / "theirs" / "config.json") == tiny_config()
     model = BertForPreTraining(tiny_config(), EagerEngine())
@@ -174,7 +150,7 @@ def test_their_folder_loads(model_save: Path, tmp_path: Path) -> None:
 
 
 def test_a_loaded_model_computes_the_same(model_save: Path) -> None:
-    """Through the files, not the state dictionary: configuration and weights together."""
+    """Configuration and weights pass through files, not a state dictionary."""
     model = BertForPreTraining(tiny_config(), EagerEngine())
     load_weights(model_save / "model.safetensors", model)
     theirs = transformers.AutoModelForPreTraining.from_pretrained(model_save).eval()
@@ -188,7 +164,7 @@ def test_a_loaded_model_computes_the_same(model_save: Path) -> None:
 
 
 def test_fill_mask(model_save: Path) -> None:
-    """The pipeline runs from the folder alone and predicts what our head predicts."""
+    """The pipeline runs from the folder alone, with the predictions of our head."""
     fill = transformers.pipeline("fill-mask", model=str(model_save), tokenizer=str(model_save))
     ids = fill.tokenizer("The cat [MASK] .")["input_ids"]
     assert ids == [2, 5, 6, 4, 9, 3]
@@ -220,7 +196,7 @@ LINES = ["The THE the", "Éa éA e\u0301", "Ñandú ñ", "aT 中b,T.", "[MASKE] 
 
 @pytest.mark.parametrize("lower", [True, False])
 def test_their_tokenizer_gives_the_ids_of_our_records(tmp_path: Path, lower: bool) -> None:
-    """`BertTokenizer` from `model_save` alone, of a cased and of an uncased model; what lowering does is seen."""
+    """`BertTokenizer` from `model_save` alone, for a cased and an uncased model, whose ids differ."""
     (tmp_path / "words.txt").write_text("".join(f"{token}\n" for token in [*SPECIAL_TOKENS, *WORDS]))
     vocabulary = read_vocab(tmp_path / "words.txt")
     save_model(tmp_path / "model", tiny_model(), tiny_config(), tmp_path / "words.txt", lower)

@@ -44,7 +44,7 @@ RECIPES = {
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a run and the reference came to."""
+    """The results of a run and of the reference."""
 
     rows: list[dict[str, float]]
     expected_rows: list[dict[str, float]]
@@ -81,16 +81,16 @@ def _option(name: str, value: float) -> list[str]:
     return [f"--{name.replace('_', '-')}={value!r}"]  # with =, as a value may begin with a minus
 
 
-@pytest.mark.parametrize("figure", ["masked_lm_loss", "next_sentence_loss", "gradient_norm", "learning_rate"])
-def test_every_step(outcome: Outcome, figure: str) -> None:
-    """Losses, the gradient's norm before clipping (which is mostly above 1 here, so clipping shows), and the rate."""
-    found, expected = ([row[figure] for row in rows] for rows in (outcome.rows, outcome.expected_rows))
+@pytest.mark.parametrize("metric", ["masked_lm_loss", "next_sentence_loss", "gradient_norm", "learning_rate"])
+def test_every_step(outcome: Outcome, metric: str) -> None:
+    """Losses, learning rate, and gradient norm before clipping (mostly above 1 here, so gradients are clipped)."""
+    found, expected = ([row[metric] for row in rows] for rows in (outcome.rows, outcome.expected_rows))
     assert len(found) == STEPS
-    assert found == pytest.approx(expected, rel=1e-12 if figure == "learning_rate" else TOLERANCE)
+    assert found == pytest.approx(expected, rel=1e-12 if metric == "learning_rate" else TOLERANCE)
 
 
 def test_final_weights(outcome: Outcome) -> None:
-    """Every parameter as a whole and in each element; and each moved by many tolerances, so that it matters."""
+    """Every parameter as a whole and in each element; each moved by many tolerances during training."""
     assert sorted(outcome.weights) == sorted(outcome.expected_weights)
     for name, expected in outcome.expected_weights.items():
         difference, moved = np.abs(outcome.weights[name] - expected), np.abs(expected - outcome.initial_weights[name])

@@ -57,7 +57,7 @@ def norm_values(name: str, hidden: int, seed: int) -> Values:
 
 
 def layer(values: Mapping[str, torch.Tensor], name: str) -> Any:
-    """Return what an engine takes as a linear layer or a LayerNorm."""
+    """Return a linear layer or LayerNorm as engines take it."""
     return SimpleNamespace(weight=values[f"{name}.weight"], bias=values[f"{name}.bias"], eps=1e-12)
 
 
@@ -69,7 +69,7 @@ class Case:
     apply: Callable[[Operations, Mapping[str, torch.Tensor]], torch.Tensor]
 
     def leaves(self, dtype: torch.dtype, frozen: tuple[str, ...] = ()) -> Values:
-        """Return the values as parameters; `hidden` is what an earlier operation gave, so of the activations' type."""
+        """Return the values as parameters; `hidden`, an earlier operation's result, has the activations' type."""
         parameters = torch.float32 if dtype == torch.bfloat16 else dtype
         return {
             name: value.to(dtype if name == "hidden" else parameters).clone().requires_grad_(name not in frozen)
@@ -83,7 +83,7 @@ class Case:
             return self.apply(engine, leaves)
 
     def backward(self, out: torch.Tensor, scale: float = 1.0) -> None:
-        """Go back from `scale` times a random weighting of the result."""
+        """Run the backward pass for the gradient of `scale` times a random weighting of the result."""
         out.backward((scale * draw(*out.shape, seed=99)).to(out.dtype))
 
     def results(
@@ -120,5 +120,5 @@ def assert_identical(found: Values, expected: Values) -> None:
 
 
 def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return the norm of the difference over that of what is expected."""
+    """Return the norm of the difference over the norm of `expected`."""
     return float((found.double() - expected).norm() / expected.norm())

@@ -1,7 +1,7 @@
 """The whole model on an engine: losses and all gradients; as a program, native against eager for an instruction set.
 
-`python tests/support/whole_model.py avx2` prints as JSON the instruction set that the kernels are of, and the worst
-relative error of a loss or gradient (norm of the difference over the norm) in float32 and in bfloat16.
+`python tests/support/whole_model.py avx2` prints as JSON the kernels' instruction set and the worst relative error of a
+loss or gradient (norm of the difference over the norm) in float32 and in bfloat16.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def losses_and_gradients(
 
 
 def worst_error(found: Values, expected: Values) -> tuple[float, str]:
-    """Return the largest relative error there is, and of what; a key's bias is 0 but for rounding."""
+    """Return the largest relative error and its name; without key biases, whose exact gradient is 0."""
     names = [name for name in expected if not name.endswith("key.bias")]
     return max((relative_error(found[name].double(), expected[name]), name) for name in names)
 

@@ -12,16 +12,16 @@ from bert_large.model.operations import Operations
 
 ENGINES = ("eager", "native", "ipex")
 _DTYPES = {"native": NativeEngine.dtypes, "ipex": ipex.DTYPES}
-"""Types of activations that an engine has kernels for; eager computes in every one."""
+"""Types of activations that an engine has kernels for; eager has them for every type."""
 
 
 def available_engines() -> tuple[str, ...]:
-    """Return the engines that can be used here: all but IPEX where it is not installed or does not fit."""
+    """Return the engines that can be used here: IPEX only where it is installed and fits the installed PyTorch."""
     return tuple(name for name in ENGINES if name != "ipex" or ipex.find_fault() is None)
 
 
 def check_engine(name: str, precision: str) -> None:
-    """Refuse what `resolve_engine` does not know, and an engine that cannot compute here or in a precision."""
+    """Raise `InputError` for an unknown engine, or one that cannot compute here or in a precision."""
     if name not in ("auto", *ENGINES):
         raise InputError(f"--engine is {name!r}, expected one of auto, {', '.join(ENGINES)}")
     if name != "auto" and not computes(name, precision):
@@ -35,9 +35,9 @@ def check_engine(name: str, precision: str) -> None:
 
 
 def resolve_engine(name: str, precision: str = "fp32") -> tuple[Operations, str]:
-    """Return the engine of a name and one line that says which it is and why.
+    """Return the engine of a name and one line for the log: which engine it is and why.
 
-    `auto` picks the fastest there is for a precision that `config.PRECISIONS` names.
+    `auto` chooses the fastest engine for a precision.
     """
     check_engine(name, precision)
     name, reason = _choose(precision) if name == "auto" else (name, "as asked")
@@ -46,10 +46,11 @@ def resolve_engine(name: str, precision: str = "fp32") -> tuple[Operations, str]
 
 
 def _choose(precision: str) -> tuple[str, str]:
-    """Return the name of the fastest engine there is for a precision, and why it is that.
+    """Return the name of the fastest engine for a precision, and the reason.
 
-    That is native, compiled here if need be. Without a compiler it is IPEX if that is installed, as an image of Intel's
-    has it; elsewhere nobody is given the far slower eager engine unasked, but the error that says what is missing.
+    That is native, whose kernels are compiled now if necessary. Where they cannot be, it is IPEX if that is installed.
+    It is never eager instead: a run that is many times slower than expected is worse than an error that says what is
+    missing.
     """
     if not computes("native", precision):
         return "eager", f"auto: the native engine has no kernels for {precision}"
@@ -58,12 +59,12 @@ def _choose(precision: str) -> tuple[str, str]:
     except KernelBuildError as error:
         if ipex.find_fault() is not None:
             raise
-        return "ipex", f"auto: the faster native engine cannot be had: {error}"
+        return "ipex", f"auto: the faster native engine is not available: {error}"
     return "native", "auto: the fastest in every benchmark, see benchmarks/"
 
 
 def _make(name: str, precision: str) -> tuple[Operations, str]:
-    """Return the engine of a name and what it is."""
+    """Return the engine of a name and its description."""
     if name == "ipex":
         return ipex.make_engine(get_precision(precision))
     if name == "eager":
@@ -73,5 +74,5 @@ def _make(name: str, precision: str) -> tuple[Operations, str]:
 
 
 def computes(name: str, precision: str) -> bool:
-    """Tell whether an engine has kernels for a precision that `config.PRECISIONS` names."""
+    """Return whether an engine has kernels for a precision."""
     return name not in _DTYPES or get_precision(precision).activation_dtype in _DTYPES[name]

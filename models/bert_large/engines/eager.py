@@ -1,4 +1,4 @@
-"""The reference engine: every operation in plain PyTorch, written to be read and trusted."""
+"""The reference engine: every operation in plain PyTorch, written for clarity; other engines are tested against it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GELU_FORMS = {"gelu": "none", "gelu_pytorch_tanh": "tanh"}
 
 
 class _Dropout(torch.autograd.Function):
-    """Zero what the mask drops and scale up the rest; the mask is kept as bytes, not as floats."""
+    """values * keep / (1 - probability); it saves the mask as bytes, where autograd would save floats."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor, keep: torch.Tensor, probability: float) -> torch.Tensor:
@@ -46,9 +46,9 @@ def _drop_tokens(batch: RaggedBatch, values: torch.Tensor, dropout: DropoutSite 
 
 
 class EagerEngine:
-    """`operations.Operations` in plain PyTorch; attention alone pads, to the longest sequence of a micro-batch.
+    """`operations.Operations` in plain PyTorch. Only attention pads, to the longest sequence of a micro-batch.
 
-    `linear(inputs, weight, bias)` and `lamb` are what an engine of another name computes in its own way.
+    `linear(inputs, weight, bias)` and `lamb` can be replaced, which makes an engine of another name (`ipex`).
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class EagerEngine:
     ) -> torch.Tensor:
         """Return multi-head self-attention of `hidden` [T, hidden] within each sequence, before its output layer."""
         sequences, length, width = batch.sequences, batch.max_length, hidden.shape[-1]
-        slots = batch.sequence_ids * length + batch.position_ids  # [T] where each token lies in the padded layout
+        slots = batch.sequence_ids * length + batch.position_ids  # [T] each token's row in the padded layout
 
         def padded_heads(dense: Dense) -> torch.Tensor:
             projected = self._linear(hidden, dense.weight, dense.bias)
@@ -172,7 +172,7 @@ class EagerEngine:
         return loss, (logits.argmax(dim=-1) == batch.masked_labels).sum()
 
     def transform(self, masked: torch.Tensor, dense: Dense, activation: str, norm: Norm) -> torch.Tensor:
-        """Return what the masked-LM head's decoder is applied to, [M, hidden]."""
+        """Return the input of the masked-LM head's decoder, norm(gelu(dense(masked))), as [M, hidden]."""
         return _norm(self.dense_gelu(masked, dense, activation), norm)
 
     def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
@@ -181,6 +181,6 @@ class EagerEngine:
 
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
         """See `Operations`."""
-        # In double: PyTorch's float32 norm of a vocabulary-sized gradient on CPUs is off by as much as 1e-3.
+        # In float64: PyTorch's float32 norm of a vocabulary-sized gradient on CPUs is off by as much as 1e-3.
         norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
         return float(torch.linalg.vector_norm(torch.stack(norms)))

@@ -1,8 +1,16 @@
-"""Dropout from a counter-based hash: which element is kept is a function of its place, not of a generator's state.
+"""Dropout by a counter-based hash: whether an element is kept is a function of its place, not of a generator's state.
 
-An element's place is (seed, step, layer, site, sample of the run, row in the sample, column). So the mask does not
-depend on how a batch is cut into micro-batches or dealt to ranks, and a kernel can make it again in the backward pass.
-The 32-bit mixer is `lowbias32` of Chris Wellons' hash-prospector (2018); all arithmetic wraps modulo 2^32.
+An element's place is (seed, step, layer, site, sample, row in the sample, column). So the mask does not depend on how a
+batch is split into micro-batches or distributed over ranks, and a kernel can compute it again in the backward pass
+instead of storing it. The hash is a chain:
+
+    key         = splitmix64 over seed, step, layer and site, lower 32 bits     (one per site and step)
+    sample key  = hash32(hash32(lower 32 bits of sample ^ key) ^ upper 32 bits of sample)
+    row key     = hash32(sample key + row)
+    element     = hash32(row key + column * 0x9E3779B9), kept if at least probability * 2^32
+
+`hash32` is `lowbias32` of Chris Wellons' hash-prospector (2018), and 0x9E3779B9 is 2^32 divided by the golden ratio,
+which spreads consecutive columns. All arithmetic wraps modulo 2^32. `engines/native/csrc/dropout.h` is the same in C++.
 """
 
 from __future__ import annotations
@@ -15,8 +23,8 @@ import torch
 from bert_large.data.hashing import splitmix64
 
 _GOLDEN = 0x9E3779B9
-_BLOCK_ELEMENTS = 1 << 16  # hashed at once: what stays in a core's cache over the passes
-_HEAD_SHIFT = 16  # an attention row is (head, query position): positions stay below 2^16
+_BLOCK_ELEMENTS = 1 << 16  # hashed at once: they stay in a core's cache over the passes of `hash32_`
+_HEAD_SHIFT = 16  # a row of attention probabilities is (head, query position); positions are below 2^16
 
 
 class Site(IntEnum):
@@ -30,7 +38,7 @@ class Site(IntEnum):
 
 @dataclass(frozen=True)
 class DropoutSite:
-    """Dropout at one site of one layer in one step: the probability to drop, and the 32-bit key of the mask."""
+    """Dropout at one site of one layer in one step: the probability of dropping an element, and the 32-bit key."""
 
     probability: float
     key: int
@@ -38,7 +46,7 @@ class DropoutSite:
 
 @dataclass(frozen=True)
 class StepDropout:
-    """Dropout of one optimizer step of a run."""
+    """What keys the dropout of one optimizer step: the run's seed and the number of the step."""
 
     seed: int
     step: int
@@ -60,11 +68,11 @@ def _signed(value: int) -> int:
 
 
 def hash32_(values: torch.Tensor, scratch: torch.Tensor | None = None) -> torch.Tensor:
-    """Mix int32 `values` (any shape) in place by `lowbias32` and return them; `scratch` is of their shape."""
+    """Apply `lowbias32` to int32 `values` in place and return them; `scratch` has their shape."""
     scratch = torch.empty_like(values) if scratch is None else scratch
     for shift, multiplier in ((16, 0x7FEB352D), (15, 0x846CA68B), (16, 1)):
         torch.bitwise_right_shift(values, shift, out=scratch)
-        scratch.bitwise_and_((1 << (32 - shift)) - 1)  # PyTorch's shift keeps the sign
+        scratch.bitwise_and_((1 << (32 - shift)) - 1)  # PyTorch shifts copies of the sign bit in
         values.bitwise_xor_(scratch)
         if multiplier != 1:
             values.mul_(_signed(multiplier))
@@ -82,7 +90,8 @@ def row_keys(key: int, samples: torch.Tensor, rows: torch.Tensor) -> torch.Tenso
 def keep_mask(keys: torch.Tensor, columns: int, probability: float) -> torch.Tensor:
     """Return the bool mask [*keys.shape, columns] of kept elements for int32 row `keys`."""
     counters = torch.arange(columns, dtype=torch.int32) * _signed(_GOLDEN)
-    threshold = round(probability * (1 << 32)) - (1 << 31)
+    # For hashes compared as signed numbers; the limit is for probabilities that round up to 1.
+    threshold = min(round(probability * (1 << 32)), (1 << 32) - 1) - (1 << 31)
     flat_keys = keys.reshape(-1, 1)
     keep = torch.empty(flat_keys.shape[0], columns, dtype=torch.bool)
     rows = max(1, _BLOCK_ELEMENTS // columns)
@@ -95,7 +104,7 @@ def keep_mask(keys: torch.Tensor, columns: int, probability: float) -> torch.Ten
 
 
 def token_keep_mask(site: DropoutSite, samples: torch.Tensor, positions: torch.Tensor, columns: int) -> torch.Tensor:
-    """Return the mask [T, columns] for token rows; `samples` and `positions` [T] say whose token stands in each."""
+    """Return the mask [T, columns] for the rows of T tokens, given by sample and position in the sample [T]."""
     return keep_mask(row_keys(site.key, samples, positions), columns, site.probability)
 
 

@@ -1,4 +1,4 @@
-"""The seam between the model and an engine: the handful of operations that the model asks for."""
+"""The interface between the model and an engine: the operations that the model is made of."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bert_large.optim.lamb import LambArrays, LambSettings
 
 
 def at_least_float32(values: torch.Tensor) -> torch.Tensor:
-    """Return `values` in the precision that softmax and losses are computed in; double stays double."""
+    """Return `values` as float32, the least that softmax and losses are computed in; float64 stays float64."""
     return values if values.dtype == torch.float64 else values.float()
 
 
@@ -34,13 +34,14 @@ class Norm(Protocol):
 
 
 class Operations(Protocol):
-    """What an engine implements. T tokens, B sequences, M masked tokens.
+    """The operations that an engine implements. T tokens, B sequences, M masked tokens.
 
-    What belongs to the model is differentiable by `backward()`, which gathers the gradients of parameters in `.grad`.
+    They are as coarse as the model allows, so that an engine can fuse what is inside. Results are differentiable by
+    `backward()`, which adds the gradients of parameters to `.grad`; an engine need not support `torch.autograd.grad`.
     """
 
     name: str
-    """What `--engine` calls it."""
+    """Its name as a value of `--engine`."""
 
     def embed_norm_dropout(
         self,
@@ -85,7 +86,7 @@ class Operations(Protocol):
     ) -> torch.Tensor:
         """Return norm(hidden + dropout(output(gelu(intermediate(hidden))))) as [T, hidden].
 
-        `activation` is Hugging Face's name of GELU's form, "gelu" or "gelu_pytorch_tanh".
+        `activation` is the form of GELU by Hugging Face's name: "gelu" (erf) or "gelu_pytorch_tanh".
         """
         ...
 
@@ -101,15 +102,15 @@ class Operations(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict the masked tokens: logits = norm(gelu(transform(hidden[masked]))) @ words.T + bias.
 
-        Returns the sum over the M masked tokens of the cross-entropy (float32 scalar) and the number of right
-        predictions (int64 scalar, not differentiable).
+        Returns the cross-entropy summed over the M masked tokens (float32 scalar) and the number of right predictions
+        (int64 scalar, not differentiable).
         """
         ...
 
     def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
-        """Update parameters and their moments in place by one step of LAMB; gradients may be used up."""
+        """Update parameters and their moments in place by one step of LAMB; gradients may be overwritten."""
         ...
 
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
-        """Return the norm of all tensors together, their squares summed in double."""
+        """Return the norm of all tensors as one vector, with the squares summed in float64."""
         ...

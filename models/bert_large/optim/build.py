@@ -1,4 +1,4 @@
-"""From settings and a model to an optimizer; and its state by parameter name."""
+"""Build an optimizer from settings and a model, and exchange its state by parameter name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def is_adapted(name: str) -> bool:
-    """Tell whether a parameter gets weight decay (and LAMB's trust ratio), by the reference's name patterns."""
+    """Return whether a parameter gets weight decay and LAMB's trust ratio, by the reference's name patterns."""
     return not any(pattern in name for pattern in _NOT_ADAPTED)
 
 
@@ -27,9 +27,10 @@ def build_optimizer(
     lamb: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
     owned: Collection[str] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return LAMB, computed by an engine's `lamb`, or AdamW over the model's parameters, in two groups.
+    """Return LAMB (computed by an engine's `lamb`) or AdamW for the model's parameters, in two groups.
 
-    `owned` names the parameters that it is to hold; None: all of them.
+    The first group is adapted (`is_adapted`), the second exempt. `owned` names the parameters to include; None includes
+    all.
     """
     held = {name: parameter for name, parameter in model.named_parameters() if owned is None or name in owned}
     adapted = [parameter for name, parameter in held.items() if is_adapted(name)]
@@ -40,13 +41,13 @@ def build_optimizer(
         return Lamb(groups, config.learning_rate, betas, config.epsilon, config.weight_decay, lamb)
     groups = [{"params": adapted, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, eps=config.epsilon, fused=True)
-    # PyTorch's fused update does not count as a change of the weights; an engine that keeps copies must see it.
+    # PyTorch's fused update does not advance version counters, by which engines renew their copies of weights.
     optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version([*adapted, *exempt]))
     return optimizer
 
 
 def build_schedule(config: OptimConfig) -> Schedule:
-    """Return the rate schedule of the settings."""
+    """Return the learning-rate schedule of the settings."""
     return Schedule(
         learning_rate=config.learning_rate,
         total_steps=config.total_steps,
@@ -64,9 +65,10 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 @torch.no_grad()
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: float, loss_scale: float = 1.0) -> None:
-    """Have the next update scale gradients of global norm `norm` by max_norm / max(max_norm, norm).
+    """Scale the gradients of the next update by max_norm / max(max_norm, norm), where `norm` is their global norm.
 
-    The gradients there are `loss_scale` times those of norm `norm`; the same multiplication undoes that.
+    Gradients in `.grad` are `loss_scale` times those of norm `norm`; the same factor undoes that. LAMB multiplies by it
+    as it reads gradients, which saves a pass over them.
     """
     scale = (max_norm / norm if norm > max_norm else 1.0) / loss_scale
     if isinstance(optimizer, Lamb):
@@ -78,14 +80,14 @@ def clip_gradients(optimizer: torch.optim.Optimizer, norm: float, max_norm: floa
 
 
 def moment_names(parameter: str) -> list[str]:
-    """Return what the moments of a parameter are called, by its name."""
+    """Return the names of a parameter's moments."""
     return [f"{moment}.{parameter}" for moment in MOMENTS]
 
 
 def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Return both moments of every parameter that the optimizer holds, by `moment_names` (views, not copies).
+    """Return both moments of every parameter in the optimizer, by `moment_names`: the tensors themselves, not copies.
 
-    They are 0 before the first update.
+    Before the first update they are zeros.
     """
     return {
         name: optimizer.state[parameter][moment] if optimizer.state else torch.zeros_like(parameter.data)
@@ -97,16 +99,16 @@ def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
 def set_moments(
     model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], updates: int
 ) -> None:
-    """Restore what `get_moments` gave after `updates` updates."""
+    """Restore moments that `get_moments` returned after `updates` updates."""
     for name, parameter in held_parameters(model, optimizer).items():
         state: dict[str, Any] = {
-            moment: moments[its_name].clone() for its_name, moment in zip(moment_names(name), MOMENTS, strict=True)
+            moment: moments[key].clone() for key, moment in zip(moment_names(name), MOMENTS, strict=True)
         }
         state["step"] = torch.tensor(float(updates)) if isinstance(optimizer, torch.optim.AdamW) else updates
         optimizer.state[parameter] = state
 
 
 def held_parameters(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, nn.Parameter]:
-    """Return the parameters that the optimizer holds, by name, in the model's order."""
+    """Return the parameters in the optimizer, by name, in the model's order."""
     held = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in held}

@@ -1,4 +1,15 @@
-"""LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning") as MLCommons' BERT reference computes it."""
+"""LAMB (You et al. 2019, "Large Batch Optimization for Deep Learning", arXiv 1904.00962), as in MLCommons' BERT.
+
+For each parameter w with gradient g at step t (from 1), all operations but norms elementwise:
+
+    m = beta_1 m + (1 - beta_1) g,   v = beta_2 v + (1 - beta_2) g^2
+    u = (m / (1 - beta_1^t)) / (sqrt(v / (1 - beta_2^t)) + epsilon) + weight_decay w
+    w = w - rate r u,   r = |w| / |u|, or 1 where either norm is 0
+
+That is AdamW's update u, rescaled to the norm of the parameter: each parameter moves by the fraction `rate` of its own
+size, which is what allows batches of tens of thousands. The paper leaves room for variants. The reference's choices
+are: bias correction of both moments, no bounds on r, and for biases and LayerNorms neither weight decay nor r.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +22,7 @@ import torch
 
 @dataclass(frozen=True)
 class LambArrays:
-    """A parameter's tensors, all of its shape and float32; `weight` and the moments are updated in place."""
+    """A parameter and its tensors, all of one shape, float32; `weight` and the moments are updated in place."""
 
     weight: torch.Tensor
     gradient: torch.Tensor
@@ -21,7 +32,7 @@ class LambArrays:
 
 @dataclass(frozen=True, kw_only=True)
 class LambSettings:
-    """One step's figures; gradients are multiplied by `gradient_scale`, and `step` counts from 1."""
+    """The numbers of one step. Gradients are multiplied by `gradient_scale`; `step` counts from 1."""
 
     rate: float
     beta_1: float
@@ -34,7 +45,7 @@ class LambSettings:
 
 
 def update_parameter(arrays: LambArrays, settings: LambSettings) -> None:
-    """Update one parameter and its moments in plain PyTorch: the reference of every other implementation."""
+    """Update one parameter and its moments in plain PyTorch: the reference for all other implementations."""
     gradient = arrays.gradient if settings.gradient_scale == 1.0 else arrays.gradient * settings.gradient_scale
     arrays.mean.mul_(settings.beta_1).add_(gradient, alpha=1 - settings.beta_1)
     arrays.mean_square.mul_(settings.beta_2).addcmul_(gradient, gradient, value=1 - settings.beta_2)
@@ -49,28 +60,26 @@ def update_parameter(arrays: LambArrays, settings: LambSettings) -> None:
 
 
 def trust_ratio(weight: torch.Tensor, update: torch.Tensor) -> float:
-    """Return |weight| / |update|, or 1 where either is 0; norms summed in double."""
+    """Return |weight| / |update|, or 1 where either is 0; squares are summed in float64."""
     weight_norm = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
     update_norm = float(torch.linalg.vector_norm(update, dtype=torch.float64))
     return weight_norm / update_norm if weight_norm > 0 and update_norm > 0 else 1.0
 
 
 def update_in_turn(arrays: Sequence[LambArrays], settings: LambSettings) -> None:
-    """Update several parameters, one after the other."""
+    """Update several parameters one after the other."""
     for entry in arrays:
         update_parameter(entry, settings)
 
 
 class Lamb(torch.optim.Optimizer):
-    """LAMB with bias correction of both moments and an unclamped trust ratio for each parameter.
+    """LAMB as a PyTorch optimizer; `update` does the arithmetic: an engine's `lamb`, or plain PyTorch.
 
-    update = m^ / (sqrt(v^) + epsilon) + weight_decay * w;  w -= lr * ratio * update, where ratio = |w| / |update|, or 1
-    where either norm is 0. Groups with `adapt=False` (biases and LayerNorm) get neither decay nor ratio. `update` does
-    the arithmetic: an engine's `lamb`, or plain PyTorch.
+    Groups with `adapt=False` (biases and LayerNorm) get neither weight decay nor trust ratio.
     """
 
     gradient_scale = 1.0
-    """What gradients are multiplied by as they are read: clipping without another pass over them."""
+    """Factor of gradients as they are read, for clipping without another pass over them."""
 
     def __init__(
         self,
@@ -95,7 +104,7 @@ class Lamb(torch.optim.Optimizer):
         """Update every parameter that has a gradient."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
-            by_step: dict[int, list[LambArrays]] = {}  # parameters may have joined at different steps
+            by_step: dict[int, list[LambArrays]] = {}  # parameters can have different numbers of updates
             for parameter in group["params"]:
                 if parameter.grad is None:
                     continue

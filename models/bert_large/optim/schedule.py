@@ -1,4 +1,4 @@
-"""The learning rate of each step."""
+"""The learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """Linear warmup beside polynomial decay, as MLCommons' BERT reference has it: warmup does not shift the decay."""
+    """Linear warmup and polynomial decay as in MLCommons' BERT reference.
+
+    The decay is measured from step 0, not from the end of the warmup, so the rate falls when the decay takes over. A
+    negative `start_warmup_step` makes step 0 begin in the middle of the warmup.
+    """
 
     learning_rate: float
     total_steps: int
@@ -16,7 +20,7 @@ class Schedule:
     decay_power: float = 1.0
 
     def rate(self, step: int) -> float:
-        """Return the rate of `step`, counted from 0; 0 from `total_steps` on."""
+        """Return the learning rate of a step, counted from 0; from `total_steps` on it is 0."""
         warmup_progress = step - self.start_warmup_step
         if warmup_progress < self.warmup_steps:
             return self.learning_rate * warmup_progress / self.warmup_steps

@@ -1,4 +1,4 @@
-"""Which tests are for this environment, and the native engine."""
+"""Leaves out tests of engines that are not installed; the native engine."""
 
 from __future__ import annotations
 

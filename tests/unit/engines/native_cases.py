@@ -1,4 +1,4 @@
-"""Operations of the native engine to compare with the eager engine's, shared by its tests."""
+"""Operations on random values, on which tests compare the native engine with the eager engine."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def feed_forward_case(
 
 
 def head_case(masked: int, vocab_size: int = 100, hidden: int = 40, activation: str = "gelu", tokens: int = 64) -> Case:
-    """Masked positions at random, so some more than once."""
+    """Masked positions are random, so some occur more than once."""
     generator = torch.Generator().manual_seed(5)
     batch = dataclasses.replace(
         batch_of([tokens]),

@@ -1,4 +1,4 @@
-"""The eager engine's operations against what they stand for, one sequence at a time, in double precision."""
+"""The eager engine's operations against their definitions, one sequence at a time, in float64."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_masked_head(lengths: list[int], activation: str) -> None:
 
 
 def test_single_precision_agrees_with_double(lengths: list[int]) -> None:
-    """What training computes in: attention's result in float32 within 1e-5 of double's."""
+    """Attention in float32, as in training, is within 1e-5 of the result in float64."""
     batch = batch_of(lengths)
     hidden = parameter(batch.tokens, HIDDEN, seed=1)
     query, key, value = (dense(HIDDEN, HIDDEN, seed) for seed in (2, 3, 4))

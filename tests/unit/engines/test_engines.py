@@ -1,4 +1,4 @@
-"""An engine is chosen once, by name, and says which it is and why."""
+"""The choice of an engine, and the line that reports it."""
 
 from __future__ import annotations
 
@@ -22,20 +22,19 @@ def test_known_engines(name: str, kind: type, reason: str) -> None:
 
 
 def test_unknown_engine_is_refused() -> None:
-    """Never a silent fallback: the message lists what there is."""
-    with pytest.raises(InputError, match=r"--engine is 'turbo', expected one of auto, eager, native, ipex"):
+    """The error lists the known ones."""
+    with pytest.raises(InputError, match=r"turbo.* auto, eager, native, ipex"):
         resolve_engine("turbo", "fp32")
 
 
-def test_fp16_is_the_eager_engines() -> None:
-    """The choice says why."""
+def test_fp16_is_computed_by_eager() -> None:
     engine, line = resolve_engine("auto", "fp16")
     assert isinstance(engine, EagerEngine)
-    assert line == "engine eager: plain PyTorch (auto: the native engine has no kernels for fp16)"
+    assert line.startswith("engine eager: ") and "auto" in line and "fp16" in line
 
 
 def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`auto` is IPEX where it is installed, and says why; elsewhere it is an error, and never eager."""
+    """`auto` is IPEX where it is installed, with the reason; elsewhere it is an error, and never eager."""
     error = KernelBuildError("no compiler; install one")
 
     def load() -> str:
@@ -46,8 +45,7 @@ def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.ipex, "make_engine", lambda precision: (EagerEngine("ipex"), "made in bf16"))
     engine, line = resolve_engine("auto", "bf16")
     assert engine.name == "ipex"
-    expected = "(auto: the faster native engine cannot be had: no compiler; install one)"
-    assert line == f"engine ipex: made in bf16 {expected}"
+    assert line.startswith("engine ipex: made in bf16 (auto: ") and str(error) in line
     assert resolve_engine("auto", "fp16")[0].name == "eager"
     monkeypatch.setattr(engines.ipex, "find_fault", lambda: "not installed")
     with pytest.raises(KernelBuildError) as caught:

@@ -1,4 +1,4 @@
-"""Whether IPEX fits what is installed here, and what is said where it does not."""
+"""Whether IPEX fits the installed PyTorch and the CPU, and the error if not."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from bert_large.errors import InputError
 @pytest.mark.parametrize(
     ("version", "torch_version", "flags", "expected"),
     [
-        (None, "2.8.0", {"avx2"}, "not installed; install torch==2.8.0 and intel-extension-for-pytorch==2.8.0"),
-        ("2.8.0", "2.13.0+cpu", {"avx2"}, r"2\.8\.0 does not fit torch 2\.13\.0\+cpu; install"),
-        ("2.7.0+cpu", "2.8.0", {"avx2"}, r"2\.7\.0\+cpu does not fit torch 2\.8\.0; install"),
-        ("2.8.0", "2.8.0", {"avx"}, "needs a CPU with avx2.*use --engine eager"),
+        (None, "2.8.0", {"avx2"}, "torch==2.8.0.*intel-extension-for-pytorch==2.8.0"),
+        ("2.8.0", "2.13.0+cpu", {"avx2"}, r"2\.8\.0.*torch 2\.13\.0\+cpu"),
+        ("2.7.0+cpu", "2.8.0", {"avx2"}, r"2\.7\.0\+cpu.*torch 2\.8\.0"),
+        ("2.8.0", "2.8.0", {"avx"}, "avx2.*--engine eager"),
     ],
 )  # fmt: skip
-def test_what_does_not_fit(
+def test_ipex_that_does_not_fit(
     version: str | None, torch_version: str, flags: set[str], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(monkeypatch, version, torch_version, flags)
     assert available_engines() == ("eager", "native")
-    with pytest.raises(InputError, match=f"^--engine is 'ipex': Intel Extension for PyTorch .*{expected}"):
+    with pytest.raises(InputError, match=f"ipex.*{expected}"):
         resolve_engine("ipex", "fp32")
 
 
 @pytest.mark.parametrize(("version", "torch_version"), [("2.8.0", "2.8.0+cpu"), ("2.7.0", "2.7.1+cpu")])
-def test_what_fits(version: str, torch_version: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A patch level of PyTorch makes no difference to IPEX."""
+def test_ipex_that_fits(version: str, torch_version: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch's patch level does not matter."""
     install(monkeypatch, version, torch_version, {"avx2"})
     assert find_fault() is None
     assert available_engines() == ("eager", "native", "ipex")
 
 
 def install(monkeypatch: pytest.MonkeyPatch, version: str | None, torch_version: str, flags: set[str]) -> None:
-    """Have the package find these instead of what is there."""
+    """Make these appear to be the installed versions and the CPU's flags."""
 
     def find(package: str) -> str:
         assert package == "intel-extension-for-pytorch"
@@ -53,8 +53,8 @@ def install(monkeypatch: pytest.MonkeyPatch, version: str | None, torch_version:
     monkeypatch.setattr(library, "read_cpu_flags", lambda: frozenset(flags))
 
 
-def test_it_is_loaded_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On standard output, where it would print the rank; the variables that tell it are there again afterwards."""
+def test_importing_ipex_prints_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would print a rank that it finds in the environment; the variables are restored afterwards."""
     monkeypatch.setenv("RANK", "3")
     seen: list[str | None] = []
     monkeypatch.setattr(library.importlib, "import_module", lambda name: seen.append(os.environ.get("RANK")))
@@ -64,5 +64,5 @@ def test_it_is_loaded_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", ["ipex", "native"])
 def test_fp16_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match=f"--engine is '{name}', which has no kernels for --precision fp16; use"):
+    with pytest.raises(InputError, match=f"{name}.*fp16"):
         resolve_engine(name, "fp16")

@@ -1,4 +1,4 @@
-"""The IPEX engine's linear layers and LAMB against plain PyTorch; collected where IPEX is installed."""
+"""The IPEX engine's linear layers and LAMB against plain PyTorch; only collected where IPEX is installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 import torch
 from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.precision import apply_precision
+from bert_large.engines.precision import apply_precision, bf32_rounds_factors
 from bert_large.model.operations import Operations
 from bert_large.optim.lamb import LambArrays, LambSettings, update_parameter
 
@@ -33,7 +33,7 @@ def ipex() -> Operations:
 
 @pytest.mark.parametrize("rows", [1, 37, 300])
 def test_packed_linear(ipex: Operations, rows: int) -> None:
-    """Result and all gradients in bf16, one type of gradient for all parameters."""
+    """Result and all gradients in bf16; gradients of parameters are float32."""
     case = dense_case(rows=rows)
     found, expected = case.results(ipex, torch.bfloat16), case.results(EagerEngine(), torch.float64)
     assert_close(found, expected, 0.03)
@@ -41,7 +41,7 @@ def test_packed_linear(ipex: Operations, rows: int) -> None:
 
 
 def test_packed_linear_in_bf32() -> None:
-    """Products of rounded factors: far from fp32's, and near enough."""
+    """Products of rounded factors are far from fp32's, within bf16's tolerance; without AMX they are fp32's."""
     case = dense_case(rows=300)
     expected = case.results(EagerEngine(), torch.float64)
     try:
@@ -50,13 +50,14 @@ def test_packed_linear_in_bf32() -> None:
     finally:
         apply_precision("fp32")
     assert_close(found, expected, 0.03)
-    with pytest.raises(AssertionError):
-        assert_close(found, expected, 1e-5)
+    if bf32_rounds_factors():
+        with pytest.raises(AssertionError):
+            assert_close(found, expected, 1e-5)
     assert_close(case.results(resolve_engine("ipex")[0], torch.float32), expected, 1e-5)
 
 
 @pytest.mark.parametrize("changed", ["dense.weight", "dense.bias"])
-def test_weights_are_packed_anew_when_they_change(ipex: Operations, changed: str) -> None:
+def test_changed_weights_are_packed_again(ipex: Operations, changed: str) -> None:
     case = dense_case()
     leaves = case.leaves(torch.float32)
     hidden = leaves | {"hidden": leaves["hidden"].to(torch.bfloat16)}
@@ -80,7 +81,7 @@ def test_frozen_parameters(ipex: Operations, frozen: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_no_masked_tokens(ipex: Operations, dtype: torch.dtype) -> None:
-    """A batch whose only sequence has one token: a loss of 0, and gradients of 0."""
+    """A batch of one sequence with one token: loss and gradients are 0."""
     values = {"hidden": draw(1, 16, seed=1), "words": draw(100, 16, seed=2), "bias": draw(100, seed=3),
               **dense_values("dense", 16, 16, 4), **norm_values("norm", 16, 5)}  # fmt: skip
 
@@ -105,7 +106,7 @@ def lamb_settings(step: int, **changes: Any) -> LambSettings:
 
 @pytest.mark.parametrize("changes", [{}, {"adapt": False}, {"weight_decay": 0.0}, {"epsilon": 0.01}])
 def test_lamb(ipex: Operations, changes: dict[str, Any]) -> None:
-    """Steps over parameters of several sizes, one that starts at 0, and one without gradient, clipped now and then."""
+    """Parameters of several sizes, one that starts at 0 and one with gradient 0; some steps are clipped."""
     weights = [draw(size, seed=size, spread=0.02) for size in (1, 17, 1000, 65537)]
     weights += [torch.zeros(40, dtype=torch.float64), draw(40, seed=1)]
     single, double = ([LambArrays(weight.to(dtype, copy=True), *torch.zeros(3, len(weight), dtype=dtype))
@@ -128,7 +129,7 @@ def test_lamb(ipex: Operations, changes: dict[str, Any]) -> None:
 
 
 def test_the_ratio_of_a_large_parameter(ipex: Operations) -> None:
-    """Norms of sixteen million elements, which IPEX's kernel sums in float32 alone: the step is right to 1e-6."""
+    """The step is accurate to 1e-6 for 16 million elements, whose norms IPEX's kernel sums in float32."""
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(1 << 24, generator=generator)
     gradient = torch.randn(1 << 24, generator=generator)
@@ -152,7 +153,7 @@ def test_gradients_in_another_layout(ipex: Operations) -> None:
 
 @pytest.mark.parametrize("rate", [0.0, 0.01, 0.02])
 def test_the_rate_of_every_step_counts(ipex: Operations, rate: float) -> None:
-    """A step is as long as its rate says, in the first update and in later ones; of rate 0 it is none."""
+    """The length of a step is proportional to its rate, in the first update and later ones; rate 0 changes nothing."""
     arrays = LambArrays(draw(64, seed=1).float(), draw(64, seed=2).float(), *torch.zeros(2, 64))
     for step in (1, 2):
         arrays.gradient.copy_(draw(64, seed=step))

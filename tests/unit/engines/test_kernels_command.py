@@ -1,20 +1,20 @@
-"""`bert-large kernels`: which kernels it builds, what it prints, and its errors."""
+"""`bert-large kernels`: the kernels it builds, its output and its errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import bert_large.cpu
 import pytest
 from bert_large.cli import main
-from bert_large.engines import precision
 from bert_large.engines.native import build
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for kernels whose compilation takes no time, on a CPU with AVX2 alone."""
+    """A folder for kernels, on a CPU with AVX2 only; compiling takes no time."""
     monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "kernels"))
-    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"fma", "avx2"}))
+    monkeypatch.setattr(bert_large.cpu, "read_cpu_flags", lambda: frozenset({"fma", "avx2"}))
     monkeypatch.setattr(build, "_compile", lambda instruction_set, library: library.write_text(instruction_set))
     return tmp_path / "kernels"
 
@@ -27,7 +27,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["--all"], ["avx512_bf16", "avx512", "avx2"]),
     ],
 )
-def test_what_is_built(
+def test_kernels_are_built(
     arguments: list[str], expected: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["kernels", *arguments]) == 0
@@ -38,7 +38,7 @@ def test_what_is_built(
         assert Path(path).read_text() == name
 
 
-def test_what_is_there_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_kernels_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["kernels"]) == 0
     monkeypatch.setattr(build, "_compile", None)
     assert main(["kernels"]) == 0
@@ -46,11 +46,12 @@ def test_what_is_there_is_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unknown_instruction_set(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["kernels", "--instruction-set", "sse2"]) == 2
-    assert "expected one of avx512_bf16, avx512, avx2" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert all(word in error for word in ("'sse2'", *build.INSTRUCTION_SETS))
 
 
 def test_an_old_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(precision, "read_cpu_flags", lambda: frozenset({"sse2"}))
+    monkeypatch.setattr(bert_large.cpu, "read_cpu_flags", lambda: frozenset({"sse2"}))
     assert main(["kernels"]) == 1
     assert "--engine eager" in capsys.readouterr().err
 
@@ -60,5 +61,5 @@ def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     monkeypatch.setenv("CXX", "no-compiler")
     assert main(["kernels", "--instruction-set", "avx2"]) == 1
     error = capsys.readouterr().err
-    assert "no-compiler was not found: install it" in error and "--engine eager" in error
+    assert "no-compiler" in error and "--engine eager" in error
     assert not list(tmp_path.glob("*.so"))

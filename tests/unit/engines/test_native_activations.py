@@ -1,4 +1,4 @@
-"""The native engine's activations: their memory is taken again, and freed by the backward pass."""
+"""The native engine's activations: their memory is reused, and the backward pass frees it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from bert_large.engines.native import NativeEngine
 from tests.unit.engines.native_cases import feed_forward_case
 
 
-def test_smaller_batches_take_the_same_blocks() -> None:
-    """Activations are made for as many rows as the largest batch had, so memory does not grow with every new size."""
+def test_smaller_batches_use_the_same_blocks() -> None:
+    """Activations have memory for the rows of the largest batch, so new sizes take no more."""
     native = NativeEngine()
     kept = []
     for length in (512, 300, 411, 77):
@@ -23,7 +23,7 @@ def test_smaller_batches_take_the_same_blocks() -> None:
 
 
 def test_activations_are_freed_by_the_backward_pass() -> None:
-    """While the loss still lives: the next micro-batch's forward pass must find the memory."""
+    """Although the loss still exists: the next micro-batch's forward pass needs the memory."""
     native = NativeEngine()
     case = feed_forward_case([512], hidden=64, wide=2048)
     leaves = case.leaves(torch.float32)
@@ -31,4 +31,4 @@ def test_activations_are_freed_by_the_backward_pass() -> None:
     out = case.forward(native, leaves, torch.float32)
     assert torch.ops.bert_large.memory()[0] - before == 2 * 512 * 2048 * 4
     case.backward(out)
-    assert torch.ops.bert_large.memory()[0] == before  # gradients here are smaller than what counts
+    assert torch.ops.bert_large.memory()[0] == before  # the gradients here are smaller than the blocks that are counted

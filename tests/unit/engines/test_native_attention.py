@@ -1,4 +1,4 @@
-"""The native engine's attention: sizes about every edge of its kernels, extreme scores, any number of threads."""
+"""The native engine's attention: sizes around the kernels' block sizes, extreme scores, any number of threads."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ def test_head_sizes(native: NativeEngine, head_size: int, dropout: bool) -> None
 
 
 @pytest.mark.parametrize("length", [*range(1, 20), 31, 32, 33, 47, 48, 49, 95, 96, 97, 127, 129, 191, 193, 511])
-def test_attention_at_every_edge(native: NativeEngine, length: int) -> None:
-    """Lengths about the width of vectors, tiles, panels and query blocks."""
+def test_lengths_around_block_sizes(native: NativeEngine, length: int) -> None:
+    """The width of vectors, tiles, panels and query blocks."""
     check(native, attention_case([length], hidden=32, heads=2))
 
 
 def test_samples_beyond_32_bits(native: NativeEngine) -> None:
-    """Both halves of a sample's number key the mask."""
+    """The mask depends on both halves of a sample's number."""
     batch = dataclasses.replace(batch_of([20, 20]), samples=torch.tensor([5, 5 + (3 << 32)]))
     check(native, attention_case([], batch=batch))
 
 
 def test_large_scores(native: NativeEngine) -> None:
-    """Softmax where only the largest score matters, and scores far below exp's range."""
+    """Softmax where only the largest score counts, and others are far below the range of exp."""
     case = attention_case([33, 64])
     case.values["query.weight"] *= 100
     found, expected = case.results(native, torch.float32), case.results(EAGER, torch.float64)
-    for values in (found, expected):  # the scores' rounding, times 100, is in these
+    for values in (found, expected):  # these contain the scores' rounding, multiplied by 100
         del values["query.weight"], values["key.weight"], values["query.bias"], values["key.bias"], values["hidden"]
     assert_close(found, expected, 1e-3)
 
 
 def attention_kernel(threads: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    """Return what the attention kernels alone give, forward and backward."""
+    """Return the results of the attention kernels alone, forward and backward."""
     torch.set_num_threads(threads)
     batch, hidden, heads = batch_of([70, 3, 1, 130, 64, 9]), 48, 3
     qkv, bias = draw(batch.tokens, 3 * hidden, seed=1).to(dtype), draw(3 * hidden, seed=2).float()
@@ -70,8 +70,8 @@ def test_attention_is_the_same_for_any_number_of_threads(
 
 
 @pytest.mark.parametrize("place", ["query.weight", "key.weight", "value.weight", "hidden"])
-def test_attention_hides_nothing(native: NativeEngine, place: str) -> None:
-    """What is not a number makes the same results not numbers as on eager."""
+def test_nan_is_not_hidden(native: NativeEngine, place: str) -> None:
+    """NaN in an input gives NaN in the same results as on eager."""
     case = attention_case([5, 20])
     case.values[place][3] = float("nan")
     found, expected = (case.apply(engine, case.leaves(dtype)) for engine, dtype in

@@ -1,4 +1,4 @@
-"""The native engine in bfloat16: as near as eager comes, float32 sums, and its copies of weights."""
+"""The native engine in bfloat16: as accurate as eager, float32 sums, and its copies of weights."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ from tests.unit.engines.native_cases import (
     ids=lambda case: f"{len(case.values)}-{next(iter(case.values.values())).shape[0]}",
 )
 def test_bf16(native: NativeEngine, case: Case) -> None:
-    """Inside autocast, as near to double as eager comes there; gradients of parameters are float32.
+    """Inside autocast, as near to float64 as eager is; gradients of parameters are float32.
 
-    A rounding to bfloat16 is off by up to 2^-9 = 0.2%, and some follow one another.
+    One rounding to bfloat16 has an error of up to 2^-9 = 0.2%, and several follow one another.
     """
     expected = case.results(EAGER, torch.float64)
     ours, theirs = (case.results(engine, torch.bfloat16) for engine in (native, EAGER))
@@ -44,7 +44,7 @@ def test_bf16(native: NativeEngine, case: Case) -> None:
         is_activation = name == "hidden" or (name == "out" and value.dim() > 0)
         assert value.dtype == (torch.bfloat16 if is_activation else torch.float32), name
     for name, value in expected.items():
-        if name == "key.bias":  # 0 in truth
+        if name == "key.bias":  # the exact value is 0
             assert float(ours[name].abs().max()) < 2e-2 * float(expected["query.bias"].abs().max())
         elif value.any():
             error = relative_error(ours[name], value)
@@ -55,7 +55,7 @@ def test_bf16(native: NativeEngine, case: Case) -> None:
 
 @every_case
 def test_bf16_gradients_add_up(native: NativeEngine, case: Case) -> None:
-    """In float32 over eight passes: what a single pass rounds is not rounded again."""
+    """In float32 over eight passes: the sum is not rounded to bfloat16."""
     leaves = case.leaves(torch.bfloat16)
     once = case.results(native, torch.bfloat16)
     for _ in range(8):
@@ -80,13 +80,13 @@ def test_add_bfloat16(native: NativeEngine, size: int) -> None:
     expected = target + source.float()
     torch.ops.bert_large.add_bfloat16(target, source)
     assert torch.equal(target, expected)
-    with pytest.raises(RuntimeError, match="source has shape"):
+    with pytest.raises(RuntimeError, match="source"):
         torch.ops.bert_large.add_bfloat16(target, source.view(1, -1))
 
 
 @pytest.mark.parametrize("changed", ["query.weight", "key.weight", "value.weight", "output.weight"])
 def test_copies_of_weights_are_renewed(native: NativeEngine, changed: str) -> None:
-    """In both precisions, after a change in place, of any of the weights that are copied as one."""
+    """In both precisions, after an in-place change of any of the weights that are copied as one."""
     case = attention_case([9, 4])
     for dtype in (torch.float32, torch.bfloat16):
         leaves = case.leaves(dtype)
@@ -101,7 +101,7 @@ def test_copies_of_weights_are_renewed(native: NativeEngine, changed: str) -> No
 
 
 def test_copies_of_weights_are_renewed_after_a_step(native: NativeEngine) -> None:
-    """LAMB's kernel writes to weights, which autograd does not see."""
+    """LAMB's kernel writes to weights without autograd seeing it."""
     case = feed_forward_case([9, 4])
     leaves = case.leaves(torch.bfloat16)
     out = case.forward(native, leaves, torch.bfloat16)
@@ -114,7 +114,7 @@ def test_copies_of_weights_are_renewed_after_a_step(native: NativeEngine) -> Non
 
 
 def test_both_precisions_of_one_model(native: NativeEngine) -> None:
-    """In turns, as evaluation in another precision would."""
+    """In turn, as training and evaluation in different precisions would use it."""
     case = attention_case([9, 4])
     expected = {dtype: case.results(native, dtype) for dtype in (torch.float32, torch.bfloat16)}
     leaves = case.leaves(torch.float32)

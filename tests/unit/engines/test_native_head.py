@@ -20,12 +20,12 @@ def test_masked_head(native: NativeEngine, vocab_size: int, activation: str) -> 
 
 @pytest.mark.parametrize("masked", [0, 1, 511, 512, 513, 1100])
 def test_blocks_of_masked_tokens(native: NativeEngine, masked: int) -> None:
-    """None at all, and more than logits are held of at once."""
+    """From none to more than one block."""
     check(native, head_case(masked))
 
 
 def test_right_predictions(native: NativeEngine) -> None:
-    """As many as eager counts, where some are right and some are not; of equal logits the first is the prediction."""
+    """The same number as on eager, where some are right and some are not; the first of equal logits is predicted."""
     batch = dataclasses.replace(batch_of([64]), masked_positions=torch.arange(60), masked_labels=torch.arange(60) % 3)
     leaves = head_case(1, vocab_size=3).leaves(torch.float32)
     for tie in (False, True):
@@ -39,7 +39,7 @@ def test_right_predictions(native: NativeEngine) -> None:
 
 
 def test_the_head_in_evaluation(native: NativeEngine) -> None:
-    """Without gradients to make, the same loss."""
+    """The same loss without computing gradients."""
     case = head_case(700)
     with torch.no_grad():
         found = case.apply(native, case.leaves(torch.float32))
@@ -50,8 +50,8 @@ def test_the_head_in_evaluation(native: NativeEngine) -> None:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", ["words", "bias"])
-def test_a_loss_that_is_not_finite_is_seen(native: NativeEngine, name: str, value: float) -> None:
-    """One element of one word that no label is: the loss of every token is not a number, as eager says."""
+def test_a_loss_that_is_not_finite(native: NativeEngine, name: str, value: float) -> None:
+    """From one element of a word that no token has as its label: the loss is not finite, as on eager."""
     case = head_case(5, vocab_size=100)
     case.values[name][50] = value
     assert not bool(torch.isfinite(case.apply(EAGER, case.leaves(torch.float64))))

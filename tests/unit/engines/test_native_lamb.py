@@ -1,4 +1,4 @@
-"""The native engine's LAMB and global norm, against double precision."""
+"""The native engine's LAMB and global norm, against float64."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = [1, 15, 16, 17, 1000, 65536, 65537]
 
 @pytest.mark.parametrize("adapt", [False, True])
 def test_lamb(native: NativeEngine, adapt: bool) -> None:
-    """Twenty steps over parameters of all sizes, and one that starts at 0, with clipping in some steps."""
+    """Twenty steps with parameters of all sizes, one of which starts at 0; some steps are clipped."""
     weights = [draw(size, seed=size, spread=0.02) for size in SIZES] + [torch.zeros(40, dtype=torch.float64)]
     single, double = ([LambArrays(weight.to(dtype, copy=True), *torch.zeros(3, len(weight), dtype=dtype))
                        for weight in weights] for dtype in (torch.float32, torch.float64))  # fmt: skip
@@ -52,14 +52,14 @@ def lamb_results(native: NativeEngine, threads: int) -> tuple[list[torch.Tensor]
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_lamb_is_the_same_for_any_number_of_threads(native: NativeEngine, threads: int) -> None:
-    """The update and the norm, bit for bit."""
+    """Updates and norm are bit-identical."""
     (expected, expected_norm), (found, norm) = lamb_results(native, 1), lamb_results(native, threads)
     assert norm == expected_norm
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
 
 
 def test_lamb_without_a_gradient(native: NativeEngine) -> None:
-    """A gradient of 0 and no weight decay: the ratio is 1, not 0/0."""
+    """With a gradient of 0 and no weight decay the ratio is 1, not 0/0."""
     weight = draw(33, seed=1).float()
     before = weight.clone()
     native.lamb([arrays_of(weight)], dataclasses.replace(settings(1), weight_decay=0.0))
@@ -67,7 +67,7 @@ def test_lamb_without_a_gradient(native: NativeEngine) -> None:
 
 
 def test_global_norm(native: NativeEngine) -> None:
-    """Of tensors of any shape, in double; squares far beyond and below float32's range; of none it is 0."""
+    """In float64, for tensors of any shape, with squares outside of float32's range; 0 for no tensors."""
     tensors = [draw(size, seed=size).float() for size in SIZES] + [draw(3, 5, 7, seed=1).float()]
     squares = torch.cat([tensor.flatten() for tensor in tensors]).double().square()
     assert native.global_norm(tensors) == pytest.approx(math.sqrt(math.fsum(squares.tolist())), rel=1e-14)

@@ -1,4 +1,4 @@
-"""The allocator that keeps large blocks: reuse, what goes back, and what it must leave alone."""
+"""The allocator that keeps large blocks: reuse, release, and memory of others."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(autouse=True)
 def keeper() -> Iterator[None]:
-    """The allocator in place, and nothing of other tests dying meanwhile."""
+    """The allocator is in place, and tensors of other tests are freed."""
     NativeEngine()
     gc.collect()
     yield
 
 
-def figures() -> tuple[int, int]:
+def memory_use() -> tuple[int, int]:
     """Return bytes in use and bytes kept."""
     in_use, kept = torch.ops.bert_large.memory()
     return in_use, kept
@@ -37,16 +37,16 @@ def of_bytes(count: int) -> torch.Tensor:
 
 
 def test_a_block_is_used_again() -> None:
-    """A tensor's memory waits when it dies, and the next of about its size takes it."""
-    in_use, _ = figures()
+    """A freed tensor's memory is kept, and the next tensor of about its size gets it."""
+    in_use, _ = memory_use()
     first = of_bytes(48 * MEGABYTE)
-    assert figures()[0] == in_use + 48 * MEGABYTE
-    address, kept = first.data_ptr(), figures()[1]
+    assert memory_use()[0] == in_use + 48 * MEGABYTE
+    address, kept = first.data_ptr(), memory_use()[1]
     del first
-    assert figures() == (in_use, kept + 48 * MEGABYTE)
+    assert memory_use() == (in_use, kept + 48 * MEGABYTE)
     second = of_bytes(48 * MEGABYTE - 1000)
     assert second.data_ptr() == address
-    assert figures() == (in_use + 48 * MEGABYTE, kept)
+    assert memory_use() == (in_use + 48 * MEGABYTE, kept)
 
 
 @pytest.mark.parametrize(
@@ -54,21 +54,21 @@ def test_a_block_is_used_again() -> None:
     [(1 << 20, 1 << 20), ((1 << 20) + 1, 5 << 18), ((7 << 18) + 1, 2 << 20), ((100 << 20) + 1, 112 << 20)],
 )
 def test_sizes_of_blocks(wanted: int, block: int) -> None:
-    """A quarter of a power of two at a time, from a megabyte up."""
-    before = figures()[0]
+    """Steps of a quarter of a power of two, from a megabyte up."""
+    before = memory_use()[0]
     tensor = of_bytes(wanted)
-    assert figures()[0] - before == block
+    assert memory_use()[0] - before == block
     assert tensor.data_ptr() % 64 == 0
     tensor.fill_(7)
     assert int(tensor[-1]) == 7
 
 
 def test_small_tensors_are_not_kept() -> None:
-    before = figures()
+    before = memory_use()
     tensor = of_bytes(MEGABYTE - 1)
-    assert figures() == before
+    assert memory_use() == before
     del tensor
-    assert figures() == before
+    assert memory_use() == before
 
 
 def test_blocks_in_use_are_not_shared() -> None:
@@ -78,29 +78,29 @@ def test_blocks_in_use_are_not_shared() -> None:
 
 
 def test_views_keep_the_block() -> None:
-    """It goes back when the last of them dies."""
-    before = figures()[0]
+    """It is freed with the last of them."""
+    before = memory_use()[0]
     tensor = of_bytes(4 * MEGABYTE)
     view = tensor[10:20]
     del tensor
-    assert figures()[0] == before + 4 * MEGABYTE
+    assert memory_use()[0] == before + 4 * MEGABYTE
     del view
-    assert figures()[0] == before
+    assert memory_use()[0] == before
 
 
 def test_memory_of_others_is_left_alone() -> None:
-    """NumPy's, which PyTorch neither takes nor frees."""
-    before = figures()
+    """NumPy's, which PyTorch neither allocates nor frees."""
+    before = memory_use()
     array = np.arange(1 << 20)
     tensor = torch.from_numpy(array)
-    assert figures() == before
+    assert memory_use() == before
     del tensor
     assert int(array.sum()) == (1 << 19) * ((1 << 20) - 1)
 
 
 @pytest.mark.parametrize("rows", [3, 3000])
 def test_memory_that_libraries_take(rows: int) -> None:
-    """oneDNN takes scratch memory by bare pointer, small and large: in matrix products, GELU and convolutions."""
+    """oneDNN frees scratch memory by its pointer, small and large: in matrix products, GELU and convolutions."""
     inputs, weights = torch.randn(rows, 300), torch.randn(700, 300)
     for dtype, tolerance in ((torch.float32, 1e-3), (torch.bfloat16, 1.0)):
         given = (values.to(dtype, copy=True).requires_grad_() for values in (inputs, weights))
@@ -112,8 +112,8 @@ def test_memory_that_libraries_take(rows: int) -> None:
 
 
 def test_tensors_resized_and_moved() -> None:
-    """Storage that grows, is swapped and dies in another order."""
-    before = figures()[0]
+    """Storage that grows, is swapped and is freed in another order."""
+    before = memory_use()[0]
     small, large = torch.arange(10), torch.arange(1 << 19)
     small.resize_(1 << 19)
     assert small[:10].tolist() == list(range(10))
@@ -121,7 +121,7 @@ def test_tensors_resized_and_moved() -> None:
     del large
     assert int(small[-1]) == (1 << 19) - 1
     del small
-    assert figures()[0] == before
+    assert memory_use()[0] == before
 
 
 LIMITED = """
@@ -146,8 +146,8 @@ assert int(third.sum(dtype=torch.int64)) == 6 * megabyte
 """
 
 
-def test_what_waits_is_freed_on_shortage() -> None:
-    """For a tensor of another size; what is beyond the limit even so is an error, after which all goes on."""
+def test_kept_blocks_are_freed_on_shortage() -> None:
+    """For a tensor of another size. One that does not fit even then is an error, which leaves the allocator usable."""
     done = subprocess.run(
         [sys.executable, "-c", LIMITED],
         env=process_environment(), capture_output=True, text=True, timeout=60, check=False,

@@ -1,4 +1,4 @@
-"""What the native engine's kernels refuse: wrong types, shapes, indices and layouts, rather than read beyond memory."""
+"""The native engine's kernels refuse wrong types, shapes, indices and layouts, instead of reading beyond memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from bert_large.engines.native import NativeEngine
+from bert_large.model.dropout import DropoutSite
 from bert_large.optim.lamb import LambArrays
 
 from tests.support.operations import Case, Values, batch_of, layer
@@ -16,21 +17,21 @@ from tests.unit.engines.native_cases import CASES, attention_case, head_case, se
 
 
 def refusals() -> Iterator[Any]:
-    """Each a case, a value's name, its wrong form, and the message."""
+    """Yield a case, the name of a value, a change that makes it wrong, and words that the error must have."""
     attention, feed_forward, embedding, head = (make() for make in (CASES[name] for name in (
         "attention", "feed forward", "embedding", "masked head")))  # fmt: skip
     yield attention, "hidden", lambda value: value.double(), "expected"
-    yield attention, "query.bias", lambda value: value.double(), "bias is of type Double, expected Float"
-    yield attention, "value.bias", lambda value: value[:-1], r"bias has shape \[119\], expected \[120\]"
-    yield attention, "norm.weight", lambda value: value[:-1], r"weight has shape \[39\], expected \[40\]"
-    yield feed_forward, "intermediate.bias", lambda value: value[:-1], r"bias has shape \[71\], expected \[72\]"
-    yield feed_forward, "output.bias", lambda value: value.half(), "dense_bias is of type Half, expected Float"
-    yield embedding, "types", lambda value: value[:, :-1], r"token_types .*expected"
-    yield embedding, "words", lambda value: value.t().contiguous().t(), "words is not contiguous"
-    yield embedding, "words", lambda value: value[:10], r"token id \d+ at \d+ is outside of its table of 10"
-    yield embedding, "positions", lambda value: value[:10], "position 10 at 15 is outside of its table of 10"
-    yield embedding, "types", lambda value: value[:1], r"token type 1 at \d+ is outside of its table of 1"
-    yield head, "bias", lambda value: value[:-1], r"bias\w* has shape \[99\], expected \[100\]"
+    yield attention, "query.bias", lambda value: value.double(), "bias.*Double.*Float"
+    yield attention, "value.bias", lambda value: value[:-1], r"bias.*\[119\].*\[120\]"
+    yield attention, "norm.weight", lambda value: value[:-1], r"weight.*\[39\].*\[40\]"
+    yield feed_forward, "intermediate.bias", lambda value: value[:-1], r"bias.*\[71\].*\[72\]"
+    yield feed_forward, "output.bias", lambda value: value.half(), "dense_bias.*Half.*Float"
+    yield embedding, "types", lambda value: value[:, :-1], "token_types"
+    yield embedding, "words", lambda value: value.t().contiguous().t(), "words.*contiguous"
+    yield embedding, "words", lambda value: value[:10], r"token id \d+ at \d+.*10"
+    yield embedding, "positions", lambda value: value[:10], "position 10 at 15.*10"
+    yield embedding, "types", lambda value: value[:1], r"token type 1 at \d+.*1"
+    yield head, "bias", lambda value: value[:-1], r"bias.*\[99\].*\[100\]"
 
 
 @pytest.mark.parametrize("wrong", list(refusals()), ids=lambda wrong: f"{wrong[1]}: {wrong[3]}")
@@ -46,7 +47,7 @@ def test_labels_outside_of_the_vocabulary_are_refused(native: NativeEngine) -> N
     batch = dataclasses.replace(batch_of([64]), masked_positions=torch.arange(2), masked_labels=torch.tensor([7, 100]))
     leaves = head_case(1).leaves(torch.float32)
     parts = (leaves["hidden"], layer(leaves, "transform"), "gelu", layer(leaves, "norm"))
-    with pytest.raises(IndexError, match="label 100 is outside of the vocabulary of 100"):
+    with pytest.raises(IndexError, match=r"label 100.*100"):
         native.masked_head(batch, *parts, leaves["words"], leaves["bias"])
 
 
@@ -64,7 +65,6 @@ def test_labels_outside_of_the_vocabulary_are_refused(native: NativeEngine) -> N
     ids=str,
 )
 def test_batches_that_do_not_fit_are_refused(native: NativeEngine, changes: dict[str, Any]) -> None:
-    """Rather than read beyond memory's end."""
     batch = dataclasses.replace(batch_of([4, 5]), **changes)
     case = attention_case([4, 5], batch=batch)
     with pytest.raises((RuntimeError, IndexError), match=r"cu_seqlens|samples|sequence"):
@@ -74,9 +74,17 @@ def test_batches_that_do_not_fit_are_refused(native: NativeEngine, changes: dict
 def test_lamb_refuses_wrong_arrays(native: NativeEngine) -> None:
     weight = torch.zeros(4)
     for wrong, message in (
-        (torch.zeros(5), r"shape \[5\], expected \[4\]"),
-        (torch.zeros(4).double(), "Double, expected Float"),
-        (torch.zeros(8)[::2], "not contiguous"),
+        (torch.zeros(5), r"\[5\].*\[4\]"),
+        (torch.zeros(4).double(), "Double.*Float"),
+        (torch.zeros(8)[::2], "contiguous"),
     ):
         with pytest.raises(RuntimeError, match=message):
             native.lamb([LambArrays(weight, wrong, torch.zeros(4), torch.zeros(4))], settings(1))
+
+
+@pytest.mark.parametrize("probability", [-0.5, 1.0, float("nan")])
+def test_a_probability_out_of_range_is_refused(native: NativeEngine, probability: float) -> None:
+    batch, values = batch_of([4]), attention_case([4]).leaves(torch.float32)
+    tables = torch.ones(100, 40), torch.ones(512, 40), torch.ones(2, 40)
+    with pytest.raises(RuntimeError, match="probability"):
+        native.embed_norm_dropout(batch, *tables, layer(values, "norm"), DropoutSite(probability, 1))

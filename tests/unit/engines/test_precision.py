@@ -1,4 +1,4 @@
-"""Precisions: what they set, and the warning where the CPU lacks the instructions."""
+"""Precisions: what they set in PyTorch, and the warning where the CPU lacks the instructions."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from bert_large.config.training import PRECISIONS
+from bert_large.cpu import read_cpu_flags
 from bert_large.engines import precision as precision_module
-from bert_large.engines.precision import apply_precision, read_cpu_flags
+from bert_large.engines.precision import apply_precision, bf32_rounds_factors
 
 AMX = "processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 AVX_512_FP16 = "flags\t\t: fpu avx512f avx512_fp16\n"
+ZEN_5 = "flags\t\t: fpu avx512f avx512_bf16 avx_vnni\n"
 AVX_512 = "processor\t: 0\nflags\t\t: fpu avx512f avx512_vnni\n"
 
 
@@ -26,55 +28,59 @@ def matmul_precision() -> Iterator[None]:
 
 @pytest.fixture
 def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that stands for /proc/cpuinfo; tests write it."""
+    """A file in place of /proc/cpuinfo, for tests to write."""
     path = tmp_path / "cpuinfo"
     monkeypatch.setattr(precision_module, "read_cpu_flags", lambda: read_cpu_flags(path))
     return path
 
 
-def test_flags_are_the_first_cpus(tmp_path: Path) -> None:
-    path = tmp_path / "cpuinfo"
-    path.write_text(AMX)
-    assert read_cpu_flags(path) == {"fpu", "avx512_bf16", "amx_bf16", "amx_tile"}
-    path.write_text("model name: Apple\n")
-    assert read_cpu_flags(path) == frozenset()
-    assert read_cpu_flags(tmp_path / "none") == frozenset()
-
-
-@pytest.mark.parametrize(
-    ("name", "instructions"),
-    [
-        ("bf16", "bf16 instructions (amx_bf16, avx512_bf16)"),
-        ("bf32", "bf16 instructions (amx_bf16, avx512_bf16)"),
-        ("fp16", "fp16 instructions (amx_fp16, avx512_fp16)"),
-    ],
-)
-def test_emulation_is_warned_of(name: str, instructions: str, cpuinfo: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """PyTorch says bf16 is supported where it is emulated many times slower; users must not be left to find out."""
-    cpuinfo.write_text(AVX_512)
+def apply(name: str, caplog: pytest.LogCaptureFixture) -> tuple[str, list[str]]:
+    """Apply a precision; return the line on it, and the warnings."""
     with caplog.at_level(logging.INFO, "bert_large"):
         apply_precision(name)
-    (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert warning.startswith(f"warning: this CPU has none of the {instructions}: ")
-    assert f"{name} is emulated" in warning and "use PRECISION=fp32" in warning
+    lines: dict[bool, list[str]] = {False: [], True: []}
+    for record in caplog.records:
+        lines[record.levelno == logging.WARNING].append(record.getMessage())
+    (line,) = lines[False]
+    return line, lines[True]
+
+
+@pytest.mark.parametrize(("name", "flags"), [("bf16", "amx_bf16, avx512_bf16"), ("fp16", "amx_fp16, avx512_fp16")])
+def test_emulation_is_warned_of(name: str, flags: str, cpuinfo: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """PyTorch reports bf16 as supported where it is emulated, which is many times slower."""
+    cpuinfo.write_text(AVX_512)
+    line, (warning,) = apply(name, caplog)
+    assert "(emulated)" in line
+    assert flags in warning and "PRECISION=fp32" in warning
 
 
 @pytest.mark.parametrize(
-    ("name", "flags", "said"),
+    ("name", "flags", "expected"),
     [
         ("bf16", AMX, "bf16 matrix products with amx_bf16, avx512_bf16, fp32 master weights"),
+        ("bf16", ZEN_5, "bf16 matrix products with avx512_bf16, fp32 master weights"),
         ("fp16", AVX_512_FP16, "fp16 matrix products with avx512_fp16, fp32 master weights, dynamic loss scaling"),
         ("fp32", AVX_512, "fp32 throughout"),
     ],
 )
-def test_no_warning_where_there_is_nothing_to_warn_of(
-    name: str, flags: str, said: str, cpuinfo: Path, caplog: pytest.LogCaptureFixture
+def test_no_warning_where_the_cpu_has_instructions(
+    name: str, flags: str, expected: str, cpuinfo: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cpuinfo.write_text(flags)
-    with caplog.at_level(logging.INFO, "bert_large"):
-        apply_precision(name)
-    (record,) = caplog.records
-    assert record.levelno == logging.INFO and said in record.getMessage()
+    line, warnings = apply(name, caplog)
+    assert expected in line and not warnings
+
+
+@pytest.mark.parametrize("rounds", [False, True])
+def test_bf32_is_described_as_it_computes(
+    rounds: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Not as the CPU's flags suggest: with avx512_bf16 alone, products stay fp32."""
+    monkeypatch.setattr(precision_module, "bf32_rounds_factors", lambda: rounds)
+    line, warnings = apply("bf32", caplog)
+    assert ("bf16 factors" in line) == rounds and ("fp32 throughout" in line) != rounds
+    assert len(warnings) == (0 if rounds else 1)
+    assert all("amx_bf16" in warning and "PRECISION=fp32" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
@@ -90,13 +96,12 @@ def test_what_a_precision_computes_in(name: str) -> None:
     assert torch.get_float32_matmul_precision() == ("medium" if name == "bf32" else "highest")
 
 
-def test_bf32_rounds_the_factors_of_products() -> None:
-    """The forms of product that the native engine uses, in fp32 tensors: equal to fp32 products of bf16 factors.
+def test_bf32_products() -> None:
+    """The forms of product that the native engine uses are of bf16 factors, or all of fp32 factors.
 
-    Their distance from fp32's is bf16's rounding, 2^-9 / sqrt(3) a factor at most: 0.23% for normal ones here.
+    The probe decides which. The distance between the two results is bf16's rounding, at most 2^-9 / sqrt(3) per factor:
+    0.23% for normal factors here.
     """
-    if not torch.backends.mkldnn.is_available() or not {"avx512_bf16", "amx_bf16"} & read_cpu_flags():
-        pytest.skip("oneDNN has no bf16 products on this CPU")
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randn(64, 64, generator=generator) for _ in range(2))
     exact, rounded = one.double() @ other.double(), one.bfloat16().double() @ other.bfloat16().double()
@@ -106,12 +111,29 @@ def test_bf32_rounds_the_factors_of_products() -> None:
         "mm of a transposed factor": torch.mm(one, other.t().contiguous().t()),
         "mm into a tensor": torch.mm(one, other, out=torch.empty(64, 64)),
     }
-    if not torch.__version__.startswith(("2.7.", "2.8.")):  # there bf32 is mm's alone
+    if not torch.__version__.startswith(("2.7.", "2.8.")):  # in these, only mm has bf32
         products["addmm_ of a transposed factor"] = torch.zeros(64, 64).addmm_(one.t().contiguous().t(), other)
+    near, far = (rounded, exact) if bf32_rounds_factors() else (exact, rounded)
     for form, product in products.items():
         assert product.dtype == torch.float32, form
-        assert _distance(product, rounded) < 1e-6, form
-        assert 1e-3 < _distance(product, exact) < 4e-3, form
+        assert _distance(product, near) < 1e-6, form
+        assert 1e-3 < _distance(product, far) < 4e-3, form
+
+
+def test_the_probe_of_bf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sees rounded factors, asks for them itself, and leaves PyTorch's setting as it was."""
+    settings, mm = [], torch.mm
+
+    def round_factors(one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        settings.append(torch.get_float32_matmul_precision())
+        return mm(one.bfloat16(), other.bfloat16()).float()
+
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch, "mm", round_factors)
+    assert bf32_rounds_factors()
+    monkeypatch.setattr(torch, "mm", lambda one, other: mm(one.double(), other.double()).float())
+    assert not bf32_rounds_factors()
+    assert settings == ["medium"] and torch.get_float32_matmul_precision() == before
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:

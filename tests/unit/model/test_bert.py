@@ -1,4 +1,4 @@
-"""The model: the names of its weights, how they are drawn, and what it gives for ragged batches."""
+"""The model: names of weights, initialisation, and results for ragged batches."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.engines.eager import EagerEngine
 from bert_large.model import bert
-from bert_large.model.bert import BertForPreTraining, PretrainingSums
+from bert_large.model.bert import BertForPreTraining, PretrainingSums, skeleton
 from bert_large.model.dropout import DropoutSite, Site, StepDropout, site_dropout
 
-from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_model
+from tests.support.models import DISTILBERT, MASKED_LM_ONLY, randomize, tiny_config, tiny_model
 from tests.support.records import make_records
 
 RECORDS = make_records(9, lengths=(6, 30))
@@ -40,15 +40,23 @@ def sums_and_gradients(
     return totals, {name: gradient.clone() for name, gradient in gradients_of(model).items()}
 
 
-def test_bert_large_has_its_known_size() -> None:
-    """336,226,108 parameters with both heads, as MLCommons' checkpoint has (REFERENCE section 4)."""
-    with torch.device("meta"):
-        model = BertForPreTraining(ModelConfig(), EagerEngine())
-    assert sum(parameter.numel() for parameter in model.parameters()) == 336_226_108
+def test_the_size_of_bert_large() -> None:
+    """As many parameters with both heads as in MLCommons' checkpoint."""
+    assert sum(parameter.numel() for parameter in skeleton(ModelConfig()).parameters()) == 336_226_108
+
+
+def test_a_skeleton_has_shapes_without_memory() -> None:
+    parameters = {name: parameter.shape for name, parameter in tiny_model().named_parameters()}
+    made = skeleton(tiny_config())
+    assert {name: parameter.shape for name, parameter in made.named_parameters()} == parameters
+    assert all(parameter.is_meta for parameter in made.parameters())
+    loaded, weights = made.to_empty(device="cpu"), tiny_model().state_dict()
+    loaded.load_state_dict(weights)
+    assert all(torch.equal(value, weights[name]) for name, value in loaded.state_dict().items())
 
 
 def test_the_decoder_is_the_embedding() -> None:
-    """Tied by construction: one parameter, whose gradient has both parts."""
+    """One parameter for both, whose gradient is the sum of both uses."""
     names = [name for name, _ in tiny_model().named_parameters()]
     assert not [name for name in names if "decoder" in name]
     model = tiny_model().double()
@@ -61,7 +69,7 @@ def test_the_decoder_is_the_embedding() -> None:
 
 
 def test_initial_weights() -> None:
-    """Truncated normal of deviation 0.02 (before the cut at two), biases 0, norms 1: the reference's."""
+    """As in the reference: normal with deviation 0.02, truncated at two deviations; biases 0, norms 1."""
     model = tiny_model(seed=1, hidden_size=64, vocab_size=1000)
     for name, parameter in model.named_parameters():
         if name.endswith("bias"):
@@ -76,8 +84,8 @@ def test_initial_weights() -> None:
     assert abs(float(words.mean())) < 4 * 0.0176 / 64_000**0.5
 
 
-def test_initial_weights_follow_the_seed() -> None:
-    """And nothing else: the global generator's state plays no part."""
+def test_initial_weights_depend_on_the_seed_alone() -> None:
+    """Not on the state of PyTorch's generator."""
     torch.manual_seed(1)
     one = tiny_model(seed=7).state_dict()
     torch.manual_seed(2)
@@ -87,8 +95,8 @@ def test_initial_weights_follow_the_seed() -> None:
 
 
 @pytest.mark.parametrize("dropout", [None, StepDropout(42, 5)], ids=["without dropout", "with dropout"])
-def test_results_do_not_depend_on_the_cut(dropout: StepDropout | None) -> None:
-    """Sums and gradients of all records at once, of three micro-batches, and one by one; in double, to 1e-12."""
+def test_results_do_not_depend_on_micro_batches(dropout: StepDropout | None) -> None:
+    """Sums and gradients of all records at once, in three micro-batches, and one by one agree to 1e-12 in float64."""
     model = tiny_model(num_attention_heads=4).double()
     randomize(model)
     whole, whole_gradients = sums_and_gradients(model, [slice(0, 9)], dropout)
@@ -105,7 +113,7 @@ def loss(model: BertForPreTraining, batch: RaggedBatch, dropout: StepDropout | N
 
 
 def test_dropout_changes_with_step_seed_and_sample() -> None:
-    """And is on: without it the losses are others again."""
+    """Each gives another loss, and so does no dropout."""
     model = tiny_model()
     randomize(model)
     batch = make_batch(RECORDS, range(9))
@@ -116,8 +124,8 @@ def test_dropout_changes_with_step_seed_and_sample() -> None:
     assert loss(model, batch, StepDropout(1, 1)) == results[1]
 
 
-def test_every_place_has_a_mask_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The embeddings', and three in each of two layers: by the keys that an engine must use."""
+def test_every_site_has_its_own_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One after the embeddings and three in each of two layers, with the keys that engines must use."""
     asked: list[DropoutSite | None] = []
 
     def ask(*arguments: Any) -> DropoutSite | None:
@@ -135,7 +143,7 @@ def test_every_place_has_a_mask_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.parametrize("hidden, attention", [(0.5, 0.0), (0.0, 0.5)])
 def test_both_dropout_probabilities_count(hidden: float, attention: float) -> None:
-    """The two settings act at their own sites."""
+    """Each setting affects the loss."""
     batch, dropout = make_batch(RECORDS, range(9)), StepDropout(1, 1)
     losses = []
     for probabilities in ((0.0, 0.0), (hidden, attention), (0.5, 0.5)):
@@ -147,7 +155,7 @@ def test_both_dropout_probabilities_count(hidden: float, attention: float) -> No
 
 @pytest.mark.parametrize(("changes", "drops"), [({}, True), (MASKED_LM_ONLY, True), (DISTILBERT, False)])
 def test_dropout_after_attention(changes: dict[str, Any], drops: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """DistilBERT has none there; everywhere else it has BERT's."""
+    """DistilBERT has none there."""
     found = []
     attention_block = EagerEngine.attention_block
 
@@ -162,16 +170,16 @@ def test_dropout_after_attention(changes: dict[str, Any], drops: bool, monkeypat
 
 @pytest.mark.parametrize(("changes", "differ"), [(MASKED_LM_ONLY, True), (DISTILBERT, False)])
 def test_segments(changes: dict[str, Any], differ: bool) -> None:
-    """DistilBERT does not see them."""
+    """DistilBERT ignores them."""
     model, batch = tiny_model(**changes), make_batch(make_records(3), range(3))
     randomize(model)
     flipped = dataclasses.replace(batch, token_type_ids=1 - batch.token_type_ids)
-    losses = [float(model(its, None).masked_lm_loss.detach()) for its in (batch, flipped)]
+    losses = [float(model(given, None).masked_lm_loss.detach()) for given in (batch, flipped)]
     assert (losses[0] != losses[1]) == differ
 
 
 def test_counts_right_predictions() -> None:
-    """Argmax of the logits against the labels, for both heads: a model biased to one answer is right where it is."""
+    """Both heads: a model biased to one answer is right exactly where that is the label."""
     records = make_records(9)
     model = tiny_model()
     assert model.cls.seq_relationship is not None
@@ -188,7 +196,7 @@ def test_counts_right_predictions() -> None:
 
 
 def test_a_batch_without_masked_tokens() -> None:
-    """Its masked-LM loss is 0 and every gradient is there, so that ranks can reduce it."""
+    """Its masked-LM loss is 0, and every parameter has a gradient, which ranks can then reduce."""
     records = make_records(2)
     for record in records:
         object.__setattr__(record, "masked_positions", record.masked_positions[:0])

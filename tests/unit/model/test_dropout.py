@@ -1,4 +1,4 @@
-"""Dropout's hash: equal to its definition, fair, and a function of an element's place alone."""
+"""Dropout's hash: equal to its definition, unbiased, and a function of an element's place alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def lowbias32(value: int) -> int:
 
 
 def kept(site: DropoutSite, sample: int, row: int, column: int) -> bool:
-    """Tell whether an element is kept, in plain integers: the definition that every engine must follow."""
+    """Return whether an element is kept, in plain integers: the definition for all engines."""
     sample_key = lowbias32(lowbias32(sample & MASK_32 ^ site.key) ^ sample >> 32)
     row_key = lowbias32((sample_key + row) & MASK_32)
     bits = lowbias32((row_key + column * 0x9E3779B9) & MASK_32)
@@ -48,7 +48,7 @@ def token_mask(where: DropoutSite, sample: int, rows: int, columns: int) -> torc
 
 
 def test_hash_is_lowbias32() -> None:
-    """Wrapping int32 arithmetic gives the unsigned definition, sign bits included."""
+    """Wrapping int32 arithmetic equals the unsigned definition, including sign bits."""
     values = [0, 1, 2, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFF, 0xDEADBEEF, 123456789]
     signed = torch.tensor([value - 2**32 if value >= 2**31 else value for value in values], dtype=torch.int32)
     assert [value & MASK_32 for value in hash32_(signed).tolist()] == [lowbias32(value) for value in values]
@@ -63,7 +63,7 @@ def test_key_is_a_chain_of_splitmix() -> None:
 @pytest.mark.parametrize("sample", [0, 1, 2**31, 2**32 - 1, 2**32, 156_726_829 * 41 + 5])
 @pytest.mark.parametrize("probability", [0.1, 0.5])
 def test_token_mask_is_its_definition(sample: int, probability: float) -> None:
-    """Sample numbers beyond 32 bits count too: a long run does not repeat its masks."""
+    """Also for sample numbers beyond 32 bits, so long runs do not repeat masks."""
     where = site(probability)
     expected = [[kept(where, sample, row, column) for column in range(33)] for row in range(5)]
     assert token_mask(where, sample, 5, 33).tolist() == expected
@@ -89,8 +89,8 @@ def test_mask_does_not_depend_on_what_it_is_computed_with() -> None:
     assert torch.equal(long[1:, :, :4, :4], short)
 
 
-def test_a_large_mask_is_made_of_its_rows() -> None:
-    """BERT-large's: more elements than are hashed at once."""
+def test_a_large_mask_equals_its_rows() -> None:
+    """For BERT-large's sizes, with more elements than are hashed at once."""
     samples, positions = torch.arange(300) // 100, torch.arange(300) % 100
     mask = token_keep_mask(site(), samples, positions, 1024)
     for row in (0, 63, 64, 65, 127, 128, 299):
@@ -100,13 +100,13 @@ def test_a_large_mask_is_made_of_its_rows() -> None:
 
 @pytest.mark.parametrize("probability", [0.1, 0.5, 0.001])
 def test_keep_rate(probability: float) -> None:
-    """Over a million elements within four standard deviations."""
+    """For a million elements, within four standard deviations."""
     mask = torch.cat([token_mask(site(probability), sample, 50, 1000) for sample in range(20)])
     allowed = 4 * (probability * (1 - probability) / mask.numel()) ** 0.5
     assert float(mask.double().mean()) == pytest.approx(1 - probability, abs=allowed)
 
 
-def test_every_row_and_column_is_fair() -> None:
+def test_every_row_and_column_is_unbiased() -> None:
     """The worst of a thousand columns, and of a thousand rows, within five standard deviations."""
     mask = torch.cat([token_mask(site(0.1), sample, 50, 1000) for sample in range(20)]).double()
     for rates in (mask.mean(dim=0), mask.mean(dim=1)):
@@ -114,7 +114,7 @@ def test_every_row_and_column_is_fair() -> None:
 
 
 def test_places_are_independent() -> None:
-    """Masks of another seed, step, layer, site, sample, row or column agree only as often as chance has it."""
+    """Masks of another seed, step, layer, site, sample, row or column agree only by chance."""
     rows, columns = 64, 512
     masks = {
         "base": token_mask(site(0.5), 3, rows, columns),
@@ -132,6 +132,10 @@ def test_places_are_independent() -> None:
 
 
 def test_nothing_to_drop() -> None:
-    """In evaluation, and with probability 0, there is no mask at all."""
+    """In evaluation, and with probability 0, there is no mask."""
     assert site_dropout(None, 0.1, 0, Site.EMBEDDING) is None
     assert site_dropout(StepDropout(1, 1), 0.0, 0, Site.EMBEDDING) is None
+
+
+def test_a_probability_that_rounds_to_1_drops_everything() -> None:
+    assert not token_mask(site(1 - 2**-40), 3, 5, 50).any()

@@ -1,4 +1,4 @@
-"""Optimizers made from settings, clipping, and moments by parameter name."""
+"""Optimizers from settings, clipping, and moments by parameter name."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def give_gradients(model: torch.nn.Module, seed: int) -> None:
 
 
 def test_biases_and_norms_are_exempt() -> None:
-    """Exactly those, by the reference's patterns; adapted are 6 matrices a layer, 3 tables and 3 head weights."""
+    """As in the reference. Adapted are 6 matrices per layer, 3 tables and 3 head weights."""
     model = tiny_model()
     names = [name for name, _ in model.named_parameters()]
     assert [name for name in names if not is_adapted(name)] == [
@@ -60,7 +60,7 @@ def test_schedule_gets_all_its_settings() -> None:
 
 
 def test_adamw_matches_its_definition() -> None:
-    """Two updates of every parameter: decay is decoupled and spares biases and norms."""
+    """Two updates of every parameter: decay is decoupled, and biases and norms have none."""
     model = tiny_model()
     optimizer = build_optimizer(model, config("adamw"))
     weights = {name: parameter.detach().clone().double() for name, parameter in model.named_parameters()}
@@ -82,7 +82,7 @@ def test_adamw_matches_its_definition() -> None:
 
 @pytest.mark.parametrize("name", ["lamb", "adamw"])
 def test_rate_is_that_of_the_next_update(name: str) -> None:
-    """Setting the rate reaches every parameter: in Intel's package it never changed."""
+    """The rate applies to every parameter."""
     model = tiny_model()
     optimizer = build_optimizer(model, config(name))
     before = [parameter.detach().clone() for parameter in model.parameters()]
@@ -98,7 +98,7 @@ def test_rate_is_that_of_the_next_update(name: str) -> None:
 @pytest.mark.parametrize("name", ["lamb", "adamw"])
 @pytest.mark.parametrize(("norm", "factor"), [(5.0, 0.5), (2.5, 1.0), (2.0, 1.0)])
 def test_clipping_scales_the_next_update(name: str, norm: float, factor: float) -> None:
-    """An update clipped to 2.5 is that of gradients scaled beforehand; the one after it is not clipped by it."""
+    """A clipped update equals an update with scaled gradients, and does not affect the next one."""
     clipped, scaled = tiny_model(), tiny_model()
     optimizers = [build_optimizer(model, config(name)) for model in (clipped, scaled)]
     for step, scale in enumerate((factor, 1.0)):
@@ -116,7 +116,7 @@ def test_clipping_scales_the_next_update(name: str, norm: float, factor: float) 
 
 @pytest.mark.parametrize("name", ["lamb", "adamw"])
 def test_moments_round_trip(name: str) -> None:
-    """A new optimizer with another's moments goes on exactly as that one does."""
+    """A new optimizer with another's moments computes the same updates, bit for bit."""
     one, other = tiny_model(), tiny_model()
     optimizer = build_optimizer(one, config(name))
     for step in range(3):
@@ -130,16 +130,16 @@ def test_moments_round_trip(name: str) -> None:
     resumed = build_optimizer(other, config(name))
     set_moments(other, resumed, {name: tensor.clone() for name, tensor in moments.items()}, updates=3)
     for step in range(3, 5):
-        for model, its in ((one, optimizer), (other, resumed)):
+        for model, updates in ((one, optimizer), (other, resumed)):
             give_gradients(model, step)
-            its.step()
+            updates.step()
     for (parameter_name, ours), theirs in zip(one.named_parameters(), other.parameters(), strict=True):
         assert torch.equal(ours, theirs), parameter_name
 
 
 @pytest.mark.parametrize("optimizer", ["lamb", "adamw"])
 def test_updates_count_as_changes(optimizer: str) -> None:
-    """By autograd's version counters, which engines renew their copies of weights by."""
+    """They advance autograd's version counters, by which engines renew their copies of weights."""
     model = tiny_model()
     updates = build_optimizer(model, config(optimizer))
     give_gradients(model, 1)

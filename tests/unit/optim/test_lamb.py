@@ -41,7 +41,7 @@ class NumpyLamb:
     [((0.9, 0.999), 1e-6, 0.01), ((0.88, 0.88), 1e-6, 0.0166629), ((0.66, 0.996), 1e-3, 0.0)],
 )
 def test_matches_numpy(betas: tuple[float, float], epsilon: float, weight_decay: float) -> None:
-    """Several steps at changing rates, over weights that start at 0 and exempt ones; each parameter its own ratio."""
+    """Several steps at changing rates, with weights that start at 0 and exempt ones; each parameter has a ratio."""
     rng = np.random.default_rng(1)
     weights = {name: rng.normal(size=shape) for name, shape in SHAPES.items()}
     weights["zero"] *= 0
@@ -84,7 +84,7 @@ def test_ratio_is_1_where_a_norm_is_0() -> None:
 
 
 def test_ratio_is_not_clamped() -> None:
-    """Others clamp it to 10: a weight of norm 1000 moves by half of that."""
+    """Some implementations clamp it to 10: here a weight of norm 1000 moves by half of that."""
     assert single([1000.0], [1.0], weight_decay=0.0) == pytest.approx([500.0], rel=1e-3)
 
 

@@ -1,4 +1,4 @@
-"""The learning rate of each step, by the reference's formula."""
+"""The learning-rate schedule, by the reference's formula."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ def test_decay_alone() -> None:
 
 
 def test_zero_at_the_end_and_beyond() -> None:
-    """Not negative, and not a complex number with a power of a half."""
+    """Neither negative nor, with a power of a half, complex."""
     for power in (1.0, 0.5):
         schedule = Schedule(learning_rate=2.0, total_steps=10, decay_power=power)
         assert rates(schedule, 10, 11, 1000) == [0.0, 0.0, 0.0]
 
 
 def test_warmup_does_not_shift_the_decay() -> None:
-    """It starts at 0, and after it the rate is where decay alone would be."""
+    """It starts at 0, and after it the rate is that of decay alone."""
     schedule = Schedule(learning_rate=2.0, total_steps=10, warmup_steps=4)
     assert rates(schedule, 0, 1, 3, 4, 5) == pytest.approx([0.0, 0.5, 1.5, 1.2, 1.0])
 
 
 def test_warmup_that_started_before_the_run() -> None:
-    """MLCommons' batch of 8192: 287 steps of warmup from step -76 on, of 600."""
+    """MLCommons' recipe for a batch of 8192: 600 steps, of which steps -76 to 210 are warmup."""
     schedule = Schedule(learning_rate=2.88293e-3, total_steps=600, warmup_steps=287, start_warmup_step=-76)
     assert schedule.rate(0) == pytest.approx(2.88293e-3 * 76 / 287)
     assert schedule.rate(210) == pytest.approx(2.88293e-3 * 286 / 287)
@@ -37,6 +37,6 @@ def test_warmup_that_started_before_the_run() -> None:
 
 
 def test_power() -> None:
-    """NVIDIA's recipe decays with the root."""
+    """NVIDIA's recipe decays with the square root."""
     schedule = Schedule(learning_rate=6e-3, total_steps=100, decay_power=0.5)
     assert rates(schedule, 0, 19, 75) == pytest.approx([6e-3, 6e-3 * 0.9, 6e-3 * 0.5])

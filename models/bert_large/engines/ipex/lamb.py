@@ -1,4 +1,4 @@
-"""LAMB with IPEX's fused kernel, the same as `optim.lamb.update_parameter`; IPEX must have been loaded."""
+"""LAMB with IPEX's fused kernel, equivalent to `optim.lamb.update_parameter`; IPEX must be loaded."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from bert_large.optim.lamb import LambArrays, LambSettings, trust_ratio, update_
 
 
 def update_together(arrays: Sequence[LambArrays], settings: LambSettings) -> None:
-    """Update several parameters; their gradients are used up.
+    """Update several parameters; their gradients are overwritten.
 
-    The kernel corrects both moments' bias and takes epsilon and decay as given. It scales every parameter's update by
-    a ratio, so biases and LayerNorms, few numbers that want none, are not its. It sums the ratio's norms in float32,
-    which makes a step of BERT's vocabulary too long by 0.06% and of a feed-forward weight by 0.003%: so it is asked for
-    a step of rate 0, which updates the moments and leaves the update where the gradient was. Norms and the step itself
-    are made here.
+    The kernel applies bias correction, epsilon and weight decay as LAMB defines them, with two exceptions:
+    - It scales every update by a trust ratio. Biases and LayerNorms must have none, so PyTorch updates them.
+    - It sums the norms of the ratio in float32, which makes a step of BERT's vocabulary 0.06% too long, and one of a
+      feed-forward weight 0.003%. So it is called with rate 0: it then updates the moments and leaves the update in the
+      gradient's memory. The norms and the step are computed here.
     """
     if not settings.adapt:
         update_in_turn(arrays, settings)
         return
     for entry in arrays:
-        update = entry.gradient.contiguous()  # of anything else the kernel would change a copy
+        update = entry.gradient.contiguous()  # the kernel would update a copy of any other layout
         if settings.gradient_scale != 1.0:
             update.mul_(settings.gradient_scale)
         torch.ops.torch_ipex.lamb_fused_step(

@@ -1,4 +1,4 @@
-"""Whether Intel Extension for PyTorch can be used, and its import."""
+"""Checks whether Intel Extension for PyTorch can be used, and imports it."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_R
 
 
 def find_fault() -> str | None:
-    """Return why IPEX cannot be used here and what to do, None if it can.
+    """Return why IPEX cannot be used here and how to fix that; None if it can be used.
 
-    It goes by versions and CPU flags alone: imported where it does not fit, IPEX ends the process.
+    Only versions and CPU flags are compared, because importing an IPEX that does not fit ends the process.
     """
     try:
         found = ipex_version()
@@ -41,7 +41,7 @@ def find_fault() -> str | None:
 
 
 def ipex_version() -> str:
-    """Return the version of the IPEX that is installed."""
+    """Return the version of the installed IPEX."""
     return metadata.version(_PACKAGE)
 
 
@@ -51,13 +51,13 @@ def _minor(version: str) -> list[str]:
 
 @functools.cache
 def load_ipex() -> ModuleType:
-    """Import IPEX, which takes seconds and changes PyTorch for the whole process: only for who asks for it."""
-    # It prints the rank that it takes from these on standard output, where our commands print figures alone.
+    """Import IPEX. That takes seconds and changes PyTorch for the whole process, so only this engine does it."""
+    # If it finds a rank in these, it prints it on standard output, where our commands print only results.
     hidden = {name: os.environ.pop(name) for name in _RANK_VARIABLES if name in os.environ}
     try:
         module = importlib.import_module("intel_extension_for_pytorch")
     finally:
         os.environ.update(hidden)
-    # Its layer_norm calls PyTorch's, which is differentiable: tests compare the gradients.
+    # A false alarm: its layer_norm calls PyTorch's, which is differentiable, and tests compare the gradients.
     warnings.filterwarnings("ignore", message="aten::layer_norm: an autograd kernel was not registered")
     return module

@@ -1,4 +1,4 @@
-"""Linear layers on weights in oneDNN's layout: packed once an update, not at every call."""
+"""Linear layers on weights in oneDNN's blocked layout, packed once per update instead of at every call."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class _Packed:
-    """A linear layer's parameters as IPEX keeps them, and the versions of those that they were made of."""
+    """A linear layer's packed parameters, and the versions of the parameters that they were made from."""
 
     parameters: tuple[torch.Tensor, torch.Tensor]
     versions: tuple[int, int]
     dtype: torch.dtype
     context: Any
-    """IPEX's `LinearOpContext`."""
+    """IPEX's `LinearOpContext`, which holds the packed weight and bias."""
 
     @classmethod
     def make(cls, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> _Packed:
@@ -34,7 +34,7 @@ class _Packed:
         return torch.ops.torch_ipex.ipex_linear(inputs, *self._arguments(), len(self.parameters[0]))
 
     def input_gradient(self, inputs: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-        """Return gradient @ weight; of `inputs` only the shape matters."""
+        """Return gradient @ weight; only the shape of `inputs` is used."""
         weight, bias, handle = self._arguments()
         wanted = [True, False, False]
         return torch.ops.torch_ipex.linear_backward(inputs, weight, bias, gradient, wanted, handle)[0]
@@ -44,7 +44,7 @@ class _Packed:
 
 
 class _PackedLinear(torch.autograd.Function):
-    """A linear layer whose parameters' gradients are float32 and in the ordinary layout."""
+    """A linear layer whose parameters have float32 gradients in the ordinary layout."""
 
     @staticmethod
     def forward(
@@ -68,10 +68,10 @@ class _PackedLinear(torch.autograd.Function):
 
 
 class PackedLinears:
-    """Linear layers, packed in the types of matrix products that gain by it; packed anew when the weights changed."""
+    """Linear layers, packed in the types of matrix products that gain by it, and repacked when weights change."""
 
     def __init__(self, ipex: ModuleType, *, bf32: bool) -> None:
-        """With `bf32`, layers on float32 round the factors of their products to bf16 inside oneDNN."""
+        """With `bf32`, oneDNN may round the factors of float32 products to bf16."""
         self._packs_float32 = bf32
         mode = ipex.FP32MathMode.BF32 if bf32 else ipex.FP32MathMode.FP32
         ipex.set_fp32_math_mode(mode, device="cpu")
@@ -86,7 +86,7 @@ class PackedLinears:
         return _PackedLinear.apply(inputs.to(dtype), weight, bias, self._of(weight, bias, dtype))
 
     def _of(self, weight: torch.Tensor, bias: torch.Tensor, dtype: torch.dtype) -> _Packed:
-        # An entry holds its parameters, so that their ids are not given to others.
+        # Holding the parameters keeps their ids from being reused.
         packed = self._packed.get(id(weight))
         if packed is None or not packed.is_current(dtype):
             packed = self._packed[id(weight)] = _Packed.make(weight, bias, dtype)

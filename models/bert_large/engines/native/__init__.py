@@ -1,12 +1,15 @@
-"""The native engine: C++ kernels around PyTorch's matrix products, forward and backward written out by hand.
+"""The native engine: C++ kernels between PyTorch's matrix products, with hand-written backward passes.
 
-What it saves over the eager engine: attention keeps no score matrix in memory and pads nothing; bias, dropout,
-residual, LayerNorm and GELU are single passes; dropout's masks are made anew in the backward pass; weight gradients are
-added to `parameter.grad` by the matrix product itself. Gradients of parameters therefore appear in `.grad` only: ask
-`loss.backward()` for them, not `torch.autograd.grad`. Memory of large tensors is kept from one micro-batch to the next.
+What makes it faster than the eager engine:
+- Attention never holds a whole score matrix and computes no padding.
+- Bias, dropout, residual and LayerNorm are one pass over memory; so are bias and GELU.
+- Dropout's masks are computed again in the backward pass instead of being stored.
+- Weight gradients are added to `parameter.grad` by the matrix products themselves. So gradients of parameters exist in
+  `.grad` only, after `loss.backward()`; `torch.autograd.grad` does not return them.
+- Memory of large tensors is kept from one micro-batch to the next.
 
-In bf16 (inside `torch.autocast`) activations and matrix products are bf16, statistics, sums and gradients of parameters
-float32; bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
+In bf16 (inside `torch.autocast`) activations and matrix products are bf16; statistics, sums and gradients of parameters
+are float32. bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ class NativeEngine:
 
     name = "native"
     dtypes = (torch.float32, torch.bfloat16)
-    """Of activations."""
+    """Types of activations it has kernels for."""
 
     def __init__(self) -> None:
         self.instructions = load_kernels()
@@ -108,7 +111,7 @@ class NativeEngine:
         words: torch.Tensor,
         bias: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """See `Operations`. The few masked rows are transformed by PyTorch; the vocabulary is the kernels' part."""
+        """See `Operations`. PyTorch transforms the few masked rows; the kernels compute the vocabulary's part."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = self._eager.transform(masked, transform, activation, norm)
         weight = self._copies.of(transformed.dtype, words)
@@ -123,7 +126,7 @@ class NativeEngine:
             settings.rate, settings.beta_1, settings.beta_2, settings.epsilon, settings.weight_decay,
             settings.gradient_scale, settings.step, settings.adapt,
         )  # fmt: skip
-        # The kernel writes behind autograd's back: the copies of `WeightCopies` go by these counters.
+        # Autograd does not see what the kernel writes, but `WeightCopies` goes by autograd's version counters.
         torch.autograd.graph.increment_version([entry.weight for entry in arrays])
 
     def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
@@ -140,5 +143,5 @@ def _dropout_arguments(dropout: DropoutSite | None) -> tuple[float, int]:
 
 
 def _parameters(*modules: Dense | Norm) -> list[torch.Tensor]:
-    """Return all parameters: handed to autograd, they say which gradients a block's backward pass makes."""
+    """Return all parameters, to pass them to autograd, which calls a block's backward pass if one needs a gradient."""
     return [parameter for module in modules for parameter in (module.weight, module.bias)]

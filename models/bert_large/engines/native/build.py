@@ -12,6 +12,7 @@ import fcntl
 import functools
 import hashlib
 import os
+import platform
 import shlex
 import shutil
 import subprocess
@@ -71,7 +72,7 @@ def library_prefix(instruction_set: str) -> str:
     It changes with everything else that a build depends on: sources, options, PyTorch (a build of the same version from
     other sources too) and the C library, whose newer symbols an older one lacks.
     """
-    system = [torch.version.git_version, os.confstr("CS_GNU_LIBC_VERSION")]
+    system = [torch.version.git_version, platform.libc_ver()]
     content = hashlib.sha256(repr([_options(instruction_set), _LIBRARIES, system]).encode())
     for source in sorted(SOURCES.iterdir()):
         content.update(source.name.encode() + source.read_bytes())

@@ -12,12 +12,12 @@ from bert_large.errors import InputError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     which = parser.add_mutually_exclusive_group()
-    which.add_argument("--all", action="store_true", help="every instruction set, for machines other than this one")
-    which.add_argument("--instruction-set", help="this one (default: the best that this CPU has)")
+    which.add_argument("--all", action="store_true", help="build for every instruction set, for use on other machines")
+    which.add_argument("--instruction-set", help="build for this one (default: the best that this CPU has)")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Build what is not there yet, and print an instruction set and the path of its library a line."""
+    """Build what is missing; print a line with instruction set and path for each library."""
     # torch is imported only here, after the options are parsed
     from bert_large.cpu import read_cpu_flags
     from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, build_kernels

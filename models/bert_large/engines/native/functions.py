@@ -1,8 +1,9 @@
-"""The native engine's steps forward and backward, as PyTorch's autograd calls them.
+"""The native engine's forward and backward passes, as functions of PyTorch's autograd.
 
-What a backward pass needs is kept on its context, worked on in place, and let go of there: going backward twice is an
-error. Gradients of parameters go to `.grad` (`gradients`); autograd is handed None for them, and is given the
-parameters only so that it knows whose gradients a step makes.
+Formulas are in the headers of `csrc/`. What these functions add is the order of products and kernels, and who owns
+which memory: a backward pass takes its forward pass's activations, overwrites them in place where their values are no
+longer needed, and frees them, so it can run only once. Gradients of parameters go to `.grad` (`gradients`), and
+autograd gets None for them; the parameters are arguments only so that autograd knows that the result depends on them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ _kernels = torch.ops.bert_large
 
 
 def _take_saved(ctx: Any) -> Any:
-    """Return what a forward pass saved and let go of it: it is worked on in place, and freed while the loss lives."""
+    """Return the saved activations and drop the reference to them.
+
+    They can then be overwritten in place, and are freed before the loss is.
+    """
     saved, ctx.saved = ctx.saved, None
     if saved is None:
         raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
@@ -72,6 +76,8 @@ def _residual_norm_gradient(
 
 
 class EmbedNormDropout(torch.autograd.Function):
+    """dropout(norm(words[...] + positions[...] + token_types[...]))."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -105,6 +111,8 @@ class EmbedNormDropout(torch.autograd.Function):
 
 
 class AttentionBlock(torch.autograd.Function):
+    """norm(hidden + dropout(output(attention(hidden)))); query, key and value are one product."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -125,7 +133,7 @@ class AttentionBlock(torch.autograd.Function):
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
-            normalized = memory.product(context, weights[1].t())
+            normalized = memory.product(context, weights[1].t())  # the product, until `_residual_norm` overwrites it
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
         ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
         ctx.saved = hidden, qkv, bias, context, log_sums, normalized, rstds
@@ -148,11 +156,13 @@ class AttentionBlock(torch.autograd.Function):
         for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
             gradient_of(dense.bias).add_(part)
         add_weight_gradient(qkv_gradient, hidden, *(dense.weight for dense in projections))
-        hidden_gradient.addmm_(qkv_gradient, weights[0])
+        hidden_gradient.addmm_(qkv_gradient, weights[0])  # the residual's gradient plus that of the projections
         return (*(None,) * 8, hidden_gradient, *(None,) * 10)
 
 
 class FeedForwardBlock(torch.autograd.Function):
+    """norm(hidden + dropout(output(gelu(intermediate(hidden)))))."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -171,7 +181,7 @@ class FeedForwardBlock(torch.autograd.Function):
             derivative = memory.product(hidden, weights[0].t())
             activated = memory.like(derivative)
             _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
-            normalized = memory.product(activated, weights[1].t())
+            normalized = memory.product(activated, weights[1].t())  # the product, until `_residual_norm` overwrites it
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropout)
         ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
         ctx.saved = hidden, derivative, activated, normalized, rstds
@@ -185,7 +195,7 @@ class FeedForwardBlock(torch.autograd.Function):
             memory, gradients[0], normalized, rstds, output, norm, batch, dropout
         )
         add_weight_gradient(dense_gradient, activated, output.weight)
-        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # its values are used up
+        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # whose values were needed last above
         _kernels.gelu_gradient(derivative, activated_gradient, gradient_of(intermediate.bias))
         add_weight_gradient(activated_gradient, hidden, intermediate.weight)
         hidden_gradient.addmm_(activated_gradient, weights[0])
@@ -195,9 +205,11 @@ class FeedForwardBlock(torch.autograd.Function):
 class MaskedCrossEntropy(torch.autograd.Function):
     """Cross-entropy over the vocabulary, a block of rows at a time.
 
-    Gradients are made in the forward pass, while a block's logits are there, for a loss gradient of 1; the backward
-    pass scales them. The last block's part of the vocabulary's gradient, mostly all of it, is left to the backward
-    pass, which scales the few rows instead of the large result.
+    Logits of all masked tokens would be hundreds of megabytes, so each block's gradients are computed in the forward
+    pass, before its logits are overwritten by the next block's, as if the gradient of the loss were 1. All are linear
+    in that gradient, by which the backward pass multiplies them. The vocabulary's gradient from the last block (mostly
+    the only one) is left to the backward pass, which then scales the block's few rows, not a result as large as the
+    vocabulary.
     """
 
     @staticmethod

@@ -1,4 +1,8 @@
-"""Where the native engine gathers gradients of parameters: in `.grad`, added up by the matrix products themselves."""
+"""How the native engine adds up gradients of parameters: in `.grad`, where possible by the matrix products themselves.
+
+Autograd would compute each micro-batch's gradient as a new tensor and add it to `.grad`. A product that adds to its
+result saves that memory and two passes over it; of BERT-large's weights they are 1.3 GB per micro-batch.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ _kernels = torch.ops.bert_large
 
 
 def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
-    """Return where the gradient of a parameter is gathered; nowhere in particular if none is wanted."""
+    """Return the tensor to add a parameter's gradient to: its `.grad`, or a temporary one for a frozen parameter."""
     if not parameter.requires_grad:
         return torch.zeros_like(parameter)
     if parameter.grad is None:
@@ -19,9 +23,10 @@ def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
 
 
 def add_weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor, *weights: torch.Tensor) -> None:
-    """Gather out_gradient.T @ inputs as the gradient of weights that lie one below the other, in float32.
+    """Add out_gradient.T @ inputs to the gradients of weights that are consecutive rows of one matrix, in float32.
 
-    Fresh gradients of several weights are made as parts of one tensor, so that one product serves all of them.
+    The first gradients of several weights (query, key and value) are made as parts of one tensor, so that then and in
+    later micro-batches one product serves all of them.
     """
     gradients = [weight.grad for weight in weights]
     all_wanted = all(weight.requires_grad for weight in weights)
@@ -51,7 +56,7 @@ def add_product(target: torch.Tensor, out_gradient: torch.Tensor, inputs: torch.
 def weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     """Return out_gradient.T @ inputs in their type.
 
-    oneDNN's bfloat16 product of a transposed view takes twice as long as one of a transposed copy.
+    In bfloat16, oneDNN's product of a transposed view takes twice as long as the product of a transposed copy.
     """
     if inputs.dtype == torch.bfloat16:
         return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)
@@ -59,7 +64,7 @@ def weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor) -> torch.T
 
 
 def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
-    """Return matrices that follow one another in memory as one matrix, None if they don't."""
+    """Return matrices that follow one another in the memory of one tensor as one matrix, else None."""
     first = parts[0]
     if first is None:
         return None
@@ -69,5 +74,5 @@ def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
             return None
         end += part.nbytes
     if end - first.data_ptr() > first.untyped_storage().nbytes() - first.storage_offset() * first.element_size():
-        return None  # neighbours by chance, of different tensors
+        return None  # neighbours by chance: the first one's tensor ends before the last one does
     return first.as_strided((sum(len(part) for part in parts if part is not None), first.shape[1]), first.stride())

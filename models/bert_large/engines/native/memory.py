@@ -1,4 +1,4 @@
-"""What the native engine keeps from one micro-batch to the next: memory for activations, weights ready for products."""
+"""What the native engine keeps from one micro-batch to the next: memory for activations, and copies of weights."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 
 class Rows:
-    """Memory for activations and their gradients: always for as many rows as the largest batch had.
+    """Memory for activations and their gradients, sized for the rows of the largest batch so far.
 
-    So micro-batches of different sizes use the same blocks; in sizes of their own they would add up.
+    So micro-batches of all sizes use the same blocks of the allocator; with a size for each, blocks would accumulate.
     """
 
     def __init__(self) -> None:
@@ -29,17 +29,17 @@ class Rows:
 
 
 class WeightCopies:
-    """Weights as matrix products want them, in the activations' type and several as one; renewed when they change."""
+    """Copies of weights for matrix products: in the activations' type, several joined to one; renewed on change."""
 
     def __init__(self) -> None:
         self._copies: dict[int, tuple[tuple[torch.Tensor, ...], list[int], torch.Tensor]] = {}
 
     def of(self, dtype: torch.dtype, *weights: torch.Tensor) -> torch.Tensor:
-        """Return weights [rows, columns] one below the other in `dtype`, a single one of that type itself."""
+        """Return weights [rows, columns] concatenated by rows in `dtype`; a single one of that type is not copied."""
         first = weights[0]
         if len(weights) == 1 and first.dtype == dtype:
             return first.detach()
-        # The entry holds the weights, so that their ids are not given to others.
+        # Holding the weights keeps their ids from being reused. Autograd counts changes of a tensor in `_version`.
         held, versions, copy = self._copies.get(id(first), (weights, [], None))
         if copy is None or copy.dtype != dtype:
             copy, versions = torch.empty(sum(map(len, weights)), *first.shape[1:], dtype=dtype), []

@@ -58,9 +58,10 @@ void with_type(const Tensor& tensor, const Work& work) {
   }
 }
 
-// Dropout is inactive for probability 0. The threshold is rounded as in `bert_large.model.dropout.keep_mask`.
+// Dropout is inactive for probability 0. The threshold is as in `bert_large.model.dropout.keep_mask`.
 Dropout make_dropout(double probability, int64_t key) {
-  const double threshold = std::nearbyint(probability * 4294967296.0) - 2147483648.0;
+  TORCH_CHECK(probability >= 0 && probability < 1, "dropout's probability is ", probability, ", expected 0 to below 1");
+  const double threshold = std::min(std::nearbyint(probability * 4294967296.0), 4294967295.0) - 2147483648.0;
   return {probability > 0, (uint32_t)key, (int32_t)threshold, (float)(1.0 / (1.0 - probability))};
 }
 
