@@ -8,10 +8,10 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bert_large import __version__, standard_streams
-from bert_large.config.options import CommandParser, find_nearest
+from bert_large.config.options import BOOLEANS, FROM_ENVIRONMENT, CommandParser, Setting, find_nearest
 from bert_large.errors import UserError
 
 # command: (module with add_arguments(parser) and run(arguments) -> int, one line of help).
@@ -42,7 +42,7 @@ def build_parser(chosen: str | None = None) -> CommandParser:
     """Return the parser; only the chosen command gets its options (and its imports)."""
     parser = CommandParser(prog="bert-large", description="BERT pretraining on CPUs.")
     parser.add_argument("--version", action="version", version=f"bert-large {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == chosen:
@@ -65,7 +65,37 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
             f"{argv[0]!r} is not a command, "
             + (f"did you mean {nearest}?" if nearest else f"choose {', '.join(COMMANDS)}")
         )
-    return parser.parse_args(argv)
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.error("a command is missing")
+    return arguments
+
+
+def environment_words(settings: Iterable[Setting], environment: Mapping[str, str]) -> list[str]:
+    """Return the options that the environment's variables mean, for programs that do not read variables."""
+    words = []
+    for item in settings:
+        value = next((value for name in (item.variable, *item.aliases) if (value := environment.get(name))), None)
+        if value is None:
+            continue
+        if item.kind is not bool or item.deferred or value.lower() not in BOOLEANS:
+            words.append(f"--{item.option}={value}")
+        elif BOOLEANS[value.lower()]:
+            words.append(f"--{item.option}")
+        elif item.default is not False and not item.is_negative_flag:
+            words.append(f"--no-{item.option}")
+    return words
+
+
+def expand_environment(program: Sequence[str]) -> list[str]:
+    """Return the words of a program with `--from-environment` replaced by the options that the variables mean."""
+    words = list(program)
+    command = next((word for word in words if word in COMMANDS), None)
+    if FROM_ENVIRONMENT not in words or command is None:
+        return words
+    place = words.index(FROM_ENVIRONMENT)
+    words[place : place + 1] = environment_words(build_parser(command).settings_of_command(command), os.environ)
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -27,7 +27,6 @@ _NEUTRAL_VALUES: dict[str, Any] = {
     "position_embedding_type": "absolute",
     "pruned_heads": {},
     "quantization_config": None,
-    "sinusoidal_pos_embds": False,
     "tie_weights_": True,
     "tie_word_embeddings": True,
 }

@@ -1,9 +1,9 @@
 """One definition per setting: a dataclass field with default, help, unit, range, option and variable.
 
 The command line, environment variables, checks, `--help`, the reference page and the shell scripts' lists derive from
-fields made by `setting()`. This helper is our own: tyro, jsonargparse and pydantic-settings were tried on `--learning-rate`,
-`--no-do-lower-case` and BATCH_SIZE, and none reports the origin of a value, all problems in one line and a boolean
-option without a default, so that each would need a layer as large as this module.
+fields made by `setting()`. This helper is our own: tyro, jsonargparse and pydantic-settings were tried on
+`--learning-rate`, `--no-do-lower-case` and BATCH_SIZE. None of them reports the origin of a value, all problems in one
+line, and has `--no-…` for a boolean whose default is None, so that each would need a layer as large as this module.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FROM_ENVIRONMENT = "--from-environment"
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_FLOAT = 3.4e38
 """Numbers beyond are infinite in fp32, which training computes in."""
-_BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,9 +90,12 @@ class Setting:
         """Return the default for people: the empty string if there is nothing to say."""
         if self.default_text:
             return self.default_text
-        if self.default_is_missing:
-            return "" if self.deferred else "required"
-        return "" if self.default is None else describe_value(self.default)
+        if self.required:
+            return f"required, or --{self.alternative.replace('_', '-')}" if self.alternative else "required"
+        default = False if self.is_negative_flag else self.default
+        if default in (None, "") or self.default_is_missing:
+            return ""
+        return f"{default:g}" if self.kind is float else describe_value(default)
 
     def describe_values(self) -> str:
         """Return the allowed values for people, such as "a number above 0"."""
@@ -108,9 +111,9 @@ class Setting:
         if self.choices:
             return next((choice for choice in self.choices if choice.lower() == text.lower()), text)
         if self.kind is bool:
-            if text.lower() not in _BOOLEANS:
+            if text.lower() not in BOOLEANS:
                 raise ValueError(text)
-            return _BOOLEANS[text.lower()]
+            return BOOLEANS[text.lower()]
         if self.kind is int:
             try:
                 return int(text)
@@ -163,7 +166,7 @@ def settings_of(config: type) -> tuple[Setting, ...]:
 def _make_setting(field: dataclasses.Field[Any], hint: Any) -> Setting:
     kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     details = {"option": field.name.replace("_", "-"), **field.metadata["setting"]}
-    details.setdefault("variable", details["option"].replace("-", "_").upper())
+    details.setdefault("variable", (details["option"] or field.name).replace("-", "_").upper())
     return Setting(
         name=field.name,
         kind=next(kind for kind in kinds if kind is not type(None)),
@@ -228,12 +231,15 @@ class CommandParser(argparse.ArgumentParser):
         """Print one line, without the usage, which has dozens of lines for some commands, and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message} ({self.prog} --help lists the options)\n")
 
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+    def parse_known_args(  # type: ignore[override]  # argparse's overloads are for namespaces of other classes
+        self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None
+    ) -> tuple[argparse.Namespace, list[str]]:
         """Parse, then add the environment's values where that is asked for, and convert and check all of them."""
         arguments, unknown = super().parse_known_args(args, namespace)
-        problems = [self._describe_unknown(word) for word in unknown if word.startswith("-")]
-        if not problems and unknown:
-            problems = [f"unexpected argument {unknown[0]!r}"]
+        problems = []
+        if unknown:
+            options = [word.partition("=")[0] for word in unknown if word.startswith("-")]
+            problems.append(f"unrecognized arguments: {', '.join(map(self._add_nearest, options or unknown))}")
         if self.settings:
             problems += _resolve(self.settings, arguments)
             problems += [problem for check in self.checks for problem in check(arguments)]
@@ -241,10 +247,14 @@ class CommandParser(argparse.ArgumentParser):
             self.error("; ".join(problems))
         return arguments, []
 
-    def _describe_unknown(self, word: str) -> str:
-        option = word.partition("=")[0]
-        nearest = find_nearest(option, self._option_string_actions)
-        return f"{option} is not an option" + (f"; did you mean {nearest}?" if nearest else "")
+    def settings_of_command(self, name: str) -> tuple[Setting, ...]:
+        """Return the settings of a sub-command's parser."""
+        commands = next(action for action in self._actions if isinstance(action, argparse._SubParsersAction))
+        return tuple(commands.choices[name].settings)
+
+    def _add_nearest(self, word: str) -> str:
+        nearest = find_nearest(word, self._option_string_actions)
+        return f"{word} (did you mean {nearest}?)" if nearest else word
 
 
 def find_nearest(word: str, known: Iterable[str]) -> str | None:
@@ -263,18 +273,26 @@ def add_settings(
     for item in settings_of(config):
         if (only and item.name not in only) or not item.option:
             continue
-        words = {"help": describe_option(item).replace("%", "%%"), "dest": item.attribute, "default": None}
+        words: dict[str, Any] = {
+            "help": describe_option(item).replace("%", "%%"),
+            "dest": item.attribute,
+            "default": None,
+        }
         if item.kind is bool:
             group.add_argument(f"--{item.option}", **_boolean_action(item), **words)
         else:
-            kind = {} if checked else {"type": item.convert}
+            kind: dict[str, Any] = {} if checked else {"type": item.convert}
             metavar = {int: "N", float: "X", Path: "PATH"}.get(item.kind, "NAME")
             group.add_argument(f"--{item.option}", metavar=metavar, **kind, **words)
         if isinstance(parser, CommandParser):
             parser.settings.append(item)
         else:
             parser.set_defaults(**{item.attribute: item.parsed_default})
-    if checked and any(item.variable for item in settings_of(config)) and not _has(parser, FROM_ENVIRONMENT):
+    if (
+        checked
+        and any(item.variable for item in settings_of(config))
+        and FROM_ENVIRONMENT not in parser._option_string_actions
+    ):
         parser.add_argument(
             FROM_ENVIRONMENT,
             action="store_true",
@@ -291,10 +309,6 @@ def _boolean_action(item: Setting) -> dict[str, Any]:
     return {"action": argparse.BooleanOptionalAction}
 
 
-def _has(parser: argparse.ArgumentParser, option: str) -> bool:
-    return option in parser._option_string_actions
-
-
 def describe_option(item: Setting) -> str:
     """Return the help of an option: its sentence, allowed values, default and variable."""
     details = []
@@ -304,7 +318,7 @@ def describe_option(item: Setting) -> str:
         details.append(", ".join(item.choices))
     if item.describe_default():
         text = item.describe_default()
-        details.append(text if text == "required" else f"default: {text}")
+        details.append(text if item.required else f"default: {text}")
     if item.variable:
         details.append(f"variable {item.variable}")
     return f"{item.help} ({'; '.join(details)})" if details else item.help

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from bert_large.config.model import ACTIVATIONS
 from bert_large.config.options import Setting, check_fields, setting, settings_of
+from bert_large.config.presets import CONFIGURATIONS
 from bert_large.errors import InputError
 
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
@@ -36,6 +37,7 @@ class ModelSource:
         "model configuration: a bert_config.json or config.json, or the name of a model",
         default_text="that of --checkpoint-dir",
         path="input",
+        words=tuple(CONFIGURATIONS),
         aliases=("BERT_MODEL_CONFIG",),
     )
     checkpoint_dir: Path | None = setting(
@@ -67,7 +69,9 @@ class OptimConfig:
     """The optimizer and its learning-rate schedule."""
 
     optimizer: str = setting("lamb", "optimizer", choices=("lamb", "adamw"), deferred=True)
-    learning_rate: float = setting(text="peak learning rate", within="(0, inf)", deferred=True)
+    learning_rate: float = setting(
+        text="peak learning rate", within="(0, inf)", default_text="that of the recipe", deferred=True
+    )
     beta_1: float = setting(0.9, "decay of the first moment", within="[0, 1)", deferred=True)
     beta_2: float = setting(0.999, "decay of the second moment", within="[0, 1)", deferred=True)
     epsilon: float = setting(1e-6, "added to the root of the second moment", within="(0, inf)", deferred=True)
@@ -156,6 +160,7 @@ class TrainConfig:
     global_batch_size: int = setting(
         text="sequences per optimizer step, over all ranks",
         within="[1, 1048576]",
+        default_text="that of the recipe",
         deferred=True,
         variable="BATCH_SIZE",
         aliases=("batch_size",),
@@ -166,7 +171,9 @@ class TrainConfig:
         within="[1, 16777216]",
         deferred=True,
     )
-    max_steps: int = setting(text="optimizer steps to train", within=_COUNT, deferred=True)
+    max_steps: int = setting(
+        text="optimizer steps to train", within=_COUNT, default_text="that of the recipe", deferred=True
+    )
     max_samples: int | None = setting(None, "stop after this many sequences", within=_COUNT, deferred=True)
     target_accuracy: float | None = setting(
         None, "stop when an evaluation's masked-LM accuracy reaches this", within="(0, 1]", deferred=True

@@ -95,9 +95,9 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         train=train,
         ranks=resolve_ranks(arguments),
         model=model,
-        model_origin=f"{describe_origin(arguments.config_file, checkpoint_dir, model)}, "
-        + _describe_weights(arguments, checkpoint_dir),
-        initial_weights=checkpoint_dir,
+        model_origin=describe_origin(arguments.config_file, checkpoint_dir, model)
+        + _describe_empty_folder(arguments, checkpoint_dir),
+        initial_weights=None if checkpoint_dir is None else Path(checkpoint_dir),
         vocab_file=vocab_file,
         do_lower_case=arguments.do_lower_case if text is None else text.lowers,
         text=text,
@@ -106,7 +106,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     )
 
 
-def _find_initial_model(arguments: argparse.Namespace) -> Path | None:
+def _find_initial_model(arguments: argparse.Namespace) -> str | None:
     """Return the model folder to start from, or None for new weights.
 
     Phase 1 takes an empty CHECKPOINT_DIR for none: Intel's instructions set one that phase 1 is to fill.
@@ -114,11 +114,10 @@ def _find_initial_model(arguments: argparse.Namespace) -> Path | None:
     folder: Path | None = arguments.checkpoint_dir
     if folder is not None and arguments.phase == 1 and folder.is_dir() and not any(folder.iterdir()):
         return None
-    return folder
+    return None if folder is None else str(folder)
 
 
-def _describe_weights(arguments: argparse.Namespace, checkpoint_dir: Path | None) -> str:
-    if checkpoint_dir is not None:
-        return f"starting from the weights in {checkpoint_dir}"
-    empty = "" if arguments.checkpoint_dir is None else f" (CHECKPOINT_DIR {arguments.checkpoint_dir} is empty)"
-    return f"starting from new weights{empty}"
+def _describe_empty_folder(arguments: argparse.Namespace, checkpoint_dir: str | None) -> str:
+    if checkpoint_dir is not None or arguments.checkpoint_dir is None:
+        return ""
+    return f", new weights as CHECKPOINT_DIR {arguments.checkpoint_dir} is empty"

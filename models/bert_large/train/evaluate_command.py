@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
         with ranks.failing_together():
             engine, _ = resolve_engine(arguments.engine, arguments.precision)
             config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
-            # Every rank indexes the records for itself: there may be no folder that all ranks share.
+            # Every rank indexes the records for itself: ranks may not share a folder.
             dataset = open_eval_data(arguments.eval_dir, Path(index_dir), config, Ranks())
             model = BertForPreTraining(config, engine)
             load_model(arguments.checkpoint_dir, model)

@@ -1,11 +1,13 @@
-"""Settings, seeds and figures over seeds."""
+"""Settings, seeds and metrics over seeds."""
 
 from __future__ import annotations
 
 import math
 import sys
+from pathlib import Path
 
 import pytest
+from bert_large.cli import build_parser
 from bert_large.errors import InputError
 from bert_large.finetune.command import parse_seeds
 from bert_large.finetune.results import best_seed, summarize, table_lines
@@ -14,17 +16,23 @@ from bert_large.finetune.settings import FinetuneSettings
 from tests.support.runs import run_here
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InputError) as error:
-        FinetuneSettings(epochs=0, learning_rate=math.nan, warmup_share=1.0, weight_decay=-1, precision="fp16")
-    for text in (
-        "epochs is 0, expected > 0",
-        "learning_rate is nan, expected > 0",
-        "warmup_share is 1.0, expected 0 <= share < 1",
-        "weight_decay is -1, expected >= 0",
-        "precision is 'fp16', expected one of fp32, avx-fp32, bf16, bf32",
-    ):
+        FinetuneSettings(epochs=0, learning_rate=math.nan, warmup_share=1.0, weight_decay=math.inf, precision="fp16")
+    for text in ("--epochs is 0", "--learning-rate is nan", "--warmup-share is 1.0", "--weight-decay is inf",
+                 "--precision is 'fp16'"):  # fmt: skip
         assert text in str(error.value)
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script's names are read; a number of epochs may be written as 3.0."""
+    variables = {"TASK": "rte", "CHECKPOINT_DIR": "m", "OUTPUT_DIR": "o", "DATASET_DIR": "d", "EPOCHS": "3.0",
+                 "batch_size": "16", "SEEDS": "1,2", "PRECISION": "BF16"}  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    parsed = build_parser("finetune").parse_args(["finetune", "--from-environment", "--seed", "7"])
+    assert (parsed.data_dir, parsed.epochs, parsed.batch_size) == (Path("d"), 3, 16)
+    assert (parsed.precision, parsed.seed, parsed.seeds, parsed.learning_rate) == ("bf16", "7", None, None)
 
 
 def test_seeds() -> None:
@@ -35,9 +43,7 @@ def test_seeds() -> None:
             parse_seeds(text)
 
 
-def test_packages_that_are_missing_are_told(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     assert run_here("finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o") == 2
     error = capsys.readouterr().err
@@ -46,10 +52,10 @@ def test_packages_that_are_missing_are_told(
     assert "FINETUNE=1 ./build.sh" in error
 
 
-def test_help_tells_where_squad_differs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_the_defaults_of_squad(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("finetune", "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "squad2 are others: max seq length 384, batch size 24, learning rate 3e-05, epochs 2." in printed
+    assert "squad2" in printed and "max seq length 384, batch size 24, learning rate 3e-05, epochs 2" in printed
 
 
 def seed(number: int, accuracy: float) -> dict[str, object]:
@@ -60,8 +66,8 @@ def seed(number: int, accuracy: float) -> dict[str, object]:
 def test_mean_and_deviation_over_seeds() -> None:
     """0.5, 0.6 and 0.8: mean 19/30; squared deviations 16/900, 1/900 and 25/900 over two."""
     seeds = [seed(1, 0.5), seed(2, 0.6), seed(3, 0.8)]
-    figures = summarize(seeds)["validation"]["accuracy"]
-    assert figures == pytest.approx({"mean": 19 / 30, "standard_deviation": math.sqrt(42 / 1800)})
+    metrics = summarize(seeds)["validation"]["accuracy"]
+    assert metrics == pytest.approx({"mean": 19 / 30, "standard_deviation": math.sqrt(42 / 1800)})
     assert best_seed(seeds, "accuracy") == 3
     lines = list(table_lines("sst2", {"seeds": seeds, "summary": summarize(seeds)}))
     assert lines[1].split() == ["validation", "accuracy", "0.6333", "0.1528", "0.5000", "0.6000", "0.8000"]

@@ -115,4 +115,8 @@ def describe_settings(settings: Mapping[str, Resolved]) -> list[str]:
     by_origin: dict[str, list[str]] = {}
     for name, setting in settings.items():
         by_origin.setdefault(setting.origin, []).append(f"{name} {describe_value(setting.value)}")
-    return [f"from {origin}: {', '.join(by_origin[origin])}" for origin in by_origin]
+    lines = [f"from {origin}: {', '.join(by_origin[origin])}" for origin in by_origin]
+    warmup, total = (settings[name].value if name in settings else 0 for name in ("warmup_steps", "total_steps"))
+    if warmup > total:
+        lines.append(f"warning: warmup_steps {warmup} exceed total_steps {total}: the learning rate only rises")
+    return lines
