@@ -12,14 +12,14 @@ from bert_large.cli import build_parser  # noqa: E402
 from bert_large.config.reference import make_page, make_shell_lists  # noqa: E402
 
 COMMANDS = ("pretrain", "evaluate", "finetune", "corpus", "vocab", "prepare", "pick")
-REGENERATE = "python3 .ci/settings.py"
+REGENERATE = ".venv/bin/python .ci/settings.py"
 
 
 def main(arguments: list[str]) -> int:
     """Write the files; with `--check`, only return 1 if one of them is not current."""
     commands = {name: build_parser(name).settings_of_command(name) for name in COMMANDS}
     files = {
-        PROJECT / "docs/settings.md": make_page(commands, f"{REGENERATE}"),
+        PROJECT / "docs/settings.md": make_page(commands, REGENERATE),
         PROJECT / "quickstart/variables.sh": make_shell_lists(commands, REGENERATE),
     }
     outdated = [path for path, text in files.items() if not path.exists() or path.read_text(encoding="utf-8") != text]

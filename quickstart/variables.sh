@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# The variables of the scripts, generated from the package's settings by: python3 .ci/settings.py
+# The variables of the scripts, generated from the package's settings by: .venv/bin/python .ci/settings.py
 # shellcheck disable=SC2034  # used by the scripts that source this file
 
 PRETRAIN_VARIABLES=(

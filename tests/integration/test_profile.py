@@ -73,9 +73,9 @@ def test_a_run_that_ends_between_the_profiled_steps(task: Task, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"profile_steps": 2}, "--profile-steps is given without --profile"),
-        ({"profile": True, "profile_steps": 0}, "--profile-steps is 0, expected > 0"),
-        ({"profile": True, "global_batch_size": 100_000}, "makes too large a trace"),
+        ({"profile_steps": 2}, "--profile-steps"),
+        ({"profile": True, "profile_steps": 0}, "--profile-steps is 0"),
+        ({"profile": True, "global_batch_size": 100_000}, "--profile: "),
     ],
 )
 def test_refused(

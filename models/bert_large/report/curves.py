@@ -88,7 +88,7 @@ def condense(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def draw(chart: Chart, runs: Sequence[RecordedRun]) -> Figure:
     """Draw one chart of all runs; raises `InputError` without matplotlib."""
-    with _style():
+    with drawing_style():
         from matplotlib.figure import Figure
         from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 
@@ -131,14 +131,15 @@ def as_png(figure: Figure) -> bytes:
 
 def _save(figure: Figure, kind: str, **options: Any) -> bytes:
     content = io.BytesIO()
-    with _style(), warnings.catch_warnings():
+    with drawing_style(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # matplotlib's font may lack the characters of a label
         figure.savefig(content, format=kind, **options)
     return content.getvalue()
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def drawing_style() -> Iterator[None]:
+    """Set matplotlib's style for all charts; raises `InputError` without matplotlib."""
     try:
         import matplotlib
     except ModuleNotFoundError as error:

@@ -31,7 +31,17 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
         pictures.append({"svg": svg, "description": _describe(chart, runs)})
         if picture_dir is not None:
             png[picture_dir / f"{chart.name}.png"] = as_png(figure)
-    text = _TEMPLATES.get_template("page.html.j2").render(
+    written = {page: render_page(runs, pictures).encode(errors="replace"), **png}
+    for path, content in written.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with write_atomically(path) as file:
+            file.write(content)
+    return list(written)
+
+
+def render_page(runs: Sequence[RecordedRun], pictures: Sequence[Mapping[str, str]]) -> str:
+    """Return the page's HTML; a picture has the keys `svg`, in Base64, and `description`."""
+    return _TEMPLATES.get_template("page.html.j2").render(
         version=__version__,
         page_color=PAGE_COLOR,
         page_color_on_dark=PAGE_COLOR_ON_DARK,
@@ -44,12 +54,6 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
         times_of_runs=[_times(run) for run in runs],
         settings=_by_name(run.settings for run in runs),
     )
-    written = {page: f"{text}\n".encode(errors="replace"), **png}
-    for path, content in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_atomically(path) as file:
-            file.write(content)
-    return list(written)
 
 
 def _charts_with_values(runs: Sequence[RecordedRun]) -> list[Chart]:

@@ -23,7 +23,7 @@ from bert_large.observe.mlperf import _cut_back
 from bert_large.prepare.manifest import Manifest, read_manifest
 from bert_large.prepare.text_files import MANIFEST_NAME
 from bert_large.report.recorded_run import read_runs
-from bert_large.report.report import _page
+from bert_large.report.report import render_page
 from bert_large.storage.atomic import read_json
 from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, facts_of, write_checksums
 from bert_large.train.run_folder import mark_ended, plan_start, reason_ended
@@ -67,7 +67,7 @@ def record(folder: Path) -> None:
 
 def report(folder: Path) -> None:
     """Make the page without its charts."""
-    _page(read_runs([folder]), [])
+    render_page(read_runs([folder]), [])
 
 
 def resume_metrics(folder: Path) -> None:
