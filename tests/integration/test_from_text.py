@@ -183,7 +183,7 @@ def break_text(place: Path) -> None:
         (clear_text, {}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
         (clear_text, {"output": "new"}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
         (break_text, {"output": "new"}, r"error: TEXT_DIR .*part 1\.txt: line 1: byte 24 is 0xff"),
-        (lambda place: None, {"dataset_dir": "."}, "not allowed with argument"),
+        (lambda place: None, {"dataset_dir": "."}, "--dataset-dir and --text-dir"),
         (lambda place: None, {"text_dir": "nowhere", "output": "new"}, "TEXT_DIR nowhere: .* found nothing"),
     ],
 )

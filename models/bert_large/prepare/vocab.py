@@ -49,8 +49,8 @@ def read_vocab(path: Path) -> Vocabulary:
     for an empty or duplicate line and for a missing special token.
     """
     if path.is_dir() or not path.exists():
-        found = "a folder" if path.is_dir() else "nothing"
-        raise InputError(f"--vocab-file {path}: found {found}, expected a file with one token per line")
+        found = "It is a folder" if path.is_dir() else "No such file"
+        raise InputError(f"--vocab-file {path}: {found}; expected a file with one token per line")
     tokens = _tokens_of(path)
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
