@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
-from bert_large.prepare.casing import resolve_casing
-from bert_large.prepare.records import make_records
 from bert_large.prepare.settings import InstanceSettings, RecordFileSettings, from_arguments
 
 
@@ -50,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the records that are missing."""
+    # Slow to import, and not needed by `--help`.
+    from bert_large.prepare.casing import resolve_casing
+    from bert_large.prepare.records import make_records
+
     settings, files = from_arguments(InstanceSettings, arguments), from_arguments(RecordFileSettings, arguments)
     options = from_arguments(PrepareOptions, arguments)
     casing = resolve_casing(options.vocab_file, options.do_lower_case, options.strip_accents)

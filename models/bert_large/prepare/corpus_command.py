@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
-from bert_large.prepare.corpus import make_corpus
 from bert_large.prepare.settings import CorpusSettings, from_arguments
 
 
@@ -34,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the corpus, or verify that it is there."""
+    from bert_large.prepare.corpus import make_corpus  # slow to import, and not needed by `--help`
+
     settings = from_arguments(CorpusSettings, arguments)
     print(make_corpus(arguments.input_dir, arguments.output_dir, settings, overwrite=arguments.overwrite))
     return 0

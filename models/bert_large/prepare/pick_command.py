@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
-from bert_large.prepare.pick import pick_records
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Pick the records."""
+    from bert_large.prepare.pick import pick_records  # slow to import, and not needed by `--help`
+
     print(
         pick_records(
             arguments.input_dir,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
 from bert_large.prepare.settings import VocabularySettings, from_arguments
-from bert_large.prepare.vocab import make_vocabulary
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train the vocabulary and write it."""
+    from bert_large.prepare.vocab import make_vocabulary  # slow to import, and not needed by `--help`
+
     settings = from_arguments(VocabularySettings, arguments)
     print(make_vocabulary(arguments.input_dir, arguments.output_file, settings, overwrite=arguments.overwrite))
     return 0
