@@ -79,4 +79,4 @@ def test_ranks_that_could_do_better(machine: str, variables: dict[str, str], fou
 
 def test_ranks_that_cannot_be(tmp_path: Path) -> None:
     (finding,), plan = check_ranks({"RANKS_PER_NODE": "5000"}, read_machine("two_nodes", tmp_path))
-    assert plan is None and finding.level == PROBLEM and "5000 ranks are asked for" in finding.remedy
+    assert plan is None and finding.level == PROBLEM and "5000 ranks" in finding.remedy
