@@ -26,7 +26,6 @@ from bert_large.errors import InputError, UserError, print_error
 
 _DEFAULT_PORT = 29500  # that of torchrun
 _LOOPBACK, _LOOPBACK_INTERFACE = "127.0.0.1", "lo"
-_MAX_RANKS = 4096
 _STOP_SECONDS = 600
 """How long torchrun waits for ranks after a signal, instead of 30 s: they finish their step and save a checkpoint."""
 
@@ -73,11 +72,7 @@ class Plan:
 def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
     """Return the plan that the environment variables describe for a machine; raises `InputError`."""
     machines = find_machines(variables)
-    ranks = (
-        whole_number(variables, "RANKS_PER_NODE", least=1, most=_MAX_RANKS)
-        or machines.own_ranks
-        or default_ranks(topology)
-    )
+    ranks = whole_number(variables, "RANKS_PER_NODE", least=1) or machines.own_ranks or default_ranks(topology)
     bound = variables.get("BIND") or "auto"
     if bound not in ("auto", "none"):
         raise InputError(f"BIND is {bound!r}, expected auto or none")
