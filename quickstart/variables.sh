@@ -147,9 +147,9 @@ END
 }
 
 FINETUNE_VARIABLES=(
-  TASK DATASET_DIR CHECKPOINT_DIR OUTPUT_DIR VOCAB_FILE DO_LOWER_CASE SEEDS SEED SAVE_EVERY RESUME EPOCHS BATCH_SIZE
-  LEARNING_RATE WARMUP_SHARE WEIGHT_DECAY MAX_SEQ_LENGTH PRECISION MAX_TRAIN_SAMPLES MAX_EVAL_SAMPLES HF_HOME
-  OMP_NUM_THREADS ALLOCATOR OPENMP MODEL_DIR
+  TASK DATASET_DIR CHECKPOINT_DIR OUTPUT_DIR VOCAB_FILE DO_LOWER_CASE SEEDS SEED SAVE_EVERY RESUME PREDICT_ONLY EPOCHS
+  BATCH_SIZE LEARNING_RATE WARMUP_SHARE WEIGHT_DECAY MAX_SEQ_LENGTH PRECISION MAX_TRAIN_SAMPLES MAX_EVAL_SAMPLES
+  HF_HOME OMP_NUM_THREADS ALLOCATOR OPENMP MODEL_DIR
 )
 FINETUNE_INPUTS=(
   DATASET_DIR CHECKPOINT_DIR VOCAB_FILE MODEL_DIR
@@ -159,6 +159,7 @@ FINETUNE_OUTPUTS=(
 )
 declare -A FINETUNE_CHOICES=(
   [DO_LOWER_CASE]='0 1 false true no yes'
+  [PREDICT_ONLY]='0 1 false true no yes'
   [RESUME]='auto never'
   [PRECISION]='fp32 avx-fp32 bf16 bf32'
   [ALLOCATOR]='auto system tcmalloc jemalloc'
@@ -166,7 +167,8 @@ declare -A FINETUNE_CHOICES=(
 )
 print_FINETUNE_help() {
   cat <<'END'
-  TASK                    one of cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, squad, squad2, ner
+  TASK                    one of cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, squad, squad2, ner,
+                          classification
   DATASET_DIR             folder of the task's files, or of GLUE's folders (default: from Hugging Face's hub)
   CHECKPOINT_DIR          model_save folder to start from
   OUTPUT_DIR              folder for everything that the run writes; one per run
@@ -177,6 +179,8 @@ print_FINETUNE_help() {
   SEED                    train once, with this seed
   SAVE_EVERY              steps between checkpoints (default: 200)
   RESUME                  auto: continue the folder's run; never: refuse a folder that holds a run (default: auto)
+  PREDICT_ONLY            only predict, with a fine-tuned model as CHECKPOINT_DIR; no training file is needed
+                          (default: false)
   EPOCHS                  passes over the training examples (default: 3)
   BATCH_SIZE              sequences per optimizer step, and per pass when predicting (default: 32)
   LEARNING_RATE           peak learning rate of AdamW; it decays linearly to 0 (default: 2e-05)

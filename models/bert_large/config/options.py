@@ -258,7 +258,7 @@ class CommandParser(argparse.ArgumentParser):
 
 
 def find_nearest(word: str, known: Iterable[str]) -> str | None:
-    """Return the known name that a misspelt one most resembles, or None if it resembles none."""
+    """Return the known name that a misspelled one most resembles, or None if it resembles none."""
     import difflib  # only in error messages
 
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)

@@ -179,7 +179,7 @@ def test_unknown_recipe_is_refused() -> None:
 def test_unknown_settings_and_wrong_values_of_a_recipe_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A misspelt setting, or a wrong value, must not be ignored."""
+    """A misspelled setting, or a wrong value, must not be ignored."""
     (tmp_path / "mine.yaml").write_text("description: x\nphases: [1]\nsettings: {learning_rat: 1.0, seed: 1}\n")
     monkeypatch.setattr(recipes.resources, "files", lambda package: tmp_path)
     with pytest.raises(InputError, match=r"mine.* learning_rat$"):

@@ -117,20 +117,20 @@ def test_the_name_used_here_wins_over_its_alias(phase_1: Sandbox) -> None:
 
 
 @pytest.mark.parametrize(
-    ("misspelt", "meant"),
+    ("misspelled", "meant"),
     [
         ("PRECISON", "PRECISION"), ("MAX_STEP", "MAX_STEPS"), ("MAX_SETPS", "MAX_STEPS"), ("BATCHSIZE", "BATCH_SIZE"),
         ("LEARNING_RATES", "LEARNING_RATE"), ("ENGIME", "ENGINE"), ("max_steps", "MAX_STEPS"),
         ("DATASET_DIRS", "DATASET_DIR"), ("RUNTIM", "RUNTIME"),
     ],
 )  # fmt: skip
-def test_a_misspelt_variable_is_noticed(phase_1: Sandbox, misspelt: str, meant: str) -> None:
-    phase_1.variables[misspelt] = "1"
+def test_a_misspelled_variable_is_noticed(phase_1: Sandbox, misspelled: str, meant: str) -> None:
+    phase_1.variables[misspelled] = "1"
     error = refused(phase_1, PHASE_1)
-    assert misspelt in error and f"{meant}?" in error
+    assert misspelled in error and f"{meant}?" in error
 
 
-def test_other_variables_are_not_misspelt(phase_1: Sandbox) -> None:
+def test_other_variables_are_not_misspelled(phase_1: Sandbox) -> None:
     """Variables of other programs, of other scripts of ours, short names, and names without a value."""
     others = ("HOSTNAME", "LANGUAGE", "RANK", "LOCAL_RANK", "PYTHON3", "TASKS", "SEEDS", "SHELL", "PHASE", "WORKERS",
               "MODEL", "OMP_NUM_TEAMS", "SLURM_NNODES", "PYTHONPATH", "PRECISION_MODE", "MAX_JOBS",

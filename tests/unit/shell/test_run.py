@@ -303,7 +303,7 @@ def test_fine_tuning_in_a_container(finetune: Sandbox) -> None:
 
 
 def test_what_comes_from_the_hub_is_kept(finetune: Sandbox) -> None:
-    """Its folder is made, and mounted like the output; with files at hand nothing comes from there."""
+    """Its folder is made, and mounted like the output; with files available nothing comes from there."""
     finetune.fake("docker")
     cache = finetune.directory / "the cache"
     finetune.variables |= {"SCRIPT": "run_finetune.sh", "HF_HOME": str(cache)}
