@@ -7,14 +7,12 @@ without its prefix `bert.`). Types: half precision is read as float32.
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from bert_large.errors import DamageError, InputError
 from bert_large.storage.atomic import read_json
@@ -44,6 +42,10 @@ NEXT_SENTENCE = "cls.seq_relationship.weight"
 NEXT_SENTENCE_HEAD = ("bert.pooler.", "cls.seq_relationship.")
 TASK_HEADS = ("classifier.", "pre_classifier.", "qa_outputs.")
 _NAMED = 3
+
+
+class NonFiniteWeightsError(InputError):
+    """A model's weights contain NaN or infinity."""
 
 
 def find_file(folder: Path, names: Iterable[str]) -> Path | None:
@@ -144,15 +146,14 @@ class WeightFiles:
 
 
 def as_float32(path: Path, name: str, tensor: torch.Tensor) -> torch.Tensor:
-    """Return a tensor of weights as float32; raise `InputError`, which names it, if values are not finite numbers."""
+    """Return a tensor of weights as float32; raise `NonFiniteWeightsError`, which names it, for NaN or infinity."""
     if not tensor.is_floating_point():
         raise InputError(f"{path}: {name} is of type {tensor.dtype}, expected floating point")
     tensor = tensor.float()
     if not tensor.isfinite().all():
-        count = int((~tensor.isfinite()).sum())
-        raise InputError(
-            f"{path}: {name} has {count} values that are not finite (NaN or infinity); take weights from before the "
-            "training diverged"
+        raise NonFiniteWeightsError(
+            f"{path}: {name} contains NaN or infinity; training diverged before it was saved. Use the weights of an "
+            "earlier checkpoint"
         )
     return tensor
 
@@ -164,17 +165,22 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
             file = safe_open(path, framework="pt")
             return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]  # noqa: SIM118
         # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are not archives and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # for a damaged file PyTorch raises errors of many kinds
         kind = "safetensors file" if path.suffix == ".safetensors" else "file of PyTorch tensors"
         raise InputError(f"{path} is damaged or not a {kind}: {(str(error) or repr(error)).splitlines()[0]}") from None
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path} holds a {type(content).__name__} of other things than tensors by name")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in content.items()}  # type: ignore[misc]
+
+
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _current_names(stored: Collection[str]) -> dict[str, str]:
