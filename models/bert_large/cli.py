@@ -10,7 +10,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from bert_large import __version__
+from bert_large import __version__, standard_streams
 from bert_large.errors import UserError
 
 # command: (module with add_arguments(parser) and run(arguments) -> int, one line of help).
@@ -54,6 +54,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code: 0 done, 2 wrong input, 1 any other failure."""
+    standard_streams.open_missing()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     module = importlib.import_module(COMMANDS[arguments.command][0])
     if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a path may have bytes that are no UTF-8
@@ -61,16 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if os.getpid() == 1:  # of a container: there a signal without a handler does nothing
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
-        return int(module.run(arguments))
+        code = int(module.run(arguments))
+        sys.stdout.flush()  # here, where a failure can be reported, and not at Python's end
+        return code
     except UserError as error:
         if not error.reported_by_another_rank:
-            print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
+            standard_streams.print_error(f"bert-large {arguments.command}: error: {error}")
         return error.exit_code
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        standard_streams.discard(sys.stdout)
         return 1
     except OSError as error:  # a full disk, an unreadable file: the system's message names the cause and the file
-        print(f"bert-large {arguments.command}: error: {error}", file=sys.stderr)
+        standard_streams.print_error(f"bert-large {arguments.command}: error: {error}")
+        standard_streams.flush_or_discard(sys.stdout)
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT

@@ -1,4 +1,4 @@
-"""The package's logger: lines on standard output, and all of them in a run's log file."""
+"""The package's logger: lines on standard output, and all lines in a run's log file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bert_large.errors import WriteError
+from bert_large.standard_streams import discard, print_error
 from bert_large.storage.atomic import GrowingFile
 
 LOGGER = logging.getLogger("bert_large")
 
 
 class _LineFormatter(logging.Formatter):
-    """A time and the message; bytes of a path that are no UTF-8, which files and terminals refuse, are spelled out."""
+    """Formats a line as time and message; escapes undecodable bytes of paths, which files and terminals reject."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
@@ -25,18 +26,34 @@ class _LineFormatter(logging.Formatter):
         return super().format(record).encode(errors="backslashreplace").decode()
 
 
-class _BarSafeHandler(logging.Handler):
-    """Prints to standard output above a progress bar, if one is drawn, what the bar does not show already."""
+class _ScreenHandler(logging.Handler):
+    """Prints lines to standard output, above the progress bar if there is one.
+
+    The log file has every line, so losing standard output (a closed pipe or terminal, a full disk) ends no run: from
+    then on, lines go to the log file only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_lost = False
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "shown_by_bar", False) and sys.stdout.isatty():
+        if self._is_lost or (getattr(record, "shown_by_bar", False) and sys.stdout.isatty()):
             return
-        tqdm.write(self.format(record), file=sys.stdout)
-        sys.stdout.flush()
+        try:
+            tqdm.write(self.format(record), file=sys.stdout)
+            sys.stdout.flush()
+        except (OSError, ValueError) as error:
+            self._is_lost = True
+            discard(sys.stdout)
+            reason = getattr(error, "strerror", None) or error
+            text = f"warning: standard output cannot be written ({reason}); the log continues in the log file"
+            print_error(text)
+            LOGGER.warning(text)
 
 
 class LogFileHandler(logging.Handler):
-    """Appends to a file, and raises what befalls it, such as a full disk; Python's own prints it and goes on."""
+    """Appends lines to a file and raises write errors, such as a full disk, which `logging.FileHandler` only prints."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -51,8 +68,8 @@ class LogFileHandler(logging.Handler):
 
 
 def start_logging(log_file: Path | None) -> None:
-    """Send the package's log to standard output and `log_file`; ranks without a file stay silent below warnings."""
-    handlers: list[logging.Handler] = [_BarSafeHandler()]
+    """Send the package's log to standard output and `log_file`; ranks without a file print warnings only."""
+    handlers: list[logging.Handler] = [_ScreenHandler()]
     if log_file is not None:
         handlers.append(LogFileHandler(log_file))
     for handler in handlers:
@@ -63,7 +80,7 @@ def start_logging(log_file: Path | None) -> None:
 
 
 def log_to_file_only(text: str) -> None:
-    """Write a line to the log file, for what is printed elsewhere; a disk that takes no line must not hide it."""
+    """Write a line that is printed elsewhere to the log file. A failure to write it must not hide what it reports."""
     for handler in LOGGER.handlers:
         if isinstance(handler, LogFileHandler):
             with contextlib.suppress(WriteError):

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import finished, signal_at, task
+from tests.support.tasks import finished, signal_at, task
 
 _BLOCK_BYTES = 4096
 __all__ = ["SmallDisk", "finished", "signal_at", "small_disk", "task"]
 
 
 class SmallDisk:
-    """A file system in memory of a few megabytes."""
+    """A file system of a few megabytes in memory."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -25,27 +25,27 @@ class SmallDisk:
         subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "small", str(folder)], check=True)
 
     def fill(self) -> None:
-        """Leave no room at all: neither in free blocks nor in the last one of files that grow by lines."""
+        """Leave no free space at all, neither in free blocks nor in the last block of files that grow by lines."""
         for path in self.folder.rglob("*"):
             if path.name in ("train.log", "metrics.jsonl") or path.name.startswith("events."):
                 with path.open("ab") as file:
-                    file.write(b" " * (-file.tell() % _BLOCK_BYTES))
+                    file.write(b" " * (-path.stat().st_size % _BLOCK_BYTES))
         with contextlib.suppress(OSError), (self.folder / "filler").open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(_BLOCK_BYTES))
 
-    def make_room(self) -> None:
+    def free_space(self) -> None:
         """Undo `fill`."""
         (self.folder / "filler").unlink()
 
     def make_read_only(self) -> None:
-        """Refuse all writes from now on."""
+        """Reject all writes from now on."""
         subprocess.run(["mount", "-o", "remount,ro", str(self.folder)], check=True)
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """Return a disk mounted at `tmp_path / "disk"`; its tests skip where a mount is not allowed."""
+    """Return a disk mounted at `tmp_path / "disk"`; skip the test if mounting is not allowed."""
     if os.getuid() != 0:
         pytest.skip("mounting a small disk needs root")
     try:

@@ -1,9 +1,10 @@
-"""Kill a run of the demo's size again and again, resume it each time, and compare its end with a run left alone.
+"""Kill a run of the demo's size again and again, resume it each time, and compare it with an undisturbed run.
 
     python -m tests.fault.kills --kills 50 [--ranks 2] [--seed 1] [--folder DIR]
 
-Kills are SIGKILL. Each one waits for the file system to show a phase of the run, then for a random moment more. Where
-it fell is told from what it left. With several ranks, which torchrun starts, one of them is killed, at random.
+Kills are SIGKILL. Each one waits until files show that the run is in a certain phase, and then for a random time. The
+phase in which a kill happened is derived from the files that it left. With several ranks, started by torchrun, a random
+one is killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tests.support.runs import (
     PROJECT,
     TIMINGS,
     Task,
+    children,
     eval_rows,
     finish,
     run_torchrun,
@@ -45,7 +47,7 @@ _TIMEOUT_SECONDS = 300.0
 
 
 def demo_task(folder: Path, max_steps: int) -> Task:
-    """Return a task of the demo's model, on made-up records, that saves and evaluates often."""
+    """Return a task with the demo's model and random records that saves and evaluates often."""
     data = folder / "data"
     write_folder(data / "seq_128", make_records(1000, lengths=(40, 128), vocab_size=4096), shards=2)
     write_folder(data / "eval", make_records(150, seed=1, lengths=(40, 128), vocab_size=4096))
@@ -59,17 +61,17 @@ def demo_task(folder: Path, max_steps: int) -> Task:
 
 @dataclasses.dataclass
 class Killer:
-    """Starts a run's command over and over, and kills it."""
+    """Starts the command of a run again and again, and kills it."""
 
     task: Task
     output: Path
     ranks: int
     random: random.Random
-    fell_into: Counter[str] = dataclasses.field(default_factory=Counter)
-    """Kills by the phase that they fell into."""
+    phases: Counter[str] = dataclasses.field(default_factory=Counter)
+    """Number of kills by phase."""
 
     def kill(self, aim: str) -> bool:
-        """Start the run and kill it in phase `aim`; return False if it ended by itself before."""
+        """Start the run and kill it in phase `aim`; return False if it ended before."""
         process = self._start()
         log_bytes = self._log().stat().st_size if self._log().exists() else 0
         try:
@@ -81,11 +83,11 @@ class Killer:
         if (self.output / "ended.json").exists():
             return False
         assert done.returncode in (-signal.SIGKILL, 128 + signal.SIGKILL, 1), done.stderr
-        self.fell_into[self._phase(log_bytes)] += 1
+        self.phases[self._phase(log_bytes)] += 1
         return True
 
     def run_to_the_end(self) -> None:
-        """Resume a last time and let it end."""
+        """Resume a last time, without a kill."""
         (done,) = finish([self._start()])
         assert done.returncode == 0, done.stderr
 
@@ -94,13 +96,13 @@ class Killer:
         return start_process(*arguments) if self.ranks == 1 else start_torchrun(self.ranks, *arguments)
 
     def _wait_for(self, aim: str, process: subprocess.Popen[str], log_bytes: int) -> None:
-        """Return when the run is in a phase, and a random moment later; or when it has ended."""
+        """Return a random time after the run entered a phase, or when it has ended."""
         checkpoints, rows = self.output / "checkpoints", self._count_rows()
 
         def is_amid(pattern: str, folder: Path = checkpoints) -> bool:
             return any(folder.glob(pattern))
 
-        # What shows each phase, and how long it may last in seconds.
+        # How files show each phase, and the longest time to wait in it, in seconds.
         shows: dict[str, tuple[Callable[[], bool], float]] = {
             "start-up": (lambda: True, 6.0),
             "step": (lambda: self._count_rows() > rows + 1, 0.3),
@@ -127,25 +129,25 @@ class Killer:
         return self.random.choice(workers)
 
     def _phase(self, log_bytes: int) -> str:
-        """Tell from what a kill left which phase it fell into."""
-        told = self._log().read_text()[log_bytes:] if self._log().exists() else ""
+        """Return the phase in which a kill happened, derived from the files that it left."""
+        logged = self._log().read_text()[log_bytes:] if self._log().exists() else ""
         if any(self.output.glob("checkpoints/.partial-step-*")):
             return "a checkpoint's writing"
         if any(self.output.glob("checkpoints/.partial-removed-*")):
             return "a checkpoint's deletion"
         if self.has_last_checkpoint():
             return "the end, before ended.json"
-        if "settings from" not in told:
+        if "settings from" not in logged:
             return "start-up"
         return "an evaluation" if self._awaits_evaluation() else "a step"
 
     def has_last_checkpoint(self) -> bool:
-        """Tell whether the run has only its results to leave."""
+        """Return whether the run has only to write its results."""
         last = self.task.settings["max_steps"]
         return (self.output / "checkpoints" / f"step-{last:08d}").exists() and not (self.output / "ended.json").exists()
 
     def _awaits_evaluation(self) -> bool:
-        """Tell whether the newest row is of a step that an evaluation follows."""
+        """Return whether the newest row is that of a step that is followed by an evaluation."""
         metrics = self.output / "metrics.jsonl"
         last = metrics.read_text().rstrip("\n").rpartition("\n")[2] if metrics.exists() else ""
         return '"event": "step"' in last and any(
@@ -160,16 +162,8 @@ class Killer:
         return self.output / "train.log"
 
 
-def children(pid: int) -> list[int]:
-    """Return the processes that a process has started and that live."""
-    found = []
-    for thread in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(word) for word in (thread / "children").read_text().split()]
-    return found
-
-
 def assert_same_end(found: Path, expected: Path) -> None:
-    """Compare all that two ended runs leave but timings: metrics, TensorBoard, checkpoints and model, bit for bit."""
+    """Compare all files of two ended runs without timings: metrics, TensorBoard, checkpoints and model, bit for bit."""
     for rows in (step_rows, eval_rows):
         assert without_timings(rows(found)) == without_timings(rows(expected))
     steps = [row["step"] for row in step_rows(found)]
@@ -186,12 +180,12 @@ def assert_same_end(found: Path, expected: Path) -> None:
 
 
 def is_timing(tag: str) -> bool:
-    """Tell whether a scalar need not repeat."""
+    """Return whether a scalar differs between equal runs."""
     return tag.partition("/")[2] in TIMINGS
 
 
 def _files(output: Path) -> list[Path]:
-    """Return a run's files; TensorBoard has one a start."""
+    """Return a run's files without those of TensorBoard, of which each start creates one."""
     paths = (path.relative_to(output) for path in output.rglob("*") if path.is_file())
     return sorted(path for path in paths if path.parts[0] != "tensorboard")
 
@@ -201,31 +195,31 @@ LAST_AIMS = ("results", "model_save")
 
 
 def kill_often(folder: Path, *, aims: Sequence[str], last_aims: Sequence[str], ranks: int, seed: int) -> Counter[str]:
-    """Kill a run once per aim, `last_aims` at its end; assert that it ends as one left alone, and count the kills."""
+    """Kill a run once per aim, with `last_aims` at its end; compare it with an undisturbed run, and count the kills."""
     task = demo_task(folder, max_steps=10 + 3 * len(aims))
     killer = Killer(task, folder / "killed", ranks, random.Random(seed))
     for aim in aims:
-        assert killer.kill(aim), f"the run ended before all kills were made: {killer.fell_into}"
+        assert killer.kill(aim), f"the run ended before all kills: {killer.phases}"
     for aim in last_aims:
-        if not killer.kill(aim):  # these phases are short: on a busy machine one may pass unseen
+        if not killer.kill(aim):  # these phases are short and can be missed on a busy machine
             break
     killer.run_to_the_end()
     if ranks == 1:
-        (done,) = finish([start_process(*task.arguments(folder / "alone"))])
+        (done,) = finish([start_process(*task.arguments(folder / "undisturbed"))])
     else:
-        done = run_torchrun(ranks, *task.arguments(folder / "alone"))
+        done = run_torchrun(ranks, *task.arguments(folder / "undisturbed"))
     assert done.returncode == 0, done.stderr
-    assert_same_end(folder / "killed", folder / "alone")
-    return killer.fell_into
+    assert_same_end(folder / "killed", folder / "undisturbed")
+    return killer.phases
 
 
 def main() -> None:
-    """Parse the command line, kill, and print where the kills fell."""
+    """Parse the command line, run, and print the number of kills in each phase."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50, help="before the end; those at the end come on top")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills, to which some at the end are added")
     parser.add_argument("--ranks", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, help="where to work; kept (default: a temporary folder, removed)")
+    parser.add_argument("--folder", type=Path, help="working folder, which is kept (default: a temporary folder)")
     arguments = parser.parse_args()
     aims = [AIMS[number % len(AIMS)] for number in range(arguments.kills)]
     last_aims = [LAST_AIMS[number % len(LAST_AIMS)] for number in range(max(1, arguments.kills // 8))]
@@ -236,8 +230,8 @@ def main() -> None:
     for phase, count in sorted(found.items()):
         sys.stdout.write(f"{count:4d} kills in {phase}\n")
     sys.stdout.write(
-        f"{sum(found.values())} kills, {arguments.ranks} rank(s), {time.monotonic() - started:.0f} s: the end is "
-        "bit-identical to that of a run left alone\n"
+        f"{sum(found.values())} kills, {arguments.ranks} rank(s), {time.monotonic() - started:.0f} s: the result is "
+        "bit-identical to that of an undisturbed run\n"
     )
 
 

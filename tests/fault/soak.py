@@ -1,13 +1,13 @@
-"""Train for hours and watch what a leak would show in: memory, open files, threads, and speed.
+"""Train for hours and watch memory, open files, threads and speed for signs of a leak.
 
     python -m tests.fault.soak --minutes 120 [--engine eager] [--folder DIR]
 
-One run of the demo's model on made-up records, that evaluates and saves all the time, is watched from outside and then
-asked to stop. The start is left out: until then caches fill. From there to the end a robust trend (the median of the
-slopes between any two points, Theil and Sen) says how much a figure changed over the whole time, so that a moment's
-load by others does not count. Hours of it would: neighbours on the same memory can slow a machine to a fraction. So
-the watcher does a fixed piece of the same work now and then, and speed is judged in its terms. `soak.json` and
-`soak.md` in the folder keep the samples' figures and the verdict.
+A run of the demo's model on random records, which evaluates and saves often, is watched from outside and then asked to
+stop. The start, in which caches fill, is left out. After it, a robust trend (the median of the slopes between any two
+points, Theil and Sen) measures the change of each value over the whole time, so that short loads by other processes do
+not count. Long ones would: neighbours on the same memory can slow a machine down to a fraction of its speed. Therefore
+the watcher repeats a fixed piece of the same work, and speed is measured relative to it. `soak.json` and `soak.md` in
+the folder contain the samples and the verdict.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from bert_large.bench.report import format_markdown
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
 from bert_large.observe.machine import describe_software
+from bert_large.tables import format_markdown
 
 from tests.support.records import make_records, write_folder
 from tests.support.runs import PROJECT, Task, process_environment, step_rows
@@ -51,26 +51,26 @@ _RECORDS: dict[str, Any] = {"lengths": (40, 128), "vocab_size": 4096}
 
 @dataclass(frozen=True)
 class Sample:
-    """What the trainer and all processes that it started have at a moment."""
+    """Resources of the trainer and all processes that it started, at one time."""
 
     seconds: float
-    """Since the first sample."""
+    """Time since the first sample."""
     rss_bytes: int
-    """Resident memory as `ps` shows it: pages that processes share count for each of them."""
+    """Resident memory as shown by `ps`: shared pages count for each process."""
     own_bytes: int
-    """Memory that is theirs: anonymous, shared in parts, and swapped out; without pages of files."""
+    """Anonymous memory, the proportional part of shared memory, and swapped memory; without pages of files."""
     open_files: int
     threads: int
     cpu_seconds: float
-    """Used so far, with that of processes that have ended."""
+    """CPU time used so far, including that of processes that have ended."""
     steps: int
     tokens: float
     reference_seconds: float
-    """Processor time of the reference's step."""
+    """CPU time of the reference's step."""
 
 
 class Reference:
-    """A fixed piece of work of the run's kind: forward and backward of the same model in plain PyTorch, one thread."""
+    """A fixed piece of similar work: forward and backward pass of the same model in plain PyTorch, on one thread."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -79,7 +79,7 @@ class Reference:
         self._batch = make_batch(make_records(16, **_RECORDS), range(16))
 
     def cpu_seconds(self) -> float:
-        """Do it, and return the processor time that it took."""
+        """Run it, and return its CPU time."""
         start = time.process_time()
         self._model.zero_grad()
         self._model(self._batch, None).masked_lm_loss.backward()
@@ -91,14 +91,14 @@ class Window:
     """A minute of a run, or a shorter part of a short one."""
 
     minutes: float
-    """Its middle, since the first sample."""
+    """Middle of the window, since the first sample."""
     steps: int
     sequences_per_second: float
-    """Median over the steps; nan if there were none."""
+    """Median over the steps; NaN if there were none."""
     tokens_per_cpu_second: float
-    """Of evaluations and checkpoints too. Processor time that others take does not lower it, a slower memory does."""
+    """Includes evaluations and checkpoints. Other processes' CPU time does not lower it, slower memory does."""
     tokens_per_reference: float
-    """The same in the processor time of one step of the reference: a slower machine does not lower it."""
+    """The same per CPU time of a step of the reference, which a slower machine does not lower."""
     rss_bytes: float
     own_bytes: float
     open_files: float
@@ -107,18 +107,18 @@ class Window:
 
 @dataclass(frozen=True)
 class Check:
-    """A figure's change over the time after the start, and the most that it may be."""
+    """The change of a value over the time after the start, and its limit."""
 
     name: str
     change: float
     limit: float
     unit: str
     either_way: bool = False
-    """A fall is a failure too."""
+    """A decrease is a failure too."""
 
     @property
     def passes(self) -> bool:
-        """Tell whether the change is small enough."""
+        """Whether the change is within the limit."""
         return (abs(self.change) if self.either_way else self.change) < self.limit
 
     def __str__(self) -> str:
@@ -128,7 +128,7 @@ class Check:
 
 
 def soak_task(folder: Path, **settings: Any) -> Task:
-    """Return a task without an end, of the demo's model, that evaluates and saves every few seconds."""
+    """Return an endless task with the demo's model that evaluates and saves every few seconds."""
     data = folder / "data"
     write_folder(data / "seq_128", make_records(2000, **_RECORDS), shards=4)
     write_folder(data / "eval", make_records(150, seed=1, **_RECORDS))
@@ -150,17 +150,17 @@ class Watcher:
         self._read_bytes = 0
         self._start: float | None = None
         self.steps: list[tuple[float, float]] = []
-        """Of every step: when it was seen, and its sequences per second."""
+        """For every step: when it was seen, and its sequences per second."""
         self.evaluations = 0
         self._tokens = 0.0
         self._reference = Reference()
 
     def sample(self) -> Sample:
-        """Measure now."""
+        """Take a sample."""
         now = time.monotonic()
         self._start = now if self._start is None else self._start
         self._read_rows(now - self._start)
-        processes = [figures for pid in family(self._pid) if (figures := _read_process(pid)) is not None]
+        processes = [values for pid in family(self._pid) if (values := _read_process(pid)) is not None]
         totals = np.sum(processes, axis=0) if processes else np.zeros(5)
         return Sample(now - self._start, int(totals[0]), int(totals[1]), int(totals[2]), int(totals[3]),
                       float(totals[4]), len(self.steps), self._tokens, self._reference.cpu_seconds())  # fmt: skip
@@ -182,7 +182,7 @@ class Watcher:
 
 
 def family(pid: int) -> Iterator[int]:
-    """Yield a process and all that descend from it."""
+    """Yield a process and all its descendants."""
     yield pid
     for thread in _list(Path(f"/proc/{pid}/task")):
         try:
@@ -205,7 +205,7 @@ def _read_process(pid: int) -> tuple[float, float, float, float, float] | None:
     process = Path(f"/proc/{pid}")
     try:
         memory = dict(line.split()[:2] for line in (process / "smaps_rollup").read_text().splitlines()[1:])
-        times = (process / "stat").read_text().rpartition(")")[2].split()[11:15]  # its own, and its ended children's
+        times = (process / "stat").read_text().rpartition(")")[2].split()[11:15]  # also of ended children
     except (FileNotFoundError, ProcessLookupError):
         return None
     own = sum(int(memory[f"{name}:"]) for name in ("Pss_Anon", "Pss_Shmem", "SwapPss"))
@@ -219,9 +219,9 @@ def _read_process(pid: int) -> tuple[float, float, float, float, float] | None:
 
 
 def soak(task: Task, output: Path, seconds: float) -> tuple[list[Sample], Watcher]:
-    """Run the task for so long after its first step, stop it, and return what was seen.
+    """Run the task for so long after its first step, stop it, and return the samples.
 
-    Raises `AssertionError` if the run does not start, ends by itself or does not stop as it should.
+    Raises `AssertionError` if the run does not start, ends early or does not stop on request.
     """
     output.mkdir(parents=True, exist_ok=True)
     with (output / "console.log").open("wb") as log:
@@ -237,9 +237,7 @@ def soak(task: Task, output: Path, seconds: float) -> tuple[list[Sample], Watche
         samples = [watcher.sample()]
         while samples[-1].seconds < seconds:
             time.sleep(interval)
-            assert process.poll() is None, (
-                f"the run ended by itself, with exit code {process.returncode}: see {log.name}"
-            )
+            assert process.poll() is None, f"the run ended early, with exit code {process.returncode}: see {log.name}"
             samples.append(watcher.sample())
         process.send_signal(signal.SIGTERM)
         assert process.wait(timeout=_STOP_SECONDS) == 128 + signal.SIGTERM, f"see {log.name}"
@@ -261,7 +259,7 @@ def _wait_for_first_step(process: subprocess.Popen[bytes], output: Path) -> None
 def _check_outputs(output: Path, watcher: Watcher) -> None:
     steps = [row["step"] for row in step_rows(output)]
     assert steps == list(range(1, len(steps) + 1)), "steps are missing from metrics.jsonl, or there twice"
-    assert watcher.evaluations > 0, "no evaluation came: let it run longer"
+    assert watcher.evaluations > 0, "there was no evaluation: run longer"
     kept = [path.name for path in (output / "checkpoints").iterdir()]
     assert len(kept) == _KEEP_CHECKPOINTS, f"checkpoints are not removed: {kept}"
 
@@ -284,7 +282,7 @@ def windows_of(samples: Sequence[Sample], watcher: Watcher) -> list[Window]:
             steps=inside[-1].steps - inside[0].steps,
             sequences_per_second=statistics.median(speeds) if speeds else float("nan"),
             tokens_per_cpu_second=tokens_per_cpu_second,
-            tokens_per_reference=tokens_per_cpu_second * statistics.mean(its.reference_seconds for its in inside),
+            tokens_per_reference=tokens_per_cpu_second * statistics.mean(sample.reference_seconds for sample in inside),
             **{name: statistics.median(getattr(sample, name) for sample in inside)
                for name in ("rss_bytes", "own_bytes", "open_files", "threads")},
         ))  # fmt: skip
@@ -292,7 +290,7 @@ def windows_of(samples: Sequence[Sample], watcher: Watcher) -> list[Window]:
 
 
 def change_over(times: Sequence[float], values: Sequence[float]) -> float:
-    """Return how much values changed from the first time to the last, by their Theil-Sen trend; nan does not count."""
+    """Return the change of values from the first time to the last by their Theil-Sen trend, ignoring NaN."""
     x, y = np.asarray(times, float), np.asarray(values, float)
     x, y = x[np.isfinite(y)], y[np.isfinite(y)]
     first, second = np.triu_indices(len(x), k=1)
@@ -302,7 +300,7 @@ def change_over(times: Sequence[float], values: Sequence[float]) -> float:
 
 
 def judge(windows: Sequence[Window], memory_limit_percent: float = 1.0) -> list[Check]:
-    """Return the checks of what came after the start: the first ten minutes, or the first tenth of a shorter run."""
+    """Return the checks after the start, which is the first ten minutes, or the first tenth of a shorter run."""
     end = windows[-1].minutes
     start = min(_WARMUP_SECONDS / 60, _WARMUP_SHARE * end)
     counted = [window for window in windows if window.minutes > start]
@@ -342,14 +340,14 @@ def describe(windows: Sequence[Window]) -> list[list[str]]:
 
 
 def write_record(folder: Path, windows: Sequence[Window], checks: Sequence[Check], watcher: Watcher) -> str:
-    """Write `soak.json` and `soak.md`, and return the latter."""
+    """Write `soak.json` and `soak.md`, and return the text of the latter."""
     software = describe_software()
-    figures = {
+    record = {
         "software": software, "steps": len(watcher.steps), "evaluations": watcher.evaluations,
         "checks": [{**asdict(check), "passes": check.passes} for check in checks],
         "windows": [asdict(window) for window in windows],
     }  # fmt: skip
-    (folder / "soak.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (folder / "soak.json").write_text(json.dumps(record, indent=1) + "\n")
     text = (
         f"{time.strftime('%Y-%m-%d')}, {software['cpu']}, torch {software['torch']}: {len(watcher.steps)} steps and "
         f"{watcher.evaluations} evaluations in {windows[-1].minutes:.0f} minutes\n\n"
@@ -360,14 +358,14 @@ def write_record(folder: Path, windows: Sequence[Window], checks: Sequence[Check
 
 
 def main() -> int:
-    """Parse the command line, soak, print the table and the verdict; exit code 1 if a check fails."""
+    """Parse the command line, run, and print the table and the verdict; return 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=120)
     parser.add_argument("--engine", default="auto")
-    parser.add_argument("--folder", type=Path, default=PROJECT / "output" / "soak", help="where to work: a new one")
+    parser.add_argument("--folder", type=Path, default=PROJECT / "output" / "soak", help="a new working folder")
     arguments = parser.parse_args()
     if (arguments.folder / "run").exists():
-        parser.error(f"--folder {arguments.folder} holds a soak already: name another, or remove it")
+        parser.error(f"--folder {arguments.folder} contains a soak already: give another folder, or delete it")
     task = soak_task(arguments.folder, engine=arguments.engine)
     samples, watcher = soak(task, arguments.folder / "run", 60 * arguments.minutes)
     windows = windows_of(samples, watcher)

@@ -1,4 +1,4 @@
-"""A run that is killed at any moment ends as one left alone. `python -m tests.fault.kills` is the long form."""
+"""A run that is killed at any moment has the result of an undisturbed one. `python -m tests.fault.kills` is longer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.fault.kills import kill_often
 
 @pytest.mark.slow
 def test_one_rank(tmp_path: Path) -> None:
-    """Amid a checkpoint's writing, an evaluation, and at the end."""
+    """While a checkpoint is written, in an evaluation, and at the end."""
     found = kill_often(tmp_path, aims=("checkpoint", "evaluation"), last_aims=("model_save",), ranks=1, seed=1)
     assert sum(found.values()) >= 2
 

@@ -1,4 +1,4 @@
-"""The soak finds what it looks for; a short one of a real run. `python -m tests.fault.soak` is the long form."""
+"""The soak detects leaks; a short one of a real run. `python -m tests.fault.soak` is the long form."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MINUTES = 120
 
 
 def windows(**per_minute: float) -> list[Window]:
-    """Return two hours whose figures grow by so much a minute after the first ten, with a neighbour's noise."""
+    """Return two hours whose values grow by so much per minute after the first ten, with noise from other processes."""
     flat = {"sequences_per_second": 100.0, "tokens_per_cpu_second": 1000.0, "tokens_per_reference": 100.0,
             "rss_bytes": 2e9, "own_bytes": 1e9, "open_files": 40.0, "threads": 12.0}  # fmt: skip
     rng = np.random.default_rng(1)
@@ -48,11 +48,11 @@ def failed(checks: list[Check]) -> set[str]:
         ({"threads": 0.02}, {"threads"}),
         ({"tokens_per_reference": -0.1}, {"throughput"}),
         ({"tokens_per_reference": 0.1}, {"throughput"}),
-        ({"tokens_per_cpu_second": -5.0}, set()),  # the machine is slower, for the reference too
+        ({"tokens_per_cpu_second": -5.0}, set()),  # the machine is slower, also for the reference
     ],
 )
 def test_verdicts(per_minute: dict[str, float], expected: set[str]) -> None:
-    """A leak of a ten-thousandth a minute shows; the start, and a moment's load by others, do not."""
+    """A leak of one ten-thousandth per minute is detected; the start and short loads by others do not count."""
     assert failed(judge(windows(**per_minute))) == expected
 
 
@@ -63,7 +63,7 @@ def test_trends() -> None:
 
 
 def test_the_whole_family_is_counted() -> None:
-    """Children of children too."""
+    """Including children of children."""
     inner = f"import subprocess, sys; subprocess.run([{sys.executable!r}, '-c', 'input()'])"
     outer = subprocess.Popen([sys.executable, "-c", inner], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
@@ -72,12 +72,12 @@ def test_the_whole_family_is_counted() -> None:
         assert found[0] == outer.pid and outer.pid in family(os.getpid())
     finally:
         outer.communicate(b"\n")
-    assert list(family(outer.pid)) == [outer.pid]  # one that has ended has none, and is no error
+    assert list(family(outer.pid)) == [outer.pid]  # a process that has ended has no children, which is not an error
 
 
 @pytest.mark.slow
 def test_a_short_soak(tmp_path: Path) -> None:
-    """Files and threads stay as many; half a minute is too short to tell a leak from caches that fill."""
+    """The numbers of files and threads do not grow; half a minute is too short to distinguish a leak from caches."""
     task = soak_task(tmp_path, engine="eager", save_every=10, eval_every_samples=5 * 32)
     samples, watcher = soak(task, tmp_path / "run", seconds=25)
     found = windows_of(samples, watcher)

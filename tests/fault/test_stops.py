@@ -1,4 +1,4 @@
-"""A run that is asked to stop ends soon, with a checkpoint: amid a step, an evaluation, as process 1, as ranks."""
+"""A run that is asked to stop ends soon, with a checkpoint: in a step, in an evaluation, as process 1, as ranks."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from bert_large.data.loader import EvalBatches
 
-from tests.fault.kills import children
-from tests.integration.test_resume import assert_same_run
 from tests.support.runs import (
     Task,
+    assert_same_run,
+    children,
     eval_rows,
     finish,
     process_environment,
@@ -31,15 +31,14 @@ def checkpoints(output: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("step", [1, 4])
-def test_a_step_that_would_end_too_late_is_dropped(
+def test_a_step_that_would_miss_the_deadline_is_dropped(
     task: Task, finished: Path, tmp_path: Path, signal_at: Any, step: int
 ) -> None:
-    """Between two micro-batches: the weights are still those of the step before, which are saved."""
+    """Between two micro-batches, when the weights are still those of the step before, which are saved."""
     signal_at(step)
     assert run_here(*task.arguments(tmp_path, stop_deadline=0)) == 143
     assert [row["step"] for row in step_rows(tmp_path)] == list(range(1, step))
     assert not (tmp_path / "checkpoints").exists() if step == 1 else checkpoints(tmp_path) == [f"step-{step - 1:08d}"]
-    assert f"step {step} would not end within --stop-deadline: dropped" in (tmp_path / "train.log").read_text()
     task.run(tmp_path)
     assert_same_run(tmp_path, finished)
 
@@ -66,9 +65,9 @@ def test_an_evaluation_is_dropped(task: Task, finished: Path, tmp_path: Path, mo
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.getuid() != 0, reason="a process 1 of its own needs root")
+@pytest.mark.skipif(os.getuid() != 0, reason="a new process namespace needs root")
 def test_as_process_1(task: Task, tmp_path: Path) -> None:
-    """As in a container without an init: there a signal without a handler does nothing."""
+    """As in a container without an init process, which ignores signals without a handler."""
     arguments = task.arguments(tmp_path, max_steps=3000, save_every=3000, eval_dir="none", data_workers=1)
     outer = subprocess.Popen(
         ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, "-m", "bert_large", *arguments],
@@ -83,14 +82,15 @@ def test_as_process_1(task: Task, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_ranks_under_torchrun(task: Task, tmp_path: Path) -> None:
-    """torchrun hands the signal on and ends with its code; both ranks drop the same step, then go on as one run."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_two_ranks_under_torchrun(task: Task, tmp_path: Path, number: signal.Signals) -> None:
+    """torchrun forwards the signal and ends with its code; both ranks drop the same step."""
     settings = {"max_steps": 3000, "total_steps": 3000, "save_every": 3000, "eval_dir": "none"}
     process = start_torchrun(2, *task.arguments(tmp_path, **settings, stop_deadline=0))
     wait_for_steps(tmp_path, 3)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     (done,) = finish([process])
-    assert done.returncode == 143, done.stderr
+    assert done.returncode == 128 + number, done.stderr
     steps = [row["step"] for row in step_rows(tmp_path)]
     assert steps == list(range(1, len(steps) + 1)) and len(steps) >= 3
     assert checkpoints(tmp_path) == [f"step-{len(steps):08d}"]

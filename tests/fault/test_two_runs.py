@@ -1,4 +1,4 @@
-"""Two runs in one folder: the second is refused, and does not touch what the first writes."""
+"""Two runs in one folder: the second is refused, and does not touch the files of the first."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tests.support.runs import (
 def test_a_second_run_is_refused(
     task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Alone or as ranks, of which one says so; an evaluation needs no lock, and a killed run leaves none."""
+    """Alone or as ranks, of which one prints the error; an evaluation needs no lock, and a killed run leaves none."""
     settings = {"max_steps": 3000, "total_steps": 3000, "save_every": 2, "eval_dir": "none"}
     first = start_process(*task.arguments(tmp_path, **settings))
     try:
         wait_for_steps(tmp_path, 2)
         assert run_here(*task.arguments(tmp_path, **settings)) == 2
         (line,) = capsys.readouterr().err.splitlines()
-        assert f"error: OUTPUT_DIR {tmp_path} is in use by process {first.pid} on host " in line
+        assert f"OUTPUT_DIR {tmp_path} " in line and str(first.pid) in line
         line = told_once(finish(start_ranks(2, "-m", "bert_large", *task.arguments(tmp_path, **settings))))
-        assert f"is in use by process {first.pid} on host " in line
+        assert str(first.pid) in line
         evaluation = {"checkpoint_dir": finished / "model_save", "eval_dir": task.dataset_dir / "eval"}
         assert run_here("evaluate", *options(**evaluation)) == 0
         assert first.poll() is None

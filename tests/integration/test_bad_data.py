@@ -46,7 +46,7 @@ def test_skipped_from_the_start(copy: Task, tmp_path: Path) -> None:
     whole = copy.run(tmp_path / "whole", **SKIP)
     log = (whole / "train.log").read_text()
     assert f"bad record skipped: {shard_of(copy)}: record 3 at byte {offset}: wrong checksum of a record of " in log
-    assert "1 bad records skipped: the next good one of its shard stands in for each" in log
+    assert "1 bad records skipped" in log
     listed = [json.loads(path.read_text())["bad_records"] for path in (whole / "data_index").glob("*.json")]
     assert sorted(map(len, listed)) == [0, 0, 1]
     parts = tmp_path / "parts"

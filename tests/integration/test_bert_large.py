@@ -1,4 +1,4 @@
-"""The main job at its real size: 24 layers, MLCommons' records, the real commands, both phases."""
+"""The main job at full size: 24 layers, MLCommons' records, the real commands, both phases."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def memory_bytes() -> int:
 
 @pytest.fixture
 def output(tmp_path: Path) -> Iterator[Path]:
-    """A folder that is removed afterwards: pytest keeps its own for a while, and these are 11 GB."""
+    """A folder that is deleted after the test, as it holds 11 GB and pytest keeps its folders for a while."""
     yield tmp_path
     shutil.rmtree(tmp_path)
 
 
 def train(script: str, output_dir: Path, **variables: str) -> int:
-    """Run a phase by run.sh without a container, and return its peak resident memory in bytes."""
+    """Run a phase with run.sh without a container, and return its peak resident memory in bytes."""
     environment = os.environ | {"RUNTIME": "native", "PRECISION": "fp32", "PYTHON": sys.executable, "SCRIPT": script,
                                 "DATASET_DIR": str(SAMPLE), "OUTPUT_DIR": str(output_dir), **variables}  # fmt: skip
     with subprocess.Popen([PROJECT / "run.sh"], env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -62,7 +62,7 @@ def test_both_phases_of_bert_large(output: Path) -> None:
     for folder, steps in ((phase_1, 2), (phase_2, 1)):
         rows = read_rows(folder / "metrics.jsonl", "step")
         assert [row["step"] for row in rows] == list(range(1, steps + 1))
-        # Untrained, the model's guess is about uniform over the vocabulary: ln 30522 = 10.3.
+        # An untrained model's predictions are about uniform over the vocabulary: ln 30522 = 10.3.
         assert all(9 < row["masked_lm_loss"] < 12 for row in rows)
         model, report = AutoModelForPreTraining.from_pretrained(folder / "model_save", output_loading_info=True)
         assert not report["missing_keys"]

@@ -1,4 +1,4 @@
-"""A run's figures as TensorBoard serves them."""
+"""A run's metrics as TensorBoard serves them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-from bert_large.observe.metrics import MetricsWriter, read_rows
+from bert_large.observe.metrics import read_rows
+from bert_large.observe.metrics_writer import MetricsWriter
 
 from tests.support.recorded_runs import record_run
 from tests.support.runs import process_environment
-from tests.unit.observe.test_metrics import EVALUATION, step_figures
+from tests.support.training import EVALUATION, step_metrics
 
-# TensorBoard's own switch to do without TensorFlow, which takes seconds to import.
+# TensorBoard's switch for running without TensorFlow, which takes seconds to import.
 _TENSORBOARD = (
     "import sys, types; sys.modules['tensorboard.compat.notf'] = types.ModuleType('notf'); "
     "from tensorboard.main import run_main; run_main()"
@@ -29,7 +30,7 @@ _TENSORBOARD = (
 
 @contextmanager
 def tensorboard(folder: Path) -> Iterator[str]:
-    """Serve the runs in `folder`; yields the address."""
+    """Serve the runs in `folder`, and yield the address."""
     command = [sys.executable, "-c", _TENSORBOARD, "--logdir", str(folder), "--host", "127.0.0.1", "--port", "0",
                "--load_fast", "false", "--reload_interval", "0"]  # fmt: skip
     server = subprocess.Popen(command, env=process_environment(), stderr=subprocess.PIPE, text=True)
@@ -48,18 +49,18 @@ def tensorboard(folder: Path) -> Iterator[str]:
 
 
 def ask(address: str, route: str, **query: str) -> Any:
-    """Return the JSON that a route of the scalars' API answers."""
+    """Return the JSON reply of a route of the scalars API."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(f"{address}/data/plugin/scalars/{route}?{urlencode(query)}", timeout=60) as reply:
         return json.load(reply)
 
 
-def test_tensorboard_serves_what_metrics_say(tmp_path: Path) -> None:
-    """Every figure of every step and evaluation, of a run that was resumed in between, once."""
+def test_tensorboard_serves_all_metrics_once(tmp_path: Path) -> None:
+    """For every step and evaluation of a run that was resumed."""
     run = record_run(tmp_path / "run", steps=6, skipped_at=3)
     resumed = MetricsWriter(run, 4)
     for step in (5, 6, 7):
-        resumed.step(step_figures(step, learning_rate=5e-4))
+        resumed.step(step_metrics(step, learning_rate=5e-4))
     resumed.evaluation(7, 56, EVALUATION)
     resumed.close()
     expected: dict[str, list[tuple[int, float]]] = {}

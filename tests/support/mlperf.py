@@ -1,4 +1,4 @@
-"""What an MLPerf log holds, and what MLCommons' own checker says of it."""
+"""Reads MLPerf logs, and runs MLCommons' checker on them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.runs import process_environment
 
 
 def events(path: Path) -> list[dict[str, Any]]:
-    """Return a log's events; every line must be one."""
+    """Return a log's events; every line must be an event."""
     prefix = ":::MLLOG "
     lines = path.read_text(encoding="utf-8").splitlines()
     assert all(line.startswith(prefix) for line in lines)
@@ -20,14 +20,14 @@ def events(path: Path) -> list[dict[str, Any]]:
 
 
 def values(path: Path) -> dict[str, Any]:
-    """Return the value of each key that has one; no key may have two."""
+    """Return the values by key; no key may have two values."""
     found = [(event["key"], event["value"]) for event in events(path) if event["value"] is not None]
     assert len(dict(found)) == len(found)
     return dict(found)
 
 
 def course(path: Path) -> list[tuple[Any, ...]]:
-    """Return the key and the samples (or status) of what was logged after `run_start`, settings left out."""
+    """Return key and samples (or status) of the events after `run_start`, without settings."""
     names = ("first_epoch_num", "epoch_count", "epoch_num", "status")
     keys = ("block_start", "block_stop", "eval_start", "eval_accuracy", "eval_stop", "resumed", "run_stop")
     return [
@@ -38,7 +38,7 @@ def course(path: Path) -> list[tuple[Any, ...]]:
 
 
 def check(log: Path, package_parent: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Run MLCommons' compliance checker on a log, by the rules installed or by those of a package in a folder."""
+    """Run MLCommons' compliance checker on a log, with the installed rules or those of a package in a folder."""
     program = [sys.executable, "-m", "mlperf_logging.compliance_checker", "--usage", "training", "--ruleset", "5.0.0"]
     environment = process_environment()
     if package_parent is not None:

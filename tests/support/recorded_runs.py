@@ -1,4 +1,4 @@
-"""Folders as runs leave them, without training."""
+"""Output folders of runs, without training."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from bert_large.observe.metrics import MetricsWriter
+from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.results import StepTotals, write_results
 
-from tests.unit.observe.test_metrics import EVALUATION, step_figures
+from tests.support.training import EVALUATION, step_metrics
 
 HOSTILE_NAME = '<img src=x onerror="console.error(1)">&amp; $\\frac{x\n\udcff'
-"""A folder's name with markup, half a formula, a line break and a byte that is no UTF-8."""
+"""A folder name with markup, half a formula, a line break and a byte that is not valid UTF-8."""
 
 
 def record_run(
@@ -26,15 +26,15 @@ def record_run(
     engine: str = "native",
     ended: str | None = None,
 ) -> Path:
-    """Leave what a run of `steps` steps leaves, evaluated once at its end; return the folder."""
+    """Write the files of a run of `steps` steps with one evaluation at its end; return the folder."""
     folder.mkdir(parents=True)
     writer = MetricsWriter(folder, 0)
-    figures = []
+    metrics = []
     for step in range(1, steps + 1):
         skipped = {"masked_lm_loss": math.nan, "gradient_norm": math.inf} if step == skipped_at else {}
         count = int(skipped_at is not None and step >= skipped_at)
-        figures.append(step_figures(step, skipped_updates=count, **skipped))
-        writer.step(figures[-1])
+        metrics.append(step_metrics(step, skipped_updates=count, **skipped))
+        writer.step(metrics[-1])
     writer.evaluation(steps, 8 * steps, EVALUATION)
     writer.close()
     identity = {"precision": precision, "seed": 42, "model": {"hidden_size": 128}}
@@ -47,8 +47,8 @@ def record_run(
         messages += [*start, f"resuming after step {step} from checkpoints/step-{step}", *settings]
     (folder / "train.log").write_text("".join(f"2026-11-01 10:00:00 {message}\n" for message in messages))
     totals = StepTotals(warmup_steps=0)
-    for its in figures:
-        totals.add(its)
+    for step_of_run in metrics:
+        totals.add(step_of_run)
     summary = totals.summarize(8, EVALUATION.masked_lm_accuracy)
     write_results(folder, summary, phase=1, precision=precision, global_batch_size=8)
     return folder

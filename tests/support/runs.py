@@ -1,4 +1,4 @@
-"""Ways to run `bert-large`: in this process, as a process of its own, and as several ranks."""
+"""Ways to run `bert-large`: in this process, as a separate process, and as several ranks."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ PROJECT = Path(__file__).resolve().parents[2]
 TIMINGS = ("seconds", "data_seconds", "sequences_per_second", "tokens_per_second")
 PROCESS_TIMEOUT_SECONDS = 120
 RANKS_TOLERANCE = 2e-6
-"""Relative, of losses and gradient norms of several ranks against one. The worst seen is 1.7e-7."""
+"""Relative tolerance of losses and gradient norms of several ranks compared with one. The worst seen is 1.7e-7."""
 
 
 def options(**values: Any) -> list[str]:
-    """Return command-line options: `max_steps=4` is `--max-steps 4`, True a flag alone; None is left out."""
+    """Return command-line options: `max_steps=4` is `--max-steps 4`, True is a flag, None is left out."""
     words: list[str] = []
     for name, value in values.items():
         if value is not None and value is not False:
@@ -40,8 +40,8 @@ def options(**values: Any) -> list[str]:
 
 @contextmanager
 def _unchanged_process() -> Iterator[None]:
-    """Undo what a command does to its process: signal handlers, log handlers, matrix precision, thread count."""
-    listened = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Restore what a command changes in its process: signal handlers, log handlers, matrix precision, thread count."""
+    listened = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     precision, threads = torch.get_float32_matmul_precision(), torch.get_num_threads()
     torch.set_num_threads(1)  # as in the processes below, also when a fixture of a session runs this
     try:
@@ -62,18 +62,18 @@ def run_here(*arguments: str) -> int:
     with _unchanged_process():
         try:
             return main(arguments)
-        except SystemExit as exit_:  # argparse's way out
+        except SystemExit as exit_:  # raised by argparse
             return int(exit_.code or 0)
 
 
 def process_environment(**changes: str) -> dict[str, str]:
-    """Return the environment of a process that runs the package: one thread as here, no traces of an outer torchrun."""
+    """Return the environment of a process that runs the package, with one thread and without an outer torchrun's."""
     kept = {name: value for name, value in os.environ.items() if name not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     return kept | {"PYTHONPATH": python_path(), "OMP_NUM_THREADS": "1"} | changes
 
 
 def python_path(models: Path = PROJECT / "models") -> str:
-    """Return where Python finds the package, and the tests' own programs."""
+    """Return the path on which Python finds the package and the tests' programs."""
     return f"{models}:{PROJECT}"
 
 
@@ -91,7 +91,7 @@ def run_process(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def start_torchrun(ranks: int, *arguments: str, max_restarts: int = 0) -> subprocess.Popen[str]:
-    """Start a command as ranks under torchrun, as the quickstart scripts do."""
+    """Start a command as ranks under torchrun, like the quickstart scripts."""
     variables = {"RANKS_PER_NODE": str(ranks), "BIND": "none", "MASTER_PORT": str(free_port()),
                  "MAX_RESTARTS": str(max_restarts)}  # fmt: skip
     return subprocess.Popen(
@@ -114,8 +114,9 @@ def find_rank(launcher: subprocess.Popen[str], rank: int) -> int:
 
 
 def children(process: int) -> list[int]:
-    """Return the process ids of a process's children."""
-    return [int(child) for child in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    """Return the process ids of the running children of a process, of all its threads."""
+    threads = Path(f"/proc/{process}/task").iterdir()
+    return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
 
 
 def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
@@ -126,21 +127,21 @@ def start_ranks(ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
 def start_different_ranks(
     arguments: Sequence[Sequence[str]], variables: Sequence[dict[str, str]] | None = None
 ) -> list[subprocess.Popen[str]]:
-    """Start ranks with arguments and variables of their own."""
+    """Start ranks with different arguments and variables."""
     variables = [{}] * len(arguments) if variables is None else variables
     common = {"WORLD_SIZE": str(len(arguments)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     return [
         subprocess.Popen(
-            [sys.executable, *its_arguments],
-            env=process_environment(**{**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **its_variables}),
+            [sys.executable, *words],
+            env=process_environment(**{**common, "RANK": str(rank), "LOCAL_RANK": str(rank), **changes}),
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-        for rank, (its_arguments, its_variables) in enumerate(zip(arguments, variables, strict=True))
+        for rank, (words, changes) in enumerate(zip(arguments, variables, strict=True))
     ]  # fmt: skip
 
 
 def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.CompletedProcess[str]]:
-    """Wait for processes and return what each gave; none outlives this."""
+    """Wait for processes and return their results; any that do not end are killed."""
     try:
         outputs = [process.communicate(timeout=PROCESS_TIMEOUT_SECONDS) for process in processes]
     finally:
@@ -153,7 +154,7 @@ def finish(processes: Sequence[subprocess.Popen[str]]) -> list[subprocess.Comple
 
 
 def told_once(results: Sequence[subprocess.CompletedProcess[str]]) -> str:
-    """Return the one line that ranks of a machine print when all end for the same wrong input, with exit code 2."""
+    """Return the one error line of ranks of one machine that all end with exit code 2 for the same reason."""
     assert [done.returncode for done in results] == [2] * len(results), results[0].stderr
     assert [done.stderr for done in results[1:]] == [""] * (len(results) - 1)
     (line,) = results[0].stderr.splitlines()
@@ -161,7 +162,7 @@ def told_once(results: Sequence[subprocess.CompletedProcess[str]]) -> str:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
+    """Return an unused port of this machine."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
@@ -178,22 +179,32 @@ def eval_rows(output_dir: Path) -> list[dict[str, Any]]:
 
 
 def without_timings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return rows with only what must repeat."""
+    """Return rows without the values that differ between runs."""
     return [{name: value for name, value in row.items() if name not in TIMINGS} for row in rows]
 
 
+def assert_same_run(found: Path, expected: Path) -> None:
+    """Compare metrics without timings, the saved model, and the last checkpoint's weights and moments, bit for bit."""
+    assert without_timings(step_rows(found)) == without_timings(step_rows(expected))
+    assert without_timings(eval_rows(found)) == without_timings(eval_rows(expected))
+    last = max(path.name for path in (expected / "checkpoints").iterdir())
+    for name in ("model_save/model.safetensors", f"checkpoints/{last}/model.safetensors",
+                 f"checkpoints/{last}/optimizer.safetensors"):  # fmt: skip
+        assert (found / name).read_bytes() == (expected / name).read_bytes(), name
+
+
 def assert_same_losses(found: Path, expected: Path) -> None:
-    """Compare every step's figures but for timings, within the tolerance; and every evaluation's."""
+    """Compare the metrics of all steps and evaluations without timings, within the tolerance."""
     for ours, theirs in ((step_rows(found), step_rows(expected)), (eval_rows(found), eval_rows(expected))):
         assert [row["step"] for row in ours] == [row["step"] for row in theirs]
-        for row, its in zip(ours, theirs, strict=True):
-            for name in set(its) - {*TIMINGS, "event"}:
-                close = its[name] if its[name] is None else pytest.approx(its[name], rel=RANKS_TOLERANCE)
+        for row, other in zip(ours, theirs, strict=True):
+            for name in set(other) - {*TIMINGS, "event"}:
+                close = other[name] if other[name] is None else pytest.approx(other[name], rel=RANKS_TOLERANCE)
                 assert row[name] == close, (row["step"], name)
 
 
 def wait_for_steps(output_dir: Path, steps: int) -> None:
-    """Return when a run has done so many steps."""
+    """Wait until a run has done so many steps."""
     deadline = time.monotonic() + PROCESS_TIMEOUT_SECONDS
     metrics = output_dir / "metrics.jsonl"
     while not metrics.exists() or metrics.read_text().count('"event": "step"') < steps:
@@ -203,14 +214,14 @@ def wait_for_steps(output_dir: Path, steps: int) -> None:
 
 @dataclass(frozen=True)
 class Task:
-    """Something to train: what every `bert-large pretrain` of a test is given."""
+    """Data, model and settings for `bert-large pretrain`."""
 
     dataset_dir: Path
     config_file: Path
     settings: dict[str, Any]
 
     def arguments(self, output_dir: Path, **changes: Any) -> list[str]:
-        """Return the command's arguments; changes of None leave an option out."""
+        """Return the command's arguments; a change to None leaves an option out."""
         values = {"dataset_dir": self.dataset_dir, "config_file": self.config_file, **self.settings, **changes}
         return ["pretrain", *options(output_dir=output_dir, **values)]
 

@@ -1,4 +1,4 @@
-"""`python -m bert_large` with steps that take a tenth of a second at least, so that a test can interrupt them."""
+"""`python -m bert_large` with steps of at least a tenth of a second, which a test can interrupt."""
 
 from __future__ import annotations
 

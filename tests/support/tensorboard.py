@@ -1,4 +1,4 @@
-"""What TensorBoard itself reads from a run's event files."""
+"""Reads event files with TensorBoard."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import sys
 import types
 from pathlib import Path
 
-# TensorBoard's own switch to do without TensorFlow, which takes seconds to import.
+# TensorBoard's switch for running without TensorFlow, which takes seconds to import.
 sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("tensorboard.compat.notf"))
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # noqa: E402
 
 
 def tensorboard_scalars(output: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return steps and values by tag, all of them."""
+    """Return all steps and values by tag."""
     accumulator = EventAccumulator(str(output / "tensorboard"), size_guidance={"scalars": 0})
     accumulator.Reload()
     return {

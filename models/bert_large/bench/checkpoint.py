@@ -20,7 +20,13 @@ from bert_large.model.pretrained import weights_of
 from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Variant, alternate, as_figures, best_and_median
 from bert_large.optim.build import moment_names, set_moments
-from bert_large.train.checkpoint import Progress, bytes_to_save, remove_old_checkpoints, save_checkpoint, save_tensors
+from bert_large.train.checkpoint import (
+    TrainingState,
+    bytes_to_save,
+    remove_old_checkpoints,
+    save_checkpoint,
+    save_tensors,
+)
 from bert_large.train.settings import SETTINGS
 
 _KEPT = SETTINGS["keep_checkpoints"].default
@@ -56,7 +62,7 @@ def measure(
     with tempfile.TemporaryDirectory(prefix=".bert-large-bench-", dir=folder) as scratch:
 
         def save(round_: int) -> None:
-            save_checkpoint(Path(scratch), trained, optimizer, Progress(round_ + 1, round_ + 1), {})
+            save_checkpoint(Path(scratch), trained, optimizer, TrainingState(round_ + 1, round_ + 1), {})
             remove_old_checkpoints(Path(scratch), _KEPT)
 
         def write(round_: int) -> None:

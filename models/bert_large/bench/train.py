@@ -28,7 +28,7 @@ from bert_large.engines.precision import Precision, apply_precision, get_precisi
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.machine import describe_software, peak_memory_bytes
-from bert_large.observe.metrics import StepFigures
+from bert_large.observe.metrics import StepMetrics
 from bert_large.observe.timing import Timing, Variant, alternate, as_figures, best_and_median
 from bert_large.train.step import StepRunner
 
@@ -43,7 +43,7 @@ class _OurTraining:
     engine: Operations
     batches: Iterator[list[RaggedBatch]]
     steps_per_round: int
-    figures: list[StepFigures] = field(default_factory=list)
+    figures: list[StepMetrics] = field(default_factory=list)
 
     def prepare(self, round_: int) -> None:
         self.runner.model.engine = self.engine

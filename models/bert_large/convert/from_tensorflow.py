@@ -76,7 +76,7 @@ def from_tensorflow(prefix: Path, config: ModelConfig, folder: Path, *, moments:
                 partial / CHECKPOINTS,
                 weights,
                 read_moments(source, variables, slots),
-                checkpoint.Progress(step, samples=None),
+                checkpoint.TrainingState(step, samples=None),
                 imported_identity(str(prefix), config),
             )
         _publish_checkpoints(partial / CHECKPOINTS, folder / CHECKPOINTS)

@@ -24,7 +24,9 @@ _TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 _STEP_METRICS = ("step", "samples", "masked_lm_loss", "masked_lm_accuracy", "next_sentence_loss",
                  "next_sentence_accuracy", "skipped_updates")  # fmt: skip
 # A line of the log. The folder's path is not copied: it is of no use to others, and may be private.
-_DATA = re.compile(r"(\w+) data: (\d+) records in \d+ shards of .*, (\d+) real tokens, .* a record of (\d+) slots")
+_DATA = re.compile(
+    r"(\w+) data: (\d+) records in \d+ shards of .*, (\d+) real tokens, .* (?:a|per) record of (\d+) slots"
+)
 
 
 def model_card(config: ModelConfig, parameters: int, do_lower_case: bool, run_dir: Path | None) -> str:

@@ -11,7 +11,7 @@ from transformers import TrainerCallback
 
 from bert_large.errors import UserError
 from bert_large.log import LOGGER
-from bert_large.observe.console import LINE_EVERY_SECONDS
+from bert_large.observe.progress import LINE_EVERY_SECONDS
 from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.train.stopping import StopRequest

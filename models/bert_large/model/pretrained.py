@@ -1,9 +1,8 @@
-"""Model folders: `config.json`, `model.safetensors` and a vocabulary, as `transformers` reads and writes them."""
+"""Model folders: `config.json`, `model.safetensors` and a vocabulary, in the format of `transformers`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -23,18 +22,28 @@ from bert_large.model.weight_files import (
     as_float32,
     find_file,
 )
+from bert_large.model.weight_files import NonFiniteWeightsError as NonFiniteWeightsError
 from bert_large.prepare.vocab import TOKENIZER_CONFIG_FILE, lowers_text
-from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder, write_atomically
+from bert_large.storage.atomic import explain_write_errors, write_atomically, write_json
 from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, write_checksums
-from bert_large.storage.output_folder import CONFIG_FILE, WEIGHTS_FILE
+from bert_large.storage.output_folder import CONFIG_FILE, WEIGHTS_FILE, partial_folder, publish_model
 
 VOCAB_FILE = "vocab.txt"
-_PARTIAL = ".partial-"
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
     """Return the model's weights by name (views, not copies)."""
     return {name: parameter.data for name, parameter in model.named_parameters()}
+
+
+def require_finite(tensors: Mapping[str, torch.Tensor], where: Path | str) -> None:
+    """Raise `NonFiniteWeightsError` if any of the tensors, which `where` contains, holds NaN or infinity."""
+    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if damaged:
+        raise NonFiniteWeightsError(
+            f"{where}: {len(damaged)} of {len(tensors)} tensors contain NaN or infinity, {damaged[0]} among them; "
+            "training diverged before they were saved. Use the weights of an earlier checkpoint"
+        )
 
 
 @torch.no_grad()
@@ -57,6 +66,8 @@ def load_weights(
     tensors = file.read(shapes, heads_may_lack=draw_heads is not None)
     file.refuse_unknown(parameters, ignored=NEXT_SENTENCE_HEAD)
     file.refuse_own_decoder()
+    for name, tensor in tensors.items():
+        as_float32(path, name, tensor)  # all are checked before the first one is copied
     if draw_heads is not None and (drawn := sorted(parameters.keys() - tensors.keys())):
         LOGGER.info("%s lacks %s: drawn from the seed", path, ", ".join(drawn))
         draw_heads()
@@ -71,28 +82,20 @@ def save_model(
     vocab_file: Path | None,
     do_lower_case: bool | None = None,
 ) -> None:
-    """Write a Hugging Face folder and its checksums; each file replaces an older one whole.
+    """Write a model folder with checksums. An older model there is replaced only once the new one is complete.
 
-    `do_lower_case` is what `transformers` does with text for that vocabulary; None: as the vocabulary says.
+    `do_lower_case` goes into the tokenizer's configuration; None: derived from the vocabulary. Raises
+    `NonFiniteWeightsError`, and writes nothing, if a weight is NaN or infinite.
     """
-    partial = folder / f"{_PARTIAL}model"
-    with explain_write_errors(folder):
-        remove_tree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-        try:
-            weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
-            save_tensors(partial / WEIGHTS_FILE, {name: its.shape for name, its in weights.items()}, weights.items())
-            with write_atomically(partial / CONFIG_FILE) as file:
-                file.write((json.dumps(config.to_hugging_face(), indent=2) + "\n").encode())
-            if vocab_file is not None:
-                _save_vocabulary(partial, config, vocab_file, do_lower_case)
-            write_checksums(partial)
-            (folder / CHECKSUMS_FILE).unlink(missing_ok=True)  # of an older model: none are better than wrong ones
-            for path in sorted(partial.iterdir(), key=lambda path: path.name == CHECKSUMS_FILE):
-                path.replace(folder / path.name)
-            sync_folder(folder)
-        finally:
-            remove_tree(partial, ignore_errors=True)
+    weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
+    require_finite(weights, f"the model for {folder}")
+    with explain_write_errors(folder), partial_folder(folder) as partial:
+        save_tensors(partial / WEIGHTS_FILE, {name: tensor.shape for name, tensor in weights.items()}, weights.items())
+        write_json(partial / CONFIG_FILE, config.to_hugging_face())
+        if vocab_file is not None:
+            _save_vocabulary(partial, config, vocab_file, do_lower_case)
+        write_checksums(partial)
+        publish_model(partial, folder)
 
 
 def _save_vocabulary(folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None) -> None:
@@ -106,8 +109,7 @@ def _save_vocabulary(folder: Path, config: ModelConfig, vocab_file: Path, do_low
         "model_max_length": config.max_position_embeddings,
         "model_input_names": config.traits.inputs,
     }
-    with write_atomically(folder / TOKENIZER_CONFIG_FILE) as file:
-        file.write(json.dumps(settings, indent=2).encode())
+    write_json(folder / TOKENIZER_CONFIG_FILE, settings)
 
 
 def check_model_folder(folder: Path) -> Path:
@@ -144,7 +146,7 @@ def check_model_intact(folder: Path) -> Path:
             check_checksums(folder)
         except DamageError as error:
             raise DamageError(
-                f"CHECKPOINT_DIR: {error}. Put the folder back from a copy, or remove its {CHECKSUMS_FILE} if it was "
+                f"CHECKPOINT_DIR: {error}. Restore the folder from a copy, or delete its {CHECKSUMS_FILE} if it was "
                 "changed on purpose"
             ) from None
     return weights_file

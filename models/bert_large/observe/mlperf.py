@@ -2,11 +2,11 @@
 
     python -m mlperf_logging.compliance_checker --usage training --ruleset 5.0.0 PATH
 
-The log is the run's, not the process's. `run_start` is before the first process looks at the records, and `run_stop`
-comes when a stop criterion is met: `success` at the target, else `aborted`. A run that is interrupted, killed or fails
-leaves its log without `run_stop`, which the checker refuses. When it is resumed, lines after its checkpoint are
-dropped, as those of `metrics.jsonl` are, a line `resumed` is added, and the log goes on: its clock did not stop in
-between. Epochs are counted in samples, as BERT's rules have it.
+A log covers a whole run, over all of its processes. `run_start` precedes the first access to the records. `run_stop`
+follows when a stop criterion is met, with status `success` at the target and `aborted` otherwise. The log of a run that
+is interrupted, killed or fails has no `run_stop`, and the checker refuses it. On resume, lines after the checkpoint are
+deleted, like those of `metrics.jsonl`, and a line `resumed` is added; the time between the processes counts. Epochs
+are counted in samples, as BERT's rules require.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from typing import Any
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
 from bert_large.log import LogFileHandler
-from bert_large.observe.metrics import EvalFigures, StepFigures
+from bert_large.observe.metrics import EvalMetrics
+from bert_large.observe.observer import Observer
 from bert_large.storage.atomic import explain_write_errors, sync_file, write_atomically
 
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
@@ -32,27 +33,27 @@ _TOKEN = ":::MLLOG "
 _FIELDS = ("namespace", "time_ms", "event_type", "key", "value", "metadata")
 _BLOCK_KEYS = ("block_start", "block_stop")
 _OWNER = "output_dir"
-"""Key of the first line: the folder of the run that the log belongs to."""
+"""Key of the first line, whose value is the output folder of the run."""
 _SAMPLES = "samples_count"
-"""Metadata of every line after `run_start`: samples trained so far."""
+"""Metadata of every line after `run_start`: the number of samples trained on so far."""
 
 
 def milliseconds_now() -> int:
-    """Return the time that a log line of now has, in milliseconds since 1970."""
+    """Return the current time as in a log line, in milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunTimes:
-    """When what precedes the log's first line happened, in milliseconds since 1970."""
+    """Times of events before the log is opened, in milliseconds since 1970."""
 
     init_start: int
     run_start: int
-    """Before the records are first looked at; right after what the system keeps of them in memory is dropped."""
+    """Before the first access to the records, and right after they were dropped from the page cache."""
 
 
 def check_log(path: Path, output_dir: Path) -> None:
-    """Refuse to log without the package, or over a file that is no log of the run in `output_dir`."""
+    """Raise `InputError` if `mlperf-logging` is missing, or `path` is not a log of the run in `output_dir`."""
     if importlib.util.find_spec("mlperf_logging") is None:
         raise missing_extra("--mlperf-log", "mlperf", "No module named 'mlperf_logging'")
     if path.is_dir():
@@ -61,12 +62,12 @@ def check_log(path: Path, output_dir: Path) -> None:
         return
     owner = next((event["value"] for event in _read_events(path) if event["key"] == _OWNER), None)
     if owner != str(output_dir.resolve()):
-        belongs = "is no log of a run" if owner is None else f"is the log of the run in {owner}"
+        belongs = "is not a log of a run" if owner is None else f"is the log of the run in {owner}"
         raise InputError(f"--mlperf-log {path} exists and {belongs}; name another file, or remove it")
 
 
-class MlperfLog:
-    """Writes one run's log; an `Observer`. For the main rank only."""
+class MlperfLog(Observer):
+    """Writes the log of a run, on the main rank only."""
 
     def __init__(
         self,
@@ -79,20 +80,20 @@ class MlperfLog:
         data: Mapping[str, int],
         samples_of_block: Callable[[int], int],
     ) -> None:
-        """Begin the log, or go on with it after `first_samples` samples.
+        """Start the log, or continue it after `first_samples` samples.
 
-        `settings` are keys and values known before the records are, `data` those known after; `samples_of_block`
-        tells how many samples a block will have that begins after so many.
+        `settings` are keys and values that are known before the records are read, `data` those known afterwards;
+        `samples_of_block(samples)` returns the planned length of a block that starts after so many samples.
         """
         from mlperf_logging.mllog import mllog  # an extra: installed with [mlperf]
 
         self._path = path
         self._samples_of_block = samples_of_block
         self._block_start: int | None = None
-        """Samples at which the open block began."""
+        """Number of samples before the open block; None if no block is open."""
         if first_samples > 0:
             self._block_start = _cut_back(path, first_samples)
-        # A logger of its own, that hands nothing on: the package's default one prints to standard output.
+        # A separate logger without parents: the package's default one also prints to standard output.
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if first_samples == 0:
@@ -110,23 +111,20 @@ class MlperfLog:
             self._begin(output_dir, times, settings, data)
 
     def step_starts(self, samples: int) -> None:
-        """Open a block, the samples between two evaluations, unless one is open."""
+        """Open a block, which is the samples between two evaluations, unless one is open."""
         if self._block_start is None:
             self._block_start = samples
             self._start("block_start", samples, first_epoch_num=samples, epoch_count=self._samples_of_block(samples))
-
-    def step(self, figures: StepFigures) -> None:
-        """Write nothing: the log's smallest unit is a block."""
 
     def evaluation_starts(self, samples: int) -> None:
         """Close the block, and open the evaluation."""
         self._close_block(samples)
         self._start("eval_start", samples, epoch_num=samples)
 
-    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
+    def evaluation(self, step: int, samples: int, metrics: EvalMetrics) -> None:
         """Write the accuracy, and close the evaluation."""
-        self._event("eval_accuracy", figures.masked_lm_accuracy, trained_samples, epoch_num=trained_samples)
-        self._end("eval_stop", trained_samples, epoch_num=trained_samples)
+        self._event("eval_accuracy", metrics.masked_lm_accuracy, samples, epoch_num=samples)
+        self._end("eval_stop", samples, epoch_num=samples)
 
     def run_ends(self, samples: int, reached_target: bool) -> None:
         """Write whether the run reached its target."""
@@ -134,7 +132,7 @@ class MlperfLog:
         self._end("run_stop", samples, epoch_num=samples, status="success" if reached_target else "aborted")
 
     def flush_to_disk(self) -> None:
-        """Put all lines on disk."""
+        """Flush all lines to disk."""
         with explain_write_errors(self._path):
             sync_file(self._path)
 
@@ -171,18 +169,18 @@ class MlperfLog:
 
 
 def _cut_back(path: Path, samples: int) -> int | None:
-    """Drop what was logged after `samples` samples, and the end of the run; return where an open block began."""
+    """Delete what was logged after `samples` samples, and the run's end; return the start of a block left open."""
     if not path.exists():
         raise InputError(
-            f"--mlperf-log {path} does not exist, but the run goes on after {samples} samples; a log must cover its "
-            "run from the start: name the log it was started with, leave it out, or give an empty OUTPUT_DIR"
+            f"--mlperf-log {path} does not exist, but the run resumes after {samples} samples; a log must cover its "
+            "run from the start: give the log that it was started with, leave it out, or give an empty OUTPUT_DIR"
         )
     kept = []
     for event in _read_events(path):
         if event["metadata"].get(_SAMPLES, 0) > samples or event["key"] == "run_stop":
             break
         kept.append(event)
-    while kept and kept[-1]["key"] in ("eval_start", "eval_accuracy"):  # of an evaluation that was cut short
+    while kept and kept[-1]["key"] in ("eval_start", "eval_accuracy"):  # from an evaluation that was interrupted
         kept.pop()
     with write_atomically(path) as file:
         file.write("".join(f"{_TOKEN}{json.dumps(event)}\n" for event in kept).encode())
@@ -192,7 +190,7 @@ def _cut_back(path: Path, samples: int) -> int | None:
 
 
 def _read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a log; a last line that a kill cut short is none."""
+    """Return the events of a log without a last line that was cut short."""
     events = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(True), start=1):
         if not line.endswith("\n"):
@@ -201,7 +199,7 @@ def _read_events(path: Path) -> list[dict[str, Any]]:
             events.append(_parse_event(line))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise InputError(
-                f"--mlperf-log {path}, line {number}, is no line of an MLPerf log; name another file"
+                f"--mlperf-log {path}, line {number}, is not a line of an MLPerf log; name another file"
             ) from None
     return events
 
@@ -213,5 +211,5 @@ def _parse_event(line: str) -> dict[str, Any]:
     if event["key"] in _BLOCK_KEYS:
         counts.append(event["metadata"]["first_epoch_num"])
     if not all(type(count) is int for count in counts):
-        raise ValueError(f"the samples {counts} are no whole numbers")
+        raise ValueError(f"the sample counts {counts} are not whole numbers")
     return event

@@ -1,32 +1,30 @@
-"""What the training loop tells of a run; who listens writes it where it belongs."""
+"""The interface through which the training loop reports a run's events."""
 
 from __future__ import annotations
 
-from typing import Protocol
-
-from bert_large.observe.metrics import EvalFigures, StepFigures
+from bert_large.observe.metrics import EvalMetrics, StepMetrics
 
 
-class Observer(Protocol):
-    """Told of a run's course, in order. `samples` are the sequences trained on so far."""
+class Observer:
+    """Receives a run's events in order; a subclass overrides those it needs. `samples` counts the sequences so far."""
 
     def step_starts(self, samples: int) -> None:
-        """Take note that a step begins; its data are not asked for yet."""
+        """Handle the start of a step, before its data are requested."""
 
-    def step(self, figures: StepFigures) -> None:
-        """Take note of what a step gave."""
+    def step(self, metrics: StepMetrics) -> None:
+        """Handle the metrics of a step."""
 
     def evaluation_starts(self, samples: int) -> None:
-        """Take note that an evaluation begins."""
+        """Handle the start of an evaluation."""
 
-    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
-        """Take note of what an evaluation gave, after `step` steps on `trained_samples` sequences."""
+    def evaluation(self, step: int, samples: int, metrics: EvalMetrics) -> None:
+        """Handle the metrics of an evaluation after `step` steps."""
 
     def run_ends(self, samples: int, reached_target: bool) -> None:
-        """Take note that a stop criterion is met; a run that is interrupted or fails does not end so."""
+        """Handle the end of a run at a stop criterion. Runs that are interrupted or fail do not reach it."""
 
     def flush_to_disk(self) -> None:
-        """Put all that was noted on disk: called before a checkpoint, which presumes it."""
+        """Flush everything written so far to disk: called before a checkpoint, which relies on it."""
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the observer's files."""

@@ -7,48 +7,48 @@ from pathlib import Path
 
 import yaml
 
-from bert_large.observe.metrics import StepFigures, mean
+from bert_large.observe.metrics import StepMetrics, mean
 from bert_large.storage.atomic import GrowingFile, write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """The run in three figures."""
+    """A run's throughput, step time and accuracy."""
 
     sequences_per_second: float
     step_seconds: float
     """Mean time of a step."""
     masked_lm_accuracy: float
-    """Of the last evaluation if there was one, else of the last step."""
+    """Accuracy of the last evaluation, or of the last step if there was no evaluation."""
 
     def throughput_line(self) -> str:
-        """Return the line that scripts look for in the log."""
+        """Return the log line that users' scripts parse."""
         return f"Throughput: {self.sequences_per_second:.3f} sentence/s"
 
 
 @dataclass(kw_only=True)
 class StepTotals:
-    """What a summary needs of all steps so far, in the same memory however many there are."""
+    """Totals over steps from which a summary is computed, in constant memory."""
 
     warmup_steps: int
-    """The first steps are left out of the timing if there are more."""
+    """The number of first steps left out of the timing, unless there are no others."""
     steps: int = 0
     warmup_seconds: float = 0.0
     timed_seconds: float = 0.0
     masked_lm_accuracy: float = 0.0
-    """Of the last step."""
+    """Accuracy of the last step."""
 
-    def add(self, figures: StepFigures) -> None:
+    def add(self, metrics: StepMetrics) -> None:
         """Count one more step."""
         if self.steps < self.warmup_steps:
-            self.warmup_seconds += figures.seconds
+            self.warmup_seconds += metrics.seconds
         else:
-            self.timed_seconds += figures.seconds
+            self.timed_seconds += metrics.seconds
         self.steps += 1
-        self.masked_lm_accuracy = figures.masked_lm_accuracy
+        self.masked_lm_accuracy = metrics.masked_lm_accuracy
 
     def summarize(self, global_batch_size: int, eval_accuracy: float | None) -> Summary:
-        """Return the run's figures; there must have been a step."""
+        """Return the summary of at least one step."""
         timed, seconds = self.steps - self.warmup_steps, self.timed_seconds
         if timed <= 0:
             timed, seconds = self.steps, self.warmup_seconds
@@ -70,6 +70,5 @@ def write_results(output_dir: Path, summary: Summary, *, phase: int, precision: 
         {"key": "latency", "value": round(summary.step_seconds, 6), "unit": "s/step"},
         {"key": "accuracy", "value": round(summary.masked_lm_accuracy, 6), "unit": "masked_lm_accuracy"},
     ]
-    text = yaml.safe_dump({"results": entries}, sort_keys=False)
     with write_atomically(output_dir / "results.yaml") as file:
-        file.write(text.encode())
+        file.write(yaml.safe_dump({"results": entries}, sort_keys=False).encode())

@@ -1,14 +1,15 @@
-"""TensorBoard's event files: scalars that are in the file as soon as they are told, each step once.
+"""TensorBoard event files: each scalar is in the file as soon as it is recorded, and each step is there once.
 
-An event file is a TFRecord file of `Event` messages (tensorboard/compat/proto/event.proto). They are written here, not
-by a library's `SummaryWriter`: those write from a thread of their own, which a full disk ends without a word.
+An event file is a TFRecord file of `Event` messages (tensorboard/compat/proto/event.proto). We do not use a library's
+`SummaryWriter`: it writes from a thread, which a full disk ends silently, and it cannot delete the events after the
+checkpoint from which a run resumes.
 """
 
 from __future__ import annotations
 
 import io
-import logging
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -20,35 +21,35 @@ from tensorboardX.proto.summary_pb2 import Summary
 
 from bert_large.data.record import BadRecordError
 from bert_large.data.tfrecord import iterate_frames, write_records
+from bert_large.log import LOGGER
 from bert_large.storage.atomic import GrowingFile, write_atomically
 
 _PREFIX = "events.out.tfevents"
-_LOGGER = logging.getLogger(__name__)
+_NAME = re.compile(re.escape(_PREFIX) + r"\.(\d+)")
 
 
 class EventFile:
-    """A new event file in a folder, beside those that earlier processes of the run have left there."""
+    """A new event file in a folder, beside those of the run's earlier processes."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        """Open the file; readers drop what they know of `first_step` and later ones."""
+        """Create the file; readers discard what earlier files say about `first_step` and later steps."""
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"{_PREFIX}.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}"
-        self._file = GrowingFile(folder / name)
+        self._file = GrowingFile(folder / f"{_PREFIX}.{_next_number(folder):010d}.{socket.gethostname()}.{os.getpid()}")
         self._append(Event(wall_time=time.time(), file_version="brain.Event:2"))
         start = SessionLog(status=SessionLog.START)
         self._append(Event(wall_time=time.time(), step=first_step, session_log=start))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
-        """Write values by their tags."""
+        """Write values by tag."""
         summary = Summary(value=[Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()])
         self._append(Event(wall_time=time.time(), step=step, summary=summary))
 
     def flush_to_disk(self) -> None:
-        """Put all events on disk."""
+        """Flush all events to disk."""
         self._file.flush_to_disk()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _append(self, event: Event) -> None:
@@ -57,16 +58,26 @@ class EventFile:
         self._file.append(frame.getvalue())
 
 
-def keep_events(folder: Path, is_kept: Callable[[int, str], bool]) -> bool:
-    """Drop events of which `is_kept(step, tag)` is false, and what a kill cut short; the others stay as they are.
+def _next_number(folder: Path) -> int:
+    """Return the time in seconds, as in the names of TensorBoard's own files, but above that of any existing file.
 
-    Of damage before the last event it warns: no kill leaves that. Tells whether there is any event left.
+    TensorBoard reads the files in the order of their names and each start discards later steps. A clock that was set
+    back, or that of another host, must not place a new file before the files that it continues.
+    """
+    found = [int(match[1]) for path in folder.glob(f"{_PREFIX}*") if (match := _NAME.match(path.name))]
+    return max([int(time.time()), *(number + 1 for number in found)])
+
+
+def keep_events(folder: Path, is_kept: Callable[[int, str], bool]) -> bool:
+    """Delete events for which `is_kept(step, tag)` is false, and a last one that was cut short; keep others unchanged.
+
+    Logs a warning about damage before the last event, which a kill does not cause. Returns whether events are left.
     """
     is_any_left = False
     for path in folder.glob(f"{_PREFIX}*"):
         found = _read_events(path)
         if damaged := found[:-1].count(None):
-            _LOGGER.warning("warning: %s is damaged in %d places: events there are dropped", path, damaged)
+            LOGGER.warning("warning: %s is damaged in %d places: the events there are deleted", path, damaged)
         events = [event for event in found if event is not None]
         kept = [event for event in events if all(is_kept(event.step, value.tag) for value in event.summary.value)]
         if not any(event.HasField("summary") for event in kept):
@@ -80,7 +91,7 @@ def keep_events(folder: Path, is_kept: Callable[[int, str], bool]) -> bool:
 
 
 def _read_events(path: Path) -> list[Event | None]:
-    """Return the events of a file, None for each damaged stretch; what a kill cut short is one, too."""
+    """Return the events of a file, with None for each damaged stretch and for an event that was cut short."""
     return [None if isinstance(payload, BadRecordError) else _parse(payload) for _, payload in iterate_frames(path)]
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bert_large.observe.console import Progress
+from bert_large.observe.progress import Progress
 
 
 def _nothing(round_: int) -> None:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and what is said when that fails."""
+"""Files that are written completely or not at all, and errors that explain a failed write."""
 
 from __future__ import annotations
 
@@ -17,13 +17,17 @@ import google_crc32c
 from bert_large.errors import DamageError, WriteError
 
 _BLOCK_BYTES = 1 << 22
-# What a disk says that takes no more: full, over quota, read-only, broken.
+_LONGEST_NAME = 100
+"""File names up to this many bytes become part of temporary names; file systems allow 255 bytes, some only 143."""
+# Errors of a disk that takes no more data: full, over quota, read-only, failing, file too large.
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+# Errors of file systems that cannot flush: many network and FUSE file systems refuse to flush folders.
+_FLUSH_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
 
 @contextlib.contextmanager
 def explain_write_errors(path: Path, needed_bytes: int | None = None) -> Iterator[None]:
-    """Raise a disk's error within the block as a `WriteError` on `path`; other errors pass as they are."""
+    """Convert errors of the disk within the block to a `WriteError` about `path`; other errors pass unchanged."""
     try:
         yield
     except OSError as error:
@@ -35,25 +39,25 @@ def explain_write_errors(path: Path, needed_bytes: int | None = None) -> Iterato
 def _write_error(path: Path, reason: str, needed_bytes: int | None) -> WriteError:
     needed = "" if needed_bytes is None else f", {describe_bytes(needed_bytes)} needed"
     return WriteError(
-        f"{path} could not be written: {reason}; {describe_bytes(free_bytes(path))} free there{needed}. Make room and "
-        "start the same command again: it goes on from what is finished"
+        f"{path} could not be written: {reason}; {describe_bytes(free_bytes(path))} free there{needed}. Free some "
+        "space and run the same command again: it continues from the completed work"
     )
 
 
 def require_free_bytes(path: Path, needed_bytes: int) -> None:
-    """Raise `WriteError` when the file system that `path` will be on has less room; a quota is not seen."""
+    """Raise `WriteError` if the file system of `path` has too little free space. Quotas are not considered."""
     if free_bytes(path) < needed_bytes:
         raise _write_error(path, os.strerror(errno.ENOSPC), needed_bytes)
 
 
 def free_bytes(path: Path) -> int:
-    """Return the room on the file system that `path` is on, or will be."""
+    """Return the free space of the file system that holds `path`, or will hold it once it exists."""
     existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     return shutil.disk_usage(existing).free
 
 
 def describe_bytes(count: int) -> str:
-    """Return a size as a person reads it, in powers of 1000 as disks are sold: `4.03 GB`."""
+    """Return a size with three digits and a unit, in powers of 1000 as disks are sold: `4.03 GB`."""
     size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
     while size >= 1000 and len(units) > 1:
         size, units = size / 1000, units[1:]
@@ -62,10 +66,10 @@ def describe_bytes(count: int) -> str:
 
 @contextlib.contextmanager
 def replace_atomically(path: Path) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; its file takes the name of `path`, flushed to disk, if no error comes."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    """Yield a temporary path beside `path`; if the block succeeds, flush that file to disk and rename it to `path`."""
+    partial = _partial_path(path)
     with explain_write_errors(path):
-        partial.unlink(missing_ok=True)  # were it a link, the file that it leads to would be written
+        partial.unlink(missing_ok=True)  # if it is a symbolic link, opening it would write to its target
         try:
             yield partial
             sync_file(partial)
@@ -76,9 +80,15 @@ def replace_atomically(path: Path) -> Iterator[Path]:
         sync_folder(path.parent)
 
 
+def _partial_path(path: Path) -> Path:
+    name = os.fsencode(path.name)
+    stem = path.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()
+    return path.with_name(f".{stem}.{os.getpid()}.partial")
+
+
 @contextlib.contextmanager
 def write_atomically(path: Path) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path` that takes its name, flushed to disk, when the block ends without error."""
+    """Open a temporary file beside `path`; if the block succeeds, flush it to disk and rename it to `path`."""
     with replace_atomically(path) as partial, partial.open("wb") as file:
         yield file
 
@@ -93,9 +103,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a file; raises `DamageError` where that is not what the file holds.
+    """Return the JSON object in a file.
 
-    A file that is not there is `FileNotFoundError`.
+    Raises `FileNotFoundError` if there is no file, and `DamageError` if it cannot be read or holds anything else.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -103,31 +113,31 @@ def read_json(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise DamageError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:  # not UTF-8, cut short, nested without end
-        raise DamageError(f"{path} is damaged: it is no JSON: {error}") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, truncated, nested too deeply
+        raise DamageError(f"{path} is damaged: it is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise DamageError(f"{path} is damaged: found {str(content)[:60]!r}, expected a JSON object")
     return content
 
 
 def remove_partial_files(folder: Path) -> None:
-    """Remove what writers of this folder's files left that were killed; no other may be at work there.
+    """Delete the temporary files that killed writers left in a folder. No other process may be writing there.
 
-    Unfinished folders stay: commands that were told to put theirs in here make them, and clear them up.
+    Unfinished subfolders stay: the commands that create them also delete them.
     """
     for leftover in partial_files(folder):
         leftover.unlink()
 
 
 def partial_files(folder: Path) -> list[Path]:
-    """Return the temporary files in a folder, as `replace_atomically` names them."""
+    """Return the temporary files in a folder that `replace_atomically` created."""
     return [path for path in folder.glob(".*.[0-9]*.partial") if path.is_symlink() or not path.is_dir()]
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Delete a file or a folder and all that is in it, if it is there; of a link, never what it leads to.
+    """Delete a file, or a folder with its content, if it exists. Of a symbolic link only the link is deleted.
 
-    With `ignore_errors` what cannot be deleted stays: for cleaning up after another error.
+    With `ignore_errors`, what cannot be deleted stays: for cleaning up after another error.
     """
     with contextlib.suppress(OSError) if ignore_errors else contextlib.nullcontext():
         if path.is_dir() and not path.is_symlink():
@@ -137,25 +147,25 @@ def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
 
 
 class GrowingFile:
-    """A file that is appended to. It has no buffer: what was appended outlives a kill, and an error comes at once."""
+    """A file to append to, without a buffer: appended data survives a kill, and write errors are raised at once."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._file = path.open("ab", buffering=0)
 
     def append(self, data: bytes) -> None:
-        """Write all of `data`; a disk that fills up on the way leaves the start of it."""
+        """Write all of `data`. If the disk fills up on the way, the file ends with the first part of it."""
         with explain_write_errors(self._path):
             while data:
                 data = data[self._file.write(data) :]
 
     def flush_to_disk(self) -> None:
-        """Put all that was appended on disk."""
+        """Flush all appended data to disk."""
         with explain_write_errors(self._path):
-            os.fsync(self._file.fileno())
+            flush_descriptor(self._file.fileno())
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
 
@@ -163,13 +173,13 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal as `sha256sum` prints it."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(_BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()
 
 
 def crc32c_of(path: Path) -> str:
-    """Return the CRC-32C of a file's bytes as eight hexadecimal digits: it finds damage at the speed of memory."""
+    """Return the CRC-32C of a file's bytes as eight hexadecimal digits; about as fast as memory can be read."""
     checksum = 0
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -177,24 +187,33 @@ def crc32c_of(path: Path) -> str:
     return f"{checksum:08x}"
 
 
+def flush_descriptor(descriptor: int) -> None:
+    """Flush an open file or folder to disk, where the file system can do so."""
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _FLUSH_UNSUPPORTED:
+            raise
+
+
 def sync_file(path: Path) -> None:
     """Flush a file's bytes to disk."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        flush_descriptor(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush a folder's entries, so that a rename in it survives a power cut."""
+    """Flush a folder's entries to disk, so that a rename in it survives a power failure."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        flush_descriptor(descriptor)
     finally:
         os.close(descriptor)
 
 
 def drop_from_page_cache(path: Path) -> None:
-    """Ask the system to forget what it keeps of a file in memory, so that reading it goes to the disk again."""
-    with path.open("rb") as file:
+    """Ask the kernel to drop its cached pages of a file, so that the next read comes from the disk."""
+    with path.open("rb") as file, contextlib.suppress(OSError):  # only advice, which some file systems do not take
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

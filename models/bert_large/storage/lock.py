@@ -1,10 +1,10 @@
-"""One writer a folder: a lock that the system releases when its holder ends, however that happens.
+"""At most one writer per folder: an advisory `flock` that the kernel releases when the process exits, however it exits.
 
-The lock is `flock` on `.lock` in the folder; the file tells who has it. It holds between processes of a host on every
-local file system, and between hosts where the file system passes locks on: NFS version 4 and, with its lock service,
-3; CephFS; GPFS; Lustre mounted with `flock`. A host that dies loses its locks when the server's lease ends (NFS: 90
-seconds as a rule). Where locks are not passed on (`local_lock`, `localflock`) two hosts are not kept apart; where there
-are none at all, that is said.
+The lock is on the file `.lock` in the folder, which names the holder. It works between processes of a host on every
+local file system, and between hosts where the file system supports it: NFS version 4, and version 3 with its lock
+service; CephFS; GPFS; Lustre mounted with `flock`. When a host dies, its locks are released once the server's lease
+expires (NFS: usually 90 seconds). Mounts that keep locks local to a host (`local_lock`, `localflock`) do not separate
+hosts. If the file system supports no locks at all, a warning is logged.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from bert_large.errors import InputError
 from bert_large.storage.atomic import explain_write_errors
@@ -27,12 +26,12 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 
 
 class FolderLock:
-    """Held from when it is made until it is closed or the process ends."""
+    """A lock on a folder, held from construction until `close` or the end of the process."""
 
     def __init__(self, folder: Path, what: str, warn: Callable[[str], object]) -> None:
-        """Lock `folder`, which a message calls `what`; `warn` is told where locks are unknown.
+        """Lock `folder`, which messages call `what`. `warn` is called if the file system does not support locks.
 
-        Raises `InputError` when another process has the lock, or when the folder cannot be written to.
+        Raises `InputError` if another process holds the lock, or if the folder is not writable.
         """
         path = folder / LOCK_FILE
         try:
@@ -46,38 +45,35 @@ class FolderLock:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
-                warn(f"warning: {what} {folder} is on a file system without locks: see that nobody else writes there")
+                warn(f"warning: {what} {folder} is on a file system without locks: do not start a second writer there")
                 return
             holder = _describe_holder(path)
             os.close(self._descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise InputError(
-                f"{what} {folder} is in use by {holder}; wait for its end, stop it, or choose another folder"
+                f"{what} {folder} is in use by {holder}; wait until it ends, stop it, or choose another folder"
             ) from None
-        facts = {
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "started": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-        }
+        started = time.strftime("%Y-%m-%d %H:%M:%S %z")
+        record = {"host": socket.gethostname(), "process": os.getpid(), "started": started}
         with explain_write_errors(path):
             os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, json.dumps(facts).encode() + b"\n", 0)
+            os.pwrite(self._descriptor, json.dumps(record).encode() + b"\n", 0)
 
     def close(self) -> None:
-        """Let others have the folder. The file stays: to remove it could take a lock from who waits for it."""
+        """Release the lock. The file stays: deleting it would race with a process that waits for the lock."""
         os.close(self._descriptor)
 
     def __enter__(self) -> FolderLock:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
 
 def _describe_holder(path: Path) -> str:
     try:
-        facts = json.loads(path.read_bytes())
-        return f"process {facts['process']} on host {facts['host']}, started {facts['started']}"
+        holder = json.loads(path.read_bytes())
+        return f"process {holder['process']} on host {holder['host']}, started {holder['started']}"
     except (OSError, ValueError, KeyError, TypeError):
-        return "another process, which has not said who it is"
+        return "another process"

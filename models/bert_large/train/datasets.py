@@ -1,4 +1,4 @@
-"""Everything a run reads, found and checked before any work starts."""
+"""The inputs of a run: model configuration, vocabulary and records, checked before any work starts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,22 @@ from bert_large.errors import InputError
 from bert_large.log import LOGGER
 from bert_large.model.pretrained import VOCAB_FILE, check_model_folder, find_config_file
 from bert_large.model.weight_files import NEXT_SENTENCE, WeightFiles
-from bert_large.observe.console import Progress
+from bert_large.observe.progress import Progress
 from bert_large.prepare.dataset import TextSettings, make_dataset
 from bert_large.prepare.instances import InstanceSettings
 from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import read_json
+from bert_large.train.run_folder import DATA_INDEX
 
-DATA_INDEX = "data_index"
-"""Folder in a run's output folder that keeps where the records lie."""
+
+@dataclasses.dataclass(frozen=True)
+class RunData:
+    """The records of a run."""
+
+    training: Dataset
+    evaluation: Dataset | None
+    masking: DynamicMasking | None
+    """Draws new masks in every epoch; None: the records' own masks are used."""
 
 
 def resolve_model_config(
@@ -35,10 +43,10 @@ def resolve_model_config(
     vocab_file: str | None = None,
     masked_lm_only: bool = False,
 ) -> ModelConfig:
-    """Return the model's configuration: the file's or name's, the checkpoint's, or both when they agree.
+    """Return the model configuration from a file or preset, from the checkpoint, or from both if they agree.
 
-    A name (`configurations.CONFIGURATIONS`) leaves the vocabulary's size open: it is the checkpoint's or, where there
-    is none, that of `vocab_file`. The heads are the checkpoint's, unless the masked-LM head alone is asked for.
+    A preset (`presets.CONFIGURATIONS`) takes its vocabulary size from the checkpoint or, without one, from
+    `vocab_file`. The heads are the checkpoint's, unless only the masked-LM head is requested.
     """
     if checkpoint_dir is not None:
         weights_file = check_model_folder(Path(checkpoint_dir))
@@ -63,43 +71,46 @@ def resolve_model_config(
         if config.traits.model_type == from_checkpoint.traits.model_type:
             config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
         differences = [
-            f"{name} is {value} there, {getattr(config, name)} in {config_file}"
+            f"{name} is {value}, but {getattr(config, name)} in {config_file}"
             for name, value in vars(from_checkpoint).items()
             if value != getattr(config, name) and not name.endswith("dropout_prob")
         ]
         if differences:
-            raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} is of another shape: {'; '.join(differences)}")
+            raise InputError(
+                f"CHECKPOINT_DIR {checkpoint_dir} has another model configuration: {'; '.join(differences)}"
+            )
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
 def _require_pretraining_model(config_file: Path) -> None:
-    """Refuse a model folder that names a class for another use, such as a fine-tuned one.
+    """Raise `InputError` for the folder of a model class for another use, such as a fine-tuned model.
 
     The classes of the encoder alone are accepted: pretraining draws the heads, and evaluation finds them missing.
     """
     named = read_json(config_file).get("architectures")
     if isinstance(named, list) and named and named[0] not in (*ARCHITECTURES, "BertModel", "DistilBertModel"):
         raise InputError(
-            f"CHECKPOINT_DIR {config_file.parent} is of {named[0]}, expected one of {', '.join(ARCHITECTURES)}; give "
-            "the model_save of pretraining. A fine-tuned model is one for `transformers`, and for finetune, as it is"
+            f"CHECKPOINT_DIR {config_file.parent} contains a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; "
+            "give the model_save folder of a pretraining run. Fine-tuned models work only with `transformers` and "
+            "`finetune`"
         )
 
 
 def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:
-    """Return where `resolve_model_config` has the configuration from."""
+    """Return a description of the source of the configuration that `resolve_model_config` returns."""
     if config_file is None:
         return f"configuration of {checkpoint_dir}"
     named = CONFIGURATIONS.get(config_file)
     if named is None or named.vocab_size == config.vocab_size:
         return f"configuration {config_file}"
     return (
-        f"configuration {config_file} with vocab_size {config.vocab_size}, as the "
-        f"{'checkpoint' if checkpoint_dir else 'vocabulary'} has it, instead of {named.vocab_size}"
+        f"configuration {config_file} with vocab_size {config.vocab_size} from the "
+        f"{'checkpoint' if checkpoint_dir else 'vocabulary'} instead of {named.vocab_size}"
     )
 
 
 def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
-    """Return the vocabulary to keep with the model: the file named, else the one beside the checkpoint, else none."""
+    """Return the vocabulary to save with the model: `vocab_file`, or the checkpoint's, or None if there is none."""
     path = Path(vocab_file) if vocab_file else None
     if path is None and checkpoint_dir is not None and (Path(checkpoint_dir) / VOCAB_FILE).is_file():
         path = Path(checkpoint_dir) / VOCAB_FILE
@@ -117,15 +128,16 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 def resolve_text(
     data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None
 ) -> TextSettings | None:
-    """Return how the records of a run on text are made, None for one on records that are there.
+    """Return how to make the records of a run on text, or None for a run on existing records.
 
-    A model to go on from knows its own vocabulary alone: raises `InputError` where that is not there.
+    Raises `InputError` if the run starts from a checkpoint without a vocabulary: a model works with no other than the
+    one it was trained with.
     """
     if data.text_dir is None:
         return None
     if from_checkpoint and vocab_file is None:
         raise InputError(
-            f"CHECKPOINT_DIR has no {VOCAB_FILE} to make records of TEXT_DIR with: set VOCAB_FILE (--vocab-file)"
+            f"CHECKPOINT_DIR has no {VOCAB_FILE} to make records from TEXT_DIR: set VOCAB_FILE (--vocab-file)"
         )
     length = data.max_seq_length
     slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
@@ -140,24 +152,29 @@ def resolve_text(
 
 
 def make_text_records(data: DataConfig, settings: TextSettings | None, ranks: Ranks) -> DataConfig:
-    """Have rank 0 make the records of a run on text, however long that takes; return what there is then."""
+    """Make the records of a run on text on rank 0, while the others wait without a time limit.
+
+    Returns the settings, without evaluation if the text is too small for it.
+    """
     if data.text_dir is None or settings is None:
         return data
     with ranks.failing_together():
         if ranks.is_main:
-            with ranks.busy(f"making records of {data.text_dir}"):
+            with ranks.busy(f"making records from {data.text_dir}"):
                 make_dataset(data.text_dir, data.dataset_dir, settings, LOGGER.info)
     with ranks.failing_together():
         if not data.dataset_dir.is_dir():
-            raise InputError(f"{data.dataset_dir} is not seen: with TEXT_DIR all hosts need the same OUTPUT_DIR")
+            raise InputError(
+                f"{data.dataset_dir} does not exist on this host: with TEXT_DIR, all hosts must share OUTPUT_DIR"
+            )
     if data.eval_dir != data.dataset_dir / EVAL_FOLDERS[0] or data.eval_dir.is_dir():
         return data
-    LOGGER.info("no evaluation: the text is too small to hold articles out")
+    LOGGER.info("no evaluation: the text is too small to hold out articles")
     return dataclasses.replace(data, eval_dir=None)
 
 
 def require_vocab(vocab_file: Path | None) -> Path:
-    """Return the vocabulary that masks are drawn with; raises `InputError` where there is none."""
+    """Return the vocabulary for dynamic masking; raise `InputError` if there is none."""
     if vocab_file is None:
         raise InputError(
             "--dynamic-masking needs the vocabulary that the records were made with: set VOCAB_FILE (--vocab-file)"
@@ -168,7 +185,7 @@ def require_vocab(vocab_file: Path | None) -> Path:
 def resolve_masking(
     vocab_file: Path | None, data: DataConfig, train: TrainConfig, dataset: Dataset
 ) -> DynamicMasking | None:
-    """Return what draws masks anew, if that is asked for; raises `InputError` without the records' vocabulary."""
+    """Return the dynamic masking of the records, or None if it is off."""
     if not data.dynamic_masking:
         return None
     vocabulary = read_vocab(require_vocab(vocab_file))
@@ -182,26 +199,41 @@ def resolve_masking(
     )
     masking.check(dataset.read(0, BadRecords(data.bad_records_allowed)))
     LOGGER.info(
-        "masks are drawn anew in every epoch: at most %d a record, %s", masking.max_predictions, masking.vocabulary
+        "masks are redrawn in every epoch: at most %d per record, %s", masking.max_predictions, masking.vocabulary
     )
     return masking
 
 
 def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
-    """Open a folder of shards; one rank of each machine indexes what is new, the others wait."""
+    """Open a folder of shards. One rank of each machine indexes new shards, while the others wait."""
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
 
     def on_shard(done: int, total: int) -> None:
         progress.within(f"checking the records of {folder}: {done} of {total} new shards")
 
-    with ranks.failing_together():
+    with progress, ranks.failing_together():
         if ranks.local_rank == 0:
             Dataset.open(
                 folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard
             )
-    progress.close()
     return Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
+
+
+def open_data(
+    data: DataConfig, train: TrainConfig, model: ModelConfig, vocab_file: Path | None, ranks: Ranks
+) -> RunData:
+    """Open the records of a run, and check that all ranks have the same."""
+    training = open_training_data(data, train, model, ranks)
+    evaluation = None
+    if data.eval_dir is not None:
+        evaluation = open_eval_data(data.eval_dir, train.output_dir / DATA_INDEX, model, ranks)
+    masking = resolve_masking(vocab_file, data, train, training)
+    fingerprints = {"data": training.fingerprint(), "masks": masking.vocabulary if masking else "the records' own"}
+    if evaluation is not None:
+        fingerprints["evaluation data"] = evaluation.fingerprint()
+    ranks.require_agreement(fingerprints)
+    return RunData(training, evaluation, masking)
 
 
 def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
@@ -213,13 +245,13 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
     for text in bad:
         LOGGER.info("bad record skipped: %s", text)
     if bad:
-        LOGGER.info("%d bad records skipped: the next good one of its shard stands in for each", len(bad))
+        LOGGER.info("%d bad records skipped: the next good record of its shard replaces each", len(bad))
     _log_dataset("training", dataset)
     return dataset
 
 
 def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
-    """Open held-out records, of any sequence length that the model has positions for; none of them may be bad."""
+    """Open held-out records, of any sequence length up to the model's positions; no record may be bad."""
     dataset = open_dataset(eval_dir, index_dir, model, ranks)
     _log_dataset("evaluation", dataset)
     return dataset
@@ -228,7 +260,7 @@ def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: R
 def _log_dataset(use: str, dataset: Dataset) -> None:
     tokens = dataset.total_tokens()
     LOGGER.info(
-        "%s data: %d records in %d shards of %s, %d real tokens, %.1f a record of %d slots",
+        "%s data: %d records in %d shards of %s, %d real tokens, %.1f per record of %d slots",
         use, len(dataset), len(dataset.shards), dataset.shards[0].path.parent, tokens, tokens / len(dataset),
         dataset.shape.max_seq_length,
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Evaluation: the whole held-out set in order, dropout off, figures over all of it."""
+"""Evaluation on the whole held-out set, in order and without dropout."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from bert_large.data.loader import EvalBatches
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining
-from bert_large.observe.console import Progress
-from bert_large.observe.metrics import EvalFigures, mean, mean_or_none
+from bert_large.observe.metrics import EvalMetrics, mean, mean_or_none
+from bert_large.observe.progress import Progress
+from bert_large.train.loss import as_row
 from bert_large.train.stopping import WorkDropped
 
 
 def count_eval_records(dataset: Dataset, samples: int | None) -> int:
-    """Return how many records an evaluation on the first `samples` (None: all) takes in."""
+    """Return the number of records in an evaluation on the first `samples` (None: all)."""
     return min(samples or len(dataset), len(dataset))
 
 
@@ -31,56 +32,46 @@ def evaluate(
     precision: Precision,
     micro_batch_tokens: int,
     samples: int | None,
-    is_stop_asked: Callable[[], bool] = lambda: False,
-) -> EvalFigures:
-    """Evaluate on the first `samples` records of `dataset` (None: all), every record once, over all ranks.
+    is_stop_requested: Callable[[], bool] = lambda: False,
+) -> EvalMetrics:
+    """Evaluate on the first `samples` records of `dataset` (None: all), each once, spread over all ranks.
 
-    Raises `WorkDropped` on all ranks when `is_stop_asked()` comes true on any of them.
+    Raises `WorkDropped` on all ranks if `is_stop_requested()` becomes true on any of them.
     """
     started = time.perf_counter()
-    records = count_eval_records(dataset, samples)
     batches = EvalBatches.cut(
-        dataset, records=records, micro_batch_tokens=micro_batch_tokens, rank=ranks.rank, world_size=ranks.world_size
+        dataset,
+        records=count_eval_records(dataset, samples),
+        micro_batch_tokens=micro_batch_tokens,
+        rank=ranks.rank,
+        world_size=ranks.world_size,
     )
-    # masked-LM loss, its right predictions, masked tokens, next-sentence loss, its right predictions, sequences
-    sums = torch.zeros(6, dtype=torch.float64)
+    sums = torch.zeros(4, dtype=torch.float64)
+    counts = torch.zeros(2, dtype=torch.float64)  # masked tokens, sequences
     label_counts = torch.zeros(model.config.vocab_size, dtype=torch.int64)
-    progress = Progress(len(batches), "batch", visible=ranks.is_main, listener=ranks.note)
-    for number in range(len(batches)):
-        if is_stop_asked():
-            break
-        (batch,) = batches[number]
-        progress.within(f"evaluating: micro-batch {number + 1} of {len(batches)}")
-        with precision.autocast():
-            result = model(batch, None)
-        sums += torch.tensor(
-            [
-                float(result.masked_lm_loss),
-                float(result.masked_lm_correct),
-                batch.masked_tokens,
-                float(result.next_sentence_loss),
-                float(result.next_sentence_correct),
-                batch.sequences,
-            ],
-            dtype=torch.float64,
-        )
-        label_counts += torch.bincount(batch.masked_labels, minlength=len(label_counts))
-        progress.advance()
-    progress.close()
-
-    if ranks.any(is_stop_asked()):
+    with Progress(len(batches), "batch", visible=ranks.is_main, listener=ranks.note) as progress:
+        for number in range(len(batches)):
+            if is_stop_requested():
+                break
+            (batch,) = batches[number]
+            progress.within(f"evaluating: micro-batch {number + 1} of {len(batches)}")
+            with precision.autocast():
+                sums += as_row(model(batch, None))
+            counts += torch.tensor([batch.masked_tokens, batch.sequences], dtype=torch.float64)
+            label_counts += torch.bincount(batch.masked_labels, minlength=len(label_counts))
+            progress.advance()
+    if ranks.any(is_stop_requested()):
         raise WorkDropped
-    sums, label_counts = ranks.sum(sums), ranks.sum(label_counts)
-    masked_lm_loss, masked_lm_correct, masked_tokens, next_sentence_loss, next_sentence_correct, sequences = (
-        sums.tolist()
-    )
+
+    masked_lm_loss, masked_lm_correct, next_sentence_loss, next_sentence_correct = ranks.sum(sums).tolist()
+    masked_tokens, sequences = ranks.sum(counts).tolist()
     next_sentences = model.next_sentence_predictions(int(sequences))
-    return EvalFigures(
+    return EvalMetrics(
         samples=int(sequences),
         masked_lm_loss=mean(masked_lm_loss, masked_tokens),
         masked_lm_accuracy=mean(masked_lm_correct, masked_tokens),
         next_sentence_loss=mean_or_none(next_sentence_loss, next_sentences),
         next_sentence_accuracy=mean_or_none(next_sentence_correct, next_sentences),
-        most_frequent_token_accuracy=mean(float(label_counts.max()), masked_tokens),
+        most_frequent_token_accuracy=mean(float(ranks.sum(label_counts).max()), masked_tokens),
         seconds=time.perf_counter() - started,
     )

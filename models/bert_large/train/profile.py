@@ -22,7 +22,8 @@ from bert_large.log import LOGGER
 from bert_large.observe.flops import product_flops
 from bert_large.observe.gemm import measure_flops_per_second
 from bert_large.observe.machine import describe_software
-from bert_large.observe.metrics import EvalFigures, StepFigures, mean
+from bert_large.observe.metrics import StepMetrics, mean
+from bert_large.observe.observer import Observer
 from bert_large.observe.stages import STAGES, StageSeconds, divide_step, marked, stage_marker
 from bert_large.storage.atomic import write_atomically
 from bert_large.train.step import StepRunner
@@ -59,8 +60,8 @@ def check_size(*, layers: int, sequences: int, max_seq_length: int, micro_batch_
 
 
 @dataclass(kw_only=True)
-class StepProfiler:
-    """An `Observer`, on every rank, that profiles `steps` steps after the first few and leaves the run as it is.
+class StepProfiler(Observer):
+    """Profiles, on every rank, `steps` steps after the first few and leaves the run as it is.
 
     Each rank writes a trace of each step, `rank0_step4.json.gz`; rank 0 writes `profile.json` and logs the table.
     """
@@ -110,7 +111,7 @@ class StepProfiler:
             stack.enter_context(record_function(_event_name(step + 1)))
             self._step = stack.pop_all()
 
-    def step(self, figures: StepFigures) -> None:
+    def step(self, figures: StepMetrics) -> None:
         """End the profile of a step, write its trace, and after the last one the table."""
         if self._step is None or self._profile is None:
             return
@@ -127,18 +128,6 @@ class StepProfiler:
         self._profiled.append(figures.step)
         if len(self._profiled) == self.steps:
             self._leave_table()
-
-    def evaluation_starts(self, samples: int) -> None:
-        """Nothing: evaluations lie between steps."""
-
-    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
-        """Nothing: evaluations lie between steps."""
-
-    def run_ends(self, samples: int, reached_target: bool) -> None:
-        """Nothing: `close` comes next."""
-
-    def flush_to_disk(self) -> None:
-        """Nothing: a trace is on disk when its step ends."""
 
     def close(self) -> None:
         """Make the table of a run that ended before all steps were profiled; a dropped step is left out."""

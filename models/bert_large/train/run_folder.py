@@ -1,27 +1,71 @@
-"""A run's folder belongs to one run: what identifies it, whether it may go on, and whether it has ended."""
+"""A run's output folder: which run it belongs to, where that run resumes, and whether it has ended."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bert_large.config.differences import flatten
+from bert_large.config.differences import differences, flatten
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import DataConfig, OptimConfig, TrainConfig
 from bert_large.data.masking import DynamicMasking
+from bert_large.distributed.collectives import Ranks
 from bert_large.errors import DamageError, InputError
 from bert_large.log import LOGGER
-from bert_large.storage.atomic import read_json, write_atomically
+from bert_large.model.pretrained import check_model_folder
+from bert_large.storage.atomic import read_json, remove_partial_files, write_json
+from bert_large.storage.integrity import facts_of
+from bert_large.storage.lock import FolderLock
+from bert_large.storage.output_folder import make_folder
 from bert_large.train import checkpoint
+from bert_large.train.state import TrainingState
 
 RUN_FILE = "run.json"
 ENDED_FILE = "ended.json"
+LOG_FILE = "train.log"
+CHECKPOINTS = "checkpoints"
+MODEL = "model_save"
+DATA_INDEX = "data_index"
 _IMPORTED_FROM = "imported_from"
+_INITIAL_WEIGHTS = "initial_weights"
+"""Key in `run.json`: size and checksum of the weights in CHECKPOINT_DIR that the run started from, or null."""
 _STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
+    """Create the output folder on every host, and hold its lock on the main rank.
+
+    Also deletes what killed processes left unfinished there. Raises `InputError` on all ranks if one of them fails.
+    """
+    with contextlib.ExitStack() as stack:
+        with ranks.failing_together():
+            _require_utf_8(folder)
+            make_folder(folder)
+            if ranks.is_main:
+                stack.enter_context(FolderLock(folder, "OUTPUT_DIR", LOGGER.warning))
+                checkpoint.remove_partial_checkpoints(folder / CHECKPOINTS)
+        with ranks.failing_together():
+            if ranks.local_rank == 0:  # the folder may be local to each host
+                for place in (folder, folder / DATA_INDEX):
+                    remove_partial_files(place)
+        yield
+
+
+def _require_utf_8(folder: Path) -> None:
+    """Raise `InputError` for a path that the safetensors library cannot open, so that no checkpoint could be read."""
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise InputError(
+            f"OUTPUT_DIR {folder} has bytes in its name that are not valid UTF-8, and its checkpoints could not be "
+            "read; give a folder with another name"
+        ) from None
 
 
 def run_identity(
@@ -32,7 +76,7 @@ def run_identity(
     fingerprint: str,
     masking: DynamicMasking | None = None,
 ) -> dict[str, Any]:
-    """Return the settings that must stay the same for a run to go on; all others may change at a resume."""
+    """Return the settings that must stay the same when a run resumes; all others may change."""
     identity = {
         "phase": train.phase,
         "precision": train.precision,
@@ -43,40 +87,79 @@ def run_identity(
         "model": dataclasses.asdict(model),
         "optimizer": dataclasses.asdict(optim),
     }
-    if masking is not None:  # no entry for the records' own masks: runs from before there were others go on
+    if masking is not None:  # without an entry for masks from the records, runs of older versions can be resumed
         identity["dynamic_masking"] = masking.vocabulary
     return json.loads(json.dumps(identity))
 
 
 def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
-    """Return what identifies a checkpoint that another system made: any run of that model may go on from it."""
+    """Return the identity of a checkpoint that another system made: any run of the same model may resume from it."""
     return {_IMPORTED_FROM: source, "model": dataclasses.asdict(model)}
 
 
 def flat_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what identifies a run on one level, with what versions that knew one architecture did not write."""
+    """Return an identity on one level, with the default of settings that older versions did not have."""
     return {"model.architecture": BERT, **flatten(identity)}
 
 
-def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = False) -> Path | None:
-    """Take the output folder for this run and return the checkpoint to resume from, if there is one.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Start:
+    """How a run starts in its folder. `plan_start` decides, and changes nothing; `carry_out` makes the changes.
 
-    That is the newest one that is intact; a damaged newer one is warned of and removed. A run that the launcher has
-    `restarted`, by the command it was first started with, goes on from what it has saved; so does one that was begun
-    from a checkpoint elsewhere and is started by the same command again. Raises `InputError` when the
-    folder holds another run, or checkpoints of which none is intact. Only one rank may call this, which has the lock.
+    Between the two, all else that may refuse the run is checked. On ranks other than the main one there is nothing to
+    carry out.
+    """
+
+    folder: Path
+    identity: Mapping[str, Any]
+    resume_from: Path | None = None
+    state: TrainingState = dataclasses.field(default_factory=TrainingState)
+    ended: str | None = None
+    """Why the run ended, if it is complete and there is nothing to do."""
+    damages: Sequence[DamageError] = ()
+    """Errors in checkpoints that are newer than `resume_from`."""
+    obsolete: Sequence[Path] = ()
+    """Checkpoints to delete: damaged ones, and those after the step that the run goes back to."""
+    run_file: Mapping[str, Any] | None = None
+    """Content of `run.json`, if it is to be written."""
+
+    def carry_out(self) -> None:
+        """Make the folder that of a run under way from `state`."""
+        (self.folder / ENDED_FILE).unlink(missing_ok=True)
+        for damage in self.damages:
+            LOGGER.warning("warning: %s; deleting that checkpoint and resuming from %s", damage, self.resume_from)
+        if len(self.obsolete) > len(self.damages):
+            LOGGER.warning("warning: going back to step %d: later checkpoints are deleted", self.state.step)
+        for path in self.obsolete:  # otherwise the next start would resume beyond the metrics of this one
+            checkpoint.remove_checkpoint(path)
+        if self.run_file is not None:
+            write_json(self.folder / RUN_FILE, self.run_file)
+
+
+def plan_start(
+    train: TrainConfig, identity: Mapping[str, Any], initial_weights: Path | None = None, *, restarted: bool = False
+) -> Start:
+    """Decide how a run starts in its output folder, without changing the folder.
+
+    The run resumes from the newest intact checkpoint. A run that the launcher has `restarted` with its original
+    command resumes from its own checkpoints, and so does one that started from a checkpoint elsewhere and is run again
+    with the same command. Raises `InputError` if the folder belongs to another run, or has checkpoints but no intact
+    one. Only the rank that holds the folder's lock may call this.
     """
     folder = train.output_dir
-    checkpoints = checkpoint.list_checkpoints(folder / "checkpoints")
+    checkpoints = checkpoint.list_checkpoints(folder / CHECKPOINTS)
     belongs = (folder / RUN_FILE).exists()
     resume = "auto" if restarted and (train.resume == "never" or checkpoints) else train.resume
-    if resume not in ("auto", "never") and checkpoints and not _is_in(folder / "checkpoints", Path(resume)):
-        LOGGER.info("%s has checkpoints of its own: going on from those, not again from %s", folder, resume)
-        resume = "auto"
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
         raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
     if belongs:
-        require_same(folder, _read_identity(folder / RUN_FILE), identity)
+        _require_same_run(folder, identity, initial_weights)
+        if ended := reason_ended(train):
+            return Start(folder=folder, identity=identity, ended=ended)
+    is_elsewhere = resume not in ("auto", "never") and Path(resume).resolve().parent != (folder / CHECKPOINTS).resolve()
+    if is_elsewhere and checkpoints:
+        LOGGER.info("%s has checkpoints: resuming from those, and not again from %s", folder, resume)
+        resume = "auto"
     chosen: Path | None = None
     damages: list[DamageError] = []
     if resume == "auto":
@@ -84,75 +167,82 @@ def claim(train: TrainConfig, identity: Mapping[str, Any], *, restarted: bool = 
     elif resume != "never":
         chosen = Path(resume)
         checkpoint.check_intact(chosen)
-    if chosen is not None:
-        progress, its_identity = checkpoint.read_state(chosen)
-        require_same(chosen, its_identity, _comparable(identity, its_identity))
-        for damage in damages:
-            LOGGER.warning("warning: %s; removing that checkpoint and going on from %s", damage, chosen)
-        removed = checkpoint.remove_later_checkpoints(folder / "checkpoints", progress.step)
-        if len(removed) > len(damages):
-            LOGGER.warning("warning: going back to step %d: later checkpoints are removed", progress.step)
-    checkpoint.remove_partial_checkpoints(folder / "checkpoints")
+    run_file = None
     if not belongs and not train.benchmark:
-        with write_atomically(folder / RUN_FILE) as file:
-            file.write(json.dumps(identity, indent=1).encode())
-    return chosen
+        run_file = {**identity, _INITIAL_WEIGHTS: _describe_weights(initial_weights)}
+    if chosen is None:
+        return Start(folder=folder, identity=identity, run_file=run_file)
+    state, found_identity = checkpoint.read_state(chosen)
+    require_same(chosen, found_identity, _comparable(identity, found_identity))
+    return Start(
+        folder=folder,
+        identity=identity,
+        resume_from=chosen,
+        state=state,
+        damages=damages,
+        obsolete=checkpoint.later_checkpoints(folder / CHECKPOINTS, state.step),
+        run_file=run_file,
+    )
 
 
-def _is_in(folder: Path, path: Path) -> bool:
-    return path.resolve().parent == folder.resolve()
-
-
-def _read_identity(path: Path) -> dict[str, Any]:
+def _require_same_run(folder: Path, identity: Mapping[str, Any], initial_weights: Path | None) -> None:
+    """Raise `InputError` unless the run in the folder has this identity, and started from the given weights, if any."""
     try:
-        return read_json(path)
+        recorded = read_json(folder / RUN_FILE)
     except DamageError as error:
         raise DamageError(
-            f"{error}. It says which run OUTPUT_DIR holds: put it back from a copy, or remove it. Without it the "
-            "checkpoints there say so; a run that has none begins anew"
+            f"{error}. It identifies the run in OUTPUT_DIR: restore it from a copy, or delete it. Without it, the "
+            "checkpoints identify the run; a run without checkpoints starts from scratch"
         ) from None
+    is_recorded = _INITIAL_WEIGHTS in recorded  # older versions did not
+    started_from = recorded.pop(_INITIAL_WEIGHTS, None)
+    require_same(folder, recorded, identity)
+    if initial_weights is None or not is_recorded:
+        return
+    given = _describe_weights(initial_weights)
+    if given != started_from:
+        to_continue = "leave it out" if started_from is None else "set it to the one that the run started from"
+        raise InputError(
+            f"CHECKPOINT_DIR {initial_weights} has weights of {given}, but the run in OUTPUT_DIR {folder} started from "
+            f"{started_from or 'random weights'}. Give an empty OUTPUT_DIR to train from that CHECKPOINT_DIR, or "
+            f"{to_continue} to continue the run"
+        )
 
 
-def _comparable(identity: Mapping[str, Any], checkpoints: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the part of a run's identity that a checkpoint's must equal: all of it, unless that was imported."""
-    if _IMPORTED_FROM not in checkpoints:
+def _describe_weights(folder: Path | None) -> str | None:
+    return None if folder is None else str(facts_of(check_model_folder(folder)))
+
+
+def _comparable(identity: Mapping[str, Any], found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of a run's identity that a checkpoint's identity must equal: all, unless it was imported."""
+    if _IMPORTED_FROM not in found:
         return identity
-    return {_IMPORTED_FROM: checkpoints[_IMPORTED_FROM], "model": identity["model"]}
+    return {_IMPORTED_FROM: found[_IMPORTED_FROM], "model": identity["model"]}
 
 
 def require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """Raise `InputError` that names every setting in which two identities differ."""
-    flat_found, flat_expected = flat_identity(found), flat_identity(expected)
-    differences = [
-        f"{name} was {flat_found.get(name)}, is {flat_expected.get(name)}"
-        for name in sorted({*flat_found, *flat_expected})
-        if flat_found.get(name) != flat_expected.get(name)
-    ]
-    if differences:
+    changes = differences(flat_identity(found), flat_identity(expected))
+    if changes:
+        listed = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changes.items())
+        hint = " (keep --total-steps when you raise --max-steps)" if "optimizer.total_steps" in changes else ""
         raise InputError(
-            f"{where} is of another run: {'; '.join(differences)}. Give an empty OUTPUT_DIR, or that run's settings"
-            + (
-                " (keep --total-steps when you raise --max-steps)"
-                if "optimizer.total_steps" in str(differences)
-                else ""
-            )
+            f"{where} belongs to another run: {listed}. Give an empty OUTPUT_DIR, or that run's settings{hint}"
         )
 
 
 def mark_ended(train: TrainConfig, reason: str) -> None:
-    """Note that the run reached its end by its stop criteria, after its results are written."""
-    with write_atomically(train.output_dir / ENDED_FILE) as file:
-        file.write(json.dumps({"reason": reason, **_criteria(train)}, indent=1).encode())
+    """Record that the run met a stop criterion; called after its results are written."""
+    write_json(train.output_dir / ENDED_FILE, {"reason": reason, **_criteria(train)})
 
 
 def reason_ended(train: TrainConfig) -> str | None:
-    """Return why the run in the folder ended, or None if it has not, or is now asked to go further.
+    """Return why the run in the folder ended, or None if it has not, or its stop criteria have changed since.
 
-    A damaged note of it is warned of and taken for none: the run goes on from its last checkpoint, comes to the same
-    end, and notes it again.
+    A damaged record only causes a warning: the run resumes from its last checkpoint, ends again and records it again.
     """
     path = train.output_dir / ENDED_FILE
-    if train.benchmark or not path.exists():
+    if not path.exists():
         return None
     try:
         ended = read_json(path)
@@ -160,7 +250,7 @@ def reason_ended(train: TrainConfig) -> str | None:
         if missing or not isinstance(ended["reason"], str):
             raise DamageError(f"{path} is damaged: it lacks {', '.join(missing) or 'a reason in words'}")
     except DamageError as error:
-        LOGGER.warning("warning: %s; taking the run for one that has not ended", error)
+        LOGGER.warning("warning: %s; assuming that the run has not ended", error)
         return None
     same = all(ended[name] == value for name, value in _criteria(train).items())
     return ended["reason"] if same else None

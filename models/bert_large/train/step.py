@@ -1,4 +1,4 @@
-"""One optimizer step: micro-batches forward and backward, one all-reduce, clip, update."""
+"""One optimizer step: forward and backward passes of micro-batches, one all-reduce, clipping, update."""
 
 from __future__ import annotations
 
@@ -17,20 +17,16 @@ from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines.precision import Precision
-from bert_large.errors import UserError
 from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
 from bert_large.model.dropout import StepDropout
-from bert_large.observe.metrics import MASKED_LM_EPSILON, StepFigures, masked_lm_loss, mean, mean_or_none
+from bert_large.observe.metrics import StepMetrics, mean, mean_or_none
 from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
-from bert_large.train.bad_steps import SkippedSteps
+from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
+from bert_large.train.loss import as_row, masked_lm_loss, micro_batch_loss
 from bert_large.train.loss_scale import LossScale
 from bert_large.train.stopping import StopRequest, WorkDropped
-
-
-class NonFiniteLossError(UserError):
-    """The loss or the gradient is not finite, for too many steps in a row or in fp16 at the smallest loss scale."""
 
 
 @dataclass
@@ -46,14 +42,14 @@ class StepRunner:
     max_gradient_norm: float
     seed: int
     loss_scale: LossScale | None = None
-    """The next step's, where the precision scales the loss; None: as a run begins."""
+    """Loss scale of the next step; None: the initial one, if the precision scales the loss."""
     max_bad_steps: int = 5
-    """Steps in a row without an update that end the run, where no loss scale does."""
+    """Number of steps in a row without an update that ends the run, if the precision does not scale the loss."""
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
-    """Steps without an update, up to now."""
+    """Counts of steps without an update so far."""
     gradient_sum: GradientSum = field(default_factory=GradientSum)
     shards: ParameterShards | None = None
-    """Whose parameters the optimizer holds; None: all of them, on every rank."""
+    """The assignment of parameters to the ranks' optimizers; None: every rank updates all parameters."""
     stop_request: StopRequest = field(default_factory=StopRequest)
 
     def __post_init__(self) -> None:
@@ -66,56 +62,37 @@ class StepRunner:
 
     def run(
         self, step: int, micro_batches: list[RaggedBatch], data_seconds: float, on_sequences: Callable[[int], None]
-    ) -> StepFigures:
+    ) -> StepMetrics:
         """Train on this rank's part of global batch `step` (from 0).
 
         Losses are normalised over the global batch, so they depend neither on the cut into micro-batches nor on the
         number of ranks. `on_sequences(done)` is called before each micro-batch with this rank's sequences done.
-        A step whose loss or gradient is not finite makes no update, and says so in the log; its figures are told as
-        they are. All ranks decide alike, from the same figures. Raises `NonFiniteLossError` where that cannot help, and
-        `WorkDropped` when the step would not end by the deadline of a stop: nothing has changed then but gradients.
+        A step whose loss or gradient is not finite makes no update and is logged; its metrics are returned unchanged.
+        All ranks decide the same way, from the same values. Raises `NonFiniteLossError` if there were too many such
+        steps, and `WorkDropped`, before anything but gradients has changed, if a stop is requested and the step would
+        miss its deadline.
         """
         started = time.perf_counter()
-        counts = torch.tensor(
-            [sum(batch.masked_tokens for batch in micro_batches), sum(batch.tokens for batch in micro_batches)],
-            dtype=torch.float64,
-        )
-        masked_tokens, tokens = self.ranks.sum(counts).tolist()
-        self._zero_gradients()
-        sums = torch.zeros(4, dtype=torch.float64)
-        dropout, done = StepDropout(self.seed, step), 0
-        sequences = sum(batch.sequences for batch in micro_batches)
-        for number, batch in enumerate(micro_batches):
-            on_sequences(done)
-            is_last = number == len(micro_batches) - 1
-            drops = self.stop_request.drops_step(time.perf_counter() - started, done / sequences)
-            if (drops or is_last) and self.ranks.any(drops):  # each rank comes here once, before gradients are summed
-                raise WorkDropped
-            with self._communication(is_last):
-                result = self._forward_backward(batch, dropout, masked_tokens)
-            sums += _as_row(result)
-            done += batch.sequences
-        sums = self.ranks.sum(sums)
-
-        gradient_norm = self.model.engine.global_norm(
-            [parameter.grad for parameter in self._parameters if parameter.grad is not None]
-        )
-        gradient_norm /= self._loss_factor
-        masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = sums.tolist()
-        loss_1, loss_2 = masked_lm_loss(masked_lm, masked_tokens), mean(next_sentence, self.global_batch_size)
+        counts = [sum(batch.masked_tokens for batch in micro_batches), sum(batch.tokens for batch in micro_batches)]
+        masked_tokens, tokens = self.ranks.sum(torch.tensor(counts, dtype=torch.float64)).tolist()
+        sums = self._accumulate_gradients(step, micro_batches, masked_tokens, started, on_sequences)
+        masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = self.ranks.sum(sums).tolist()
+        masked_lm_mean = masked_lm_loss(masked_lm, masked_tokens)
+        loss = masked_lm_mean + mean(next_sentence, self.global_batch_size)
+        gradient_norm = self._gradient_norm()
         rate = self.schedule.rate(step)
-        if math.isfinite(loss_1 + loss_2) and math.isfinite(gradient_norm):
+        if math.isfinite(loss) and math.isfinite(gradient_norm):
             self._update(rate, gradient_norm)
         else:
-            self._skip_update(step, loss_1 + loss_2, gradient_norm)
+            self._skip_update(step, loss, gradient_norm)
 
         next_sentences = self.model.next_sentence_predictions(self.global_batch_size)
         seconds = time.perf_counter() - started + data_seconds
-        return StepFigures(
+        return StepMetrics(
             step=step + 1,
             samples=(step + 1) * self.global_batch_size,
-            loss=loss_1 + loss_2,
-            masked_lm_loss=loss_1,
+            loss=loss,
+            masked_lm_loss=masked_lm_mean,
             next_sentence_loss=mean_or_none(next_sentence, next_sentences),
             masked_lm_accuracy=mean(masked_lm_correct, masked_tokens),
             next_sentence_accuracy=mean_or_none(next_sentence_correct, next_sentences),
@@ -128,21 +105,59 @@ class StepRunner:
             skipped_updates=self.skipped.total,
         )
 
+    def _accumulate_gradients(
+        self,
+        step: int,
+        micro_batches: list[RaggedBatch],
+        masked_tokens: float,
+        started: float,
+        on_sequences: Callable[[int], None],
+    ) -> torch.Tensor:
+        """Compute the gradients of the global batch and return this rank's sums [4], in the order of `loss.as_row`."""
+        # Dropped, or cleared in place if `DistributedDataParallel` keeps them in its own buckets.
+        self.model.zero_grad(set_to_none=self._replica is self.model)
+        sums = torch.zeros(4, dtype=torch.float64)
+        dropout, done = StepDropout(self.seed, step), 0
+        sequences = sum(batch.sequences for batch in micro_batches)
+        for number, batch in enumerate(micro_batches):
+            on_sequences(done)
+            is_last = number == len(micro_batches) - 1
+            drops = self.stop_request.drops_step(time.perf_counter() - started, done / sequences)
+            # Every rank takes part in this exactly once: either before its last micro-batch, whose backward pass sums
+            # gradients over ranks, or earlier, and then it leaves the step, as all ranks do.
+            if (drops or is_last) and self.ranks.any(drops):
+                raise WorkDropped
+            with self._gradient_communication(is_last):
+                sums += as_row(self._forward_backward(batch, dropout, masked_tokens))
+            done += batch.sequences
+        return sums
+
     def _forward_backward(self, batch: RaggedBatch, dropout: StepDropout, masked_tokens: float) -> PretrainingSums:
         with self.precision.autocast():
-            result = self._replica(batch, dropout)
-        loss = result.masked_lm_loss / (masked_tokens + MASKED_LM_EPSILON)
-        loss = loss + result.next_sentence_loss / self.global_batch_size
-        self.backward(loss * self._loss_factor)
-        return result
+            sums: PretrainingSums = self._replica(batch, dropout)
+        self.backward(micro_batch_loss(sums, masked_tokens, self.global_batch_size) * self._loss_factor)
+        return sums
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Make a micro-batch's gradients; that of the last one also waits for their sums over ranks."""
+        """Compute a micro-batch's gradients; for the last micro-batch, also wait for their sums over ranks."""
         loss.backward()
+
+    def _gradient_communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
+        """Gradients are summed over ranks in the last micro-batch's backward pass only."""
+        if is_last:
+            self.ranks.meet()
+        if is_last or not isinstance(self._replica, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._replica.no_sync()
+
+    def _gradient_norm(self) -> float:
+        """Return the global norm of the gradients without the loss scale."""
+        gradients = [parameter.grad for parameter in self._parameters if parameter.grad is not None]
+        return self.model.engine.global_norm(gradients) / self._loss_factor
 
     @property
     def _loss_factor(self) -> float:
-        """What this step's loss is multiplied by, and so its gradients."""
+        """Factor of this step's loss, and therefore of its gradients."""
         return 1.0 if self.loss_scale is None else self.loss_scale.scale
 
     def _update(self, rate: float, gradient_norm: float) -> None:
@@ -156,38 +171,21 @@ class StepRunner:
             self.loss_scale = self.loss_scale.after_update()
 
     def _skip_update(self, step: int, loss: float, gradient_norm: float) -> None:
-        """Count the step, and halve the loss scale if there is one, so that the next step can do better."""
+        """Count the step, and halve the loss scale if there is one, which may make the next step succeed."""
         found = f"step {step + 1}: loss {loss}, gradient norm {gradient_norm}"
         self.skipped = self.skipped.after_skip()
         if self.loss_scale is None:
             if self.skipped.in_a_row >= self.max_bad_steps:
                 raise NonFiniteLossError(
-                    f"{found}; the update was not made, as in {self.skipped.in_a_row} steps in a row (--max-bad-steps)"
+                    f"{found}; the last {self.skipped.in_a_row} steps made no update (limit: --max-bad-steps)"
                 )
             LOGGER.info("%s: update skipped, %d in a row", found, self.skipped.in_a_row)
             return
         lowered = self.loss_scale.after_overflow()
         if lowered is None:
             raise NonFiniteLossError(
-                f"{found}, though the loss scale is down to {self.loss_scale.scale:g} and may not fall below 1; the "
-                "update was not made. bf16 and fp32 need no loss scale"
+                f"{found}; no update was made, although the loss scale is {self.loss_scale.scale:g} and cannot be "
+                "lowered below 1. bf16 and fp32 need no loss scale"
             )
         self.loss_scale = lowered
         LOGGER.info("%s: update skipped, loss scale halved to %g", found, lowered.scale)
-
-    def _zero_gradients(self) -> None:
-        """Drop gradients, or clear them where `DistributedDataParallel` gathers them in buckets of its own."""
-        self.model.zero_grad(set_to_none=self._replica is self.model)
-
-    def _communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
-        """Gradients are summed over ranks in the last micro-batch's backward pass only."""
-        if is_last:
-            self.ranks.meet()
-        if is_last or not isinstance(self._replica, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self._replica.no_sync()
-
-
-def _as_row(result: PretrainingSums) -> torch.Tensor:
-    values = (result.masked_lm_loss, result.masked_lm_correct, result.next_sentence_loss, result.next_sentence_correct)
-    return torch.tensor([float(value.detach()) for value in values], dtype=torch.float64)

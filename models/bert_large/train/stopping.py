@@ -1,4 +1,4 @@
-"""Stopping on request: a signal ends the run after the step in hand, or without it when that would take too long."""
+"""Stopping on request: a signal ends the run after the current step, or discards the step if it would take too long."""
 
 from __future__ import annotations
 
@@ -7,35 +7,36 @@ import signal
 import time
 from types import FrameType
 
-# A scheduler may signal every process of a job, and torchrun hands the same signal on: that is one request.
+# A scheduler may signal every process of a job while torchrun forwards the same signal: both are one request.
 _SAME_REQUEST_SECONDS = 3.0
 
 
 class WorkDropped(Exception):
-    """The step or evaluation in hand is given up, on all ranks alike; the weights are those before it."""
+    """The current step or evaluation is discarded, on all ranks; the weights are those before it."""
 
 
 class StopRequest:
-    """Listens to SIGTERM and SIGINT, also as process 1 of a container, where a signal without a handler does nothing.
+    """Handles SIGTERM, SIGINT and SIGHUP, also as process 1 of a container, which ignores unhandled signals.
 
-    Until `defer` is called a signal ends the process: nothing is trained yet that could be lost. Then the first one is
-    remembered, and a second one ends the process.
+    Until `defer` is called, a signal ends the process at once: there is no training progress to lose. After that, the
+    first signal is recorded, and a second one ends the process.
     """
 
     def __init__(self) -> None:
         self.signal_number = 0
-        """The signal that came, 0 as long as none has."""
+        """The recorded signal, 0 if there is none."""
         self._deadline_seconds = 0.0
         self._signalled_at = 0.0
         self._is_deferring = False
 
     def listen(self) -> None:
-        """Start listening."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._handle)
+        """Install the signal handlers. SIGHUP stays ignored if it was: that is how `nohup` starts a process."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def defer(self, deadline_seconds: float) -> None:
-        """From now on remember the first signal: who trains asks for it. A step has this long to end after it."""
+        """Record the first signal from now on, for the training loop to poll. A step then has this long to finish."""
         self._is_deferring, self._deadline_seconds = True, deadline_seconds
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -46,7 +47,10 @@ class StopRequest:
             os._exit(128 + number)
 
     def drops_step(self, elapsed_seconds: float, done: float) -> bool:
-        """Tell if a stop is asked for and a step, `done` of it (0 to 1) after `elapsed_seconds`, would end too late."""
+        """Return whether a stop is requested and a step would miss its deadline.
+
+        `done` is the finished share of the step, from 0 to 1, after `elapsed_seconds`.
+        """
         if not self.signal_number:
             return False
         left_seconds = self._signalled_at + self._deadline_seconds - time.monotonic()

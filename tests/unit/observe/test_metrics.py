@@ -1,49 +1,28 @@
-"""Figures computed once, and where they are written."""
+"""Metrics, and the files that they are written to."""
 
 from __future__ import annotations
 
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 from bert_large.data.tfrecord import iterate_payloads
 from bert_large.errors import WriteError
-from bert_large.observe.metrics import (
-    EvalFigures,
-    MetricsWriter,
-    StepFigures,
-    masked_lm_loss,
-    mean,
-    read_rows,
-    read_steps,
-)
+from bert_large.observe import tensorboard
+from bert_large.observe.metrics import mean, read_rows, read_steps
+from bert_large.observe.metrics_writer import MetricsWriter
+from bert_large.train.loss import masked_lm_loss
 from tensorboardX.proto.event_pb2 import Event
 
 from tests.support.tensorboard import tensorboard_scalars
-
-
-def step_figures(step: int, **changes: Any) -> StepFigures:
-    values: dict[str, Any] = {
-        "step": step, "samples": 8 * step, "loss": 3.5 / step, "masked_lm_loss": 3.0 / step,
-        "next_sentence_loss": 0.5 / step, "masked_lm_accuracy": 0.25, "next_sentence_accuracy": 0.75,
-        "learning_rate": 1e-3, "gradient_norm": 1.5, "sequences_per_second": 4.0, "tokens_per_second": 100.0,
-        "seconds": 2.0, "data_seconds": 0.5, "skipped_updates": 0,
-    }  # fmt: skip
-    return StepFigures(**values | changes)
-
-
-EVALUATION = EvalFigures(
-    samples=50, masked_lm_loss=2.0, masked_lm_accuracy=0.3, next_sentence_loss=0.6, next_sentence_accuracy=0.7,
-    most_frequent_token_accuracy=0.05, seconds=9.0,
-)  # fmt: skip
+from tests.support.training import EVALUATION, step_metrics
 
 
 def write(folder: Path, first_step: int, *steps: int, evaluation_due: bool = False) -> None:
     writer = MetricsWriter(folder, first_step, evaluation_due)
     for step in steps:
-        writer.step(step_figures(step))
+        writer.step(step_metrics(step))
     writer.close()
 
 
@@ -51,7 +30,7 @@ def write_with_evaluations(folder: Path, *steps: int) -> None:
     """Write a new run that is evaluated after each step."""
     writer = MetricsWriter(folder, 0)
     for step in steps:
-        writer.step(step_figures(step))
+        writer.step(step_metrics(step))
         writer.evaluation(step, 8 * step, EVALUATION)
     writer.close()
 
@@ -60,44 +39,44 @@ def steps_of(folder: Path) -> list[int]:
     return [row["step"] for row in read_rows(folder / "metrics.jsonl", "step")]
 
 
-def test_losses_are_the_references() -> None:
-    """Weighted sum over (sum of weights + 1e-5); nothing masked is a loss of 0."""
+def test_the_loss_is_the_references() -> None:
+    """The sum over (number of tokens + 1e-5); 0 without masked tokens."""
     assert masked_lm_loss(6.0, 3) == 6.0 / 3.00001
     assert masked_lm_loss(0.0, 0) == 0.0
     assert (mean(6.0, 3), mean(6.0, 0)) == (2.0, 0.0)
 
 
 def test_rows(tmp_path: Path) -> None:
-    """A line per event with the names that the outputs contract fixes; samples are those trained on."""
+    """One line per event, with the documented names; `samples` counts the sequences trained on."""
     writer = MetricsWriter(tmp_path, 0)
-    writer.step(step_figures(1))
+    writer.step(step_metrics(1))
     writer.evaluation(1, 8, EVALUATION)
     writer.close()
     step, evaluation = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
-    assert step == {"event": "step", **vars(step_figures(1))}
+    assert step == {"event": "step", **vars(step_metrics(1))}
     assert evaluation == {
         "event": "eval", "step": 1, "samples": 8, "eval_samples": 50, "masked_lm_loss": 2.0, "masked_lm_accuracy": 0.3,
         "next_sentence_loss": 0.6, "next_sentence_accuracy": 0.7, "most_frequent_token_accuracy": 0.05, "seconds": 9.0,
     }  # fmt: skip
 
 
-def test_rows_are_there_at_once(tmp_path: Path) -> None:
-    """Who watches the file, or reads it after a kill, misses no finished step."""
+def test_rows_are_written_at_once(tmp_path: Path) -> None:
+    """A reader of the file, also after a kill, sees every finished step."""
     writer = MetricsWriter(tmp_path, 0)
-    writer.step(step_figures(1))
+    writer.step(step_metrics(1))
     assert steps_of(tmp_path) == [1]
     writer.close()
 
 
-def test_resume_drops_rows_after_its_step(tmp_path: Path) -> None:
-    """No step is there twice; the evaluation after the last kept step stays."""
+def test_resuming_deletes_later_rows(tmp_path: Path) -> None:
+    """No step is recorded twice; the evaluation after the last kept step stays."""
     write_with_evaluations(tmp_path, 1, 2, 3)
     write(tmp_path, 2, 3, 4)
     assert steps_of(tmp_path) == [1, 2, 3, 4]
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1, 2]
 
 
-def test_resume_drops_a_partial_last_line(tmp_path: Path) -> None:
+def test_resuming_deletes_a_partial_last_line(tmp_path: Path) -> None:
     write(tmp_path, 0, 1, 2)
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text()[:-20])
@@ -106,8 +85,8 @@ def test_resume_drops_a_partial_last_line(tmp_path: Path) -> None:
     assert sorted(child.name for child in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
 
 
-def test_a_new_run_starts_anew(tmp_path: Path) -> None:
-    """Rows of a benchmark that ran in the same folder are not this run's."""
+def test_a_new_run_starts_with_an_empty_file(tmp_path: Path) -> None:
+    """Rows of a benchmark in the same folder do not belong to the run."""
     writer = MetricsWriter(tmp_path, 0)
     writer.evaluation(0, 0, EVALUATION)
     writer.close()
@@ -117,10 +96,10 @@ def test_a_new_run_starts_anew(tmp_path: Path) -> None:
 
 
 def test_tensorboard_has_the_same_values(tmp_path: Path) -> None:
-    """Every figure under the step that it belongs to."""
+    """Every value is recorded under its step."""
     writer = MetricsWriter(tmp_path, 0)
-    writer.step(step_figures(1))
-    writer.step(step_figures(2))
+    writer.step(step_metrics(1))
+    writer.step(step_metrics(2))
     writer.evaluation(2, 16, EVALUATION)
     writer.close()
     found: dict[tuple[str, int], float] = {}
@@ -128,24 +107,24 @@ def test_tensorboard_has_the_same_values(tmp_path: Path) -> None:
         for _, payload in iterate_payloads(path):
             event = Event.FromString(payload)
             found |= {(value.tag, event.step): value.simple_value for value in event.summary.value}
-    expected = {("train/" + name, step): value for step in (1, 2) for name, value in vars(step_figures(step)).items()}
+    expected = {("train/" + name, step): value for step in (1, 2) for name, value in vars(step_metrics(step)).items()}
     expected |= {("eval/" + name, 2): value for name, value in vars(EVALUATION).items()}
     expected[("eval/eval_samples", 2)], expected[("eval/samples", 2)] = 50, 16
     expected = {(name, step): value for (name, step), value in expected.items() if name != "train/step"}
     assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_figures_that_are_not_finite_are_null(tmp_path: Path) -> None:
-    """Of a skipped update: the row is JSON as other programs read it, and TensorBoard gets the others only."""
+def test_values_that_are_not_finite_are_null(tmp_path: Path) -> None:
+    """The row of a skipped update is valid JSON, and TensorBoard gets only the finite values."""
     writer = MetricsWriter(tmp_path, 0)
-    writer.step(step_figures(1, loss=float("nan"), gradient_norm=float("inf")))
+    writer.step(step_metrics(1, loss=float("nan"), gradient_norm=float("inf")))
     writer.close()
 
     def refuse(constant: str) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     row = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
-    assert list(row) == ["event", *vars(step_figures(1))]
+    assert list(row) == ["event", *vars(step_metrics(1))]
     assert [name for name, value in row.items() if value is None] == ["loss", "gradient_norm"]
     assert row["masked_lm_loss"] == 3.0
 
@@ -156,7 +135,7 @@ def scalars(folder: Path) -> dict[str, list[int]]:
 
 
 def test_tensorboard_shows_each_step_once_after_resumes(tmp_path: Path) -> None:
-    """Steps and evaluations after the checkpoint are gone from the files, not only from readers that are told so."""
+    """Steps and evaluations after the checkpoint are deleted from the files, for readers that ignore restarts."""
     write_with_evaluations(tmp_path, 1, 2, 3)
     write(tmp_path, 2, 3, 4)
     write(tmp_path, 3, 4, 5, 6)
@@ -169,8 +148,8 @@ def test_tensorboard_shows_each_step_once_after_resumes(tmp_path: Path) -> None:
     assert scalars(tmp_path)["train/loss"] == [1] and "eval/masked_lm_loss" not in scalars(tmp_path)
 
 
-def test_an_evaluation_to_be_made_anew_is_dropped(tmp_path: Path) -> None:
-    """A run that was stopped before an evaluation, resumed, and killed right after it."""
+def test_an_evaluation_to_be_repeated_is_deleted(tmp_path: Path) -> None:
+    """A run was stopped before an evaluation, resumed, and killed right after it."""
     write_with_evaluations(tmp_path, 1, 2)
     write(tmp_path, 2, 3, evaluation_due=True)
     assert [row["step"] for row in read_rows(tmp_path / "metrics.jsonl", "eval")] == [1]
@@ -178,8 +157,8 @@ def test_an_evaluation_to_be_made_anew_is_dropped(tmp_path: Path) -> None:
     assert scalars(tmp_path)["eval/masked_lm_loss"] == [1] and scalars(tmp_path)["train/loss"] == [1, 2, 3]
 
 
-def test_what_a_kill_or_a_power_cut_left_is_dropped(tmp_path: Path) -> None:
-    """The end of a row and of an event, and bytes that are neither."""
+def test_remains_of_a_kill_or_a_power_cut_are_deleted(tmp_path: Path) -> None:
+    """Truncated rows and events, and bytes that are neither."""
     write(tmp_path, 0, 1, 2, 3)
     (events,) = (tmp_path / "tensorboard").iterdir()
     for path, rest in ((tmp_path / "metrics.jsonl", b"\0\0\0\xff\n{"), (events, b"\0" * 20)):
@@ -201,10 +180,10 @@ def test_what_a_kill_or_a_power_cut_left_is_dropped(tmp_path: Path) -> None:
         ('{"event"', '"event"'),
     ],
 )
-def test_a_damaged_row_is_dropped_with_a_warning(
+def test_a_damaged_row_is_deleted_with_a_warning(
     tmp_path: Path, old: str, new: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No kill leaves one before the last; who only reads sees the others."""
+    """A kill damages only the last one; readers skip damaged rows."""
     write(tmp_path, 0, 1, 2, 3)
     path = tmp_path / "metrics.jsonl"
     first, second, third = path.read_text().splitlines(keepends=True)
@@ -213,39 +192,36 @@ def test_a_damaged_row_is_dropped_with_a_warning(
     assert [step.step for step in read_steps(path)] == [1]
     with caplog.at_level("WARNING", "bert_large"):
         write(tmp_path, 2, 3)
-    assert caplog.messages == [
-        f"warning: {path} is damaged: 1 of its 3 rows are dropped",
-        f"warning: {path} lacks the figures of 1 of the steps up to 2",
-    ]
+    damaged, missing = caplog.messages
+    assert str(path) in damaged and "1 of its 3 rows" in damaged
+    assert str(path) in missing and "1 of the steps up to 2" in missing
     assert steps_of(tmp_path) == [1, 3]
 
 
-def test_figures_are_read_back(tmp_path: Path) -> None:
+def test_metrics_are_read_back(tmp_path: Path) -> None:
     writer = MetricsWriter(tmp_path, 0)
-    writer.step(step_figures(1))
-    writer.step(step_figures(2, loss=float("inf")))
+    writer.step(step_metrics(1))
+    writer.step(step_metrics(2, loss=float("inf")))
     first, second = read_steps(tmp_path / "metrics.jsonl")
-    assert first == step_figures(1)
+    assert first == step_metrics(1)
     assert math.isnan(second.loss) and second.masked_lm_loss == 1.5
     writer.close()
 
 
 @pytest.mark.parametrize("place", ["metrics.jsonl", "tensorboard"])
 def test_a_full_disk_is_an_error_at_once(tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's writer would wait for ever; the message names the file."""
+    """The message names the file. A library's writer would wait forever."""
     writer = MetricsWriter(tmp_path, 0)
     file = writer._file if place == "metrics.jsonl" else writer._tensorboard._file
     full = Path("/dev/full").open("ab", buffering=0)  # noqa: SIM115 - the writer closes it
     monkeypatch.setattr(file, "_file", full)
-    with pytest.raises(
-        WriteError, match=rf"{tmp_path}/{place}.* could not be written: No space left on device; .* free"
-    ):
-        writer.step(step_figures(1))
+    with pytest.raises(WriteError, match=rf"{tmp_path}/{place}.*No space left on device"):
+        writer.step(step_metrics(1))
     writer.close()
 
 
-def test_figures_that_are_gone_are_missed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """No kill takes them: they were on disk before the checkpoint. A run that begins later has no earlier ones."""
+def test_missing_rows_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A kill loses none: they are on disk before the checkpoint. A run may start at a later step."""
     path = tmp_path / "metrics.jsonl"
     with caplog.at_level("WARNING", "bert_large"):
         for _ in range(2):
@@ -254,11 +230,11 @@ def test_figures_that_are_gone_are_missed(tmp_path: Path, caplog: pytest.LogCapt
         assert caplog.messages == []
         path.unlink()
         write(tmp_path, 7, 8)
-    assert caplog.messages == [f"warning: {path} lacks the figures of 7 of the steps up to 7"]
+    assert len(caplog.messages) == 1 and str(path) in caplog.text and "7 of the steps up to 7" in caplog.text
 
 
-def test_damage_to_an_event_costs_that_one_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """TensorBoard reads a file up to its first damage; what comes after is not thrown away for that."""
+def test_a_damaged_event_is_deleted_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TensorBoard reads a file up to its first damage; the events after it are kept."""
     write(tmp_path, 0, 1, 2, 3, 4, 5)
     (events,) = (tmp_path / "tensorboard").iterdir()
     frames = list(iterate_payloads(events))
@@ -268,5 +244,13 @@ def test_damage_to_an_event_costs_that_one_alone(tmp_path: Path, caplog: pytest.
     events.write_bytes(content)
     with caplog.at_level("WARNING", "bert_large"):
         write(tmp_path, 5, 6)
-    assert caplog.messages == [f"warning: {events} is damaged in 1 places: events there are dropped"]
+    assert len(caplog.messages) == 1 and str(events) in caplog.text
     assert scalars(tmp_path)["train/loss"] == [1, 3, 4, 5, 6]
+
+
+def test_a_clock_that_was_set_back_loses_no_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorBoard reads the files in the order of their names, and each of them discards the steps after its start."""
+    for first_step, seconds in ((0, 2e9), (2, 1e9), (4, 2e9), (6, 2e9)):
+        monkeypatch.setattr(tensorboard.time, "time", lambda seconds=seconds: seconds)
+        write(tmp_path, first_step, first_step + 1, first_step + 2)
+    assert scalars(tmp_path)["train/loss"] == [1, 2, 3, 4, 5, 6, 7, 8]

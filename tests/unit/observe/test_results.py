@@ -7,23 +7,23 @@ from pathlib import Path
 
 import pytest
 import yaml
-from bert_large.observe.metrics import StepFigures
+from bert_large.observe.metrics import StepMetrics
 from bert_large.observe.results import StepTotals, Summary, write_results
 
-from tests.unit.observe.test_metrics import step_figures
+from tests.support.training import step_metrics
 
 SUMMARY = Summary(sequences_per_second=123.4564, step_seconds=3.6288123, masked_lm_accuracy=0.71204567)
 
 
-def totals(figures: Sequence[StepFigures], warmup_steps: int) -> StepTotals:
+def totals(metrics: Sequence[StepMetrics], warmup_steps: int) -> StepTotals:
     found = StepTotals(warmup_steps=warmup_steps)
-    for step in figures:
+    for step in metrics:
         found.add(step)
     return found
 
 
 def test_summary_log_line(tmp_path: Path) -> None:
-    """Exactly the line that Intel's scripts write and read; runs append."""
+    """The exact line that Intel's scripts write and read; runs append to the file."""
     write_results(tmp_path, SUMMARY, phase=1, precision="bf16", global_batch_size=448)
     write_results(tmp_path, SUMMARY, phase=2, precision="fp32", global_batch_size=28)
     assert (tmp_path / "summary.log").read_text() == (
@@ -32,7 +32,7 @@ def test_summary_log_line(tmp_path: Path) -> None:
 
 
 def test_results_yaml(tmp_path: Path) -> None:
-    """Entries of key, value and unit; the last run's."""
+    """Entries of key, value and unit, of the last run."""
     for _ in range(2):
         write_results(tmp_path, SUMMARY, phase=1, precision="bf16", global_batch_size=448)
     assert yaml.safe_load((tmp_path / "results.yaml").read_text()) == {
@@ -50,15 +50,15 @@ def test_throughput_line() -> None:
 
 @pytest.mark.parametrize(("steps", "seconds"), [(4, 2.0), (3, 4.0), (2, 30.0)])
 def test_first_steps_are_left_out_of_the_timing(steps: int, seconds: float) -> None:
-    """They warm caches up; when there are no others they are all there is."""
+    """They warm up caches. If there are no other steps, they are timed."""
     durations = [50.0, 10.0, 4.0, 0.0][:steps]
-    figures = [step_figures(step, seconds=duration) for step, duration in enumerate(durations, start=1)]
-    summary = totals(figures, 2).summarize(8, None)
+    metrics = [step_metrics(step, seconds=duration) for step, duration in enumerate(durations, start=1)]
+    summary = totals(metrics, 2).summarize(8, None)
     assert summary.step_seconds == seconds
     assert summary.sequences_per_second == 8 / seconds
 
 
-def test_accuracy_is_of_the_last_evaluation_if_there_was_one() -> None:
-    figures = [step_figures(1, masked_lm_accuracy=0.1), step_figures(2, masked_lm_accuracy=0.2)]
-    assert totals(figures, 0).summarize(8, 0.0).masked_lm_accuracy == 0.0
-    assert totals(figures, 0).summarize(8, None).masked_lm_accuracy == 0.2
+def test_the_accuracy_is_that_of_the_last_evaluation_if_any() -> None:
+    metrics = [step_metrics(1, masked_lm_accuracy=0.1), step_metrics(2, masked_lm_accuracy=0.2)]
+    assert totals(metrics, 0).summarize(8, 0.0).masked_lm_accuracy == 0.0
+    assert totals(metrics, 0).summarize(8, None).masked_lm_accuracy == 0.2

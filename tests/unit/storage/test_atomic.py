@@ -1,12 +1,22 @@
-"""Files are whole or absent."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
-from bert_large.storage.atomic import remove_partial_files, remove_tree, write_atomically
+from bert_large.errors import WriteError
+from bert_large.storage.atomic import (
+    partial_files,
+    read_json,
+    remove_partial_files,
+    remove_tree,
+    write_atomically,
+    write_json,
+)
 
 
 def test_output_appears_when_complete(tmp_path: Path) -> None:
@@ -39,8 +49,8 @@ def test_a_link_in_place_of_the_temporary_file_is_not_written_through(tmp_path: 
     assert (tmp_path / "out").read_bytes() == b"new" and not (tmp_path / "out").is_symlink()
 
 
-def test_what_links_lead_to_is_not_removed(tmp_path: Path) -> None:
-    """Neither when the link is what is to be removed, nor when it lies in there."""
+def test_targets_of_links_are_not_removed(tmp_path: Path) -> None:
+    """Neither of a link itself, nor of one in a folder that is removed."""
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "file").write_bytes(b"keep")
     (tmp_path / "link").symlink_to("other")
@@ -53,9 +63,7 @@ def test_what_links_lead_to_is_not_removed(tmp_path: Path) -> None:
     assert (tmp_path / "other" / "file").read_bytes() == b"keep"
 
 
-def test_an_error_while_removing_is_raised_unless_it_is_to_be_ignored(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_errors_while_removing_are_raised_unless_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError
 
@@ -66,7 +74,7 @@ def test_an_error_while_removing_is_raised_unless_it_is_to_be_ignored(
 
 
 def test_leftovers_of_writers_are_removed(tmp_path: Path) -> None:
-    """Files alone: an unfinished folder is another command's, as of an export that was told to write in here."""
+    """Only files: an unfinished folder belongs to another command, such as an export into this folder."""
     for name in (".metrics.jsonl.7.partial", ".a download.partial", "kept"):
         (tmp_path / name).touch()
     (tmp_path / ".corpus.partial").mkdir()
@@ -79,3 +87,45 @@ def test_leftovers_of_writers_are_removed(tmp_path: Path) -> None:
         ".corpus.partial",
         "kept",
     ]
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "\N{LATIN SMALL LETTER E WITH ACUTE}" * 127, "\udcff" * 255])
+def test_names_of_the_greatest_length(tmp_path: Path, name: str) -> None:
+    """Temporary names are not longer than a file system allows, and are recognized after a kill."""
+    path = tmp_path / name
+    with write_atomically(path) as file:
+        (partial,) = tmp_path.iterdir()
+        assert partial_files(tmp_path) == [partial]
+        file.write(b"new")
+    assert path.read_bytes() == b"new" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_file_systems_that_cannot_flush_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    flush = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        flush(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_json(tmp_path / "out", {"a": 1})
+    assert read_json(tmp_path / "out") == {"a": 1}
+
+
+def test_a_disk_that_fails_to_flush_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(descriptor: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(WriteError, match=str(tmp_path / "out")):
+        write_json(tmp_path / "out", {"a": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_never_holds_values_that_it_cannot_represent(tmp_path: Path, value: float) -> None:
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "out", {"a": value})
+    assert list(tmp_path.iterdir()) == []

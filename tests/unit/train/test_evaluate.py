@@ -1,4 +1,4 @@
-"""Evaluation: figures over the whole set, dropout off."""
+"""Evaluation: metrics over the whole set, without dropout."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from bert_large.data.dataset import Dataset
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining, PretrainingSums
-from bert_large.observe.metrics import EvalFigures
+from bert_large.observe.metrics import EvalMetrics
 from bert_large.train.evaluate import evaluate
 
 from tests.support.models import randomize, tiny_model
@@ -17,7 +17,7 @@ from tests.support.records import make_records, write_folder
 
 RECORDS = make_records(17)
 for _record in RECORDS[:4]:
-    _record.masked_ids[:] = 55  # a most frequent label
+    _record.masked_ids[:] = 55  # the most frequent label
 MASKED = sum(len(record.masked_ids) for record in RECORDS)
 
 
@@ -36,7 +36,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 def run(
     model: BertForPreTraining, dataset: Dataset, micro_batch_tokens: int = 100, samples: int | None = None
-) -> EvalFigures:
+) -> EvalMetrics:
     return evaluate(
         model,
         dataset,
@@ -48,18 +48,18 @@ def run(
 
 
 @pytest.mark.parametrize("micro_batch_tokens", [1, 100, 10_000])
-def test_figures_are_means_over_all_tokens_and_sequences(
+def test_metrics_are_means_over_all_tokens_and_sequences(
     model: BertForPreTraining, dataset: Dataset, micro_batch_tokens: int
 ) -> None:
-    """Micro-averages: a mean of micro-batches' means would differ with the cut. The last partial batch counts."""
+    """Not means of micro-batches' means, which would depend on the cut. The last partial batch counts."""
     with torch.no_grad():
         sums = model(make_batch(RECORDS, range(17)), None)
-    figures = run(model, dataset, micro_batch_tokens)
-    assert figures.samples == 17
-    assert figures.masked_lm_loss == pytest.approx(float(sums.masked_lm_loss) / MASKED, rel=1e-5)
-    assert figures.masked_lm_accuracy == int(sums.masked_lm_correct) / MASKED
-    assert figures.next_sentence_loss == pytest.approx(float(sums.next_sentence_loss) / 17, rel=1e-5)
-    assert figures.next_sentence_accuracy == int(sums.next_sentence_correct) / 17
+    metrics = run(model, dataset, micro_batch_tokens)
+    assert metrics.samples == 17
+    assert metrics.masked_lm_loss == pytest.approx(float(sums.masked_lm_loss) / MASKED, rel=1e-5)
+    assert metrics.masked_lm_accuracy == int(sums.masked_lm_correct) / MASKED
+    assert metrics.next_sentence_loss == pytest.approx(float(sums.next_sentence_loss) / 17, rel=1e-5)
+    assert metrics.next_sentence_accuracy == int(sums.next_sentence_correct) / 17
 
 
 def test_baseline_is_the_most_frequent_label(model: BertForPreTraining, dataset: Dataset) -> None:
@@ -67,21 +67,19 @@ def test_baseline_is_the_most_frequent_label(model: BertForPreTraining, dataset:
     assert run(model, dataset).most_frequent_token_accuracy == labels.count(55) / MASKED
 
 
-def test_only_the_first_samples_if_asked(model: BertForPreTraining, dataset: Dataset) -> None:
-    """And no more than there are."""
+def test_only_the_first_samples_if_requested(model: BertForPreTraining, dataset: Dataset) -> None:
+    """But not more than there are."""
     with torch.no_grad():
         sums = model(make_batch(RECORDS[:5], range(5)), None)
     masked = sum(len(record.masked_ids) for record in RECORDS[:5])
-    figures = run(model, dataset, samples=5)
-    assert figures.samples == 5
-    assert figures.masked_lm_loss == pytest.approx(float(sums.masked_lm_loss) / masked, rel=1e-5)
+    metrics = run(model, dataset, samples=5)
+    assert metrics.samples == 5
+    assert metrics.masked_lm_loss == pytest.approx(float(sums.masked_lm_loss) / masked, rel=1e-5)
     assert run(model, dataset, samples=1000).samples == 17
 
 
-def test_keeps_nothing_for_gradients(
-    model: BertForPreTraining, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Activations of an evaluation's large micro-batches would fill the memory."""
+def test_saves_no_activations(model: BertForPreTraining, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The activations of an evaluation's large micro-batches would fill the memory."""
     forward, graphs = model.forward, []
 
     def spy(batch: RaggedBatch, dropout: None) -> PretrainingSums:

@@ -1,4 +1,4 @@
-"""The loop's decisions: when to evaluate, save and stop; with a made-up step and evaluation."""
+"""When the loop evaluates, saves and stops, with simulated steps and evaluations."""
 
 from __future__ import annotations
 
@@ -9,71 +9,91 @@ from typing import Any, cast
 
 import pytest
 from bert_large.distributed.collectives import Ranks
-from bert_large.observe.metrics import EvalFigures, MetricsWriter, StepFigures
-from bert_large.train.bad_steps import SkippedSteps
+from bert_large.observe.metrics import EvalMetrics, StepMetrics
+from bert_large.observe.metrics_writer import MetricsWriter
+from bert_large.observe.observer import Observer
+from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
 from bert_large.train.loop import TrainingLoop
+from bert_large.train.saving import CheckpointSaver
+from bert_large.train.state import TrainingState
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest, WorkDropped
 
 from tests.support.runs import eval_rows, step_rows
-from tests.unit.observe.test_metrics import EVALUATION, step_figures
-from tests.unit.train.test_checkpoint import trained
-from tests.unit.train.test_run_folder import train_config
+from tests.support.training import EVALUATION, step_metrics, train_config, trained
 
 
 class Steps:
-    """Stands for a `StepRunner` of batches of 8: every step takes no time, and may bring a signal."""
+    """Stands for a `StepRunner` with batches of 8 sequences. A signal may arrive during a step.
 
-    def __init__(self, stop_request: StopRequest, signal_at: int | None, drop_at: int | None) -> None:
+    Steps from `bad_from` on make no update; step `spoils_at` makes the weights NaN.
+    """
+
+    def __init__(
+        self,
+        stop_request: StopRequest,
+        *,
+        signal_at: int | None = None,
+        drop_at: int | None = None,
+        bad_from: int | None = None,
+        spoils_at: int | None = None,
+    ) -> None:
         self.model, self.optimizer = trained(steps=1)
         self.stop_request, self.signal_at, self.drop_at = stop_request, signal_at, drop_at
+        self.bad_from, self.spoils_at = bad_from, spoils_at
         self.loss_scale, self.skipped, self.shards = None, SkippedSteps(), None
 
-    def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepFigures:
+    def run(self, step: int, micro_batches: list[Any], data_seconds: float, on_sequences: Any) -> StepMetrics:
         if step + 1 in (self.signal_at, self.drop_at):
             self.stop_request.signal_number = 15
         if step + 1 == self.drop_at:
             raise WorkDropped
-        return step_figures(step + 1)
+        if self.bad_from is not None and step + 1 >= self.bad_from:
+            self.skipped = self.skipped.after_skip()
+        if step + 1 == self.spoils_at:
+            next(self.model.parameters()).data[0] = float("nan")
+        return step_metrics(step + 1)
 
 
 def make_loop(
-    folder: Path, *, start_step: int = 0, evaluate_first: bool = False, start_accuracy: float | None = None,
-    signal_at: int | None = None, drop_at: int | None = None, accuracies: list[float | None] | None = None,
-    **config: Any,
+    folder: Path, *, start: TrainingState | None = None, accuracies: list[float | None] | None = None,
+    steps: dict[str, int] | None = None, observers: tuple[Observer, ...] = (), **config: Any,
 ) -> TrainingLoop:  # fmt: skip
-    """Return a loop whose evaluations give `accuracies`, one after another; None: there is no evaluation set.
+    """Return a loop whose evaluations return `accuracies` in turn, or that does not evaluate if it is None.
 
-    A signal comes within step `signal_at` or `drop_at`, which is dropped, or in an evaluation whose accuracy is None.
+    A signal arrives in an evaluation whose accuracy is None; `steps` are the arguments of `Steps`.
     """
-    remaining = list(accuracies or [])
+    remaining, stop_request, start = list(accuracies or []), StopRequest(), start or TrainingState()
+    runner = cast(StepRunner, Steps(stop_request, **steps or {}))
+    train = train_config(folder, **{"max_steps": 6, "save_every": 100, **config})
 
-    def evaluate() -> EvalFigures:
+    def evaluate() -> EvalMetrics:
         accuracy = remaining.pop(0)
         if accuracy is None:
             stop_request.signal_number = 15
             raise WorkDropped
         return dataclasses.replace(EVALUATION, masked_lm_accuracy=accuracy)
 
-    stop_request = StopRequest()
+    saver = CheckpointSaver(
+        folder / "checkpoints", keep=train.keep_checkpoints, runner=runner, ranks=Ranks(), identity={},
+        start_step=start.step,
+    )  # fmt: skip
     return TrainingLoop(
-        config=train_config(folder, **{"max_steps": 6, "save_every": 100, **config}),
-        runner=cast(StepRunner, Steps(stop_request, signal_at, drop_at)),
+        config=train,
+        runner=runner,
         ranks=Ranks(),
         batches=iter([[]] * 100),
-        evaluate=None if accuracies is None else evaluate,
-        observers=[MetricsWriter(folder, start_step, evaluate_first)],
-        identity={},
-        describe_samples=lambda step: [{"sample": 8 * step}],
+        start=start,
         stop_request=stop_request,
-        start_step=start_step,
-        evaluate_first=evaluate_first,
-        start_accuracy=start_accuracy,
+        evaluate=None if accuracies is None else evaluate,
+        saver=None if train.benchmark else saver,
+        observers=[MetricsWriter(folder, start.step, start.evaluation_due), *observers],
+        describe_samples=lambda step: [{"sample": 8 * step}],
     )
 
 
 def checkpoints(folder: Path) -> dict[int, bool]:
-    """Return the steps that have checkpoints, and whether an evaluation was left undone at each."""
+    """Return the steps that have checkpoints, and whether an evaluation is due at each."""
     states = [json.loads(path.read_text()) for path in folder.glob("checkpoints/*/state.json")]
     assert all(state["samples"] == 8 * state["step"] for state in states)
     return {state["step"]: state["evaluation_due"] for state in sorted(states, key=lambda state: state["step"])}
@@ -90,52 +110,54 @@ def trained_steps(folder: Path) -> list[int]:
 def test_evaluates_at_each_multiple_of_the_interval_and_at_the_end(tmp_path: Path) -> None:
     """Batches of 8, every 20 samples: at the first step that reaches 20 (24) and 40 (40), and at the end (48)."""
     loop = make_loop(tmp_path, accuracies=[0.1, 0.2, 0.3], eval_every_samples=20)
-    assert loop.run() == "all 6 steps done"
+    loop.run()
     assert [(row["step"], row["samples"]) for row in eval_rows(tmp_path)] == [(3, 24), (5, 40), (6, 48)]
     assert loop.accuracy == 0.3
     assert trained_steps(tmp_path) == [1, 2, 3, 4, 5, 6]
 
 
-class Listener:
-    """An observer that notes what it is told, by name and samples."""
+@pytest.mark.parametrize(("interval", "expected"), [(3, [1, 2, 3, 4, 5, 6]), (49, [])])
+def test_unusual_evaluation_intervals(tmp_path: Path, interval: int, expected: list[int]) -> None:
+    """A batch that spans several intervals is one evaluation; a run shorter than an interval is a trial without any."""
+    make_loop(tmp_path, accuracies=[0.1] * 6, eval_every_samples=interval).run()
+    assert evaluated(tmp_path) == expected
+
+
+class Listener(Observer):
+    """Records the events it receives, by name and samples."""
 
     def __init__(self) -> None:
-        self.told: list[tuple[Any, ...]] = []
+        self.events: list[tuple[Any, ...]] = []
 
     def step_starts(self, samples: int) -> None:
-        self.told.append(("step starts", samples))
+        self.events.append(("step starts", samples))
 
-    def step(self, figures: StepFigures) -> None:
-        self.told.append(("step", figures.samples))
+    def step(self, metrics: StepMetrics) -> None:
+        self.events.append(("step", metrics.samples))
 
     def evaluation_starts(self, samples: int) -> None:
-        self.told.append(("evaluation starts", samples))
+        self.events.append(("evaluation starts", samples))
 
-    def evaluation(self, step: int, trained_samples: int, figures: EvalFigures) -> None:
-        self.told.append(("evaluation", step, trained_samples, figures.masked_lm_accuracy))
+    def evaluation(self, step: int, samples: int, metrics: EvalMetrics) -> None:
+        self.events.append(("evaluation", step, samples, metrics.masked_lm_accuracy))
 
     def run_ends(self, samples: int, reached_target: bool) -> None:
-        self.told.append(("run ends", samples, reached_target))
+        self.events.append(("run ends", samples, reached_target))
 
     def flush_to_disk(self) -> None:
-        self.told.append(("flush",))
-
-    def close(self) -> None:
-        self.told.append(("close",))
+        self.events.append(("flush",))
 
 
-def listen(folder: Path, **how: Any) -> list[tuple[Any, ...]]:
-    """Run a loop and return what an observer beside the metrics' was told."""
-    loop, listener = make_loop(folder, **how), Listener()
-    loop.observers = [*loop.observers, listener]
-    loop.run()
-    return listener.told
+def events_of(folder: Path, **how: Any) -> list[tuple[Any, ...]]:
+    """Run a loop and return the events that an observer received."""
+    listener = Listener()
+    make_loop(folder, observers=(listener,), **how).run()
+    return listener.events
 
 
-def test_observers_are_told_in_order(tmp_path: Path) -> None:
-    """The end before the last checkpoint, whose writing is no part of the run."""
-    told = listen(tmp_path, accuracies=[0.4, 0.5], eval_every_samples=16, target_accuracy=0.5)
-    assert told == [
+def test_observers_receive_events_in_order(tmp_path: Path) -> None:
+    """The end comes before the last checkpoint: writing it is not part of the run's time."""
+    assert events_of(tmp_path, accuracies=[0.4, 0.5], eval_every_samples=16, target_accuracy=0.5) == [
         ("step starts", 0), ("step", 8), ("step starts", 8), ("step", 16),
         ("evaluation starts", 16), ("evaluation", 2, 16, 0.4),
         ("step starts", 16), ("step", 24), ("step starts", 24), ("step", 32),
@@ -143,142 +165,163 @@ def test_observers_are_told_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_an_interruption_is_no_end(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [{}, {"max_steps": 1}])
+def test_an_interrupted_run_does_not_end(tmp_path: Path, config: dict[str, int]) -> None:
     expected = [("step starts", 0), ("step", 8), ("flush",)]
-    assert listen(tmp_path, signal_at=1) == expected
-    assert listen(tmp_path, signal_at=1, max_steps=1) == expected
+    assert events_of(tmp_path, steps={"signal_at": 1}, **config) == expected
 
 
 def test_a_run_may_end_without_a_step(tmp_path: Path) -> None:
-    """Resumed at its end; and one that misses its target says so."""
-    assert listen(tmp_path, start_step=6, target_accuracy=0.5) == [("run ends", 48, False)]
-
-
-def test_a_batch_over_several_intervals_is_one_evaluation(tmp_path: Path) -> None:
-    make_loop(tmp_path, accuracies=[0.1] * 6, eval_every_samples=3).run()
-    assert evaluated(tmp_path) == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_trial_is_not_evaluated(tmp_path: Path) -> None:
-    """A run that ends before its first interval: evaluating BERT-large could take longer than all of it."""
-    make_loop(tmp_path, accuracies=[], eval_every_samples=49).run()
-    assert evaluated(tmp_path) == []
+    """It was resumed at its end, and misses its target."""
+    assert events_of(tmp_path, start=TrainingState(6), target_accuracy=0.5) == [("run ends", 48, False)]
 
 
 def test_stops_at_the_target(tmp_path: Path) -> None:
-    """At equality already; the last checkpoint is of that step."""
-    loop = make_loop(tmp_path, accuracies=[0.4, 0.5, 0.9], eval_every_samples=8, target_accuracy=0.5)
-    assert loop.run() == "masked_lm_accuracy 0.50000 reaches the target 0.5"
+    """An accuracy equal to the target is enough; the last checkpoint is of that step."""
+    make_loop(tmp_path, accuracies=[0.4, 0.5, 0.9], eval_every_samples=8, target_accuracy=0.5).run()
     assert (trained_steps(tmp_path), checkpoints(tmp_path)) == ([1, 2], {2: False})
 
 
 def test_stops_at_max_samples(tmp_path: Path) -> None:
     """At the first step that reaches it, with a last evaluation and checkpoint."""
-    loop = make_loop(tmp_path, accuracies=[0.1, 0.2], eval_every_samples=16, max_samples=17)
-    assert loop.run() == "24 samples reach --max-samples 17"
+    make_loop(tmp_path, accuracies=[0.1, 0.2], eval_every_samples=16, max_samples=17).run()
     assert (trained_steps(tmp_path), evaluated(tmp_path), checkpoints(tmp_path)) == ([1, 2, 3], [2, 3], {3: False})
 
 
-def test_saves_every_so_many_steps_and_at_the_end(tmp_path: Path) -> None:
-    make_loop(tmp_path, save_every=2, max_steps=5, keep_checkpoints=9).run()
-    assert checkpoints(tmp_path) == {2: False, 4: False, 5: False}
+@pytest.mark.parametrize(
+    ("config", "saved"),
+    [
+        ({"save_every": 2, "max_steps": 5, "keep_checkpoints": 9}, [2, 4, 5]),
+        ({"save_every": 1, "keep_checkpoints": 2}, [5, 6]),
+        ({"save_every": 1, "benchmark": True}, []),
+    ],
+)
+def test_saves_at_intervals_and_at_the_end(tmp_path: Path, config: dict[str, Any], saved: list[int]) -> None:
+    make_loop(tmp_path, **config).run()
+    assert list(checkpoints(tmp_path)) == saved
+    assert trained_steps(tmp_path) == list(range(1, config.get("max_steps", 6) + 1))
 
 
-def test_keeps_the_newest_checkpoints(tmp_path: Path) -> None:
-    make_loop(tmp_path, save_every=1, keep_checkpoints=2).run()
-    assert list(checkpoints(tmp_path)) == [5, 6]
-
-
-def test_a_benchmark_saves_nothing(tmp_path: Path) -> None:
-    make_loop(tmp_path, save_every=1, benchmark=True).run()
-    assert checkpoints(tmp_path) == {} and len(trained_steps(tmp_path)) == 6
-
-
-def test_a_signal_ends_the_loop_after_the_step_in_hand(tmp_path: Path) -> None:
-    loop = make_loop(tmp_path, signal_at=3)
-    assert loop.run() == "stopped by signal 15 after step 3"
-    assert loop.stop_signal == 15
+def test_a_signal_ends_the_loop_after_the_current_step(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, steps={"signal_at": 3})
+    assert "signal 15" in loop.run() and loop.stop_signal == 15
     assert (trained_steps(tmp_path), checkpoints(tmp_path)) == ([1, 2, 3], {3: False})
 
 
-def test_an_evaluation_that_a_signal_prevents_is_made_up_for(tmp_path: Path) -> None:
-    """It could outlast the grace before a kill, so the checkpoint notes it; the resumed run starts with it."""
-    make_loop(tmp_path, signal_at=3, accuracies=[], eval_every_samples=20).run()
+def test_an_evaluation_that_a_signal_prevents_runs_after_the_resume(tmp_path: Path) -> None:
+    """It could outlast the time until a scheduler's kill, so the checkpoint records that it is due."""
+    make_loop(tmp_path, steps={"signal_at": 3}, accuracies=[], eval_every_samples=20).run()
     assert (evaluated(tmp_path), checkpoints(tmp_path)) == ([], {3: True})
-    resumed = make_loop(tmp_path, start_step=3, evaluate_first=True, accuracies=[0.1, 0.2, 0.3], eval_every_samples=20)
-    resumed.run()
+    make_loop(tmp_path, start=TrainingState(3, 24, True), accuracies=[0.1, 0.2, 0.3], eval_every_samples=20).run()
     assert (trained_steps(tmp_path), evaluated(tmp_path)) == ([1, 2, 3, 4, 5, 6], [3, 5, 6])
 
 
-def test_an_evaluation_that_was_made_up_for_can_end_the_run(tmp_path: Path) -> None:
-    loop = make_loop(tmp_path, start_step=3, evaluate_first=True, accuracies=[0.6], target_accuracy=0.5)
-    assert loop.run() == "masked_lm_accuracy 0.60000 reaches the target 0.5"
+def test_an_evaluation_after_the_resume_can_end_the_run(tmp_path: Path) -> None:
+    loop = make_loop(tmp_path, start=TrainingState(3, 24, True), accuracies=[0.6], target_accuracy=0.5)
+    assert "0.60000" in loop.run()
     assert loop.totals.steps == 0
 
 
+def test_eval_at_start_evaluates_new_runs_only(tmp_path: Path) -> None:
+    make_loop(tmp_path, accuracies=[0.1], eval_at_start=True, max_steps=1).run()
+    assert evaluated(tmp_path) == [0]
+    (tmp_path / "resumed").mkdir()
+    make_loop(tmp_path / "resumed", start=TrainingState(1), accuracies=[], eval_at_start=True, max_steps=2).run()
+
+
 @pytest.mark.parametrize(
-    ("config", "reason"),
-    [({"max_steps": 4}, "all 4 steps done"), ({"max_samples": 30}, "32 samples reach --max-samples 30")],
+    ("start", "config"),
+    [
+        (TrainingState(4), {"max_steps": 4}),
+        (TrainingState(4), {"max_samples": 30}),
+        (TrainingState(4, masked_lm_accuracy=0.5), {"target_accuracy": 0.5}),
+    ],
 )
-def test_a_run_killed_at_its_end_trains_no_further(tmp_path: Path, config: dict[str, Any], reason: str) -> None:
-    """Resumed from its last checkpoint it only has to leave its results."""
-    loop = make_loop(tmp_path, start_step=4, accuracies=[], **config)
-    assert loop.run() == reason
+def test_a_run_killed_at_its_end_trains_no_further(
+    tmp_path: Path, start: TrainingState, config: dict[str, Any]
+) -> None:
+    """Resumed from its last checkpoint, it only has to write its results."""
+    loop = make_loop(tmp_path, start=start, accuracies=[], **config)
+    loop.run()
     assert loop.totals.steps == 0 and not (tmp_path / "checkpoints").exists()
 
 
-def test_a_run_killed_at_its_target_trains_no_further(tmp_path: Path) -> None:
-    """The checkpoint knows the accuracy of its step; a target that was raised since is not reached."""
-    loop = make_loop(tmp_path, start_step=4, accuracies=[], start_accuracy=0.5, target_accuracy=0.5)
-    assert loop.run() == "masked_lm_accuracy 0.50000 reaches the target 0.5"
-    assert loop.totals.steps == 0 and loop.reached_target
-    further = make_loop(
-        tmp_path, start_step=4, accuracies=[0.1, 0.1], start_accuracy=0.5, target_accuracy=0.6, eval_every_samples=40
-    )
-    assert further.run() == "all 6 steps done"
+def test_a_target_raised_since_the_checkpoint_is_not_reached(tmp_path: Path) -> None:
+    start = TrainingState(4, masked_lm_accuracy=0.5)
+    loop = make_loop(tmp_path, start=start, accuracies=[0.1, 0.1], target_accuracy=0.6, eval_every_samples=40)
+    loop.run()
+    assert loop.totals.steps == 2
 
 
-def test_a_checkpoint_knows_the_accuracy_of_its_step(tmp_path: Path) -> None:
+def test_a_checkpoint_holds_the_accuracy_of_its_step(tmp_path: Path) -> None:
     make_loop(tmp_path, accuracies=[0.3, 0.4], eval_every_samples=24, save_every=1, keep_checkpoints=9).run()
     states = [json.loads(path.read_text()) for path in sorted(tmp_path.glob("checkpoints/*/state.json"))]
     assert [state["masked_lm_accuracy"] for state in states] == [None, None, 0.3, None, None, 0.4]
 
 
-def test_a_dropped_step_leaves_a_checkpoint_of_the_one_before(tmp_path: Path) -> None:
-    """It is told nowhere; resumed, the run makes it anew."""
-    loop = make_loop(tmp_path, drop_at=4)
-    assert loop.run() == "stopped by signal 15 after step 3"
-    assert (trained_steps(tmp_path), checkpoints(tmp_path)) == ([1, 2, 3], {3: False})
+@pytest.mark.parametrize(
+    ("drop_at", "start_step", "config", "saved"),
+    [(4, 0, {}, [3]), (1, 0, {}, []), (4, 3, {}, []), (3, 0, {"save_every": 2}, [2])],
+)
+def test_a_dropped_step_leaves_a_checkpoint_of_the_one_before(
+    tmp_path: Path, drop_at: int, start_step: int, config: dict[str, Any], saved: list[int]
+) -> None:
+    """It is recorded nowhere and runs again on resume. A checkpoint that exists is not put at risk by replacing it."""
+    make_loop(tmp_path, start=TrainingState(start_step), steps={"drop_at": drop_at}, **config).run()
+    assert trained_steps(tmp_path) == list(range(start_step + 1, drop_at))
+    assert list(checkpoints(tmp_path)) == saved
 
 
-@pytest.mark.parametrize("changes", [{"drop_at": 1}, {"drop_at": 4, "start_step": 3}, {"drop_at": 3, "save_every": 2}])
-def test_what_is_saved_already_is_not_saved_again(tmp_path: Path, changes: dict[str, Any]) -> None:
-    """To replace a checkpoint by its like would only put it at risk."""
-    make_loop(tmp_path, **changes).run()
-    assert checkpoints(tmp_path) == ({2: False} if "save_every" in changes else {})
-
-
-def test_a_dropped_evaluation_is_made_up_for(tmp_path: Path) -> None:
-    """A signal within it: the checkpoint notes that it is due, and what it told is not told twice."""
-    loop = make_loop(tmp_path, accuracies=[0.1, None], eval_every_samples=16)
-    assert loop.run() == "stopped by signal 15 after step 4"
+def test_a_dropped_evaluation_runs_after_the_resume(tmp_path: Path) -> None:
+    """A signal arrives within it: the checkpoint records that it is due, and it is recorded once."""
+    make_loop(tmp_path, accuracies=[0.1, None], eval_every_samples=16).run()
     assert (evaluated(tmp_path), checkpoints(tmp_path)) == ([2], {4: True})
-    for _ in range(2):  # the first is killed after the evaluation
-        make_loop(
-            tmp_path, start_step=4, evaluate_first=True, accuracies=[0.2, 0.3], eval_every_samples=16, drop_at=5
-        ).run()
-    make_loop(tmp_path, start_step=4, evaluate_first=True, accuracies=[0.2, 0.3], eval_every_samples=16).run()
+    resumed: dict[str, Any] = {"start": TrainingState(4, 32, True), "eval_every_samples": 16}
+    for _ in range(2):  # the first process is killed after the evaluation
+        make_loop(tmp_path, accuracies=[0.2, 0.3], steps={"drop_at": 5}, **resumed).run()
+    make_loop(tmp_path, accuracies=[0.2, 0.3], **resumed).run()
     assert (trained_steps(tmp_path), evaluated(tmp_path)) == ([1, 2, 3, 4, 5, 6], [2, 4, 6])
 
 
-def test_saving_that_takes_long_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """By share of the time, from the second checkpoint on: the first may come right after the start."""
-    loop = make_loop(tmp_path)
-    with caplog.at_level("INFO", "bert_large"):
-        loop._tell_saved(tmp_path, 6.0, 94.0)
-        assert "6.0 s, 6.0% of the time since the last" in caplog.text and "warning" not in caplog.text
-        loop._saved_step = 2
-        loop._tell_saved(tmp_path, 4.0, 96.0)
-        assert "warning" not in caplog.text
-        loop._tell_saved(tmp_path, 6.0, 94.0)
-    assert "warning: saving takes 6% of the time: a higher --save-every costs less" in caplog.text
+@pytest.mark.parametrize(("steps", "records"), [({"bad_from": 5}, [5, 6]), ({"spoils_at": 6}, [6])])
+def test_a_run_whose_last_steps_are_bad_ends_with_an_error(
+    tmp_path: Path, steps: dict[str, int], records: list[int]
+) -> None:
+    """Without updates, or with weights that are NaN: the last good checkpoint is kept, and the run does not end."""
+    listener = Listener()
+    with pytest.raises(NonFiniteLossError, match=f"{tmp_path}/bad_batch.json"):
+        make_loop(tmp_path, steps=steps, save_every=2, keep_checkpoints=9, observers=(listener,)).run()
+    assert checkpoints(tmp_path) == {2: False, 4: False}
+    assert "run ends" not in [event[0] for event in listener.events]
+    batches = json.loads((tmp_path / "bad_batch.json").read_text())["batches"]
+    assert [batch["step"] for batch in batches] == records
+
+
+@pytest.mark.parametrize(("bad_from", "saved"), [(3, [2]), (4, [2, 3]), (1, [])])
+def test_a_signal_amid_bad_steps_saves_nothing(
+    tmp_path: Path, bad_from: int, saved: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The resumed run goes through them again, from the last good checkpoint."""
+    loop = make_loop(tmp_path, steps={"bad_from": bad_from, "signal_at": 3}, save_every=2, keep_checkpoints=9)
+    loop.run()
+    assert loop.stop_signal == 15 and list(checkpoints(tmp_path)) == saved
+    assert ("warning" in caplog.text) == (bad_from < 4)
+
+
+def test_spoilt_weights_are_not_saved_at_a_signal(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError):
+        make_loop(tmp_path, steps={"spoils_at": 3, "signal_at": 3}, save_every=2).run()
+    assert checkpoints(tmp_path) == {2: False}
+
+
+def test_slow_saving_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """By its share of the time, from the second checkpoint on: the first may come right after the start."""
+    saver = make_loop(tmp_path).saver
+    assert saver is not None
+    with caplog.at_level("WARNING", "bert_large"):
+        saver._log_saved(tmp_path, 6.0, 94.0)
+        saver.saved_step = 2
+        saver._log_saved(tmp_path, 4.0, 96.0)
+        assert caplog.messages == []
+        saver._log_saved(tmp_path, 6.0, 94.0)
+    assert len(caplog.messages) == 1 and "--save-every" in caplog.text

@@ -1,4 +1,4 @@
-"""The loss scale's course, against PyTorch's own."""
+"""The sequence of loss scales, compared with PyTorch's `GradScaler`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from bert_large.train import loss_scale
 from bert_large.train.loss_scale import LossScale
 
 
-def test_constants_are_pytorchs() -> None:
+def test_constants_equal_pytorchs() -> None:
     scaler = torch.amp.GradScaler("cpu")
     assert loss_scale.INITIAL_SCALE == LossScale().scale == scaler.get_scale()
     assert scaler.get_growth_interval() == loss_scale.GROWTH_INTERVAL
     assert (scaler.get_growth_factor(), scaler.get_backoff_factor()) == (2.0, 0.5)
 
 
-def test_the_course_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Updates and overflows mixed, doubling after 3 updates in a row: the same scale after each step."""
+def test_the_sequence_equals_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With updates and overflows mixed, and doubling after 3 updates in a row, the scale is equal after each step."""
     monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     theirs, ours = torch.amp.GradScaler("cpu", growth_interval=3), LossScale()
-    course = [True, True, True, True, False, True, True, False, False, True, True, True, True, True, True, True]
-    for is_finite in course:
-        theirs.scale(torch.zeros(()))  # it makes its state at the first use
+    outcomes = [True, True, True, True, False, True, True, False, False, True, True, True, True, True, True, True]
+    for is_finite in outcomes:
+        theirs.scale(torch.zeros(()))  # creates its state at the first use
         weight.grad = torch.full((1,), 1.0 if is_finite else float("inf"))
         theirs.step(optimizer)
         theirs.update()
@@ -33,8 +33,8 @@ def test_the_course_is_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ours.scale == theirs.get_scale()
 
 
-def test_it_ends_at_1() -> None:
-    """Sixteen halvings lead there; a seventeenth is refused."""
+def test_it_is_never_below_1() -> None:
+    """Sixteen halvings reach 1; a seventeenth is refused."""
     ours = LossScale()
     for _ in range(16):
         following = ours.after_overflow()

@@ -1,4 +1,4 @@
-"""What the MLPerf log is told of a run."""
+"""The content of the MLPerf log, and the cold cache that it needs."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from pathlib import Path
 import pytest
 from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig
 from bert_large.distributed.collectives import Ranks
-from bert_large.train.mlperf import describe_run, forget_records, read_cpu_name, samples_of_block
+from bert_large.train.cadence import Cadence
+from bert_large.train.mlperf import forget_records, submission_settings
 
-from tests.unit.train.test_run_folder import train_config
+from tests.support.training import train_config
 
 
-def test_settings_are_those_resolved(tmp_path: Path) -> None:
-    """Each key with its own value: no two settings alike."""
+def test_settings_of_the_submission(tmp_path: Path) -> None:
+    """Every setting has another value, so that none is mistaken for another."""
     config = MlperfConfig(log=tmp_path, submitter="who", platform="what", division="open", status="cloud")
     optim = OptimConfig(
         learning_rate=0.5, beta_1=0.25, beta_2=0.375, epsilon=0.125, weight_decay=0.625, max_gradient_norm=0.75,
         total_steps=11, warmup_steps=3, start_warmup_step=-5, decay_power=0.875,
     )  # fmt: skip
-    assert describe_run(config, optim, train_config(tmp_path, seed=9, global_batch_size=16)) == {
+    assert submission_settings(config, optim, train_config(tmp_path, seed=9, global_batch_size=16)) == {
         "submission_benchmark": "bert", "submission_division": "open", "submission_org": "who",
         "submission_platform": "what", "submission_status": "cloud", "seed": 9, "global_batch_size": 16,
         "opt_name": "lamb", "opt_base_learning_rate": 0.5, "opt_lamb_epsilon": 0.125, "opt_lamb_beta_1": 0.25,
@@ -31,25 +32,19 @@ def test_settings_are_those_resolved(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_the_cpu_has_a_name() -> None:
-    assert read_cpu_name().strip()
-
-
 @pytest.mark.parametrize(
     ("samples", "expected"),
     [(0, 24), (24, 16), (40, 24), (64, 16)],  # evaluations every 20 samples, at 24, 40, 64; the end at 80
 )
 def test_a_block_ends_at_the_next_evaluation_or_the_end(tmp_path: Path, samples: int, expected: int) -> None:
-    config = train_config(tmp_path, global_batch_size=8, max_steps=10, eval_every_samples=20)
-    assert samples_of_block(samples, config) == expected
-    long = train_config(tmp_path, global_batch_size=8, max_steps=10, eval_every_samples=1000)
-    assert samples_of_block(samples, long) == 80 - samples
-    short = train_config(tmp_path, global_batch_size=8, max_steps=10, eval_every_samples=1000, max_samples=66)
-    assert samples_of_block(samples, short) == 72 - samples
+    assert Cadence(train_config(tmp_path, eval_every_samples=20)).block_length(samples) == expected
+    assert Cadence(train_config(tmp_path, eval_every_samples=1000)).block_length(samples) == 80 - samples
+    short = train_config(tmp_path, eval_every_samples=1000, max_samples=66)
+    assert Cadence(short).block_length(samples) == 72 - samples
 
 
-def test_records_are_forgotten(tmp_path: Path) -> None:
-    """The system holds no page of them afterwards, of training and evaluation, as util-linux's `fincore` tells."""
+def test_records_are_dropped_from_the_page_cache(tmp_path: Path) -> None:
+    """Of training and evaluation records, no page is cached afterwards, as reported by util-linux's `fincore`."""
     if shutil.which("fincore") is None:
         pytest.skip("fincore is not installed")
     shards = [tmp_path / "data" / "seq_128" / "part-0", tmp_path / "eval" / "part-0"]
@@ -66,7 +61,7 @@ def test_records_are_forgotten(tmp_path: Path) -> None:
 
 
 def cached_pages(path: Path) -> int:
-    told = subprocess.run(
+    printed = subprocess.run(
         ["fincore", "--noheadings", "--output", "PAGES", path], capture_output=True, check=True, text=True
     )
-    return int(told.stdout)
+    return int(printed.stdout)

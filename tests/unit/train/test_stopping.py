@@ -13,7 +13,7 @@ from bert_large.train.stopping import StopRequest
 
 @pytest.fixture(autouse=True)
 def handlers() -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -27,11 +27,11 @@ def exits(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return codes
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_remembered_and_a_later_one_ends_the_process(
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_is_recorded_and_a_later_one_ends_the_process(
     number: signal.Signals, exits: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same signal a moment later is the same request: schedulers signal all processes, and torchrun hands on."""
+    """A signal a moment later is the same request: schedulers signal all processes, and torchrun forwards it."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     request = StopRequest()
@@ -49,26 +49,33 @@ def test_a_signal_is_remembered_and_a_later_one_ends_the_process(
 
 
 def test_before_training_a_signal_ends_the_process(exits: list[int]) -> None:
-    """There is nothing to save; a handler does it, as process 1 of a container has no default that would."""
+    """There is nothing to save. Process 1 of a container needs a handler for that, as it ignores other signals."""
     request = StopRequest()
     request.listen()
     os.kill(os.getpid(), signal.SIGTERM)
     assert (request.signal_number, exits) == (0, [143])
 
 
-def test_a_step_that_would_end_too_late_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A deadline of 60 seconds: what is left of the step is judged by what is done of it."""
+def test_a_step_that_would_miss_the_deadline_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The deadline is 60 seconds, and the remaining time of the step is estimated from its finished part."""
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     request = StopRequest()
     request.listen()
     request.defer(60)
-    assert not request.drops_step(1000.0, 0.001)  # nobody asked
+    assert not request.drops_step(1000.0, 0.001)  # no stop is requested
     os.kill(os.getpid(), signal.SIGTERM)
-    assert not request.drops_step(30.0, 0.5)  # 30 seconds left of it
-    assert request.drops_step(61.0, 0.5)  # 61 seconds
-    assert not request.drops_step(0.1, 0.0)  # not known yet
+    assert not request.drops_step(30.0, 0.5)  # 30 seconds remain
+    assert request.drops_step(61.0, 0.5)  # 61 seconds remain
+    assert not request.drops_step(0.1, 0.0)  # no estimate yet
     now += 31
     assert request.drops_step(30.0, 0.5)
     now += 29
     assert request.drops_step(0.1, 0.0)
+
+
+def test_nohup_is_respected() -> None:
+    """A process that ignores SIGHUP when it starts was started by `nohup`."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    StopRequest().listen()
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

@@ -1,4 +1,4 @@
-"""How far a run is: what a checkpoint keeps besides tensors, and what of it is believed when it is read again."""
+"""The training state that a checkpoint holds besides tensors, and its validation when it is read back."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ from bert_large.train.loss_scale import LossScale
 
 
 @dataclass(frozen=True)
-class Progress:
-    """How far a run is; its data cursor is `samples`, as sample order is a pure function."""
+class TrainingState:
+    """The state of a run after a step. `step` is also the data cursor: sample order is a pure function of it."""
 
     step: int = 0
     samples: int | None = 0
-    """None: not known, as the checkpoint was imported; a run counts step times its global batch."""
+    """Number of samples trained on; None if unknown, because the checkpoint was imported."""
     evaluation_due: bool = False
-    """An evaluation belongs after this step, and was left undone because the run was interrupted."""
+    """An evaluation belongs after this step, but the run was interrupted before it finished."""
     loss_scale: LossScale | None = None
-    """None: the run's precision needs none."""
+    """None if the precision needs no loss scale."""
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
     loss_trend: LossTrend = field(default_factory=LossTrend)
     masked_lm_accuracy: float | None = None
-    """Of the evaluation after this step; None: there was none. The target may have been reached here."""
+    """Accuracy of the evaluation after this step, or None; the run may have reached its target accuracy with it."""
 
     @property
     def updates(self) -> int:
-        """Optimizer updates made: all steps but those that were skipped."""
+        """Number of optimizer updates: all steps but the skipped ones."""
         return self.step - self.skipped.total
 
     def __post_init__(self) -> None:
         counts = {"step": self.step, **({} if self.samples is None else {"samples": self.samples})}
         for name, value in counts.items():
-            if type(value) is not int or value < 0:  # they come from files, and become names of folders
-                raise ValueError(f"{name} is {value!r}, expected a whole number from 0")
+            if type(value) is not int or value < 0:  # they are read from files, and become part of folder names
+                raise ValueError(f"{name} is {value!r}, expected a whole number >= 0")
 
 
-def progress_from(values: Any) -> Progress:
-    """Return the progress that `dataclasses.asdict` made these values of; `ValueError` if it cannot have."""
+def state_from(values: Any) -> TrainingState:
+    """Return the state that `dataclasses.asdict` converted to `values`; raises `ValueError` for any other values."""
     _check_types(values, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
                           "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool})  # fmt: skip
     scale, skipped, trend = values["loss_scale"], values["skipped"], values["loss_trend"]
@@ -48,11 +48,11 @@ def progress_from(values: Any) -> Progress:
     _check_types(trend, {"steps": int, "mean": float, "lowest": float | None})
     loss_scale = LossScale(**scale) if scale else None
     parts = {"loss_scale": loss_scale, "skipped": SkippedSteps(**skipped), "loss_trend": LossTrend(**trend)}
-    return Progress(**{**values, **parts})
+    return TrainingState(**{**values, **parts})
 
 
 def _check_types(values: Any, types: Mapping[str, Any]) -> None:
-    """Raise `ValueError` unless `values` is a dictionary of exactly these names, each of its type."""
+    """Raise `ValueError` unless `values` is a dictionary with exactly these names, and values of these types."""
     if not isinstance(values, dict) or set(values) != set(types):
         raise ValueError(f"found {str(values)[:60]}, expected {', '.join(types)}")
     for name, kind in types.items():
