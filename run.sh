@@ -5,31 +5,21 @@
 #   PRECISION=bf16 OUTPUT_DIR=... DATASET_DIR=... CONFIG_FILE=... ./run.sh
 #   SCRIPT=run_bert_pretrain_phase2.sh PRECISION=bf16 OUTPUT_DIR=... DATASET_DIR=... CHECKPOINT_DIR=... ./run.sh
 #
-# Required variables: those of the script; its head, in quickstart/, says what they and the optional ones are.
+# Required variables: those of the script. --help lists them and the optional ones.
 #
-# Optional variables:
-#   SCRIPT              which script of quickstart/ (default run_bert_pretrain_phase1.sh)
-#   TRAINING_PHASE      1 or 2: the phase whose script is the default
-#   RUNTIME             container (default), or native: the same script in .venv or with python3, without a container
-#   CONTAINER_ENGINE    docker or podman (default: the first that answers)
-#   IMAGE_NAME          image to run (default model-zoo:pytorch-bert-large-training)
-#   SHM_SIZE            shared memory of the container (default 8G)
-#   DOCKER_ARGS         more arguments for `docker run`, split into words as a shell does: quotes and backslashes keep
-#                       spaces together; nothing is expanded. They come last, so they win: DOCKER_ARGS="--cpus 8"
-#
-# Inside, every path is what it is outside. The script's output directory and HF_HOME are writable; everything else that
-# a variable names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling
-# user, without any capability, and ends with the script: signals reach the script's command and its exit code comes
-# back. Proxy variables are passed on. The engine shows the run's health: whether its log still grows
-# (docker/healthcheck.sh). With several machines it uses the host's network. Docker's seccomp profile refuses containers
-# without CAP_SYS_NICE to bind memory to NUMA nodes; ranks say so and are bound to their cores alone.
-# DOCKER_ARGS="--cap-add SYS_NICE" lets them bind memory too.
+# Every path has the same name inside. The script's output folder and HF_HOME are writable; everything else that a
+# variable names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling user,
+# without any capability, and ends with the script: signals reach the script's command and its exit code comes back.
+# Proxy variables are passed on. The engine shows the run's health: whether its log still grows (docker/healthcheck.sh).
+# With several machines it uses the host's network. Docker's seccomp profile prevents containers without CAP_SYS_NICE
+# from binding memory to NUMA nodes; ranks log that and are bound only to their cores. DOCKER_ARGS="--cap-add SYS_NICE"
+# lets them bind memory too.
 set -euo pipefail
 
 # shellcheck source=quickstart/common.sh
-source "$(dirname -- "${BASH_SOURCE[0]}")/quickstart/common.sh"
+source "$(dirname -- "$(realpath -- "${BASH_SOURCE[0]}")")/quickstart/common.sh"
 
-# Add a bind mount to MOUNTS, once a path: the first one said counts.
+# add_mount PATH OPTIONS: add a bind mount to MOUNTS, once per path; the options of the first call count.
 declare -A MOUNTED=()
 MOUNTS=()
 add_mount() {
@@ -56,7 +46,7 @@ mount_paths() {
     if [[ " ${OUTPUT_VARIABLES[*]} " == *" $name "* ]]; then
       add_mount "$path" ""
     elif [[ "$name" == @(CHECKPOINT_DIR|RESUME) && "$path" == "${OUTPUT_DIR:-}"/* ]]; then
-      continue # it is inside a mount that the run may write to, as it may without a container
+      continue # it is inside the output folder, which is mounted writable
     else
       add_mount "$path" ",readonly"
     fi
@@ -65,14 +55,12 @@ mount_paths() {
 
 # Set VARIABLES to the arguments that pass on every variable that is set, by name: the engine takes the value itself.
 pass_variables() {
-  local name names=("${OUTPUT_VARIABLES[@]}" "${LAUNCH_VARIABLES[@]}" "${PROXY_VARIABLES[@]}")
+  local name
   VARIABLES=(--env HOME=/tmp)
-  for name in "${PRETRAIN_OPTIONS[@]}" "${CORPUS_OPTIONS[@]}" "${VOCAB_OPTIONS[@]}" "${PREPARE_OPTIONS[@]}" \
-    "${PICK_OPTIONS[@]}" "${FINETUNE_OPTIONS[@]}"; do
-    name="${name%%=*}"
-    [[ " ${names[*]} " == *" $name "* ]] || names+=("$name")
-  done
-  for name in "${names[@]}"; do
+  for name in "${SCRIPT_VARIABLES[@]}" "${FOREIGN_VARIABLES[@]}" "${PROXY_VARIABLES[@]}"; do
+    if [[ "$name" == HF_HOME && " ${OUTPUT_VARIABLES[*]} " != *" HF_HOME "* ]]; then
+      continue # it is not mounted
+    fi
     if [[ -n "${!name:-}" ]]; then
       export "${name?}"
       VARIABLES+=(--env "$name")
@@ -80,11 +68,23 @@ pass_variables() {
   done
 }
 
+# Stop if DOCKER_ARGS, in WORDS, has an option that the engine does not know: with --help it reads options, but runs
+# nothing.
+check_docker_args() {
+  local output
+  ((${#WORDS[@]} > 0)) || return 0
+  [[ "${WORDS[0]}" == -* ]] || die "DOCKER_ARGS=$DOCKER_ARGS does not begin with an option of $CONTAINER_ENGINE run"
+  output="$("$CONTAINER_ENGINE" run --help "${WORDS[@]}" 2>&1 >/dev/null)" ||
+    die "DOCKER_ARGS=$DOCKER_ARGS is refused by $CONTAINER_ENGINE run: ${output%%$'\n'*}"
+}
+
 [[ "${TRAINING_PHASE:-1}" == [12] ]] || die "TRAINING_PHASE=$TRAINING_PHASE is unknown: choose 1 or 2"
 SCRIPT="${SCRIPT:-run_bert_pretrain_phase${TRAINING_PHASE:-1}.sh}"
 mapfile -t scripts < <(quickstart_scripts)
 [[ "$SCRIPT" != *[/\ ]* && " ${scripts[*]} " == *" $SCRIPT "* ]] ||
   die "SCRIPT=$SCRIPT is unknown: choose one of ${scripts[*]}"
+describe_script "$SCRIPT"
+show_help "CONTAINER $KIND" "$@"
 
 case "${RUNTIME:-container}" in
   native) exec "$QUICKSTART_DIR/$SCRIPT" "$@" ;;
@@ -95,6 +95,7 @@ esac
 check_variables "$SCRIPT"
 split_words DOCKER_ARGS
 choose_engine
+check_docker_args
 "$CONTAINER_ENGINE" image inspect "$IMAGE_NAME" >/dev/null 2>&1 ||
   die "image $IMAGE_NAME is missing from $CONTAINER_ENGINE: build it with ./build.sh, or name another in IMAGE_NAME"
 mount_paths

@@ -13,13 +13,7 @@ set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/common.sh"
 choose_python
 export PYTHON
-# What is exported for a run of one's own is not meant for the demo.
-for name in "${PRETRAIN_OPTIONS[@]%%=*}" "${VARIABLE_ALIASES[@]%%=*}" "${LAUNCH_VARIABLES[@]}"; do
-  case "$name" in
-    MODEL_DIR | OMP_NUM_THREADS) ;;
-    *) unset -v "$name" ;;
-  esac
-done
+unset_settings # settings that the caller exported for another run must not change the demo
 export RANKS_PER_NODE=1 # so small a model gains nothing from more
 DEMO_DIR="${DEMO_DIR:-$PROJECT_DIR/output/demo}"
 started=$SECONDS

@@ -1,4 +1,4 @@
-"""The `bert-large` command: finds the command asked for, runs it, and turns errors into exit codes."""
+"""The `bert-large` command: imports and runs the module of the chosen command, and turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -8,48 +8,94 @@ import io
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from bert_large import __version__, standard_streams
+from bert_large.config.options import BOOLEANS, FROM_ENVIRONMENT, CommandParser, Setting, find_nearest
 from bert_large.errors import UserError
 
 # command: (module with add_arguments(parser) and run(arguments) -> int, one line of help).
-# Modules are imported only when chosen, so that `prepare` does not wait for torch.
+# A module is imported only when its command is chosen: most commands do not need torch, which takes seconds to import.
 COMMANDS = {
     "prepare": ("bert_large.prepare.command", "make pretraining records from text"),
-    "corpus": ("bert_large.prepare.corpus_command", "raw text to shards of sentences, for both phases and evaluation"),
+    "corpus": (
+        "bert_large.prepare.corpus_command",
+        "turn raw text into shards of sentences for training and evaluation",
+    ),
     "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
     "pick": ("bert_large.prepare.pick_command", "pick evenly spaced records, as for MLCommons' evaluation set"),
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
     "finetune": ("bert_large.finetune.command", "train a model folder on a labelled task: GLUE, SQuAD, entities"),
-    "evaluate": ("bert_large.train.evaluate_command", "evaluate a checkpoint on held-out records"),
-    "convert": ("bert_large.convert.command", "turn a TensorFlow checkpoint into a model folder, or the reverse"),
-    "export": ("bert_large.export.command", "turn a model folder into ONNX, or a Hugging Face folder with a card"),
-    "kernels": ("bert_large.engines.native.command", "build the native engine's kernels, as set-up does"),
-    "doctor": ("bert_large.doctor.command", "tell what this machine offers, and what is wrong with the set-up"),
-    "ranks": ("bert_large.distributed.command", "show which ranks a run would start here, and what they are bound to"),
-    "recipes": ("bert_large.config.recipes.command", "list the named hyperparameter sets"),
+    "evaluate": ("bert_large.train.evaluate_command", "evaluate a model folder on held-out records"),
+    "convert": ("bert_large.convert.command", "convert a TensorFlow checkpoint to a model folder, or the reverse"),
+    "export": ("bert_large.export.command", "export a model folder to ONNX, or to a Hugging Face folder with a card"),
+    "kernels": ("bert_large.engines.native.command", "build the native engine's kernels, as the set-up does"),
+    "doctor": ("bert_large.doctor.command", "report what this machine offers and what is wrong with the set-up"),
+    "ranks": ("bert_large.distributed.command", "show the ranks that a run would start here, and their cores"),
+    "recipes": ("bert_large.config.recipes.command", "list the named sets of hyperparameters"),
     "bench": ("bert_large.bench.command", "measure speed and memory, against matrix products and Hugging Face"),
     "report": ("bert_large.report.command", "show runs on one page: curves, settings, machine, restarts"),
 }
 
 
-def build_parser(chosen: str | None = None) -> argparse.ArgumentParser:
+def build_parser(chosen: str | None = None) -> CommandParser:
     """Return the parser; only the chosen command gets its options (and its imports)."""
-    parser = argparse.ArgumentParser(prog="bert-large", description="BERT pretraining on CPUs.")
+    parser = CommandParser(prog="bert-large", description="BERT pretraining on CPUs.")
     parser.add_argument("--version", action="version", version=f"bert-large {__version__}")
-    subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    subparsers = parser.add_subparsers(dest="command", metavar="COMMAND")
     for name, (module, summary) in COMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        subparser = subparsers.add_parser(name, help=summary, description=summary)
         if name == chosen:
             importlib.import_module(module).add_arguments(subparser)
     return parser
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return what the command line says; ends the process with exit code 2 where it is wrong."""
+    """Return the parsed command line; ends the process with exit code 2 if it is wrong, with 0 for `--help`."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # for help and paths in an encoding that lacks their characters
+        sys.stdout.reconfigure(errors="backslashreplace")
     chosen = next((word for word in argv if word in COMMANDS), None)
-    return build_parser(chosen).parse_args(argv)
+    parser = build_parser(chosen)
+    if not argv:
+        parser.print_help(sys.stderr)
+        parser.exit(2)
+    if chosen is None and not argv[0].startswith("-"):
+        nearest = find_nearest(argv[0], COMMANDS)
+        parser.error(
+            f"{argv[0]!r} is not a command, "
+            + (f"did you mean {nearest}?" if nearest else f"choose {', '.join(COMMANDS)}")
+        )
+    arguments = parser.parse_args(argv)
+    if arguments.command is None:
+        parser.error("a command is missing")
+    return arguments
+
+
+def environment_words(settings: Iterable[Setting], environment: Mapping[str, str]) -> list[str]:
+    """Return the options that the environment's variables mean, for programs that do not read variables."""
+    words = []
+    for item in settings:
+        value = next((value for name in (item.variable, *item.aliases) if (value := environment.get(name))), None)
+        if value is None:
+            continue
+        if item.kind is not bool or item.deferred or value.lower() not in BOOLEANS:
+            words.append(f"--{item.option}={value}")
+        elif BOOLEANS[value.lower()]:
+            words.append(f"--{item.option}")
+        elif item.default is not False and not item.is_negative_flag:
+            words.append(f"--no-{item.option}")
+    return words
+
+
+def expand_environment(program: Sequence[str]) -> list[str]:
+    """Return the words of a program with `--from-environment` replaced by the options that the variables mean."""
+    words = list(program)
+    command = next((word for word in words if word in COMMANDS), None)
+    if FROM_ENVIRONMENT not in words or command is None:
+        return words
+    place = words.index(FROM_ENVIRONMENT)
+    words[place : place + 1] = environment_words(build_parser(command).settings_of_command(command), os.environ)
+    return words
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,8 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     standard_streams.open_missing()
     arguments = parse(sys.argv[1:] if argv is None else argv)
     module = importlib.import_module(COMMANDS[arguments.command][0])
-    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error: a path may have bytes that are no UTF-8
-        sys.stdout.reconfigure(errors="backslashreplace")
     if os.getpid() == 1:  # of a container: there a signal without a handler does nothing
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:

@@ -1,12 +1,12 @@
-"""Errors a user can act on: the command line prints them as one line and exits with their code."""
+"""Errors that users can fix: the command line prints them as one line and exits with their code."""
 
 
 class UserError(Exception):
-    """Something the user can mend. The message states what was found, what was expected, and what to do."""
+    """An error the user can fix. Its message says what was found, what was expected and how to fix it."""
 
     exit_code = 1
     reported_by_another_rank = False
-    """Another rank of this machine has the same error and prints it."""
+    """Whether another rank of this machine has the same error and prints it."""
 
 
 class InputError(UserError):
@@ -20,8 +20,8 @@ class DataError(InputError):
 
 
 class DamageError(InputError):
-    """A file that this package wrote is not what it was; the message names it and what differs."""
+    """A file that this package wrote has changed; the message names the file and the difference."""
 
 
 class WriteError(UserError):
-    """A file could not be written, such as on a full disk; the message names it and the room there is."""
+    """A file could not be written, for example on a full disk; the message names the file and the free space."""

@@ -40,7 +40,7 @@ NEEDS = {
 }
 FOREIGN = {"az", "cat", "cp", "export", "for", "kubectl", "mkdir", "pip", "pip-audit"}
 FOLDERS = ("benchmarks", "docker", "docs", "jobs", "licenses", "models", "notebooks", "quickstart", "tests")
-SETTINGS_PAGE = "docs/SETTINGS.md"
+SETTINGS_PAGE = "docs/settings.md"
 PRETRAIN = ["--dataset-dir", "D", "--output-dir", "O"]
 
 
@@ -192,24 +192,6 @@ def test_every_guide_is_in_the_readme() -> None:
     assert {name for name in documents.DOCUMENTS if name != "README.md"} <= linked
 
 
-def test_settings_are_complete() -> None:
-    """Every variable that a script's head explains, every one that becomes an option, and every option of pretrain."""
-    common = (PROJECT / "quickstart" / "common.sh").read_text(encoding="utf-8")
-    pairs = re.findall(r"^  ([A-Z0-9_]+)=(--[\w-]+)$", common, re.MULTILINE)
-    assert len(pairs) > 30
-    rows = documents.read(SETTINGS_PAGE).splitlines()
-    for variable, option in pairs:
-        assert any(f"`{variable}`" in row and f"`{option}`" in row for row in rows), f"{variable} and {option}"
-    quickstart = ("prepare_dataset", "run_bert_pretrain_phase1", "run_finetune")
-    for script in ("run.sh", "build.sh", *(f"quickstart/{name}.sh" for name in quickstart)):
-        head = (PROJECT / script).read_text(encoding="utf-8").partition("set -euo")[0]
-        explained = re.findall(r"^#   ((?:[A-Z][A-Z0-9_]+,? ?)+)  ", head, re.MULTILINE)
-        for name in (name for names in explained for name in re.findall(r"[A-Z0-9_]+", names)):
-            assert name in documented_variables(), f"{script}: {name}"
-    words = {word.partition("=")[0] for code in in_code(SETTINGS_PAGE) for word in code.split()}
-    assert option_names("pretrain") - {"--help", "--version"} <= words
-
-
 def test_quoted_messages_are_those_of_the_source() -> None:
     """A message that has changed is found by nobody who searches for it."""
     rows = re.findall(r"^\| `(.+?)` \|", documents.read("docs/TROUBLESHOOTING.md"), re.MULTILINE)
@@ -250,7 +232,7 @@ def test_readme_makes_records(workshop: Path, text: Path) -> None:
 
 
 def test_settings_are_listed(workshop: Path) -> None:
-    printed = documents.run_group("docs/SETTINGS.md", "help", workshop, {})
+    printed = documents.run_group("docs/settings.md", "help", workshop, {})
     assert "--global-batch-size" in printed and "mlperf-256: MLPerf BERT at global batch 256" in printed
 
 

@@ -1,7 +1,7 @@
-"""The models that can be trained, as data: what each has of BERT's parts, and the names that `transformers` gives it.
+"""The models that can be trained, as data: their parts, and their names in `transformers`.
 
-Inside this package every model has BERT's names, those of `ModelConfig`'s fields and of `transformers`'
-`BertForPreTraining`. Only a model folder, which others read, has the model's own.
+Inside this package every model uses BERT's names: those of `ModelConfig`'s fields and of the parameters of
+`BertForPreTraining` in `transformers`. Only model folders, which other programs read, use the model's own names.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ IGNORED_LABEL = -100
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """What tells a model from others of BERT's family."""
+    """The differences between a model and others of BERT's family."""
 
     title: str
     description: str
-    """What it is, as its model card says it."""
+    """One sentence for the model card."""
     model_type: str
-    """Its name in `config.json`."""
+    """The model's name in `config.json`."""
     fixed_fields: Mapping[str, Any]
-    """Fields of `ModelConfig` that can have one value only, which its `config.json` need not tell."""
+    """Fields of `ModelConfig` that have one possible value; `config.json` may omit them."""
     has_next_sentence_head: bool
-    """With the pooler, which nothing else trains."""
+    """Whether there is a next-sentence head, and with it the pooler, which only that head trains."""
     drops_attention_output: bool
-    """Whether dropout comes after attention's output layer, as it does after the feed-forward network."""
+    """Whether dropout follows the output layer of attention, as it follows the feed-forward network."""
     masked_lm_only: str
-    """The architecture without a next-sentence head that has all else of it."""
+    """The same architecture without a next-sentence head."""
     automatic_class: str
-    """The class of `transformers` that loads it without being told its name."""
+    """Auto class of `transformers` that loads the model."""
     prediction_output: str
-    """What that class calls the logits of tokens."""
+    """Name of the token logits in that class's output."""
     config_keys: Mapping[str, str] = field(default_factory=dict)
-    """Fields of `ModelConfig` that `config.json` calls otherwise."""
+    """Fields of `ModelConfig` with another name in `config.json`: that name."""
     config_constants: Mapping[str, Any] = field(default_factory=dict)
-    """What else its `config.json` has."""
+    """Further keys of `config.json`."""
     weight_names: Sequence[tuple[str, str]] = ()
-    """Parts of our parameters' names and what it has in their place, to be replaced in this order."""
+    """Parts of our parameter names and their replacements, applied in this order."""
 
     @property
     def has_segments(self) -> bool:
-        """Whether it tells the two segments of a sequence apart."""
+        """Whether the model has segment embeddings."""
         return self.fixed_fields["type_vocab_size"] > 0
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        """What `transformers`' class is given, each int64 [batch, sequence]."""
+        """Names of the inputs of the class in `transformers`, each int64 [batch, sequence]."""
         return ("input_ids", "attention_mask", *(("token_type_ids",) if self.has_segments else ()))
 
     def weight_name(self, parameter: str) -> str:
-        """Return what a model folder calls a parameter."""
+        """Return a parameter's name in model folders."""
         for ours, theirs in self.weight_names:
             parameter = parameter.replace(ours, theirs)
         return parameter
@@ -80,7 +80,7 @@ ARCHITECTURES = {
     ),
     "BertForMaskedLM": Architecture(
         **_BERT,
-        description="BERT with the head of its masked language model. It was not trained to tell next sentences.",
+        description="BERT with the head of its masked language model, trained without next-sentence prediction.",
         has_next_sentence_head=False,
         automatic_class="AutoModelForMaskedLM",
         prediction_output="logits",
@@ -122,4 +122,4 @@ ARCHITECTURES = {
         ),
     ),
 }
-"""By the class of `transformers` that a model is saved for; the first of a `model_type` is what is trained unasked."""
+"""Keys are the classes of `transformers` that models are saved for; the first of a `model_type` is its default."""

@@ -9,99 +9,85 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.config.hugging_face import ARCHITECTURES, BERT, Architecture
+from bert_large.config.options import find_problems, setting
 from bert_large.errors import InputError
 
 ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
-"""The two forms of GELU, by the names Hugging Face gives them in `hidden_act`."""
-
-
-def require(problems: list[str], condition: bool, message: str) -> None:
-    if not condition:
-        problems.append(message)
-
-
-def raise_all(problems: list[str], what: str) -> None:
-    if problems:
-        raise InputError(f"{what}: " + "; ".join(problems))
+"""The two forms of GELU, with their names in Hugging Face's `hidden_act`."""
 
 
 _SIZES = ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
-"""Fields of `ModelConfig` that every file must tell."""
+"""Fields of `ModelConfig` that every file must have."""
+_NEUTRAL_VALUES: dict[str, Any] = {
+    "add_cross_attention": False,
+    "chunk_size_feed_forward": 0,
+    "directionality": "bidi",
+    "is_decoder": False,
+    "is_encoder_decoder": False,
+    "position_embedding_type": "absolute",
+    "pruned_heads": {},
+    "quantization_config": None,
+    "tie_weights_": True,
+    "tie_word_embeddings": True,
+}
+"""Keys of `config.json` that would make another model, with the value that describes the models of this package."""
+
+
+def _field(default: Any, text: str, **details: Any) -> Any:
+    return setting(default, text, option="", variable="", **details)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
     """A model's size and parts; the field names are those of `bert_config.json`. Defaults are BERT-large's."""
 
-    vocab_size: int = 30522
-    hidden_size: int = 1024
-    num_hidden_layers: int = 24
-    num_attention_heads: int = 16
-    intermediate_size: int = 4096
-    hidden_act: str = ACTIVATIONS["tanh"]
-    hidden_dropout_prob: float = 0.1
-    attention_probs_dropout_prob: float = 0.1
-    max_position_embeddings: int = 512
-    type_vocab_size: int = 2
-    """Segments told apart; 0: none are."""
-    initializer_range: float = 0.02
-    layer_norm_eps: float = 1e-12
-    architecture: str = BERT
-    """Of `architectures.ARCHITECTURES`."""
+    vocab_size: int = _field(30522, "tokens of the vocabulary", within="[1, 100000000]")
+    hidden_size: int = _field(1024, "width of the encoder", within="[1, 1000000]")
+    num_hidden_layers: int = _field(24, "encoder layers", within="[1, 10000]")
+    num_attention_heads: int = _field(16, "attention heads; must divide hidden_size", within="[1, 10000]")
+    intermediate_size: int = _field(4096, "width of the feed-forward network", within="[1, 1000000]")
+    hidden_act: str = _field(ACTIVATIONS["tanh"], "form of GELU", choices=tuple(sorted(ACTIVATIONS.values())))
+    hidden_dropout_prob: float = _field(0.1, "dropout after embeddings and sublayers", within="[0, 1)")
+    attention_probs_dropout_prob: float = _field(0.1, "dropout of attention probabilities", within="[0, 1)")
+    max_position_embeddings: int = _field(512, "longest sequence, in tokens", within="[1, 1000000]")
+    type_vocab_size: int = _field(2, "kinds of segments; 0 for a model without segment embeddings", within="[0, 2]")
+    initializer_range: float = _field(0.02, "standard deviation of new weights", within="(0, 100]")
+    layer_norm_eps: float = _field(1e-12, "added to the variance in LayerNorm", within="[0, 1]")
+    architecture: str = _field(BERT, "class of transformers", choices=tuple(ARCHITECTURES))
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        require(problems, self.architecture in ARCHITECTURES,
-                 f"architecture is {self.architecture!r}, expected one of {', '.join(ARCHITECTURES)}")  # fmt: skip
-        fixed_fields = {} if problems else self.traits.fixed_fields
-        for name, expected in fixed_fields.items():
-            value = getattr(self, name)
-            require(problems, value == expected, f"{name} is {value!r}, expected {expected} of {self.architecture}")
-        for name in (*_SIZES, "max_position_embeddings"):
-            value = getattr(self, name)
-            require(problems, isinstance(value, int) and value > 0, f"{name} is {value!r}, expected an integer > 0")
-        require(problems, self.hidden_act in ACTIVATIONS.values(),
-                 f"hidden_act is {self.hidden_act!r}, expected one of {sorted(ACTIVATIONS.values())}")  # fmt: skip
-        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
-            value = getattr(self, name)
-            require(
-                problems,
-                isinstance(value, int | float) and 0 <= value < 1,
-                f"{name} is {value!r}, expected 0 to below 1",
-            )
+        problems = find_problems(type(self), vars(self))
         if not problems:
+            problems = [
+                f"{name} is {getattr(self, name)!r}, expected {expected} for {self.architecture}"
+                for name, expected in self.traits.fixed_fields.items()
+                if getattr(self, name) != expected
+            ]
             heads = self.num_attention_heads
-            require(problems, self.hidden_size % heads == 0,
-                     f"hidden_size {self.hidden_size} is no multiple of num_attention_heads {heads}")  # fmt: skip
-        raise_all(problems, "model configuration")
+            if self.hidden_size % heads:
+                problems.append(
+                    f"hidden_size is {self.hidden_size}, expected a multiple of num_attention_heads, which is {heads}"
+                )
+        if problems:
+            raise InputError(f"model configuration: {'; '.join(problems)}")
 
     @property
     def traits(self) -> Architecture:
-        """What the architecture has of BERT's parts, and its names."""
+        """The architecture's parts and its names for them."""
         return ARCHITECTURES[self.architecture]
 
     @classmethod
     def from_json(cls, path: Path, activation: str | None = None) -> ModelConfig:
-        """Read Google's `bert_config.json` or a Hugging Face `config.json`, of the architecture that it names.
+        """Read Google's `bert_config.json` or a Hugging Face `config.json`; the architecture is the one that it names.
+
+        Raises `InputError` that names the file, the key and its value for what has the wrong type or range, and for
+        keys that describe a model this package does not have. Other unknown keys are ignored.
 
         In Google's format `gelu` means the tanh approximation (MLCommons' reference computes that); in Hugging
         Face's, which names a `model_type`, it means the erf form. `activation` ("tanh" or "erf") overrides both.
         """
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise InputError(f"model configuration {path} does not exist") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise InputError(f"model configuration {path} is not readable JSON: {error}") from None
-        if not isinstance(values, dict):
-            raise InputError(f"model configuration {path} holds a {type(values).__name__}, expected an object")
-        model_type = values.get("model_type", "bert")
-        of_type = [name for name, its in ARCHITECTURES.items() if its.model_type == model_type]
-        if not of_type:
-            known = " or ".join(dict.fromkeys(repr(its.model_type) for its in ARCHITECTURES.values()))
-            raise InputError(f"model configuration {path} is of model_type {model_type!r}, expected {known}")
-        named = values.get("architectures")
-        architecture = named[0] if isinstance(named, list) and named[:1] and named[0] in of_type else of_type[0]
+        values = _read_object(path)
+        architecture = _find_architecture(path, values)
         traits = ARCHITECTURES[architecture]
         keys = {field.name: traits.config_keys.get(field.name, field.name) for field in dataclasses.fields(cls)}
         missing = {keys[name] for name in _SIZES} - set(values)
@@ -113,14 +99,49 @@ class ModelConfig:
                   "architecture": architecture}  # fmt: skip
         if activation is not None:
             chosen["hidden_act"] = ACTIVATIONS[activation]
-        elif chosen.get("hidden_act") == ("gelu_new" if "model_type" in values else "gelu"):  # an older name of tanh
+        elif chosen.get("hidden_act") == ("gelu_new" if "model_type" in values else "gelu"):  # older names of tanh
             chosen["hidden_act"] = ACTIVATIONS["tanh"]
-        return cls(**chosen)
+        problems = [problem.replace(name, keys[name], 1) for name in keys for problem in
+                    find_problems(cls, {name: chosen[name]} if name in chosen else {})]  # fmt: skip
+        problems += [
+            f"{key} is {json.dumps(values[key])}, expected {json.dumps(neutral)}: this package has no such model"
+            for key, neutral in _NEUTRAL_VALUES.items()
+            if values.get(key) is not None and values[key] != neutral
+        ]
+        if problems:
+            raise InputError(f"model configuration {path}: {'; '.join(problems)}")
+        try:
+            return cls(**chosen)
+        except InputError as error:
+            raise InputError(str(error).replace("model configuration", f"model configuration {path}", 1)) from None
 
     def to_hugging_face(self) -> dict[str, Any]:
         """Return the contents of a `config.json` that `transformers` loads."""
-        told = {name: value for name, value in dataclasses.asdict(self).items()
-                if name != "architecture" and name not in self.traits.fixed_fields}  # fmt: skip
+        sizes = {name: value for name, value in dataclasses.asdict(self).items()
+                 if name != "architecture" and name not in self.traits.fixed_fields}  # fmt: skip
         return {"architectures": [self.architecture], "model_type": self.traits.model_type,
-                **{self.traits.config_keys.get(name, name): value for name, value in told.items()},
+                **{self.traits.config_keys.get(name, name): value for name, value in sizes.items()},
                 **self.traits.config_constants}  # fmt: skip
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+    except FileNotFoundError:
+        raise InputError(f"model configuration {path} does not exist") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"model configuration {path} is not readable JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"model configuration {path} holds a {type(values).__name__}, expected an object")
+    return values
+
+
+def _find_architecture(path: Path, values: dict[str, Any]) -> str:
+    """Return the architecture that a `config.json` names, or the usual one of its `model_type`."""
+    model_type = values.get("model_type", "bert")
+    candidates = [name for name, traits in ARCHITECTURES.items() if traits.model_type == model_type]
+    if not candidates:
+        known = " or ".join(dict.fromkeys(repr(traits.model_type) for traits in ARCHITECTURES.values()))
+        raise InputError(f"model configuration {path} is of model_type {model_type!r}, expected {known}")
+    named = values.get("architectures")
+    return named[0] if isinstance(named, list) and named[:1] and named[0] in candidates else candidates[0]

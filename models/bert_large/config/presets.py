@@ -1,8 +1,8 @@
-"""Models by name: what `--config-file` takes in place of a file, and reading it.
+"""Named model configurations, which `--config-file` takes in place of a file.
 
-BERT's are Google's (Devlin et al. 2018; the four small ones Turc et al. 2019, "Well-Read Students Learn Better"), with
-GELU's tanh form, as its code has it. DistilBERT's is that of Sanh et al. 2019, with positions that are learned and
-GELU's erf form, as `transformers` has it. All are of the uncased vocabulary.
+The BERT sizes are Google's (Devlin et al. 2018; the four small ones Turc et al. 2019, "Well-Read Students Learn
+Better"), with GELU's tanh form as in Google's code. DistilBERT is that of Sanh et al. 2019, with learned positions and
+GELU's erf form as in `transformers`. All use the size of the uncased vocabulary.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ CONFIGURATIONS = {
 def read_configuration(
     name_or_file: str, activation: str | None = None, *, vocab_size: int | None = None
 ) -> ModelConfig:
-    """Return the configuration of a name in `CONFIGURATIONS`, else of a file as `ModelConfig.from_json` reads it.
+    """Return the configuration named in `CONFIGURATIONS`, or that of a file, which `ModelConfig.from_json` reads.
 
-    A configuration says how large a model is; whether it has a next-sentence head is the run's choice, whatever class
-    the file names. `vocab_size` takes the place of a named configuration's own: its vocabulary is the user's to choose.
+    A configuration sets the size of a model. Whether the model has a next-sentence head is decided by the run, not by
+    the class that a file names. `vocab_size` replaces that of a named configuration.
     """
     if name_or_file in CONFIGURATIONS:
         config = CONFIGURATIONS[name_or_file]
@@ -50,5 +50,5 @@ def read_configuration(
         )
     path = Path(name_or_file)
     config = ModelConfig.from_json(path, activation)
-    usual = next(name for name, its in ARCHITECTURES.items() if its.model_type == config.traits.model_type)
+    usual = next(name for name, traits in ARCHITECTURES.items() if traits.model_type == config.traits.model_type)
     return dataclasses.replace(config, architecture=usual)

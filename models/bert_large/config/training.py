@@ -1,203 +1,331 @@
-"""Every setting of a run: keyword-only dataclasses, checked when they are made, before any work starts."""
+"""Every setting of training and evaluation: keyword-only dataclasses that are checked when they are made."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.model import raise_all, require
+from bert_large.config.model import ACTIVATIONS
+from bert_large.config.options import Setting, check_fields, setting, settings_of
+from bert_large.config.presets import CONFIGURATIONS
 from bert_large.errors import InputError
 
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
 PHASE_PREDICTIONS = {1: 20, 2: 76}
 """Slots for masked tokens in MLCommons' records of each phase."""
 PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32", "fp16")
-OPTIMIZERS = ("lamb", "adamw")
-GRADIENT_COMPRESSIONS = ("none", "bf16")
 RANK_SILENCE_SECONDS = 20.0
-"""Default of the time without a sign of life after which a rank is lost."""
 RANK_TIMEOUT_SECONDS = 600.0
-"""Default of the time that a rank may keep others waiting: slow disks take minutes for a checkpoint."""
-BAD_RECORDS = ("stop", "skip")
-MLPERF_DIVISIONS = ("closed", "open")
-MLPERF_STATUSES = ("onprem", "cloud", "research")
+"""Long enough for a checkpoint on a slow disk, which takes minutes."""
+BENCHMARK_STEPS = 60
+"""Steps of a benchmark run, as in Intel's package."""
+BENCHMARK_WARMUP_STEPS = 10
+"""Steps left out of a summary's timing."""
+PROFILE_STEPS = 3
+"""Default number of steps to profile; a benchmark's are among those left out of its timing."""
+_COUNT = "[1, inf)"
+_SECONDS = "(0, 31536000]"
+"""At most a year: larger numbers overflow the timers that they are given to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSource:
+    """The model to train, and the vocabulary that belongs to it."""
+
+    config_file: str | None = setting(
+        None,
+        "model configuration: a bert_config.json or config.json, or the name of a model",
+        default_text="that of --checkpoint-dir",
+        path="input",
+        words=tuple(CONFIGURATIONS),
+        aliases=("BERT_MODEL_CONFIG",),
+    )
+    checkpoint_dir: Path | None = setting(
+        None,
+        "model_save folder to start from; an empty folder in phase 1 means new weights",
+        default_text="new weights",
+        path="input",
+        aliases=("PRETRAINED_MODEL",),
+    )
+    vocab_file: Path | None = setting(
+        None,
+        "vocab.txt to check against the model and to save with it; sets vocab_size of a named model",
+        default_text="that of --checkpoint-dir; with --text-dir, trained from the text",
+        path="input",
+    )
+    do_lower_case: bool | None = setting(
+        None,
+        "whether the records' text is lower case without accents; saved with the model, and applied to --text-dir",
+        default_text="as the vocabulary or tokenizer_config.json beside it says; true where one is trained",
+    )
+    masked_lm_only: bool = setting(False, "train without the next-sentence head, its loss and its metrics")
+    gelu: str | None = setting(
+        None, "form of GELU", choices=tuple(sorted(ACTIVATIONS)), default_text="as the configuration says"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer and its rate schedule."""
+    """The optimizer and its learning-rate schedule."""
 
-    optimizer: str = "lamb"
-    learning_rate: float
-    beta_1: float = 0.9
-    beta_2: float = 0.999
-    epsilon: float = 1e-6
-    weight_decay: float = 0.01
-    max_gradient_norm: float = 1.0
-    total_steps: int
-    """Length of the rate schedule, in steps; the rate reaches 0 there."""
-    warmup_steps: int = 0
-    start_warmup_step: int = 0
-    decay_power: float = 1.0
+    optimizer: str = setting("lamb", "optimizer", choices=("lamb", "adamw"), deferred=True)
+    learning_rate: float = setting(
+        text="peak learning rate", within="(0, inf)", default_text="that of the recipe", deferred=True
+    )
+    beta_1: float = setting(0.9, "decay of the first moment", within="[0, 1)", deferred=True)
+    beta_2: float = setting(0.999, "decay of the second moment", within="[0, 1)", deferred=True)
+    epsilon: float = setting(1e-6, "added to the root of the second moment", within="(0, inf)", deferred=True)
+    weight_decay: float = setting(0.01, "decoupled weight decay", within="[0, inf)", deferred=True)
+    max_gradient_norm: float = setting(
+        1.0, "gradients are clipped to this global norm", within="(0, inf)", deferred=True
+    )
+    total_steps: int = setting(
+        text="length of the learning-rate schedule; set it if you will raise --max-steps later",
+        unit="steps",
+        within=_COUNT,
+        default_text="--max-steps",
+        deferred=True,
+    )
+    warmup_steps: int = setting(0, "length of the linear warm-up", unit="steps", within="[0, inf)", deferred=True)
+    start_warmup_step: int = setting(
+        0, "step at which the warm-up starts; a negative one is before the run", within="(-inf, 0]", deferred=True
+    )
+    decay_power: float = setting(1.0, "power of the polynomial decay", within="(0, inf)", deferred=True)
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        require(
-            problems, self.optimizer in OPTIMIZERS, f"--optimizer is {self.optimizer!r}, expected one of {OPTIMIZERS}"
-        )
-        require(problems, self.learning_rate > 0, f"--learning-rate is {self.learning_rate}, expected > 0")
-        for name in ("beta_1", "beta_2"):
-            value = getattr(self, name)
-            require(problems, 0 <= value < 1, f"--{name.replace('_', '-')} is {value}, expected 0 to below 1")
-        require(problems, self.epsilon > 0, f"--epsilon is {self.epsilon}, expected > 0")
-        require(problems, self.weight_decay >= 0, f"--weight-decay is {self.weight_decay}, expected >= 0")
-        require(problems, self.max_gradient_norm > 0, f"--max-gradient-norm is {self.max_gradient_norm}, expected > 0")
-        require(problems, self.total_steps > 0, f"--total-steps is {self.total_steps}, expected > 0")
-        require(problems, self.warmup_steps >= 0, f"--warmup-steps is {self.warmup_steps}, expected >= 0")
-        require(problems, self.decay_power > 0, f"--decay-power is {self.decay_power}, expected > 0")
-        raise_all(problems, "optimizer settings")
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
     """Where records come from and how they are ordered."""
 
-    dataset_dir: Path
-    text_dir: Path | None = None
-    """Text that the records in `dataset_dir` are made of before training; None: they are there."""
-    eval_dir: Path | None = None
-    max_seq_length: int
-    """Token slots of the training records; checked against the shards."""
-    shuffle: bool = True
-    dynamic_masking: bool = False
-    """Whether masks are drawn anew for each sample of each epoch, or are the training records' own."""
-    workers: int = 1
-    """Processes per rank that read and decode records ahead of training; 0 decodes in the training process."""
-    bad_records: str = "stop"
-    """Whether a damaged training record ends the run, or is skipped: the next good one of its shard takes its place."""
-    max_bad_records: int = 100
-    """With "skip": stop when more training records than these are bad."""
+    dataset_dir: Path = setting(
+        text="folder with seq_128/ and seq_512/, or folder of shards", path="input", alternative="text_dir"
+    )
+    text_dir: Path | None = setting(
+        None,
+        "folder of text, as for `bert-large corpus`, of which OUTPUT_DIR/records is made first; some articles are held "
+        "out for evaluation",
+        path="input",
+    )
+    eval_dir: Path | None = setting(
+        None,
+        "held-out records, or none",
+        default_text="eval/ in the dataset folder, if it exists",
+        path="input",
+        words=("none",),
+    )
+    max_seq_length: int = setting(
+        text="token slots of the records", within="[1, 65536]", default_text="128; phase 2: 512", deferred=True
+    )
+    shuffle: bool = setting(True, "train on records in file order", option="no-shuffle")
+    dynamic_masking: bool = setting(
+        False, "draw new masks in every epoch instead of using the records' masks; needs the records' vocabulary"
+    )
+    workers: int = setting(
+        1,
+        "processes per rank that read and decode records ahead of training; 0: the training process itself",
+        option="data-workers",
+        within="[0, 1024]",
+    )
+    bad_records: str = setting(
+        "stop",
+        "what a damaged training record does: end the run, or be replaced by the next good record of its shard",
+        choices=("stop", "skip"),
+    )
+    max_bad_records: int = setting(100, "largest number of training records to skip", within=_COUNT)
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        require(problems, self.max_seq_length > 0, f"--max-seq-length is {self.max_seq_length}, expected > 0")
-        require(problems, self.workers >= 0, f"--data-workers is {self.workers}, expected >= 0")
-        require(
-            problems,
-            self.bad_records in BAD_RECORDS,
-            f"BAD_RECORDS (--bad-records) is {self.bad_records!r}, expected {' or '.join(BAD_RECORDS)}",
-        )
-        require(
-            problems,
-            self.max_bad_records > 0,
-            f"MAX_BAD_RECORDS (--max-bad-records) is {self.max_bad_records}, expected > 0",
-        )
-        raise_all(problems, "data settings")
+        check_fields(self)
 
     @property
     def bad_records_allowed(self) -> int:
-        """How many training records may be bad."""
+        """Number of training records that may be bad."""
         return self.max_bad_records if self.bad_records == "skip" else 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long to train, on what batches, how often to evaluate and save."""
+    """How to compute, how long to train, on what batches, how often to evaluate and save."""
 
-    output_dir: Path
-    phase: int
-    precision: str = "fp32"
-    engine: str = "auto"
-    global_batch_size: int
-    """Sequences per optimizer step, over all ranks."""
-    micro_batch_tokens: int = 2048
-    """Most tokens in one forward and backward pass of a rank; bounds the memory of activations."""
-    max_steps: int
-    max_samples: int | None = None
-    target_accuracy: float | None = None
-    """Stop when an evaluation's masked-LM accuracy reaches this."""
-    eval_every_samples: int
-    eval_samples: int | None = None
-    """Evaluate on the first records only; None: on all."""
-    eval_at_start: bool = False
-    save_every: int
-    """Steps between checkpoints."""
-    keep_checkpoints: int = 2
-    max_bad_steps: int = 5
-    """Stop after so many steps in a row whose loss or gradient is not finite; fp16's loss scale ends runs itself."""
-    detect_divergence: float | None = None
-    """Stop when the running mean of the masked-LM loss is so many nats above its lowest value; None: never."""
-    stop_deadline: float = 60.0
-    """Seconds that the step in hand has to end in after SIGTERM or SIGINT; one that would take longer is dropped."""
-    seed: int = 42
-    benchmark: bool = False
-    profile_steps: int = 0
-    """Steps to profile, after the first few; 0: none."""
-    resume: str = "auto"
+    output_dir: Path = setting(text="folder for logs, checkpoints/ and model_save/; one per run", path="output")
+    phase: int = setting(1, "1: 128 tokens, 2: 512 tokens", within="[1, 2]", variable="")
+    precision: str = setting("fp32", "precision of matrix products", choices=PRECISIONS)
+    engine: str = setting(
+        "auto",
+        "native: C++ kernels; eager: plain PyTorch; ipex: Intel Extension for PyTorch; auto: the fastest available",
+        choices=("auto", "native", "eager", "ipex"),
+    )
+    global_batch_size: int = setting(
+        text="sequences per optimizer step, over all ranks",
+        within="[1, 1048576]",
+        default_text="that of the recipe",
+        deferred=True,
+        variable="BATCH_SIZE",
+        aliases=("batch_size",),
+    )
+    micro_batch_tokens: int = setting(
+        2048,
+        "largest number of tokens in one forward and backward pass of a rank; bounds memory, does not change results",
+        within="[1, 16777216]",
+        deferred=True,
+    )
+    max_steps: int = setting(
+        text="optimizer steps to train", within=_COUNT, default_text="that of the recipe", deferred=True
+    )
+    max_samples: int | None = setting(None, "stop after this many sequences", within=_COUNT, deferred=True)
+    target_accuracy: float | None = setting(
+        None, "stop when an evaluation's masked-LM accuracy reaches this", within="(0, 1]", deferred=True
+    )
+    eval_every_samples: int = setting(
+        text="sequences between evaluations; a shorter run has none",
+        within=_COUNT,
+        default_text="MLPerf's rule for the global batch size",
+        deferred=True,
+    )
+    eval_samples: int | None = setting(
+        None, "evaluate on this many records, the first ones", within=_COUNT, default_text="all", deferred=True
+    )
+    eval_at_start: bool = setting(False, "evaluate before the first step too", deferred=True)
+    save_every: int = setting(100, "steps between checkpoints", within=_COUNT, deferred=True)
+    keep_checkpoints: int = setting(2, "number of checkpoints to keep", within=_COUNT, deferred=True)
+    max_bad_steps: int = setting(
+        5,
+        "stop after this many steps in a row whose loss or gradient is not finite; fp16's loss scale stops runs itself",
+        within=_COUNT,
+        deferred=True,
+    )
+    detect_divergence: float | None = setting(
+        None,
+        "stop when the masked-LM loss, averaged over about 100 steps, exceeds its lowest value by this",
+        unit="nats",
+        within="(0, inf)",
+        default_text="never",
+        deferred=True,
+    )
+    stop_deadline: float = setting(
+        60.0,
+        "time after SIGTERM or SIGINT in which the current step must end; a slower one is discarded",
+        unit="seconds",
+        within="[0, 31536000]",
+        deferred=True,
+    )
+    seed: int = setting(42, "seed of weights, sample order, dropout and new masks", within="[0, inf)", deferred=True)
+    benchmark: bool = setting(
+        False, f"measure throughput over {BENCHMARK_STEPS} steps, or --max-steps if given; saves nothing"
+    )
+    profile_steps: int = setting(
+        0,
+        "number of steps to profile",
+        within="[0, 1000]",
+        default_text=f"{PROFILE_STEPS} with --profile",
+        deferred=True,
+    )
+    resume: str = setting(
+        "auto",
+        "auto: continue from the last intact checkpoint; never: refuse a folder that holds a run; or a checkpoint's "
+        "folder to start from",
+        path="input",
+        words=("auto", "never"),
+    )
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        require(problems, self.phase in PHASE_SEQ_LENGTHS, f"--phase is {self.phase}, expected 1 or 2")
-        for name in ("global_batch_size", "micro_batch_tokens", "max_steps", "max_samples", "eval_every_samples",
-                     "eval_samples", "save_every", "keep_checkpoints", "max_bad_steps"):  # fmt: skip
-            value = getattr(self, name)
-            require(problems, value is None or value > 0, f"--{name.replace('_', '-')} is {value}, expected > 0")
-        require(problems, self.detect_divergence is None or 0 < self.detect_divergence < math.inf,
-                 f"--detect-divergence is {self.detect_divergence}, expected > 0 and finite")  # fmt: skip
-        require(problems, self.target_accuracy is None or 0 < self.target_accuracy <= 1,
-                 f"--target-accuracy is {self.target_accuracy}, expected above 0, at most 1")  # fmt: skip
-        require(problems, self.stop_deadline >= 0, f"--stop-deadline is {self.stop_deadline}, expected >= 0")
-        require(problems, 0 <= self.seed < 1 << 63, f"--seed is {self.seed}, expected 0 to 2^63 - 1")
-        raise_all(problems, "training settings")
-        check_precision(self.precision)
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Settings of `bert-large pretrain` that decide others or are used only while a run starts."""
+
+    recipe: str = setting("intel", "named set of hyperparameters, see `bert-large recipes`")
+    profile: bool = setting(False, "trace some steps after the first three and log where their time goes", variable="")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RanksConfig:
     """How ranks share their work; without effect on one rank."""
 
-    bucket_mb: float = 25.0
-    """MiB of gradients that are summed over ranks together."""
-    gradient_compression: str = "none"
-    """Type that gradients are rounded to on their way."""
-    zero1: bool = False
-    """Whether each rank keeps optimizer state for its share of the parameters alone."""
+    bucket_mb: float = setting(25.0, "size of the gradient buckets that are reduced together", unit="MiB",
+                               within="(0, 65536]")  # fmt: skip
+    gradient_compression: str = setting(
+        "none", "type to which gradients are rounded for communication", choices=("none", "bf16")
+    )
+    zero1: bool = setting(False, "shard the optimizer state across ranks (ZeRO-1)")
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        require(problems, 0 < self.bucket_mb < math.inf, f"--bucket-mb is {self.bucket_mb}, expected > 0 and finite")
-        require(
-            problems,
-            self.gradient_compression in GRADIENT_COMPRESSIONS,
-            f"--gradient-compression is {self.gradient_compression!r}, expected one of {GRADIENT_COMPRESSIONS}",
-        )
-        raise_all(problems, "settings of ranks")
+        check_fields(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Communication:
+    """How ranks find out about each other's failures, and by which backend they communicate."""
+
+    backend: str | None = setting(
+        None,
+        "communication backend of several ranks",
+        choices=("ccl", "mpi", "gloo"),
+        default_text="ccl where oneCCL's bindings are installed, else gloo",
+    )
+    rank_silence: float = setting(
+        RANK_SILENCE_SECONDS,
+        "time without a sign of life from a rank after which the others end",
+        unit="seconds",
+        within=_SECONDS,
+    )
+    rank_timeout: float = setting(
+        RANK_TIMEOUT_SECONDS,
+        "time for which a rank may keep others waiting, alive but without progress",
+        unit="seconds",
+        within=_SECONDS,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class MlperfConfig:
-    """Where the MLPerf log goes, and what it says of the submission."""
+    """Where the MLPerf log goes, and its description of the submission."""
 
-    log: Path
-    submitter: str = "unspecified"
-    platform: str | None = None
-    """None: the CPU's name."""
-    division: str = "closed"
-    status: str = "research"
+    log: Path = setting(
+        text="file for the run's MLPerf log, such as result_0.txt", option="mlperf-log", default_text="none",
+        deferred=True,
+    )  # fmt: skip
+    submitter: str = setting("unspecified", "submission_org of the log", option="mlperf-submitter")
+    platform: str | None = setting(
+        None, "submission_platform of the log", option="mlperf-platform", default_text="the CPU's name"
+    )
+    division: str = setting("closed", "division of the log", option="mlperf-division", choices=("closed", "open"))
+    status: str = setting(
+        "research", "status of the log", option="mlperf-status", choices=("onprem", "cloud", "research")
+    )
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-        for name, known in (("division", MLPERF_DIVISIONS), ("status", MLPERF_STATUSES)):
-            value = getattr(self, name)
-            require(problems, value in known, f"--mlperf-{name} is {value!r}, expected one of {', '.join(known)}")
-        raise_all(problems, "MLPerf settings")
+        check_fields(self)
+
+
+RECIPE_SETTINGS: dict[str, Setting] = {
+    item.name: item
+    for config in (TrainConfig, OptimConfig, DataConfig)
+    for item in settings_of(config)
+    if item.deferred and item.name != "profile_steps"
+}
+"""Settings that a recipe may hold."""
 
 
 def check_precision(name: str) -> None:
-    """Refuse a precision that does not exist."""
+    """Refuse an unknown precision."""
     if name not in PRECISIONS:
         raise InputError(f"PRECISION (--precision) is {name!r}, expected one of {', '.join(PRECISIONS)}")
+
+
+def find_schedule_problem(values: dict[str, object]) -> str | None:
+    """Return what is wrong with the schedule as a whole, or None; `values` are named as the fields."""
+    steps, total = values.get("max_steps"), values.get("total_steps")
+    if isinstance(steps, int) and isinstance(total, int) and steps > total:
+        return (
+            f"--max-steps is {steps} and --total-steps {total}: the learning rate is 0 from step {total} on; "
+            "raise --total-steps or lower --max-steps"
+        )
+    return None
 
 
 def reference_eval_every_samples(global_batch_size: int) -> int:

@@ -85,7 +85,7 @@ def read_hostfile(path: Path) -> list[Host]:
     host's ranks. Where a host has several lines, as schedulers write it for every task, their numbers add up.
     """
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"HOSTFILE {path} cannot be read: {error}") from None
     given: dict[str, list[int | None]] = {}

@@ -179,7 +179,9 @@ def main() -> int:
     try:
         program = sys.argv[1:]
         if program[:2] == ["-m", "bert_large"]:
-            cli.parse(program[2:])  # what is wrong with the command line is said once, not by every rank
+            cli.parse(program[2:])  # reports errors once, not once per rank
+        else:
+            program = cli.expand_environment(program)
         return start(make_plan(with_options(os.environ, program), read_topology()), program)
     except UserError as error:
         print(f"bert-large: error: {error}", file=sys.stderr)

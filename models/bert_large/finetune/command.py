@@ -5,93 +5,68 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
 from bert_large.finetune import squad
 from bert_large.finetune.registry import TASKS, add_task_arguments, make_task, task_name
-from bert_large.finetune.settings import PRECISIONS, FinetuneSettings
+from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
 from bert_large.storage.lock import FolderLock
 
-_HELP = {
-    "epochs": "passes over the training examples",
-    "batch_size": "sequences per optimizer step",
-    "learning_rate": "peak rate of AdamW, which then falls linearly",
-    "warmup_share": "share of the steps in which the rate rises",
-    "weight_decay": "decoupled, not on biases and LayerNorm",
-    "max_seq_length": "tokens; longer sequences are cut",
-    "precision": f"one of {', '.join(PRECISIONS)}",
-    "max_train_samples": "train on the first examples only",
-    "max_eval_samples": "evaluate on the first examples of each split only",
-}
 _LARGEST_SEED = 2**32 - 1
 
 
-def _whole_number(text: str) -> int:
-    """Return a whole number, which may be written with a decimal point as other tools do: `3.0`."""
-    number = float(text)
-    if not number.is_integer():
-        raise ValueError
-    return int(number)
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions:
+    """Task, input, output and course of `bert-large finetune`."""
 
-
-_TYPES: dict[str, Callable[[str], Any]] = {
-    "epochs": _whole_number,
-    "learning_rate": float,
-    "warmup_share": float,
-    "weight_decay": float,
-    "precision": str,
-}
+    task: str = setting(text=f"one of {', '.join(TASKS)}")
+    data_dir: Path | None = setting(
+        None,
+        "folder of the task's files, or of GLUE's folders",
+        default_text="from Hugging Face's hub",
+        variable="DATASET_DIR",
+        path="input",
+    )
+    checkpoint_dir: Path = setting(text="model_save folder to start from", path="input", aliases=("PRETRAINED_MODEL",))
+    output_dir: Path = setting(text="folder for everything that the run writes; one per run", path="output")
+    vocab_file: Path | None = setting(None, "vocabulary", default_text="that of the model folder", path="input")
+    do_lower_case: bool | None = setting(
+        None,
+        "convert text to lower case and strip accents",
+        default_text="as the model folder or the vocabulary says",
+    )
+    seeds: str | None = setting(
+        None, "train once with each of these seeds, such as 1,2,3", default_text="42", alternative="seed"
+    )
+    seed: str | None = setting(None, "train once, with this seed")
+    save_every: int = setting(200, "steps between checkpoints", within="[1, inf)")
+    resume: str = setting(
+        "auto",
+        "auto: continue the folder's run; never: refuse a folder that holds a run",
+        choices=("auto", "never"),
+    )
+    predict_only: bool = setting(
+        False, "only predict, with a fine-tuned model as --checkpoint-dir; no training file is needed"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--task", required=True, help=f"one of {', '.join(TASKS)}")
-    parser.add_argument("--data-dir", type=Path, help="folder of the task's files (default: from Hugging Face's hub)")
-    parser.add_argument("--checkpoint-dir", type=Path, required=True, help="model_save folder to start from")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for all outputs, of one run")
-    parser.add_argument("--vocab-file", type=Path, help="vocabulary (default: the model folder's)")
-    parser.add_argument(
-        "--do-lower-case",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="as for `prepare` (default: from the model folder, or from the vocabulary)",
-    )
-    seeds = parser.add_mutually_exclusive_group()
-    seeds.add_argument("--seeds", help="one run per seed: 1,2,3 (default 42)")
-    seeds.add_argument("--seed", help="one run with this seed")
-    parser.add_argument("--save-every", type=int, default=200, help="steps between checkpoints (default 200)")
-    parser.add_argument(
-        "--resume",
-        choices=("auto", "never"),
-        default="auto",
-        help="auto: continue the run in the folder; never: refuse a folder that holds one (default auto)",
-    )
-    parser.add_argument(
-        "--predict-only",
-        action="store_true",
-        help="only predict, with a fine-tuned model as --checkpoint-dir; no training file is needed",
-    )
+    add_settings(parser, FinetuneOptions)
     of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
-    group = parser.add_argument_group("settings", f"For squad and squad2 the defaults are: {of_squad}.")
-    for field in dataclasses.fields(FinetuneSettings):
-        default = "" if field.default is None else f" (default {field.default})"
-        group.add_argument(
-            f"--{field.name.replace('_', '-')}", type=_TYPES.get(field.name, int), help=_HELP[field.name] + default
-        )
+    add_settings(parser, FinetuneSettings, title=f"settings (squad and squad2 have other defaults: {of_squad})")
     add_task_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, or predict, and print a table; returns 0, or 128 + the signal that stopped it."""
     seeds = parse_seeds(arguments.seeds or arguments.seed or "42")
-    if arguments.save_every < 1:
-        raise InputError(f"--save-every is {arguments.save_every}, expected > 0")
-    task_name(arguments)  # an unknown one is an error before packages are
+    task_name(arguments)  # report an unknown task before missing packages
     _require_packages()
 
     import datasets

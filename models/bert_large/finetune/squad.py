@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_large.errors import InputError
+from bert_large.config.options import add_settings, check_fields, setting
 from bert_large.finetune.data_files import find_files
 from bert_large.finetune.hub import load_from_hub
 from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
@@ -30,28 +30,26 @@ if TYPE_CHECKING:
 HUB_DATASETS = {"1.1": "rajpurkar/squad", "2.0": "rajpurkar/squad_v2"}
 
 
-def _option(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": f"{text} (default {default:g})"})
+def _option(default: Any, text: str, within: str = "[1, 1000000]") -> Any:
+    return setting(default, text, within=within, variable="", deferred=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SquadOptions:
-    """The options of these tasks, with the names and defaults of BERT's own code."""
+    """Options of the SQuAD tasks, with the names and defaults of BERT's own code."""
 
-    doc_stride: int = _option(128, "tokens from the start of a window of a long text to that of the next")
-    max_query_length: int = _option(64, "tokens; longer questions are cut")
+    doc_stride: int = _option(128, "tokens between the starts of two windows of a long text")
+    max_query_length: int = _option(64, "largest number of tokens in a question; longer ones are truncated")
     n_best_size: int = _option(20, "answers per question in nbest_predictions.json")
-    max_answer_length: int = _option(30, "tokens; longer answers are not considered")
+    max_answer_length: int = _option(30, "largest number of tokens in an answer; longer ones are not considered")
     null_score_diff_threshold: float = _option(
-        0.0, "squad2: no answer is predicted where its score exceeds the best answer's by more than this, in nats"
+        0.0,
+        "squad2: a question has no answer if that scores more than this above the best answer, in nats",
+        within="(-inf, inf)",
     )
 
     def __post_init__(self) -> None:
-        wrong = [f"{name} is {vars(self)[name]}, expected > 0" for name in OPTIONS_OF_1 if vars(self)[name] < 1]
-        if not math.isfinite(self.null_score_diff_threshold):
-            wrong.append(f"null_score_diff_threshold is {self.null_score_diff_threshold}, expected a finite number")
-        if wrong:
-            raise InputError(f"wrong settings: {'; '.join(wrong)}")
+        check_fields(self)
 
 
 OPTIONS = tuple(field.name for field in fields(SquadOptions))
@@ -62,11 +60,8 @@ DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learnin
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options; the default None is replaced by that of `SquadOptions`."""
-    group = parser.add_argument_group("with --task squad or squad2")
-    for name, described in zip(OPTIONS, fields(SquadOptions), strict=True):
-        kind = int if name in OPTIONS_OF_1 else float
-        group.add_argument(f"--{name.replace('_', '-')}", type=kind, help=described.metadata["help"])
+    """Add the options; those that are not given are None."""
+    add_settings(parser, SquadOptions, title="with --task squad or squad2")
 
 
 def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTask:

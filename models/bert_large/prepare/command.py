@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.instances import InstanceSettings
@@ -24,65 +25,60 @@ from bert_large.storage.lock import FolderLock
 MANIFEST_SECONDS = 5.0
 
 
+def _count_cpus() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareOptions:
+    """Input, output and processes of `bert-large prepare`."""
+
+    input_dir: Path = setting(
+        text="folder of UTF-8 text files with one sentence per line and blank lines between articles, as "
+        "`bert-large corpus` makes them; each becomes one record file",
+        variable="",
+    )
+    vocab_file: Path = setting(text="word pieces, one per line", path="input")
+    output_dir: Path = setting(text="folder for the record files", variable="")
+    format: str = setting(
+        "tfrecord", "MLCommons' TFRecord or NVIDIA's HDF5", choices=tuple(sorted(WRITERS)), variable=""
+    )
+    output_suffix: str = setting(
+        "", "added to an input file's name to name its TFRecord; MLCommons' 128-token shards have _128", variable=""
+    )
+    output_name: str | None = setting(
+        None,
+        "HDF5 files are named OUTPUT_NAME_0.hdf5, OUTPUT_NAME_1.hdf5 … in the order of the input files",
+        default_text="corpus_training",
+        variable="",
+    )
+    do_lower_case: bool | None = setting(
+        None,
+        "convert text to lower case and strip accents",
+        default_text="as the vocabulary, or tokenizer_config.json beside it, says",
+        variable="",
+    )
+    workers: int = setting(
+        _count_cpus(),
+        "processes; each holds one file in memory",
+        within="[1, 4096]",
+        default_text="the CPUs that this process may use",
+    )
+    overwrite: bool = setting(
+        False, "make all files again; without it, finished files of the same settings are kept", variable=""
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `prepare`."""
-    parser.add_argument(
-        "--input-dir",
-        type=Path,
-        required=True,
-        help="folder of UTF-8 text files, a sentence a line, blank lines between articles (`bert-large corpus` makes "
-        "them of raw text); each makes one record file",
-    )
-    parser.add_argument("--vocab-file", type=Path, required=True, help="word pieces, one a line")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for the record files")
-    parser.add_argument(
-        "--format",
-        choices=sorted(WRITERS),
-        default="tfrecord",
-        help="MLCommons' TFRecord or NVIDIA's HDF5 (default %(default)s)",
-    )
-    parser.add_argument(
-        "--output-suffix",
-        default="",
-        help="added to an input file's name to name its TFRecord (MLCommons' 128-token shards have _128)",
-    )
-    parser.add_argument(
-        "--output-name",
-        help="HDF5 files are named OUTPUT_NAME_0.hdf5, OUTPUT_NAME_1.hdf5 … in the order of the input files "
-        "(default corpus_training)",
-    )
-    for setting in fields(InstanceSettings):
-        parser.add_argument(
-            f"--{setting.name.replace('_', '-')}",
-            type=type(setting.default),
-            default=setting.default,
-            help=f"{setting.metadata['help']} (default {setting.default})",
-        )
-    parser.add_argument(
-        "--do-lower-case",
-        action=argparse.BooleanOptionalAction,
-        default=None,
-        help="lower letters and strip accents (default: as the vocabulary, or tokenizer_config.json beside it, says)",
-    )
-    parser.add_argument(
-        "--workers",
-        type=int,
-        default=len(os.sched_getaffinity(0)),
-        help="processes; each holds one file in memory (default: the CPUs this process may use, %(default)s here)",
-    )
-    parser.add_argument(
-        "--overwrite",
-        action="store_true",
-        help="make all files anew; else finished ones are checked and kept, and those of another task refused",
-    )
+    add_settings(parser, PrepareOptions)
+    add_settings(parser, InstanceSettings)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the records that are missing and say how many; raise `InputError` for anything wrong before work starts."""
     start = time.perf_counter()
     settings = InstanceSettings(**{field.name: getattr(arguments, field.name) for field in fields(InstanceSettings)})
-    if arguments.workers < 1:
-        raise InputError(f"--workers is {arguments.workers}, expected at least 1")
     tasks = _plan(arguments)
     vocabulary = read_vocab(arguments.vocab_file)
     if arguments.do_lower_case is None:

@@ -7,9 +7,11 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from bert_large.config.options import add_settings, setting
 from bert_large.errors import DamageError, InputError
 from bert_large.prepare.articles import FORMATS, detect_format, iterate_articles, list_text_files
 from bert_large.prepare.files import MANIFEST_NAME
@@ -28,43 +30,48 @@ _HASHING_THREADS = 4
 _REPORTS = 10
 
 
+@dataclass(frozen=True, kw_only=True)
+class CorpusOptions:
+    """Settings of `bert-large corpus`."""
+
+    input_dir: Path = setting(text="folder of UTF-8 text; subfolders are read too", path="input")
+    output_dir: Path = setting(
+        text="folder to make: phase1/ and phase2/ (or both/), eval/ and manifest.json", variable=""
+    )
+    input_format: str = setting(
+        "auto",
+        "; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items()),
+        choices=("auto", *FORMATS),
+        default_text="detected",
+    )
+    language: str = setting(
+        "en",
+        "language whose rules end a sentence, ISO 639; unknown ones are split as English",
+        variable="TEXT_LANGUAGE",
+    )
+    shards: int | None = setting(
+        None,
+        "files of text for both phases",
+        within="[1, 1000000]",
+        default_text=f"one per {SHARD_BYTES >> 20} MiB read",
+    )
+    phase1_fraction: float = setting(
+        0.9,
+        "share of the text for phase 1, the rest is for phase 2; 1: both phases train on all of it",
+        within="(0, 1]",
+    )
+    eval_articles: int | None = setting(
+        None,
+        "articles to hold out, chosen by a hash of their text",
+        within="[0, inf)",
+        default_text=f"one in {round(1 / DEFAULT_EVAL_SHARE)}, at most {DEFAULT_EVAL_ARTICLES}",
+    )
+    overwrite: bool = setting(False, "replace a corpus that this command made", variable="")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `corpus`."""
-    parser.add_argument("--input-dir", type=Path, required=True, help="folder of UTF-8 text; folders inside are read")
-    parser.add_argument(
-        "--output-dir",
-        type=Path,
-        required=True,
-        help="folder to make: phase1/ and phase2/ (or both/), eval/ and manifest.json",
-    )
-    parser.add_argument(
-        "--input-format",
-        choices=["auto", *FORMATS],
-        default="auto",
-        help="; ".join(f"{name}: {meaning}" for name, meaning in FORMATS.items())
-        + " (default: told by the first file)",
-    )
-    parser.add_argument(
-        "--language",
-        default="en",
-        help="whose rules end a sentence, ISO 639; unknown ones are cut as English is (default %(default)s)",
-    )
-    parser.add_argument(
-        "--shards", type=int, help=f"files of text for both phases (default: one for each {SHARD_BYTES >> 20} MiB read)"
-    )
-    parser.add_argument(
-        "--phase1-fraction",
-        type=float,
-        default=0.9,
-        help="share of the text for phase 1, the rest is for phase 2; 1: both train on all of it (default %(default)s)",
-    )
-    parser.add_argument(
-        "--eval-articles",
-        type=int,
-        help="articles to hold out, chosen by a hash of their text (default: one in "
-        f"{round(1 / DEFAULT_EVAL_SHARE)}, at most {DEFAULT_EVAL_ARTICLES})",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a corpus that this command made")
+    add_settings(parser, CorpusOptions)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from bert_large.config.options import check_fields, setting
 from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY, MASKED_LM_PROB
 from bert_large.data.record import Record, RecordShape
 from bert_large.errors import InputError
@@ -26,42 +27,35 @@ KEEP = -1  # instead of an id: the token is shown as it is
 RANDOM_DOCUMENT_TRIES = 10
 
 
-def _setting(default: float, sentence: str) -> Any:
-    return field(default=default, metadata={"help": sentence})
-
-
 @dataclass(frozen=True, kw_only=True)
 class InstanceSettings:
     """The settings of the algorithm; `InputError` names all that make no sense. The defaults are for phase 1."""
 
-    max_seq_length: int = _setting(128, "tokens in a sequence, with [CLS] and both [SEP]")
-    max_predictions_per_seq: int = _setting(20, "masked tokens in a sequence at most")
-    dupe_factor: int = _setting(10, "times the text is gone through, with other pairs and masks each time")
-    masked_lm_prob: float = _setting(MASKED_LM_PROB, "share of a sequence's tokens that is masked")
-    short_seq_prob: float = _setting(0.1, "share of a document's passes that aim at shorter sequences")
-    random_seed: int = _setting(12345, "seed of the random numbers, which begin anew in every file")
+    max_seq_length: int = setting(
+        128,
+        "tokens in a sequence, with [CLS] and both [SEP]",
+        within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]",
+        variable="",
+    )
+    max_predictions_per_seq: int = setting(
+        20, "largest number of masked tokens in a sequence", within="[1, 65536]", variable=""
+    )
+    dupe_factor: int = setting(10, "passes over the text, each with its own pairs and masks", within="[1, 1000000]")
+    masked_lm_prob: float = setting(
+        MASKED_LM_PROB, "share of a sequence's tokens that is masked", within="(0, 1]", variable=""
+    )
+    short_seq_prob: float = setting(
+        0.1, "share of a document's passes that aim at shorter sequences", within="[0, 1]", variable=""
+    )
+    random_seed: int = setting(12345, "seed of pairs and masks; every file starts from it", within="[0, inf)")
 
     def __post_init__(self) -> None:
-        shortest = SEPARATORS + MIN_SEGMENT_PAIR
-        checks = (
-            ("max_seq_length", self.max_seq_length >= shortest, f"at least {shortest}"),
-            (
-                "max_predictions_per_seq",
-                1 <= self.max_predictions_per_seq <= max(1, self.max_tokens),
-                f"1 to {max(1, self.max_tokens)}, the tokens of a sequence that can be masked",
-            ),
-            ("dupe_factor", self.dupe_factor >= 1, "at least 1"),
-            ("masked_lm_prob", 0 < self.masked_lm_prob <= 1, "above 0, at most 1"),
-            ("short_seq_prob", 0 <= self.short_seq_prob <= 1, "from 0 to 1"),
-            ("random_seed", self.random_seed >= 0, "at least 0"),
-        )
-        problems = [
-            f"--{name.replace('_', '-')} is {getattr(self, name)}, expected {expected}"
-            for name, is_right, expected in checks
-            if not is_right
-        ]
-        if problems:
-            raise InputError("; ".join(problems))
+        check_fields(self)
+        if self.max_predictions_per_seq > self.max_tokens:
+            raise InputError(
+                f"--max-predictions-per-seq is {self.max_predictions_per_seq}, expected at most {self.max_tokens}: the "
+                f"tokens that can be masked in a sequence of --max-seq-length {self.max_seq_length}"
+            )
 
     @property
     def max_tokens(self) -> int:

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from bert_large.config.options import add_settings, setting
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.pick import pick_records
 
 
+@dataclass(frozen=True, kw_only=True)
+class PickOptions:
+    """Settings of `bert-large pick`."""
+
+    input_dir: Path = setting(text="folder of record files, read one after another in sorted order", variable="")
+    output_file: Path = setting(text="record file to write, such as eval_10k", variable="")
+    count: int = setting(10000, "number of records to pick", within="[1, inf)", variable="EVAL_RECORDS")
+    allow_fewer: bool = setting(
+        False, "take all records if there are not more than --count; without it, that is an error", variable=""
+    )
+    overwrite: bool = setting(False, "replace the output file if it exists", variable="")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `pick`."""
-    parser.add_argument(
-        "--input-dir", type=Path, required=True, help="folder of record files, taken one after another in sorted order"
-    )
-    parser.add_argument("--output-file", type=Path, required=True, help="the record file to write (such as eval_10k)")
-    parser.add_argument("--count", type=int, default=10000, help="records to pick (default %(default)s)")
-    parser.add_argument(
-        "--allow-fewer", action="store_true", help="take all records if there are no more than --count; else an error"
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    add_settings(parser, PickOptions)
 
 
 def run(arguments: argparse.Namespace) -> int:

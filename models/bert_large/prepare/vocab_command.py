@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
+from bert_large.config.options import add_settings, setting
 from bert_large.prepare.files import check_outputs, list_input_files
 from bert_large.prepare.vocab import train_vocab, write_vocab
 
 
+@dataclass(frozen=True, kw_only=True)
+class VocabOptions:
+    """Settings of `bert-large vocab`."""
+
+    input_dir: Path = setting(text="folder of UTF-8 text files", variable="")
+    output_file: Path = setting(text="vocabulary file to write, one word piece per line", variable="")
+    vocab_size: int = setting(30522, "largest number of tokens", within="[1, 100000000]")
+    min_frequency: int = setting(
+        2, "how often two pieces must occur together to be merged", within="[1, inf)", variable=""
+    )
+    do_lower_case: bool = setting(True, "convert text to lower case and strip accents", variable="")
+    overwrite: bool = setting(False, "replace the output file if it exists", variable="")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of `vocab`."""
-    parser.add_argument("--input-dir", type=Path, required=True, help="folder of UTF-8 text files")
-    parser.add_argument("--output-file", type=Path, required=True, help="the vocabulary to write, a word piece a line")
-    parser.add_argument("--vocab-size", type=int, default=30522, help="tokens at most (default %(default)s)")
-    parser.add_argument(
-        "--min-frequency",
-        type=int,
-        default=2,
-        help="how often two pieces must occur together to become one (default %(default)s)",
-    )
-    parser.add_argument(
-        "--do-lower-case",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="lower letters and strip accents (the default); --no-do-lower-case makes a cased vocabulary",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace the output file if it exists")
+    add_settings(parser, VocabOptions)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from bert_large.config.model import ModelConfig
+from bert_large.config.recipes import Resolved
 from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.data.dataset import find_training_folder
 from bert_large.engines import check_engine
@@ -22,13 +23,7 @@ from bert_large.train.datasets import (
     resolve_vocab,
 )
 from bert_large.train.profile import check_size
-from bert_large.train.settings import (
-    Resolved,
-    resolve,
-    resolve_arguments,
-    resolve_mlperf,
-    resolve_ranks,
-)
+from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,30 +36,31 @@ class Run:
     ranks: RanksConfig
     model: ModelConfig
     model_origin: str
-    """Where `model` is from."""
+    """Origin of `model` and of its weights, for the log."""
     initial_weights: Path | None
     vocab_file: Path | None
     do_lower_case: bool | None
-    """None: as the vocabulary says."""
+    """None if the vocabulary decides."""
     text: TextSettings | None
-    """How records are made of text before training; None: they are there."""
+    """How records are made of text before training; None if there are records."""
     mlperf: MlperfConfig | None
     settings: Mapping[str, Resolved]
-    """What `optim`, `train` and the sequence length were made of, and where each comes from."""
+    """Values and origins of the settings that a recipe may hold."""
 
 
 def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
-    """Check all that can be checked without reading the records."""
+    """Return the run's settings after every check that needs no records."""
     data, optim, train = resolve(arguments)
     if train.global_batch_size < world_size:
         raise InputError(
-            f"--global-batch-size is {train.global_batch_size}, expected one sequence a rank at least; "
+            f"--global-batch-size is {train.global_batch_size}, expected at least one sequence per rank; "
             f"there are {world_size} ranks"
         )
     check_engine(train.engine, train.precision)
+    checkpoint_dir = _find_initial_model(arguments)
     model = resolve_model_config(
         arguments.config_file,
-        arguments.checkpoint_dir,
+        checkpoint_dir,
         arguments.gelu,
         vocab_file=arguments.vocab_file,
         masked_lm_only=arguments.masked_lm_only,
@@ -79,12 +75,12 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             max_seq_length=data.max_seq_length,
             micro_batch_tokens=train.micro_batch_tokens,
         )
-    vocab_file = resolve_vocab(arguments.vocab_file, arguments.checkpoint_dir, model)
+    vocab_file = resolve_vocab(arguments.vocab_file, checkpoint_dir, model)
     text = resolve_text(
         data,
         vocab_file,
         model,
-        from_checkpoint=arguments.checkpoint_dir is not None,
+        from_checkpoint=checkpoint_dir is not None,
         do_lower_case=arguments.do_lower_case,
     )
     if text is not None:
@@ -99,11 +95,29 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         train=train,
         ranks=resolve_ranks(arguments),
         model=model,
-        model_origin=describe_origin(arguments.config_file, arguments.checkpoint_dir, model),
-        initial_weights=Path(arguments.checkpoint_dir) if arguments.checkpoint_dir is not None else None,
+        model_origin=describe_origin(arguments.config_file, checkpoint_dir, model)
+        + _describe_empty_folder(arguments, checkpoint_dir),
+        initial_weights=None if checkpoint_dir is None else Path(checkpoint_dir),
         vocab_file=vocab_file,
         do_lower_case=arguments.do_lower_case if text is None else text.lowers,
         text=text,
         mlperf=mlperf,
         settings=resolve_arguments(arguments),
     )
+
+
+def _find_initial_model(arguments: argparse.Namespace) -> str | None:
+    """Return the model folder to start from, or None for new weights.
+
+    Phase 1 takes an empty CHECKPOINT_DIR for none: Intel's instructions set one that phase 1 is to fill.
+    """
+    folder: Path | None = arguments.checkpoint_dir
+    if folder is not None and arguments.phase == 1 and folder.is_dir() and not any(folder.iterdir()):
+        return None
+    return None if folder is None else str(folder)
+
+
+def _describe_empty_folder(arguments: argparse.Namespace, checkpoint_dir: str | None) -> str:
+    if checkpoint_dir is not None or arguments.checkpoint_dir is None:
+        return ""
+    return f", new weights as CHECKPOINT_DIR {arguments.checkpoint_dir} is empty"

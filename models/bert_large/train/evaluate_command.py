@@ -1,4 +1,4 @@
-"""`bert-large evaluate`: the figures of a saved model on held-out records."""
+"""`bert-large evaluate`: the metrics of a saved model on held-out records."""
 
 from __future__ import annotations
 
@@ -7,32 +7,33 @@ import dataclasses
 import json
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.errors import InputError
-from bert_large.train.settings import SETTINGS, add_compute_arguments, add_watch_arguments
+from bert_large.config.options import add_settings, setting
+from bert_large.config.training import Communication, ModelSource, TrainConfig
+from bert_large.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """Input and output of `bert-large evaluate`."""
+
+    checkpoint_dir: Path = setting(text="model_save folder", variable="")
+    eval_dir: Path = setting(text="folder of held-out records", variable="")
+    json: bool = setting(False, "print the metrics as JSON", variable="")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("--checkpoint-dir", required=True, help="model_save folder")
-    parser.add_argument("--eval-dir", required=True, help="folder of held-out records")
-    parser.add_argument("--eval-samples", type=int, help="evaluate on the first records only (default: all)")
-    tokens = SETTINGS["micro_batch_tokens"].default
-    parser.add_argument(
-        "--micro-batch-tokens",
-        type=int,
-        default=tokens,
-        help=f"most tokens in one forward pass of a rank (default {tokens})",
-    )
-    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    add_compute_arguments(parser)
-    add_watch_arguments(parser)
+    add_settings(parser, EvaluateOptions)
+    add_settings(parser, TrainConfig, only=("eval_samples", "micro_batch_tokens", "precision", "engine"))
+    add_settings(parser, ModelSource, only=("gelu",))
+    add_settings(parser, Communication)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate and print."""
-    from bert_large.config.training import check_precision
     from bert_large.distributed.collectives import Ranks, joined_ranks
     from bert_large.engines import resolve_engine
     from bert_large.engines.precision import apply_precision
@@ -47,26 +48,27 @@ def run(arguments: argparse.Namespace) -> int:
         tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir,
     ):
         with ranks.failing_together():
-            check_precision(arguments.precision)
-            for name in ("eval_samples", "micro_batch_tokens"):
-                value = getattr(arguments, name)
-                if value is not None and value < 1:
-                    raise InputError(f"--{name.replace('_', '-')} is {value}, expected > 0")
             engine, _ = resolve_engine(arguments.engine, arguments.precision)
             config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
-            # Every rank indexes the records for itself: there is no folder that all of them know.
-            dataset = open_eval_data(Path(arguments.eval_dir), Path(index_dir), config, Ranks())
+            # Every rank indexes the records for itself: ranks may not share a folder.
+            dataset = open_eval_data(arguments.eval_dir, Path(index_dir), config, Ranks())
             model = BertForPreTraining(config, engine)
-            load_model(Path(arguments.checkpoint_dir), model)
-        figures = evaluate(
+            load_model(arguments.checkpoint_dir, model)
+        metrics = evaluate(
             model,
             dataset,
             ranks=ranks,
             precision=apply_precision(arguments.precision),
-            micro_batch_tokens=arguments.micro_batch_tokens,
+            micro_batch_tokens=arguments.micro_batch_tokens or TrainConfig.micro_batch_tokens,
             samples=arguments.eval_samples,
         )
     if ranks.is_main:
-        text = json.dumps(dataclasses.asdict(figures)) if arguments.json else eval_line(figures)
+        try:
+            text = json.dumps(dataclasses.asdict(metrics), allow_nan=False) if arguments.json else eval_line(metrics)
+        except ValueError:
+            raise UserError(
+                f"the metrics of {arguments.checkpoint_dir} are not finite, expected the weights of a trained model: "
+                f"{eval_line(metrics)}"
+            ) from None
         sys.stdout.write(text + "\n")
     return 0

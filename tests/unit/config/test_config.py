@@ -1,4 +1,4 @@
-"""Settings are checked when they are made, every problem at once."""
+"""Configurations are checked when they are made, and all problems are reported at once."""
 
 from __future__ import annotations
 
@@ -47,30 +47,86 @@ def test_defaults_are_bert_larges() -> None:
     assert (config.hidden_act, config.layer_norm_eps) == ("gelu_pytorch_tanh", 1e-12)
 
 
-def test_all_problems_of_a_model_are_told_at_once() -> None:
-    text = message(
-        ModelConfig, vocab_size=0, hidden_size="32", type_vocab_size=3, hidden_act="relu", hidden_dropout_prob=1
-    )
-    for problem in (
-        "vocab_size is 0, expected an integer > 0",
-        "hidden_size is '32'",
-        "type_vocab_size is 3",
-        "hidden_act is 'relu'",
-        "hidden_dropout_prob is 1, expected 0 to below 1",
-    ):
-        assert problem in text
-    assert text.startswith("model configuration: ") and "\n" not in text
+WRONG_KEYS: list[tuple[str, Any]] = [
+    ("vocab_size", 0), ("hidden_size", "32"), ("hidden_size", True), ("num_hidden_layers", 2.0),
+    ("num_attention_heads", None), ("intermediate_size", [64]), ("max_position_embeddings", -1),
+    ("type_vocab_size", 3), ("hidden_act", "relu"), ("hidden_act", []), ("hidden_dropout_prob", 1),
+    ("attention_probs_dropout_prob", "0.1"), ("initializer_range", math.nan), ("layer_norm_eps", "1e-12"),
+    ("layer_norm_eps", math.inf),
+]  # fmt: skip
 
 
-def test_what_an_architecture_leaves_no_choice_of() -> None:
-    assert "expected one of BertForPreTraining, BertForMaskedLM, D" in message(tiny_config, architecture="BertModel")
+def test_all_problems_of_a_model_are_reported_at_once() -> None:
+    wrong = dict(WRONG_KEYS)
+    text = message(ModelConfig, **wrong)
+    assert all(f"{name} is " in text for name in wrong) and "\n" not in text
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_KEYS)
+def test_a_key_of_the_wrong_type_or_range_is_named(tmp_path: Path, key: str, value: Any) -> None:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(MINIMAL | {key: value}))
+    with pytest.raises(InputError) as caught:
+        ModelConfig.from_json(path)
+    (line,) = str(caught.value).splitlines()
+    shown = repr(value) if isinstance(value, str) else str(value).lower() if value in (True, None) else str(value)
+    assert str(path) in line and f"{key} is {shown}, expected" in line
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "neutral"),
+    [
+        ("tie_word_embeddings", False, True), ("position_embedding_type", "relative_key", "absolute"),
+        ("is_decoder", True, False), ("add_cross_attention", True, False), ("pruned_heads", {"0": [1]}, {}),
+        ("chunk_size_feed_forward", 8, 0), ("quantization_config", {"bits": 4}, None),
+    ],
+)  # fmt: skip
+def test_keys_of_another_model_are_refused(tmp_path: Path, key: str, value: Any, neutral: Any) -> None:
+    path = write_config(tmp_path / "c.json", **{key: value})
+    with pytest.raises(InputError) as caught:
+        ModelConfig.from_json(path)
+    assert str(path) in str(caught.value) and f"{key} is {json.dumps(value)}" in str(caught.value)
+    assert ModelConfig.from_json(write_config(tmp_path / "d.json", **{key: neutral})) == tiny_config()
+
+
+def test_a_byte_order_mark_is_accepted(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    path.write_text("\ufeff" + json.dumps(MINIMAL), encoding="utf-8")
+    assert ModelConfig.from_json(path) == tiny_config()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [("bom.json", None), ("tiny.json", None), ("eps_string.json", "layer_norm_eps"),
+     ("untied.json", "tie_word_embeddings")],
+)  # fmt: skip
+def test_published_configurations(name: str, wrong: str | None) -> None:
+    path = Path(__file__).resolve().parents[4] / "shared" / "data" / "cases" / "config" / name
+    if not path.exists():
+        pytest.skip(f"{path} is not there")
+    if wrong is None:
+        assert ModelConfig.from_json(path).hidden_size == 128
+    else:
+        with pytest.raises(InputError, match=wrong):
+            ModelConfig.from_json(path)
+
+
+def test_fixed_fields_of_an_architecture() -> None:
+    assert "BertForMaskedLM" in message(tiny_config, architecture="BertModel")
     text = message(tiny_config, architecture="DistilBertForMaskedLM", layer_norm_eps=1e-5)
-    assert "type_vocab_size is 2, expected 0 of DistilBertForMaskedLM" in text
-    assert "layer_norm_eps is 1e-05, expected 1e-12 of" in text
+    assert "type_vocab_size is 2, expected 0" in text and "layer_norm_eps is 1e-05, expected 1e-12" in text
+
+
+def test_wrong_keys_have_the_files_names(tmp_path: Path) -> None:
+    path = tmp_path / "config.json"
+    values = {"model_type": "distilbert", "vocab_size": 100, "dim": "32", "n_layers": 2, "n_heads": 2, "hidden_dim": 64}
+    path.write_text(json.dumps(values))
+    with pytest.raises(InputError, match="dim is '32'"):
+        ModelConfig.from_json(path)
 
 
 def test_distilberts_file(tmp_path: Path) -> None:
-    """As `transformers` names its sizes; GELU is the erf form, as in all its files."""
+    """Sizes have the names of `transformers`; GELU is the erf form, as in all of its files."""
     values = {"model_type": "distilbert", "architectures": ["DistilBertForMaskedLM"], "vocab_size": 100, "dim": 32,
               "n_layers": 2, "n_heads": 2, "hidden_dim": 64, "activation": "gelu", "dropout": 0.2,
               "attention_dropout": 0.3, "max_position_embeddings": 64, "initializer_range": 0.01}  # fmt: skip
@@ -94,7 +150,8 @@ def test_an_architecture_that_is_not_trained_is_left_alone(tmp_path: Path, named
 
 
 def test_heads_must_divide_the_hidden_size() -> None:
-    assert "hidden_size 32 is no multiple of num_attention_heads 5" in message(tiny_config, num_attention_heads=5)
+    text = message(tiny_config, num_attention_heads=5)
+    assert "hidden_size is 32" in text and "num_attention_heads, which is 5" in text
 
 
 @pytest.mark.parametrize(
@@ -109,7 +166,7 @@ def test_heads_must_divide_the_hidden_size() -> None:
         ({"hidden_act": "gelu", "model_type": "bert"}, "tanh", "gelu_pytorch_tanh"),
     ],
 )
-def test_gelu_means_what_its_format_says(
+def test_meaning_of_gelu_in_each_format(
     tmp_path: Path, changes: dict[str, str], activation: str | None, expected: str
 ) -> None:
     """In Google's files `gelu` is the tanh form, in Hugging Face's the erf form; an option overrides both."""
@@ -119,7 +176,7 @@ def test_gelu_means_what_its_format_says(
 
 
 def test_unknown_fields_are_left_alone(tmp_path: Path) -> None:
-    """Both formats hold more than an architecture."""
+    """Both formats have keys that do not describe the architecture."""
     path = write_config(
         tmp_path / "c.json", pooler_type="first_token_transform", model_type="bert", hidden_act="gelu_new"
     )
@@ -148,7 +205,7 @@ def test_hugging_face_form_reads_back(tmp_path: Path) -> None:
         (json.dumps({"model_type": "distilbert", "vocab_size": 5}), "lacks dim, hidden_dim, n_heads, n_layers"),
     ],
 )
-def test_files_that_are_no_configuration(tmp_path: Path, text: str, problem: str) -> None:
+def test_files_that_are_not_a_configuration(tmp_path: Path, text: str, problem: str) -> None:
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(InputError) as caught:
@@ -163,24 +220,25 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ModelConfig.from_json(tmp_path)
 
 
-def test_all_problems_of_an_optimizer_are_told_at_once() -> None:
-    text = message(
-        OptimConfig, optimizer="sgd", learning_rate=0, beta_1=1.0, beta_2=-0.1, epsilon=0, weight_decay=-1,
-        total_steps=0, warmup_steps=-1, decay_power=0, max_gradient_norm=0,
-    )  # fmt: skip
-    for option in ("optimizer", "learning-rate", "beta-1", "beta-2", "epsilon", "weight-decay", "total-steps",
-                   "warmup-steps", "decay-power", "max-gradient-norm"):  # fmt: skip
-        assert f"--{option} is " in text
+@pytest.mark.parametrize("wrong", [-1.0, math.inf, math.nan, 1e39])
+def test_all_problems_of_an_optimizer_are_reported_at_once(wrong: float) -> None:
+    """Numbers that fp32 cannot hold are infinite in training."""
+    names = ("learning_rate", "beta_1", "beta_2", "epsilon", "weight_decay", "decay_power", "max_gradient_norm")
+    text = message(OptimConfig, optimizer="sgd", total_steps=0, warmup_steps=-1, start_warmup_step=1,
+                   **dict.fromkeys(names, wrong))  # fmt: skip
+    for name in (*names, "optimizer", "total_steps", "warmup_steps", "start_warmup_step"):
+        assert f"--{name.replace('_', '-')} is " in text
 
 
 def test_warmup_may_start_before_the_run() -> None:
     assert OptimConfig(learning_rate=1.0, total_steps=1, start_warmup_step=-76).start_warmup_step == -76
 
 
-def test_all_problems_of_training_are_told_at_once() -> None:
+def test_all_problems_of_training_are_reported_at_once() -> None:
     names = ("global_batch_size", "micro_batch_tokens", "max_steps", "max_samples", "eval_every_samples",
              "eval_samples", "save_every", "keep_checkpoints")  # fmt: skip
-    others = {"phase": 3, "target_accuracy": 1.5, "seed": -1, "stop_deadline": -1.0, "detect_divergence": math.inf}
+    others = {"phase": 3, "target_accuracy": 1.5, "seed": 2**63, "stop_deadline": math.nan,
+              "detect_divergence": math.inf, "precision": "fp8", "engine": "turbo"}  # fmt: skip
     text = message(TrainConfig, **TRAIN | dict.fromkeys(names, 0) | others)
     for name in (*names, *others):
         assert f"--{name.replace('_', '-')} is " in text
@@ -200,14 +258,10 @@ def test_data_settings() -> None:
 
 
 def test_precisions() -> None:
-    """A name that is none of them must not be taken for another."""
     for name in ("fp32", "avx-fp32", "bf16", "bf32", "fp16"):
         check_precision(name)
-    with pytest.raises(
-        InputError, match=r"PRECISION \(--precision\) is 'fp8', expected one of fp32, avx-fp32, bf16, bf32, fp16"
-    ):
+    with pytest.raises(InputError, match="fp8"):
         check_precision("fp8")
-    assert "PRECISION" in message(TrainConfig, **TRAIN, precision="BF16")
 
 
 @pytest.mark.parametrize(

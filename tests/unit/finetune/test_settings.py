@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
+from pathlib import Path
 
 import pytest
+from bert_large.cli import build_parser
 from bert_large.errors import InputError
-from bert_large.finetune.command import add_arguments, parse_seeds
+from bert_large.finetune.command import parse_seeds
 from bert_large.finetune.results import best_seed, results_table, summarize
 from bert_large.finetune.settings import FinetuneSettings
 
@@ -18,8 +19,20 @@ from tests.support.runs import PROJECT, run_here
 def test_all_problems_are_reported_at_once() -> None:
     with pytest.raises(InputError) as error:
         FinetuneSettings(epochs=0, learning_rate=math.nan, warmup_share=1.0, weight_decay=math.inf, precision="fp16")
-    for text in ("epochs is 0", "learning_rate is nan", "warmup_share is 1.0", "weight_decay is inf", "'fp16'", "bf32"):
+    for text in ("--epochs is 0", "--learning-rate is nan", "--warmup-share is 1.0", "--weight-decay is inf",
+                 "--precision is 'fp16'"):  # fmt: skip
         assert text in str(error.value)
+
+
+def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script's names are read; a number of epochs may be written as 3.0."""
+    variables = {"TASK": "rte", "CHECKPOINT_DIR": "m", "OUTPUT_DIR": "o", "DATASET_DIR": "d", "EPOCHS": "3.0",
+                 "batch_size": "16", "SEEDS": "1,2", "PRECISION": "BF16"}  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    parsed = build_parser("finetune").parse_args(["finetune", "--from-environment", "--seed", "7"])
+    assert (parsed.data_dir, parsed.epochs, parsed.batch_size) == (Path("d"), 3, 16)
+    assert (parsed.precision, parsed.seed, parsed.seeds, parsed.learning_rate) == ("bf16", "7", None, None)
 
 
 def test_seeds() -> None:
@@ -31,13 +44,12 @@ def test_seeds() -> None:
 
 
 def test_whole_numbers_may_have_a_decimal_point() -> None:
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    required = ["--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o"]
+    parser = build_parser("finetune")
+    required = ["finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o"]
     assert parser.parse_args([*required, "--epochs", "3.0"]).epochs == 3
     for text in ("2.5", "nan", "inf", "x"):
-        with pytest.raises(SystemExit):
-            parser.parse_args([*required, "--epochs", text])
+        with pytest.raises((SystemExit, InputError)):
+            FinetuneSettings(epochs=parser.parse_args([*required, "--epochs", text]).epochs)
 
 
 def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -49,10 +61,10 @@ def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: 
     assert f"pip install -e {PROJECT}[finetune]" in error.replace("'", "")
 
 
-def test_help_lists_the_defaults_of_squad(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_the_defaults_of_squad(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_here("finetune", "--help") == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "max seq length 384, batch size 24, learning rate 3e-05, epochs 2" in printed
+    assert "squad2" in printed and "max seq length 384, batch size 24, learning rate 3e-05, epochs 2" in printed
 
 
 def seed(number: int, accuracy: float) -> dict[str, object]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
+
+from bert_large import cli
 
 PROJECT = Path(__file__).resolve().parents[3]
 TOOLS = ("bash", "cat", "cp", "date", "dirname", "env", "git", "grep", "id", "kill", "mkdir", "mktemp",
@@ -37,6 +42,12 @@ class Call:
     def values(self, option: str) -> list[str]:
         """Return the words after each occurrence of the option."""
         return [after for word, after in zip(self.arguments, self.arguments[1:], strict=False) if word == option]
+
+    def parse(self, *, drop: str = "") -> argparse.Namespace:
+        """Return the settings that `bert-large` reads from the words and the environment of the call."""
+        words = self.arguments[self.arguments.index("bert_large") + 1 :]
+        with mock.patch.dict(os.environ, self.environment, clear=True):
+            return cli.parse([word for word in words if word != drop])
 
 
 @dataclass

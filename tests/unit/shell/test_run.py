@@ -207,6 +207,48 @@ def test_docker_args_with_an_open_quote(docker: Sandbox) -> None:
     assert "DOCKER_ARGS=" in refused(docker)
 
 
+def test_docker_args_that_the_engine_refuses(docker: Sandbox) -> None:
+    """They are named on one line, before the container is run."""
+    docker.fake("docker", "sys.argv[1] == 'run' and sys.exit('unknown flag: --bogus\\nSee docker run --help')")
+    docker.variables["DOCKER_ARGS"] = "--bogus"
+    result = docker.run("run.sh")
+    (line,) = result.stderr.splitlines()
+    assert result.returncode == 2 and "DOCKER_ARGS=--bogus" in line and "unknown flag" in line
+    docker.variables["DOCKER_ARGS"] = "an-image"
+    assert "DOCKER_ARGS=an-image" in docker.run("run.sh").stderr
+    assert all(call.arguments[:2] == ["run", "--help"] for call in docker.calls("docker") if call.arguments[0] == "run")
+
+
+@pytest.mark.parametrize("script", ["run_bert_pretrain_phase1.sh", "run_finetune.sh"])
+def test_help(sandbox: Sandbox, script: str) -> None:
+    """It lists the variables of run.sh and of the script, without a container engine."""
+    sandbox.variables["SCRIPT"] = script
+    result = sandbox.run("run.sh", "--help")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert all(f"\n  {name} " in result.stdout for name in ("RUNTIME", "OUTPUT_DIR", "PRECISION"))
+    assert ("\n  TASK " in result.stdout) == (script == "run_finetune.sh")
+
+
+def test_a_link_to_the_script(docker: Sandbox) -> None:
+    link = docker.directory / "a link"
+    link.symlink_to(docker.project / "run.sh")
+    assert docker.run(str(link)).returncode == 0
+    assert docker.calls("docker")[-1].arguments[0] == "run"
+
+
+@pytest.mark.parametrize("runtime", ["container", "native"])
+def test_a_misspelt_variable_is_noticed(docker: Sandbox, runtime: str) -> None:
+    docker.variables |= {"MAX_STEP": "2", "RUNTIME": runtime}
+    error = refused(docker)
+    assert "MAX_STEP " in error and "MAX_STEPS?" in error
+
+
+def test_words_arrive_in_lower_case(docker: Sandbox) -> None:
+    docker.variables |= {"PRECISION": "BF16", "ENGINE": "Eager"}
+    environment = ran(docker).environment
+    assert (environment["PRECISION"], environment["ENGINE"]) == ("bf16", "eager")
+
+
 def test_shm_size(docker: Sandbox) -> None:
     docker.variables["SHM_SIZE"] = "1G"
     assert ran(docker).value("--shm-size") == "1G"
@@ -306,14 +348,14 @@ def test_an_unknown_script_lists_those_there_are(docker: Sandbox, variable: str,
         "prepare_dataset.sh",
     ):
         assert script in error
-    assert not {"common.sh", "demo.sh"} & set(error.split("choose one of")[1].split())
+    assert not {"common.sh", "variables.sh", "demo.sh"} & set(error.split("choose one of")[1].split())
 
 
 @pytest.mark.parametrize("runtime", ["container", "native"])
 @pytest.mark.parametrize("variable", ["PRECISION", "OUTPUT_DIR", "DATASET_DIR", "CONFIG_FILE"])
 def test_what_is_missing_is_named(docker: Sandbox, variable: str, runtime: str) -> None:
     docker.variables |= {variable: "", "RUNTIME": runtime}
-    assert f"needs {variable}:" in refused(docker)
+    assert variable in refused(docker)
     assert docker.calls("docker") == []
     assert not (docker.directory / "out put").exists()
 
@@ -324,7 +366,7 @@ def test_what_is_missing_is_named(docker: Sandbox, variable: str, runtime: str) 
 )
 def test_a_wrong_value_is_named(docker: Sandbox, variable: str, value: str) -> None:
     docker.variables[variable] = value
-    assert f"error: {variable}={value} is " in refused(docker)
+    assert f"{variable}={value}" in refused(docker)
 
 
 def test_without_an_engine_the_error_names_the_native_runtime(phase_1: Sandbox) -> None:
@@ -401,5 +443,5 @@ def test_native_runs_the_script_here(phase_1: Sandbox) -> None:
     launcher = ["-m", "bert_large.distributed.launch"]
     assert call.arguments[:7] == [*launcher, "-m", "bert_large", "pretrain", "--phase", "1"]
     assert call.arguments[-2:] == ["--seed", "a b"]
-    assert call.value("--dataset-dir") == phase_1.variables["DATASET_DIR"]
+    assert call.environment["DATASET_DIR"] == phase_1.variables["DATASET_DIR"]
     assert Path(phase_1.variables["OUTPUT_DIR"]).is_dir()

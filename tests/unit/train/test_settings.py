@@ -1,4 +1,4 @@
-"""Settings: an option wins over the recipe, the recipe over a default."""
+"""Settings of a training run: an option wins over a variable, a variable over the recipe, the recipe over a default."""
 
 from __future__ import annotations
 
@@ -7,19 +7,13 @@ from typing import Any
 
 import pytest
 from bert_large.cli import build_parser
+from bert_large.config import recipes
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
-from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config.recipes import Resolved, describe_settings, resolve_settings
+from bert_large.config.training import RECIPE_SETTINGS, DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
 from bert_large.errors import InputError
-from bert_large.train.settings import (
-    SETTINGS,
-    Resolved,
-    describe_settings,
-    resolve,
-    resolve_mlperf,
-    resolve_ranks,
-    resolve_settings,
-)
+from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 
 from tests.support.runs import options
 
@@ -27,6 +21,15 @@ from tests.support.runs import options
 def resolved(tmp_path: Path, *words: str, **given: Any) -> tuple[DataConfig, OptimConfig, TrainConfig]:
     required = options(dataset_dir=tmp_path, output_dir=tmp_path / "out")
     return resolve(build_parser("pretrain").parse_args(["pretrain", *required, *options(**given), *words]))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str, **given: Any) -> str:
+    """Return the one line that the parser prints for a wrong command line."""
+    with pytest.raises(SystemExit) as caught:
+        build_parser("pretrain").parse_args(["pretrain", *options(output_dir="out", **given), *words])
+    assert caught.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 def test_defaults_are_intels(tmp_path: Path) -> None:
@@ -56,13 +59,13 @@ def test_every_setting_has_an_option_that_wins(tmp_path: Path) -> None:
         "epsilon": 0.5, "weight_decay": 0.625, "max_gradient_norm": 0.75, "warmup_steps": 31, "start_warmup_step": -37,
         "decay_power": 0.875, "seed": 41, "max_bad_steps": 43, "detect_divergence": 0.9375, "stop_deadline": 47.0,
     }  # fmt: skip
-    assert set(given) == set(SETTINGS)
+    assert {*given, "max_seq_length"} == set(RECIPE_SETTINGS)
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value).lower())]
     _, optim, train = resolved(tmp_path, *words)
     assert {name: getattr(optim if hasattr(optim, name) else train, name) for name in given} == given
 
 
-def test_schedule_is_as_long_as_the_run_unless_told(tmp_path: Path) -> None:
+def test_default_length_of_the_schedule(tmp_path: Path) -> None:
     assert resolved(tmp_path, max_steps=5)[1].total_steps == 5
     assert resolved(tmp_path, max_steps=5, total_steps=9)[1].total_steps == 9
 
@@ -71,15 +74,15 @@ def test_schedule_is_as_long_as_the_run_unless_told(tmp_path: Path) -> None:
     ("batch", "expected"), [(256, 150_000), (448, 150_000), (1536, 150_000), (3072, 175_000), (8192, 225_000)]
 )
 def test_evaluation_cadence_is_mlperfs_rule(tmp_path: Path, batch: int, expected: int) -> None:
-    """floor(0.05 * (230.23 * GBS + 3,000,000) / 25,000) * 25,000 samples, where the recipe does not say."""
+    """floor(0.05 * (230.23 * GBS + 3,000,000) / 25,000) * 25,000 samples, unless the recipe sets them."""
     train = resolved(tmp_path, recipe="mlperf-256", phase=2, global_batch_size=batch)[2]
     assert train.eval_every_samples == expected
 
 
-def test_every_setting_says_where_it_comes_from() -> None:
+def test_every_setting_has_an_origin() -> None:
     settings = resolve_settings("mlperf-8192", phase=2, precision="fp32", given={"beta_1": 0.5, "seed": None})
     origins = {name: setting.origin for name, setting in settings.items()}
-    assert set(origins) == {*SETTINGS, "max_seq_length"}
+    assert set(origins) == set(RECIPE_SETTINGS)
     assert (settings["beta_1"].value, origins["beta_1"]) == (0.5, "option")
     assert (settings["beta_2"].value, origins["beta_2"]) == (0.88, "recipe mlperf-8192")
     assert (settings["seed"].value, origins["seed"]) == (42, "default")
@@ -90,8 +93,18 @@ def test_every_setting_says_where_it_comes_from() -> None:
     assert measured["max_steps"] == Resolved(60, "--benchmark")
 
 
+def test_a_variable_is_an_origin(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"BATCH_SIZE": "8", "MAX_STEPS": "7", "DATASET_DIR": "d", "OUTPUT_DIR": "o"}.items():
+        monkeypatch.setenv(name, value)
+    parsed = build_parser("pretrain").parse_args(["pretrain", "--from-environment", "--max-steps=5"])
+    settings = resolve_arguments(parsed)
+    assert settings["global_batch_size"] == Resolved(8, "variable")
+    assert settings["max_steps"] == Resolved(5, "option")
+    assert (parsed.dataset_dir, parsed.output_dir) == (Path("d"), Path("o"))
+
+
 def test_description_of_settings() -> None:
-    """A line per origin: what a run's log tells."""
+    """One line per origin, for the run's log."""
     settings = {
         "seed": Resolved(1, "option"), "beta_1": Resolved(0.5, "recipe x"), "eval_samples": Resolved(None, "default"),
         "max_steps": Resolved(7, "option"), "eval_at_start": Resolved(True, "default"),
@@ -122,13 +135,11 @@ def test_mlperf_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "complaint"),
     [
-        ({"dynamic_masking": True}, "closed division trains on its own records; give --mlperf-division open"),
-        ({"optimizer": "adamw"}, "--optimizer adamw: MLPerf's rules for BERT know LAMB alone"),
+        ({"dynamic_masking": True}, "--dynamic-masking.*--mlperf-division open"),
+        ({"optimizer": "adamw"}, "--optimizer adamw"),
         ({"benchmark": True}, "--mlperf-log with --benchmark"),
-        ({"eval_dir": "none"}, "without evaluation data: give --eval-dir"),
-        ({"mlperf_division": "ajar"}, "--mlperf-division is 'ajar', expected one of closed, open"),
-        ({"mlperf_status": "x"}, "--mlperf-status is 'x', expected one of onprem, cloud, research"),
-        ({"mlperf_log": None, "mlperf_platform": "x"}, "--mlperf-platform is given without --mlperf-log"),
+        ({"eval_dir": "none"}, "--eval-dir"),
+        ({"mlperf_log": None, "mlperf_platform": "x"}, "--mlperf-platform.*--mlperf-log"),
     ],
 )
 def test_runs_that_cannot_have_an_mlperf_log(tmp_path: Path, given: dict[str, Any], complaint: str) -> None:
@@ -138,14 +149,14 @@ def test_runs_that_cannot_have_an_mlperf_log(tmp_path: Path, given: dict[str, An
 
 def test_an_mlperf_log_of_masked_lm_alone_is_open(tmp_path: Path) -> None:
     given = {"architecture": "BertForMaskedLM", "mlperf_log": "log"}
-    with pytest.raises(InputError, match=r"--mlperf-log of BertForMaskedLM: .* give --mlperf-division open"):
+    with pytest.raises(InputError, match=r"BertForMaskedLM.*--mlperf-division open"):
         mlperf(tmp_path, **given)
     config = mlperf(tmp_path, **given, mlperf_division="open")
     assert config is not None and config.division == "open"
 
 
 def test_benchmark(tmp_path: Path) -> None:
-    """60 steps as in Intel's package, or as many as asked for, without evaluation."""
+    """60 steps as in Intel's package, or the number given, without evaluation."""
     (tmp_path / "eval").mkdir()
     data, _, train = resolved(tmp_path, benchmark=True)
     assert (train.benchmark, train.max_steps, data.eval_dir) == (True, 60, None)
@@ -153,7 +164,7 @@ def test_benchmark(tmp_path: Path) -> None:
 
 
 def test_text_in_place_of_records(tmp_path: Path) -> None:
-    """They are made in the output folder, held-out ones too."""
+    """The records, also those held out, are made in the output folder."""
     words = ["pretrain", *options(text_dir=tmp_path, output_dir=tmp_path / "out", dynamic_masking=True)]
     parse = build_parser("pretrain").parse_args
     records = tmp_path / "out" / "records"
@@ -167,7 +178,7 @@ def test_text_in_place_of_records(tmp_path: Path) -> None:
 
 
 def test_evaluation_data(tmp_path: Path) -> None:
-    """What lies in the dataset folder, another folder, or none."""
+    """The folder in the dataset folder, another folder, or none."""
     (tmp_path / "eval").mkdir()
     assert resolved(tmp_path)[0].eval_dir == tmp_path / "eval"
     assert resolved(tmp_path, eval_dir="/elsewhere")[0].eval_dir == Path("/elsewhere")
@@ -180,9 +191,9 @@ def test_data_options(tmp_path: Path) -> None:
 
 
 def test_a_recipe_may_set_the_sequence_length(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Over the phase's, and under the option's."""
+    """It wins over the phase's, and the option over it."""
     recipe = {"max_seq_length": 256, "global_batch_size": 1, "max_steps": 1, "learning_rate": 1.0}
-    monkeypatch.setattr("bert_large.train.settings.resolve_recipe", lambda *names, **how: recipe)
+    monkeypatch.setattr(recipes, "resolve_recipe", lambda *names, **how: recipe)
     assert resolved(tmp_path)[0].max_seq_length == 256
     assert resolved(tmp_path, max_seq_length=64)[0].max_seq_length == 64
 
@@ -195,34 +206,43 @@ def test_settings_of_ranks() -> None:
     assert ranks_settings() == RanksConfig(bucket_mb=25.0, gradient_compression="none", zero1=False)
     given = ranks_settings("--bucket-mb=0.5", "--gradient-compression=bf16", "--zero1")
     assert given == RanksConfig(bucket_mb=0.5, gradient_compression="bf16", zero1=True)
-    with pytest.raises(InputError, match=r"--bucket-mb is 0\.0, expected > 0 and finite; .*-compression is 'fp8', exp"):
-        ranks_settings("--bucket-mb=0", "--gradient-compression=fp8")
 
 
-@pytest.mark.parametrize("option", ["total_steps", "eval_every_samples", "max_seq_length", "max_steps", "save_every"])
-def test_zero_is_refused_not_ignored(tmp_path: Path, option: str) -> None:
-    with pytest.raises(InputError, match=rf"--{option.replace('_', '-')} is 0, expected > 0"):
-        resolved(tmp_path, **{option: 0})
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"max_steps": 20, "total_steps": 10}, ("--max-steps is 20", "--total-steps")),
+        ({"warmup_steps": 10, "start_warmup_step": 20}, ("--start-warmup-step is 20",)),
+        ({"start_warmup_step": 5}, ("--start-warmup-step is 5",)),
+        ({"recipe": "bert-base", "max_steps": 1_000_001}, ("--max-steps is 1000001", "--total-steps 1000000")),
+        ({"profile_steps": 3}, ("--profile-steps", "--profile")),
+        ({"profile": True, "profile_steps": 0}, ("--profile-steps is 0",)),
+        ({"global_batch_size": 10**11}, ("--global-batch-size is 100000000000",)),
+        ({"rank_timeout": "nan", "rank_silence": "inf"}, ("--rank-timeout is nan", "--rank-silence is inf")),
+        ({"bucket_mb": 0, "gradient_compression": "fp8"}, ("--bucket-mb is 0", "--gradient-compression is 'fp8'")),
+        ({"mlperf_division": "ajar", "mlperf_status": "x"}, ("--mlperf-division is 'ajar'", "--mlperf-status is 'x'")),
+        (dict.fromkeys(("total_steps", "eval_every_samples", "max_seq_length", "max_steps", "save_every"), 0),
+         ("--total-steps is 0", "--eval-every-samples is 0", "--max-seq-length is 0", "--save-every is 0")),
+        ({"recipe": "nvidia", "precision": "bf16"}, ("--recipe is 'nvidia'", "nvidia-phase1")),
+        ({"precision": "fp8", "phase": 3, "engine": "turbo"}, ("'fp8'", "--phase is 3", "--engine is 'turbo'")),
+        ({"max_st": 5}, ("--max-st",)),  # an option added later must not change its meaning
+    ],
+)  # fmt: skip
+def test_settings_that_are_refused(
+    capsys: pytest.CaptureFixture[str], given: dict[str, Any], named: tuple[str, ...]
+) -> None:
+    """Wrong values, and values that do not fit together, on one line."""
+    line = refused(capsys, dataset_dir="d", **given)
+    assert all(text in line for text in named), line
 
 
-def test_unknown_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--recipe is 'nvidia', expected one of"):
-        resolved(tmp_path, recipe="nvidia")
-    with pytest.raises(
-        InputError, match=r"PRECISION \(--precision\) is 'fp8', expected one of fp32, avx-fp32, bf16, bf32"
-    ):
-        resolved(tmp_path, precision="fp8")
-    with pytest.raises(InputError, match="--phase is 3, expected 1 or 2"):
-        resolved(tmp_path, phase=3)
+def test_a_precision_in_capitals(tmp_path: Path) -> None:
+    assert resolved(tmp_path, precision="BF16")[2].precision == "bf16"
 
 
-def test_what_a_recipe_leaves_open_must_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bert_large.train.settings.resolve_recipe", lambda *names, **how: {"learning_rate": 1.0})
-    with pytest.raises(InputError, match=r"recipe intel does not set --global-batch-size, --max-steps; give it"):
-        resolved(tmp_path)
-
-
-def test_options_are_not_abbreviated(tmp_path: Path) -> None:
-    """An option added later must not change what an old command line means."""
-    with pytest.raises(SystemExit):
-        resolved(tmp_path, "--max-st", "5")
+def test_settings_that_a_recipe_lacks_must_be_given(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipes, "resolve_recipe", lambda *names, **how: {"learning_rate": 1.0})
+    line = refused(capsys, dataset_dir="d")
+    assert "recipe intel" in line and "--global-batch-size, --max-steps" in line

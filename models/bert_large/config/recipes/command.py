@@ -1,33 +1,31 @@
-"""`bert-large recipes`: list the recipes, or show what one makes of every setting."""
+"""`bert-large recipes`: list the recipes, or show the settings that follow from one."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
 
-from bert_large.config.recipes import read_recipe, recipe_names
-from bert_large.config.training import PRECISIONS
-from bert_large.train.settings import describe_value, resolve_settings
-
-_HEADER = ("recipe", "model", "phase", "batch", "rate", "steps", "for")
+from bert_large.config.options import add_settings, describe_value
+from bert_large.config.recipes import read_recipe, recipe_names, resolve_settings
+from bert_large.config.training import TrainConfig
+from bert_large.tables import format_table
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("name", nargs="?", help="show this recipe's settings (default: list all recipes)")
-    parser.add_argument("--precision", default="fp32", choices=PRECISIONS, help="resolve for this (default fp32)")
+    add_settings(parser, TrainConfig, only=("precision",))
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line per recipe and phase, or one recipe."""
-    lines = _list(arguments.precision) if arguments.name is None else _show(arguments.name, arguments.precision)
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    """Print one line per recipe and phase, or one recipe."""
+    text = _list(arguments.precision) if arguments.name is None else _show(arguments.name, arguments.precision)
+    sys.stdout.write(text + "\n")
     return 0
 
 
-def _list(precision: str) -> Iterator[str]:
-    rows = []
+def _list(precision: str) -> str:
+    rows = [("recipe", "model", "phase", "batch", "rate", "steps", "for")]
     for name in recipe_names():
         recipe = read_recipe(name)
         for phase in recipe["phases"]:
@@ -36,23 +34,15 @@ def _list(precision: str) -> Iterator[str]:
                 str(settings[setting].value) for setting in ("global_batch_size", "learning_rate", "max_steps")
             )
             rows.append((name, recipe["model"], str(phase), batch, rate, steps, recipe["description"]))
-    return _table([_HEADER, *rows])
+    return format_table(rows, left=len(rows[0]))
 
 
-def _show(name: str, precision: str) -> Iterator[str]:
+def _show(name: str, precision: str) -> str:
     recipe = read_recipe(name)
-    yield f"{name}: {recipe['description']}"
-    for about in ("model", "source", "reached"):
-        if about in recipe:
-            yield f"{about}: {recipe[about]}"
+    lines = [f"{name}: {recipe['description']}"]
+    lines += [f"{about}: {recipe[about]}" for about in ("model", "source", "reached") if about in recipe]
     for phase in recipe["phases"]:
-        yield f"\nphase {phase}, {precision}"
         settings = resolve_settings(name, phase=phase, precision=precision)
-        yield from _table([(setting, describe_value(value.value), value.origin) for setting, value in settings.items()])
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows with their columns, but for the last, padded to one width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield "  ".join(f"{cell:{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
+        rows = [(setting, describe_value(resolved.value), resolved.origin) for setting, resolved in settings.items()]
+        lines += [f"\nphase {phase}, {precision}", format_table(rows, left=3)]
+    return "\n".join(lines)
