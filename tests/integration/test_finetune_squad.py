@@ -80,8 +80,8 @@ def test_squad2_learns_which_questions_have_no_answer(model: Path, tmp_path: Pat
     ("task", "settings", "message"),
     [
         ("squad", {"null_score_diff_threshold": 1}, "--null-score-diff-threshold"),
-        ("squad", {"doc_stride": 0}, "doc_stride is 0"),
-        ("squad2", {"null_score_diff_threshold": "nan"}, "null_score_diff_threshold is nan"),
+        ("squad", {"doc_stride": 0}, "--doc-stride is 0"),
+        ("squad2", {"null_score_diff_threshold": "nan"}, "--null-score-diff-threshold is nan"),
         ("squad", {"max_seq_length": 64}, "--max-seq-length is 64"),
         ("squad2", {}, "train-v2.0.json"),
     ],

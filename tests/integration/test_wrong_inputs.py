@@ -131,7 +131,7 @@ WRONG: dict[str, tuple[Callable[[Place], dict[str, Any]], str]] = {
     "checkpoint's files are mixed": (
         lambda place: {"checkpoint_dir": weights_unlike_their_configuration(place)},
         r"intermediate\.dense\.weight is \[48, 32\].*\[64, 32\]"),
-    "output is a file": (lambda place: {"output_dir": place.text("out", "")}, r"OUTPUT_DIR .*out "),
+    "output is a file": (lambda place: {"output_dir": place.text("out", "")}, r"folder .*out "),
     "resumed from nothing": (lambda place: {"resume": place.folder / "step-1"}, r"step-1"),
     "fp16 on the native engine": (
         lambda place: {"engine": "native", "precision": "fp16"}, r"--engine is 'native'.*--precision fp16"),

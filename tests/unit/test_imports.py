@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(bert_large.__file__).parent
 ORDER = (
     ("errors", "cpu", "standard_streams", "tables"),
-    ("storage", "worker_processes"),
+    ("extras", "storage", "worker_processes"),
     ("log",),
     ("config",),
     # Text and records. `prepare` writes the shards that `data` reads, in the formats of `data`.

@@ -69,9 +69,6 @@ def run(arguments: argparse.Namespace) -> int:
     task_name(arguments)  # an unknown task is reported before missing packages
     _require_packages()
 
-    import datasets
-    import transformers
-
     from bert_large.engines.precision import apply_precision
     from bert_large.finetune.model import trained_labels
     from bert_large.finetune.results import metrics_table, results_table
@@ -83,9 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.storage.output_folder import make_folder
     from bert_large.train.stopping import StopRequest
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    _silence_libraries()
     stop = StopRequest()
     if not arguments.predict_only:
         stop.listen()
@@ -125,6 +120,15 @@ def run(arguments: argparse.Namespace) -> int:
             return 128 + stop.signal_number
         sys.stdout.write(results_table(task.name, results) + "\n")
     return 0
+
+
+def _silence_libraries() -> None:
+    import datasets
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
 
 
 def _settings(arguments: argparse.Namespace, task: Task) -> FinetuneSettings:

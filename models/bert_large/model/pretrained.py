@@ -57,6 +57,8 @@ def load_weights(
     tensors = file.read(shapes, heads_may_lack=draw_heads is not None)
     file.refuse_unknown(parameters, ignored=NEXT_SENTENCE_HEAD)
     file.refuse_own_decoder()
+    for name, tensor in tensors.items():
+        as_float32(path, name, tensor)  # all are checked before the first one is copied
     if draw_heads is not None and (drawn := sorted(parameters.keys() - tensors.keys())):
         LOGGER.info("%s lacks %s: drawn from the seed", path, ", ".join(drawn))
         draw_heads()

@@ -7,14 +7,12 @@ without its prefix `bert.`). Types: half precision is read as float32.
 
 from __future__ import annotations
 
-import pickle  # noqa: TID251 (its exception type only)
 import re
-import zipfile  # noqa: TID251 (recognizes an archive, extracts nothing)
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from bert_large.errors import DamageError, InputError
 from bert_large.storage.atomic import read_json
@@ -151,9 +149,10 @@ def require_finite(tensors: Mapping[str, torch.Tensor], where: Path | str) -> No
     """Raise `NonFiniteWeightsError` if any of the tensors, which `where` contains, holds NaN or infinity."""
     damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if damaged:
+        others = f", as do {len(damaged) - 1} other tensors" if len(damaged) > 1 else ""
         raise NonFiniteWeightsError(
-            f"{where}: {len(damaged)} of {len(tensors)} tensors contain NaN or infinity, {damaged[0]} among them; "
-            "training diverged before they were saved. Use the weights of an earlier checkpoint"
+            f"{where}: {damaged[0]} contains NaN or infinity{others}; training diverged before it was saved. Use the "
+            "weights of an earlier checkpoint"
         )
 
 
@@ -173,17 +172,22 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
             file = safe_open(path, framework="pt")
             return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]  # noqa: SIM118
         # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are not archives and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))  # noqa: TID251
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (SafetensorError, RuntimeError, ValueError, LookupError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # for a damaged file PyTorch raises errors of many kinds
         kind = "safetensors file" if path.suffix == ".safetensors" else "file of PyTorch tensors"
         raise InputError(f"{path} is damaged or not a {kind}: {(str(error) or repr(error)).splitlines()[0]}") from None
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path} holds a {type(content).__name__} of other things than tensors by name")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in content.items()}  # type: ignore[misc]
+
+
+def _is_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _current_names(stored: Collection[str]) -> dict[str, str]:

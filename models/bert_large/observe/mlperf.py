@@ -55,7 +55,7 @@ class RunTimes:
 def check_log(path: Path, output_dir: Path) -> None:
     """Raise `InputError` if `mlperf-logging` is missing, or `path` is not a log of the run in `output_dir`."""
     if importlib.util.find_spec("mlperf_logging") is None:
-        raise missing_extra("--mlperf-log", "mlperf", "No module named 'mlperf_logging'")
+        raise missing_extra("--mlperf-log", "mlperf", "the package mlperf-logging is missing")
     if path.is_dir():
         raise InputError(f"--mlperf-log {path} is a folder; name a file, such as result_0.txt in it")
     if not path.exists() or path.stat().st_size == 0:

@@ -43,6 +43,15 @@ def test_seeds() -> None:
             parse_seeds(text)
 
 
+def test_whole_numbers_may_have_a_decimal_point() -> None:
+    parser = build_parser("finetune")
+    required = ["finetune", "--task", "rte", "--checkpoint-dir", "m", "--output-dir", "o"]
+    assert parser.parse_args([*required, "--epochs", "3.0"]).epochs == 3
+    for text in ("2.5", "nan", "inf", "x"):
+        with pytest.raises((SystemExit, InputError)):
+            FinetuneSettings(epochs=parser.parse_args([*required, "--epochs", text]).epochs)
+
+
 def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """With a command that installs them from the project's folder, and the way for containers."""
     monkeypatch.setitem(sys.modules, "accelerate", None)
@@ -66,8 +75,8 @@ def seed(number: int, accuracy: float) -> dict[str, object]:
 def test_mean_and_deviation_over_seeds() -> None:
     """0.5, 0.6 and 0.8: mean 19/30; squared deviations 16/900, 1/900 and 25/900 over two."""
     seeds = [seed(1, 0.5), seed(2, 0.6), seed(3, 0.8)]
-    metrics = summarize(seeds)["validation"]["accuracy"]
-    assert metrics == pytest.approx({"mean": 19 / 30, "standard_deviation": math.sqrt(42 / 1800)})
+    found = summarize(seeds)["validation"]["accuracy"]
+    assert found == pytest.approx({"mean": 19 / 30, "standard_deviation": math.sqrt(42 / 1800)})
     assert best_seed(seeds, "accuracy") == 3
     lines = results_table("sst2", {"seeds": seeds, "summary": summarize(seeds)}).splitlines()
     assert lines[1].split() == ["validation", "accuracy", "0.6333", "0.1528", "0.5000", "0.6000", "0.8000"]

@@ -99,7 +99,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path: Path
     before = (tmp_path / "model.safetensors").read_bytes()
     bad, good = tiny_model(seed=2), tiny_model(seed=3)
     bad.cls.predictions.bias.data[3] = value
-    with pytest.raises(NonFiniteWeightsError, match=r"1 of 46 tensors.*cls.predictions.bias"):
+    with pytest.raises(NonFiniteWeightsError, match=r"cls.predictions.bias"):
         save_model(tmp_path, bad, tiny_config(), None)
     assert (tmp_path / "model.safetensors").read_bytes() == before
     path = tmp_path / "bad.safetensors"
