@@ -68,20 +68,22 @@ def record_curve(demo: Path) -> dict[str, Any]:
     }
 
 
-def draw(values: Mapping[str, Any], curve: Mapping[str, Any]) -> bytes:
-    """Return the picture as an SVG for light and dark pages."""
+def draw(values: Mapping[str, Any], curve: Mapping[str, Any] | None) -> bytes:
+    """Return the picture as an SVG for light and dark pages, without the last part if no curve is recorded."""
     with drawing_style():
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(12.0, 3.8), layout="constrained")
-        throughput, encoder, learning = figure.subplots(1, 3, width_ratios=(1.0, 0.8, 1.5))
-        for axes in (throughput, encoder, learning):
+        widths = (1.0, 0.8) if curve is None else (1.0, 0.8, 1.5)
+        figure = Figure(figsize=(3.64 * sum(widths), 3.8), layout="constrained")
+        throughput, encoder, *rest = figure.subplots(1, len(widths), width_ratios=widths)
+        for axes in (throughput, encoder, *rest):
             axes.spines[["top", "right"]].set_visible(False)
         throughput.set_title("Training, sequences/s\n(more is better)", loc="left", fontsize="medium")
         _draw_bars(throughput, values["throughput"]["groups"], "{:.2f}")
         encoder.set_title("Encoder time over matrix products\n(less is better)", loc="left", fontsize="medium")
         _draw_bars(encoder, values["encoder"]["groups"], "{:.2f}")
-        _draw_curve(learning, curve["phases"])
+        if curve is not None:
+            _draw_curve(rest[0], curve["phases"])
         return as_svg(figure)
 
 
@@ -130,7 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.record is not None:
         write_json(CURVE_FILE, record_curve(arguments.record))
-    content = draw(json.loads(VALUES_FILE.read_text(encoding="utf-8")), read_json(CURVE_FILE))
+    content = draw(
+        json.loads(VALUES_FILE.read_text(encoding="utf-8")), read_json(CURVE_FILE) if CURVE_FILE.exists() else None
+    )
     make_folder(arguments.output_file.parent)
     with write_atomically(arguments.output_file) as file:
         file.write(content)
