@@ -9,7 +9,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(PROJECT / "models"))
 
 from bert_large.cli import build_parser  # noqa: E402
-from bert_large.config.reference import make_page, make_shell_lists  # noqa: E402
+from reference import make_page, make_shell_lists  # noqa: E402
 
 COMMANDS = ("pretrain", "evaluate", "finetune", "corpus", "vocab", "prepare", "pick")
 REGENERATE = ".venv/bin/python .ci/settings.py"

@@ -172,7 +172,7 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
             file = safe_open(path, framework="pt")
             return {name: lambda name=name: file.get_tensor(name) for name in file.keys()}  # type: ignore[misc]  # noqa: SIM118
         # weights_only: a pickle may not run code. Files from before PyTorch 1.6 are not archives and cannot be mapped.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_archive(path))  # noqa: TID251
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None
     except OSError as error:

@@ -7,17 +7,17 @@ import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bert_large.config import scripts
+import script_variables
 from bert_large.config.model import ModelConfig
 from bert_large.config.options import FROM_ENVIRONMENT, Setting, settings_of
 from bert_large.config.presets import CONFIGURATIONS
 from bert_large.tables import format_markdown
 
-_PROCESS = settings_of(scripts.ProcessVariables)
-_LAUNCH = settings_of(scripts.LaunchVariables)
-_CONTAINER = settings_of(scripts.ContainerVariables)
-_BUILD = settings_of(scripts.BuildVariables)
-_OTHER = settings_of(scripts.OtherVariables)
+_PROCESS = settings_of(script_variables.ProcessVariables)
+_LAUNCH = settings_of(script_variables.LaunchVariables)
+_CONTAINER = settings_of(script_variables.ContainerVariables)
+_BUILD = settings_of(script_variables.BuildVariables)
+_OTHER = settings_of(script_variables.OtherVariables)
 _HOST_ONLY = ("PYTHON",)
 _PREPARING = ("corpus", "vocab", "prepare", "pick")
 
