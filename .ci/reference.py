@@ -39,9 +39,9 @@ class Script:
 
 def describe_scripts(commands: Mapping[str, Sequence[Setting]]) -> list[Script]:
     """Return the scripts and their variables; `commands` has the settings of every `bert-large` command."""
-    finetuning = [*commands["finetune"], *settings_of(scripts.FinetuneScriptVariables)]
+    finetuning = [*commands["finetune"], *settings_of(script_variables.FinetuneScriptVariables)]
     threads = [item for item in _LAUNCH if item.variable == "OMP_NUM_THREADS"]
-    preparing = list(settings_of(scripts.PrepareScriptVariables))
+    preparing = list(settings_of(script_variables.PrepareScriptVariables))
     preparing += [item for name in _PREPARING for item in commands[name]]
     only = [item for item in _PROCESS if item.variable in ("MODEL_DIR", "PYTHON")]
     return [
@@ -80,8 +80,8 @@ def make_shell_lists(commands: Mapping[str, Sequence[Setting]], regenerate: str)
     aliases = dict.fromkeys(f"{alias}={item.variable}" for item in settings for alias in item.aliases)
     words = {item.variable: " ".join(item.words) for item in settings if item.words}
     lines += [
-        _array("FOREIGN_VARIABLES", scripts.FOREIGN_VARIABLES),
-        _array("PROXY_VARIABLES", scripts.PROXY_VARIABLES),
+        _array("FOREIGN_VARIABLES", script_variables.FOREIGN_VARIABLES),
+        _array("PROXY_VARIABLES", script_variables.PROXY_VARIABLES),
         _array("CONTAINER_VARIABLES", [item.variable for item in _CONTAINER]),
         _help("CONTAINER", _CONTAINER),
         _help("BUILD", _BUILD),
@@ -132,7 +132,7 @@ def make_page(commands: Mapping[str, Sequence[Setting]], regenerate: str) -> str
         "`PRECISION`, `CONFIG_FILE` in phase 1, and `CHECKPOINT_DIR` in phase 2; they set `--phase`.",
         _settings_table(commands["pretrain"]),
         "### Several ranks",
-        "Values that you set for OpenMP and oneCCL are kept: " + _names(scripts.FOREIGN_VARIABLES) + ".",
+        "Values that you set for OpenMP and oneCCL are kept: " + _names(script_variables.FOREIGN_VARIABLES) + ".",
         _settings_table(_LAUNCH),
         "### Allocator, threads and package",
         "Variables of all quickstart scripts, but `prepare_dataset.sh` uses only `MODEL_DIR` and `PYTHON`.",
@@ -149,7 +149,7 @@ def make_page(commands: Mapping[str, Sequence[Setting]], regenerate: str) -> str
         "## Text to records",
         "`prepare_dataset.sh` runs the commands `corpus`, `vocab`, `prepare` and `pick`. Options after its name are "
         "options of `prepare`.",
-        _settings_table(settings_of(scripts.PrepareScriptVariables)),
+        _settings_table(settings_of(script_variables.PrepareScriptVariables)),
         *preparing,
         "## Fine-tuning",
         "`bert-large finetune` and `run_finetune.sh`. Without `DATASET_DIR`, data sets come from Hugging Face's hub.",

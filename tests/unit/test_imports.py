@@ -15,12 +15,12 @@ ORDER = (
     ("extras", "storage", "worker_processes"),
     ("log",),
     ("config",),
-    # Text and records. `prepare` writes the shards that `data` reads, in the formats of `data`.
     ("data",),
-    ("prepare",),
     # Metrics, machine, timing: they know steps and records as plain values, and no stage of training. The event files
     # of TensorBoard have the framing of TFRecords, which `data` reads and writes.
     ("observe", "distributed"),
+    # `prepare` writes the shards that `data` reads, in the formats of `data`, and shows its progress.
+    ("prepare",),
     # `model` defines the operations that `engines` implement. LAMB's update is one of them, so `optim` comes first.
     ("optim",),
     ("model",),
