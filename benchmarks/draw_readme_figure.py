@@ -120,7 +120,7 @@ def _draw_curve(axes: Axes, phases: Sequence[Mapping[str, Any]]) -> None:
             fontsize="small",
             va="top",
         )
-    axes.legend(axes.lines[:2], ["training", "held-out text"], loc="upper right", fontsize="small")
+    axes.legend(axes.lines[:2], ["training", "held-out text"], loc="upper center", fontsize="small")
     axes.set_xlabel("sequences trained on", fontsize="small")
     axes.tick_params(labelsize="small")
 

@@ -21,7 +21,7 @@ SHAPE: dict[str, Any] = {
 TOKENS, LENGTH = 2048, 128
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_prediction(precision: str) -> None:
     if precision == "bf16" and not read_cpu_flags() & set(PRODUCT_FLAGS["bf16"]):
         pytest.skip("bf16 is emulated on this CPU")

@@ -25,7 +25,10 @@ def traced_names(output: Path, rank: int, step: int) -> set[str]:
         return {event["name"] for event in json.load(file)["traceEvents"]}
 
 
-@pytest.mark.parametrize("engine", available_engines())
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param(name, marks=[] if name == "native" else pytest.mark.slow) for name in available_engines()],
+)
 def test_profiling_does_not_change_the_run(
     engine: str, task: Task, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
