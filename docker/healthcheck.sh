@@ -21,6 +21,10 @@ container_age() {
   echo $((${uptime%.*} - fields[19] / 100))
 }
 
+if [[ ! "$max_age" =~ ^(0|[1-9][0-9]{0,11})$ ]]; then
+  echo "HEALTH_MAX_AGE_SECONDS=$max_age is not a whole number of seconds"
+  exit 1
+fi
 if [[ -z "${OUTPUT_DIR:-}" ]]; then
   echo "no training run: OUTPUT_DIR is not set"
   exit 0

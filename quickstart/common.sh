@@ -93,7 +93,7 @@ unset_settings() {
   done
 }
 
-# check_names NAME ...: note every exported variable whose name is a misspelling of one of these: a letter too many, too
+# check_names NAME ...: note every exported variable whose name is a misspelling or the start of one of these: a letter too many, too
 # few or wrong, two letters swapped, or another case. Two names that differ so become equal when one letter is deleted
 # from one or both. Names of fewer than six letters are left out: too many other names resemble them.
 check_names() {
@@ -117,8 +117,19 @@ check_names() {
       if [[ -n "${shortened[${upper:0:place}${upper:place+1}]:-}" ]]; then
         problem "$name is not a variable of $PROGRAM; did you mean" \
           "${shortened[${upper:0:place}${upper:place+1}]}? (unset $name if it is for another program)"
-        break
+        continue 2
       fi
+    done
+    for place in "$@"; do # the start of a name: an error if most of it is there, else perhaps for another program
+      [[ ${#name} -lt ${#place} && "${place:0:${#name}}" == "$upper" ]] || continue
+      if ((4 * ${#name} >= 3 * ${#place})); then
+        problem "$name is not a variable of $PROGRAM; did you mean $place? (unset $name if it is for another program)"
+      elif [[ "${place:${#name}:1}" == _ ]]; then
+        printf '%s: warning: %s is not a variable of this script; did you mean %s?\n' "$PROGRAM" "$name" "$place" >&2
+      else
+        continue
+      fi
+      break
     done
   done < <(compgen -e)
 }

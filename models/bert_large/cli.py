@@ -107,9 +107,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, lambda number, frame: os._exit(128 + number))
     try:
         code = int(module.run(arguments))
-        sys.stdout.flush()  # here, where a failure can be reported, and not at Python's end
+        try:
+            sys.stdout.flush()  # here, where a failure can be reported, and not at Python's end
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise UserError(f"standard output cannot be written: {error.strerror}") from error
         return code
     except UserError as error:
+        standard_streams.flush_or_discard(sys.stdout)
         if not error.reported_by_another_rank:
             standard_streams.print_error(f"bert-large {arguments.command}: error: {error}")
         return error.exit_code

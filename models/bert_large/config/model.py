@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,15 @@ class ModelConfig:
             chosen["hidden_act"] = ACTIVATIONS["tanh"]
         problems = [problem.replace(name, keys[name], 1) for name in keys for problem in
                     find_problems(cls, {name: chosen[name]} if name in chosen else {})]  # fmt: skip
+        unused = set(keys.values()) - values.keys() - {"architecture"}
+        problems += [
+            f"{key} is not a key of this configuration; did you mean {near[0]}?"
+            for key in values.keys() - keys.values() - _NEUTRAL_VALUES.keys()
+            if (near := difflib.get_close_matches(key, unused, 1, cutoff=0.85))
+        ]
+        if values.get("embedding_size", chosen["hidden_size"]) != chosen["hidden_size"]:
+            problems.append(f"embedding_size is {values['embedding_size']}, expected hidden_size, which is "
+                            f"{chosen['hidden_size']}: this package has no such model")  # fmt: skip
         problems += [
             f"{key} is {json.dumps(values[key])}, expected {json.dumps(neutral)}: this package has no such model"
             for key, neutral in _NEUTRAL_VALUES.items()
@@ -124,9 +135,19 @@ class ModelConfig:
                 **self.traits.config_constants}  # fmt: skip
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object; raise `ValueError` for a key that is given twice, of which Python takes the last."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        repeated = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise ValueError(f"{repeated} is given twice")
+    return values
+
+
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8-sig"))  # some editors write a byte order mark
+        text = path.read_text(encoding="utf-8-sig")  # some editors write a byte order mark
+        values = json.loads(text, object_pairs_hook=_once)
     except FileNotFoundError:
         raise InputError(f"model configuration {path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -104,7 +104,8 @@ class Setting:
         if self.kind is bool:
             return "true or false"
         kind = {int: "an integer", float: "a finite number"}.get(self.kind, "a value")
-        return f"{kind} {_describe_interval(self.within)}".rstrip()
+        limit = f"at most {_LARGEST_INTEGER}" if self.kind is int and self.within.rstrip(")] ").endswith("inf") else ""
+        return " and ".join(filter(None, (f"{kind} {_describe_interval(self.within)}".rstrip(), limit)))
 
     def convert(self, text: str) -> Any:
         """Return the value that a word of the command line or a variable means; raises `ValueError`."""
@@ -114,6 +115,8 @@ class Setting:
             if text.lower() not in BOOLEANS:
                 raise ValueError(text)
             return BOOLEANS[text.lower()]
+        if self.kind in (int, float) and ("_" in text or not text.isascii()):
+            raise ValueError(text)  # Python reads 1_0 and the digits of other scripts
         if self.kind is int:
             try:
                 return int(text)

@@ -37,6 +37,8 @@ class TensorFlowCheckpoint:
     """A checkpoint opened for reading, variable by variable; `prefix` is its path without `.index`."""
 
     def __init__(self, prefix: Path) -> None:
+        if prefix.name.endswith((_INDEX, _DATA)):
+            prefix = prefix.with_name(prefix.name.removesuffix(_INDEX).removesuffix(_DATA))
         if not Path(f"{prefix}{_INDEX}").is_file() and not prefix.is_file():  # the format before 2017 is one file
             raise InputError(
                 f"--tf-checkpoint {prefix}: there is no {prefix.name}{_INDEX} in {prefix.parent}; give the path of the "

@@ -11,7 +11,7 @@ from bert_large.errors import InputError
 EVAL_FOLDERS = ("eval", "eval_set_uncompressed")
 _TRAINING_FOLDERS = ("seq_{0}", "hdf5_seq_{0}", "2048_shards_uncompressed_{0}")
 # Manifests and notes lie beside shards. A list of suffixes to skip, because MLCommons' shards have no suffix at all.
-_NOT_SHARDS = (".json", ".txt", ".md", ".md5", ".yaml")
+NOT_SHARDS = (".json", ".txt", ".md", ".md5", ".yaml")
 
 
 def find_training_folder(dataset_dir: Path, max_seq_length: int) -> Path:
@@ -45,16 +45,18 @@ def list_shards(folder: Path) -> list[Path]:
         raise InputError(f"data folder {folder} does not exist or is not a folder")
     shards = []
     for path in _list_visible(folder):
-        if path.name.startswith("_") or path.suffix in _NOT_SHARDS or path.is_dir():
+        if path.name.startswith("_") or path.suffix in NOT_SHARDS or path.is_dir():
             continue
         if not path.is_file():
             raise InputError(f"{path} is neither a file nor a folder; expected shards: remove it from the data folder")
         shards.append(path)
     if not shards:
         nested = list_subfolders(folder)
+        skipped = [path for path in _list_visible(folder) if path.suffix == ".txt" and path.is_file()]
         raise InputError(
             f"data folder {folder} holds no shards; expected {' or '.join(FORMATS)} files"
             + (f", found only folders such as {nested[0].name}" if nested else "")
+            + (f"; {skipped[0].name} is skipped, as {skipped[0].suffix} is not the name of a shard" if skipped else "")
         )
     return shards
 

@@ -29,6 +29,11 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
         config = _read_config(folder, task.model_settings())
         model = getattr(transformers, task.auto_class).from_config(config, dtype=torch.float32)
     file = WeightFiles(check_model_folder(folder))
+    if trained and not any(name.startswith(TASK_HEADS) for name in file.names):
+        raise InputError(
+            f"CHECKPOINT_DIR {folder} has no head of a task, expected a fine-tuned model; train one without "
+            "--predict-only, and give its model_save"
+        )
     parameters = dict(model.named_parameters())
     encoder = f"{model.base_model_prefix}."
     weights = file.read(

@@ -7,6 +7,7 @@ without its prefix `bert.`). Types: half precision is read as float32.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
@@ -42,6 +43,10 @@ NEXT_SENTENCE = "cls.seq_relationship.weight"
 NEXT_SENTENCE_HEAD = ("bert.pooler.", "cls.seq_relationship.")
 TASK_HEADS = ("classifier.", "pre_classifier.", "qa_outputs.")
 _NAMED = 3
+
+
+_LARGEST_WEIGHT = 1e18
+"""The squares of larger values come near the end of float32's range, 3.4e38."""
 
 
 class NonFiniteWeightsError(InputError):
@@ -146,13 +151,14 @@ class WeightFiles:
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: Path | str) -> None:
-    """Raise `NonFiniteWeightsError` if any of the tensors, which `where` contains, holds NaN or infinity."""
-    damaged = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    """Raise `NonFiniteWeightsError` if a tensor of `where` contains NaN, infinity or huge values."""
+    # One comparison finds NaN (which compares false), infinity, and values that any product turns into infinity.
+    damaged = [name for name, values in tensors.items() if values.numel() and not values.abs().amax() < _LARGEST_WEIGHT]
     if damaged:
         others = f", as do {len(damaged) - 1} other tensors" if len(damaged) > 1 else ""
         raise NonFiniteWeightsError(
-            f"{where}: {damaged[0]} contains NaN or infinity{others}; training diverged before it was saved. Use the "
-            "weights of an earlier checkpoint"
+            f"{where}: {damaged[0]} contains NaN, infinity or values above {_LARGEST_WEIGHT:g}{others}; training "
+            "diverged before it was saved. Use the weights of an earlier checkpoint"
         )
 
 
@@ -176,10 +182,12 @@ def _open(path: Path) -> dict[str, Callable[[], torch.Tensor]]:
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; expected a checkpoint's {path.name} there") from None
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from None
+        damaged = "; it may be truncated: copy or download it again" if error.errno == errno.EINVAL else ""
+        raise InputError(f"{path} cannot be read: {error.strerror or error}{damaged}") from None
     except Exception as error:  # for a damaged file PyTorch raises errors of many kinds
+        reason = (str(error) or repr(error)).splitlines()[0].partition(". ")[0]  # without PyTorch's advice to trust it
         kind = "safetensors file" if path.suffix == ".safetensors" else "file of PyTorch tensors"
-        raise InputError(f"{path} is damaged or not a {kind}: {(str(error) or repr(error)).splitlines()[0]}") from None
+        raise InputError(f"{path} is damaged or not a {kind}: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise InputError(f"{path} holds a {type(content).__name__} of other things than tensors by name")
     return {str(name): lambda tensor=tensor: tensor for name, tensor in content.items()}  # type: ignore[misc]

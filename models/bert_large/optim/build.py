@@ -10,7 +10,7 @@ from torch import nn
 
 from bert_large.config.training import OptimConfig
 from bert_large.optim.lamb import Lamb, LambArrays, LambSettings, update_in_turn
-from bert_large.optim.schedule import Schedule
+from bert_large.optim.schedule import PolynomialSchedule, Schedule
 
 _NOT_ADAPTED = ("LayerNorm", "layer_norm", "bias")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -48,7 +48,7 @@ def build_optimizer(
 
 def build_schedule(config: OptimConfig) -> Schedule:
     """Return the learning-rate schedule of the settings."""
-    return Schedule(
+    return PolynomialSchedule(
         learning_rate=config.learning_rate,
         total_steps=config.total_steps,
         warmup_steps=config.warmup_steps,

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
+
+
+class Schedule(Protocol):
+    """The learning rate as a function of the step."""
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Schedule:
+class PolynomialSchedule:
     """Linear warmup and polynomial decay as in MLCommons' BERT reference.
 
     The decay is measured from step 0, not from the end of the warmup, so the rate falls when the decay takes over. A

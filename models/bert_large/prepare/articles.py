@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.prepare.settings import TEXT_FORMS
 from bert_large.prepare.text_files import read_lines
-from bert_large.prepare.text_forms import DOC_START, blocks_of, foreign_form
+from bert_large.prepare.text_forms import DOC_START, blocks_of, refuse_markup
 
 _TITLE = re.compile(r'\stitle="([^"]*)"')
 
@@ -26,16 +25,8 @@ def iterate_articles(path: Path, form: str) -> Iterator[list[str]]:
         return _doc_blocks(lines, path)
     if form == "json":
         return _json_articles(lines, path)
-    lines = _plain_lines(lines, path)
+    lines = refuse_markup(lines, path)
     return ([line] for line in lines if line) if form == "articles" else blocks_of(lines)
-
-
-def _plain_lines(lines: Iterable[str], path: Path) -> Iterator[str]:
-    """Yield lines as they are; raise `InputError` at one that starts an article in a form with markup."""
-    for number, line in enumerate(lines, start=1):
-        if line.startswith(("<", "{")) and (found := foreign_form(line)):
-            raise InputError(f"{path}: line {number}: found {TEXT_FORMS[found]} after plain text; divide the file")
-        yield line
 
 
 def _json_articles(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
@@ -48,7 +39,8 @@ def _json_articles(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
             if not isinstance(content, dict):
                 raise ValueError(f"found {line[:40]!r}, expected an object")
             if not isinstance(content.get("text"), str):
-                raise ValueError(f'found the fields {", ".join(content)}, expected a field "text" that is a string')
+                found = repr(content["text"])[:40] if "text" in content else f"only {', '.join(content)}"
+                raise ValueError(f'found {found}, expected a field "text" that is a string')
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is not a JSON article: {error}; fix or remove the line") from None
         paragraphs = [stripped for paragraph in content["text"].split("\n") if (stripped := paragraph.strip())]

@@ -12,7 +12,8 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.prepare.text_files import read_lines as read_lines
+from bert_large.prepare.text_files import read_lines
+from bert_large.prepare.text_forms import refuse_markup
 
 # Enough lines to amortize the cost of a call, few enough to need little memory.
 BATCH_LINES = 1024
@@ -44,7 +45,7 @@ def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
     tokens = array("i")
     boundaries: list[list[int]] = []
     document = [0]
-    for lines in _batches(read_lines(path), BATCH_LINES):
+    for lines in _batches(refuse_markup(read_lines(path), path), BATCH_LINES):
         for line, ids in zip(lines, tokenizer.encode(lines), strict=True):
             if ids:
                 tokens.fromlist(ids)

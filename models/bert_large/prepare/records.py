@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from bert_large.data.folders import NOT_SHARDS
+from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import Casing, resolve_casing
@@ -99,15 +101,22 @@ class _Work:
 
 def _plan(inputs: Sequence[Path], output_dir: Path, files: RecordFileSettings) -> list[ShardTask]:
     """Return the text files with the record files to make of them."""
-    if files.format == "hdf5":
-        names = [f"{files.output_name or 'corpus_training'}_{number}.hdf5" for number in range(len(inputs))]
+    suffixes = FORMATS[files.format].suffixes
+    if suffixes:
+        names = [f"{files.output_name or 'corpus_training'}_{number}{suffixes[0]}" for number in range(len(inputs))]
     else:
-        names = [f"{plain_name(path)}{files.output_suffix}" for path in inputs]
+        names = [f"{_without_text_suffix(plain_name(path))}{files.output_suffix}" for path in inputs]
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         first, second, *_ = (path for path, other in zip(inputs, names, strict=True) if other == name)
         raise InputError(f"{first} and {second} would both be made into {name}; remove or rename one of them")
     return [ShardTask(path, output_dir / name) for path, name in zip(inputs, names, strict=True)]
+
+
+def _without_text_suffix(name: str) -> str:
+    """Return a name that the reader of shards does not skip as a note beside them: `a` for `a.txt`."""
+    stem, suffix = Path(name).stem, Path(name).suffix
+    return stem if suffix in NOT_SHARDS else name
 
 
 def _describe_inputs(tasks: Sequence[ShardTask], workers: int, log: Log) -> dict[str, FileFacts]:

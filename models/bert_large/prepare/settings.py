@@ -178,12 +178,16 @@ class RecordFileSettings:
     )
 
     def __post_init__(self) -> None:
-        suffix, name, is_hdf5 = self.output_suffix, self.output_name, self.format == "hdf5"
+        suffix, name = self.output_suffix, self.output_name
+        has_suffix = self.format in FORMATS and bool(FORMATS[self.format].suffixes)
         checks = (
             (Path(suffix).name == suffix, f"--output-suffix is {suffix!r}, expected the end of a file name"),
             (name is None or Path(name).name == name, f"--output-name is {name!r}, expected the start of a file name"),
-            (not (suffix and is_hdf5), f"--output-suffix is {suffix!r}, but --output-name names HDF5 files"),
-            (name is None or is_hdf5, f"--output-name is {name!r}, but TFRecords are named after the text files"),
+            (
+                not (suffix and has_suffix),
+                f"--output-suffix is {suffix!r}, but --output-name names {self.format} files",
+            ),
+            (name is None or has_suffix, f"--output-name is {name!r}, but TFRecords are named after the text files"),
         )
         check_fields(self, [problem for is_valid, problem in checks if not is_valid])
 

@@ -43,6 +43,8 @@ _TAR_OFFSET, _TAR_MAGIC = 257, b"ustar"
 _NUL_SHARE = 0.1
 """Share of zero bytes above which a file is not text: UTF-16 has about half. Single ones occur in crawled text."""
 _MARKUP_START = re.compile(r"<(\?xml|!doctype|html|mediawiki)\b", re.IGNORECASE)
+_MARKUP_LINE = re.compile(r"<(\?xml|!doctype|html|mediawiki)\b.*>", re.IGNORECASE)
+"""A line of markup alone; a sentence may begin with a tag, but does not end with one."""
 _TAG = re.compile(r"""<([A-Za-z][\w:.-]*)(\s+[\w:.-]+\s*=\s*["'][^<]*)?\s*>""")
 _MARKUP_ADVICE = "extract its text first, as WikiExtractor does of a Wikipedia dump"
 
@@ -151,6 +153,15 @@ def foreign_form(line: str) -> str | None:
             return None
         return "json" if isinstance(content, dict) and isinstance(content.get("text"), str) else None
     return None
+
+
+def refuse_markup(lines: Iterable[str], path: Path) -> Iterator[str]:
+    """Yield the lines of plain text; raise `InputError` at one that begins another form, such as a file appended."""
+    for number, line in enumerate(lines, start=1):
+        if line.startswith(("<", "{")) and (found := foreign_form(line) or _MARKUP_LINE.fullmatch(line)):
+            other = TEXT_FORMS[found] if isinstance(found, str) else f"XML or HTML ({_MARKUP_ADVICE})"
+            raise InputError(f"{path}: line {number}: found {other} after plain text; divide the file")
+        yield line
 
 
 def blocks_of(lines: Iterable[str]) -> Iterator[list[str]]:

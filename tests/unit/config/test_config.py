@@ -183,6 +183,24 @@ def test_unknown_fields_are_left_alone(tmp_path: Path) -> None:
     assert ModelConfig.from_json(path) == tiny_config()
 
 
+@pytest.mark.parametrize(
+    ("added", "named"),
+    [
+        ('"num_hiden_layers": 3', "num_hidden_layers"),
+        ('"hidden_size": 64', "hidden_size"),
+        ('"embedding_size": 16', "embedding_size is 16"),
+    ],
+)
+def test_misspelled_and_repeated_keys_are_refused(tmp_path: Path, added: str, named: str) -> None:
+    """As is the size of embeddings of another width, which other families have."""
+    values = {key: value for key, value in MINIMAL.items() if key != "num_hidden_layers" or "hiden" not in added}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(values)[:-1] + f", {added}}}")
+    with pytest.raises(InputError, match=named) as caught:
+        ModelConfig.from_json(path)
+    assert str(path) in str(caught.value)
+
+
 def test_hugging_face_form_reads_back(tmp_path: Path) -> None:
     for config in (tiny_config(), tiny_config(hidden_act="gelu", layer_norm_eps=1e-5), ModelConfig(),
                    tiny_config(**MASKED_LM_ONLY), tiny_config(**DISTILBERT, hidden_dropout_prob=0.3)):  # fmt: skip

@@ -14,14 +14,16 @@ from bert_large.config import recipes
 from bert_large.config.recipes import read_recipe, recipe_names, resolve_recipe, resolve_settings
 from bert_large.config.training import PRECISIONS
 from bert_large.errors import InputError
-from bert_large.optim.schedule import Schedule
+from bert_large.optim.schedule import PolynomialSchedule
 from bert_large.train.settings import resolve
 
 
-def schedule_of(name: str, *, phase: int) -> Schedule:
+def schedule_of(name: str, *, phase: int) -> PolynomialSchedule:
     """Return the rate schedule that a recipe resolves to."""
     settings = resolve_settings(name, phase=phase, precision="fp32")
-    return Schedule(**{field.name: settings[field.name].value for field in dataclasses.fields(Schedule)})
+    return PolynomialSchedule(
+        **{field.name: settings[field.name].value for field in dataclasses.fields(PolynomialSchedule)}
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from bert_large.errors import InputError
 from bert_large.prepare import documents
 from bert_large.prepare.documents import read_documents
 
@@ -40,6 +41,15 @@ def sentences(path: Path, text: str) -> list[list[list[int]]]:
 )
 def test_documents(tmp_path: Path, text: str, expected: list[list[list[int]]]) -> None:
     assert sentences(tmp_path / "text", text) == expected
+
+
+@pytest.mark.parametrize(
+    "line", ["<!DOCTYPE html><html><body></html>", '<?xml version="1.0"?>', '<doc id="1" title="A">']
+)
+def test_markup_after_text_is_refused(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InputError, match="line 3"):
+        sentences(tmp_path / "text", f"1 2\n\n{line}\n")
+    assert sentences(tmp_path / "text", "<html> is 1 tag.\n") == [[[1]]]
 
 
 def test_documents_span_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,3 +62,10 @@ def test_a_wrong_output_folder_is_unhealthy(sandbox: Sandbox, name: str) -> None
     sandbox.variables["OUTPUT_DIR"] = str(sandbox.directory / name)
     code, printed = check(sandbox)
     assert code == 1 and sandbox.variables["OUTPUT_DIR"] in printed
+
+
+@pytest.mark.parametrize("limit", ["30m", "-1", "1.5", "09"])
+def test_a_wrong_limit_is_unhealthy(sandbox: Sandbox, log: Path, limit: str) -> None:
+    sandbox.variables["HEALTH_MAX_AGE_SECONDS"] = limit
+    code, printed = check(sandbox)
+    assert code == 1 and f"HEALTH_MAX_AGE_SECONDS={limit}" in printed

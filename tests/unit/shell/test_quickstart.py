@@ -130,6 +130,16 @@ def test_a_misspelled_variable_is_noticed(phase_1: Sandbox, misspelled: str, mea
     assert misspelled in error and f"{meant}?" in error
 
 
+@pytest.mark.parametrize(
+    ("start", "meant", "code"), [("DYNAMIC_MASK", "DYNAMIC_MASKING", 2), ("WARMUP", "WARMUP_STEPS", 0)]
+)
+def test_the_start_of_a_name_is_noticed(phase_1: Sandbox, start: str, meant: str, code: int) -> None:
+    """Most of a name is an error. Less may belong to another program, and is a warning."""
+    phase_1.variables[start] = "1"
+    result = phase_1.run(PHASE_1)
+    assert result.returncode == code and start in result.stderr and f"{meant}?" in result.stderr
+
+
 def test_other_variables_are_not_misspelled(phase_1: Sandbox) -> None:
     """Variables of other programs, of other scripts of ours, short names, and names without a value."""
     others = ("HOSTNAME", "LANGUAGE", "RANK", "LOCAL_RANK", "PYTHON3", "TASKS", "SEEDS", "SHELL", "PHASE", "WORKERS",
