@@ -34,6 +34,8 @@ VALUES_FILE, CURVE_FILE = HERE / "readme_figure.json", HERE / "demo_curve.json"
 PICTURE = HERE.parent / "docs/images/throughput_and_curve.svg"
 _GAP = 4
 """Points between a bar or line and its label."""
+_MARGIN = 0.12
+"""Inches on both sides of each part, so that titles do not touch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +74,10 @@ def draw(values: Mapping[str, Any], curve: Mapping[str, Any] | None) -> bytes:
     """Return the picture as an SVG for light and dark pages, without the last part if no curve is recorded."""
     with drawing_style():
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         widths = (1.0, 1.0) if curve is None else (1.0, 1.0, 1.5)
-        figure = Figure(figsize=(3.6 * sum(widths), 3.8), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12)  # inches on both sides of each part
+        figure = Figure(figsize=(3.6 * sum(widths), 3.8), layout=ConstrainedLayoutEngine(w_pad=_MARGIN))
         throughput, encoder, *rest = figure.subplots(1, len(widths), width_ratios=widths)
         for axes in (throughput, encoder, *rest):
             axes.spines[["top", "right"]].set_visible(False)
