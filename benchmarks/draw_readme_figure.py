@@ -3,7 +3,7 @@
     python benchmarks/draw_readme_figure.py [--record output/demo] [--output-file docs/images/throughput_and_curve.svg]
 
 The bars are in readme_figure.json, with date, machine, commands and source of every value. The curve is in
-demo_curve.json; `--record` replaces it by that of a finished demo (`make demo`).
+demo_curve.json; `--record` replaces it with that of a finished demo (`make demo`).
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 VALUES_FILE, CURVE_FILE = HERE / "readme_figure.json", HERE / "demo_curve.json"
 PICTURE = HERE.parent / "docs/images/throughput_and_curve.svg"
+_GAP = 4
+"""Points between a bar or line and its label."""
+_MARGIN = 0.12
+"""Inches on both sides of each part, so that titles do not touch."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,7 @@ class FigureOptions:
     """Options of this script."""
 
     record: Path | None = setting(None, "take the curve of the demo in this folder, and store it", variable="")
-    output_file: Path = setting(
-        HERE.parent / "docs/images/throughput_and_curve.svg", "the picture to write", variable=""
-    )
+    output_file: Path = setting(PICTURE, "the picture to write", variable="")
 
 
 def record_curve(demo: Path) -> dict[str, Any]:
@@ -72,28 +74,29 @@ def draw(values: Mapping[str, Any], curve: Mapping[str, Any] | None) -> bytes:
     """Return the picture as an SVG for light and dark pages, without the last part if no curve is recorded."""
     with drawing_style():
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-        widths = (1.0, 0.8) if curve is None else (1.0, 0.8, 1.5)
-        figure = Figure(figsize=(3.64 * sum(widths), 3.8), layout="constrained")
+        widths = (1.0, 1.0) if curve is None else (1.0, 1.0, 1.5)
+        figure = Figure(figsize=(3.6 * sum(widths), 3.8), layout=ConstrainedLayoutEngine(w_pad=_MARGIN))
         throughput, encoder, *rest = figure.subplots(1, len(widths), width_ratios=widths)
         for axes in (throughput, encoder, *rest):
             axes.spines[["top", "right"]].set_visible(False)
         throughput.set_title("Training, sequences/s\n(more is better)", loc="left", fontsize="medium")
-        _draw_bars(throughput, values["throughput"]["groups"], "{:.2f}")
+        _draw_bars(throughput, values["throughput"]["groups"])
         encoder.set_title("Encoder time over matrix products\n(less is better)", loc="left", fontsize="medium")
-        _draw_bars(encoder, values["encoder"]["groups"], "{:.2f}")
+        _draw_bars(encoder, values["encoder"]["groups"])
         if curve is not None:
             _draw_curve(rest[0], curve["phases"])
         return as_svg(figure)
 
 
-def _draw_bars(axes: Axes, groups: Mapping[str, Mapping[str, float]], form: str) -> None:
+def _draw_bars(axes: Axes, groups: Mapping[str, Mapping[str, float]]) -> None:
     """Draw a bar per value, all of one side by side, and the name and value of each beside it."""
     place, places, labels = 0.0, [], []
     for group, bars in groups.items():
         for number, (name, value) in enumerate(bars.items()):
-            axes.barh(place, value, color=COLORS[0] if number == 0 else COLORS[7], height=0.8)
-            axes.text(value, place, f" {form.format(value)}", va="center", fontsize="small")
+            bar = axes.barh(place, value, color=COLORS[0] if number == 0 else COLORS[7], height=0.8)
+            axes.bar_label(bar, fmt="{:.2f}", padding=_GAP, fontsize="small")
             places.append(place)
             labels.append(f"{name}\n{group}" if len(groups) > 1 else name)
             place += 1.0
@@ -112,11 +115,12 @@ def _draw_curve(axes: Axes, phases: Sequence[Mapping[str, Any]]) -> None:
         samples, losses = zip(*phase["evaluations"], strict=True)
         axes.plot(samples, losses, color=COLORS[1], linewidth=1.6, marker="o", markersize=4)
         axes.axvline(phase["samples"][0], color=INK, linestyle="dotted", linewidth=0.8)
-        axes.text(
-            phase["samples"][0],
-            1.0,
-            f" phase {number}",
-            transform=axes.get_xaxis_transform(),
+        axes.annotate(
+            f"phase {number}",
+            (phase["samples"][0], 1.0),
+            xycoords=axes.get_xaxis_transform(),
+            xytext=(_GAP, 0),
+            textcoords="offset points",
             fontsize="small",
             va="top",
         )
