@@ -15,13 +15,7 @@ from bert_large.engines import check_engine
 from bert_large.errors import InputError
 from bert_large.observe.mlperf import check_log
 from bert_large.prepare.dataset import TextSettings, vocab_of
-from bert_large.train.datasets import (
-    describe_origin,
-    require_vocab,
-    resolve_model_config,
-    resolve_text,
-    resolve_vocab,
-)
+from bert_large.train.datasets import describe_origin, require_vocab, resolve_model_config, resolve_text, resolve_vocab
 from bert_large.train.profile import check_size
 from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 

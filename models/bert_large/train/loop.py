@@ -68,11 +68,7 @@ class TrainingLoop:
     def run(self) -> str:
         """Train until the end and return the reason why it ended."""
         self._progress = Progress(
-            self.config.max_steps,
-            "step",
-            visible=self.ranks.is_main,
-            initial=self.done,
-            listener=self.ranks.note,
+            self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.done, listener=self.ranks.note
         )
         with self._progress:
             while True:

@@ -87,9 +87,7 @@ def resolve_mlperf(
         if given:
             raise InputError(f"--{given[0]} is given without --mlperf-log; name the log too")
         return None
-    config = MlperfConfig(
-        **{item.name: getattr(arguments, item.attribute) for item in settings_of(MlperfConfig)},
-    )
+    config = MlperfConfig(**{item.name: getattr(arguments, item.attribute) for item in settings_of(MlperfConfig)})
     is_closed = config.division == "closed"
     if optim.optimizer != "lamb":
         raise InputError(f"--mlperf-log with --optimizer {optim.optimizer}: MLPerf's rules for BERT allow only LAMB")
