@@ -137,7 +137,7 @@ class Setting:
             return False
         if not abs(value) <= (_LARGEST_INTEGER if self.kind is int else _LARGEST_FLOAT):  # true of nan too
             return False
-        low, high = _bounds(self.within)
+        low, high = (float(end) for end in self.within[1:-1].split(","))
         above_low = value > low if self.within[0] == "(" else value >= low
         return above_low and (value < high if self.within[-1] == ")" else value <= high)
 
@@ -201,11 +201,6 @@ def describe_value(value: Any) -> str:
 
 def _quote(value: Any) -> str:
     return repr(value) if isinstance(value, str) else describe_value(value)
-
-
-def _bounds(interval: str) -> tuple[float, float]:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    return low, high
 
 
 def _describe_interval(interval: str) -> str:
@@ -273,11 +268,7 @@ def add_settings(
     for item in settings_of(config):
         if (only and item.name not in only) or not item.option:
             continue
-        words: dict[str, Any] = {
-            "help": describe_option(item).replace("%", "%%"),
-            "dest": item.attribute,
-            "default": None,
-        }
+        words: dict[str, Any] = {"help": describe_option(item).replace("%", "%%"), "dest": item.attribute}
         if item.kind is bool:
             group.add_argument(f"--{item.option}", **_boolean_action(item), **words)
         else:

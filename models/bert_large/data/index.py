@@ -145,12 +145,9 @@ def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Pat
     return index_dir / f"{path.name[:_NAME_CHARACTERS]}.{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
 
 
-def _array_path(target: Path, name: str) -> Path:
+def _part(target: Path, name: str) -> Path:
+    """Return the path of one of an index's files: an array of `_ARRAYS`, or "json" for the other facts."""
     return target.with_name(f"{target.name}.{name}")
-
-
-def _facts_path(target: Path) -> Path:
-    return target.with_name(f"{target.name}.json")
 
 
 def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
@@ -160,15 +157,15 @@ def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, ma
         raise DataError(f"{path} changed while its records were checked; start again when it is complete")
     # The JSON file is written last: an index is complete if and only if it has one.
     for name in _ARRAYS:
-        with write_atomically(_array_path(target, name)) as file:
+        with write_atomically(_part(target, name)) as file:
             file.write(getattr(index, name).data)
     facts = {
         **dataclasses.asdict(index.shape),
         "digest": index.digest,
         "bad_records": index.bad_records,
-        "arrays_crc32c": {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS},
+        "arrays_crc32c": {name: crc32c_of(_part(target, name)) for name in _ARRAYS},
     }
-    with write_atomically(_facts_path(target)) as file:
+    with write_atomically(_part(target, "json")) as file:
         file.write(json.dumps(facts).encode())
 
 
@@ -178,13 +175,13 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
     Raises `DataError` if there is no index of the shard as it is now, or the index is damaged.
     """
     target = _index_path(path, index_dir, limits)
-    if not _facts_path(target).exists():
+    if not _part(target, "json").exists():
         raise DataError(f"{path} changed after its records were checked; start again when it is complete")
     try:
-        facts = read_json(_facts_path(target))
+        facts = read_json(_part(target, "json"))
         shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
         offsets, lengths, checksums = (
-            np.memmap(_array_path(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()
+            np.memmap(_part(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()
         )
         if not len(offsets) == len(lengths) == len(checksums):
             raise ValueError("its arrays differ in length")
@@ -199,10 +196,10 @@ def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool
     target = _index_path(path, index_dir, limits)
     try:
         index = load_index(path, index_dir, limits)
-        expected = read_json(_facts_path(target)).get("arrays_crc32c")
+        expected = read_json(_part(target, "json")).get("arrays_crc32c")
     except (DataError, DamageError):
         return False
-    found = {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS}
+    found = {name: crc32c_of(_part(target, name)) for name in _ARRAYS}
     return found == expected and index.digest == _digest(index.shape, index.lengths, index.checksums)
 
 

@@ -27,29 +27,10 @@ from torch import Tensor, nn
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, select_tokens
 from bert_large.model.dropout import Site, StepDropout, site_dropout
-from bert_large.model.operations import Operations, at_least_float32
+from bert_large.model.operations import Dense, Norm, Operations, at_least_float32
 
 _SEGMENTS = 2
 """Segments of a record; a model without segment embeddings reads records with two segments too."""
-
-
-class Dense(nn.Module):
-    """Parameters of a linear layer x @ weight.T + bias, uninitialised."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
-
-
-class Norm(nn.Module):
-    """Parameters of a LayerNorm, uninitialised."""
-
-    def __init__(self, hidden: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(hidden))
-        self.bias = nn.Parameter(torch.empty(hidden))
-        self.eps = eps
 
 
 class Table(nn.Module):

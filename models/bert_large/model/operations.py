@@ -18,19 +18,23 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
-class Dense(Protocol):
-    """A linear layer's parameters: `weight` [out, in] and `bias` [out]."""
+class Dense(nn.Module):
+    """Parameters of a linear layer x @ weight.T + bias, uninitialised: `weight` [outputs, inputs], `bias` [outputs]."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(outputs, inputs))
+        self.bias = nn.Parameter(torch.empty(outputs))
 
 
-class Norm(Protocol):
-    """A LayerNorm's parameters: `weight` [hidden], `bias` [hidden] and `eps`."""
+class Norm(nn.Module):
+    """Parameters of a LayerNorm, uninitialised: `weight` [hidden], `bias` [hidden] and `eps`."""
 
-    weight: nn.Parameter
-    bias: nn.Parameter
-    eps: float
+    def __init__(self, hidden: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(hidden))
+        self.bias = nn.Parameter(torch.empty(hidden))
+        self.eps = eps
 
 
 class Operations(Protocol):
@@ -48,7 +52,6 @@ class Operations(Protocol):
         dropout: DropoutSite | None,
     ) -> Tensor:  # fmt: skip
         """Return dropout(norm(words[ids] + positions[...] + token_types[...])) as [T, hidden]."""
-        ...
 
     def attention_block(
         self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
@@ -58,7 +61,6 @@ class Operations(Protocol):
 
         Attention is multi-head self-attention within each sequence, with dropout on its probabilities.
         """
-        ...
 
     def feed_forward_block(
         self, batch: RaggedBatch, hidden: Tensor, intermediate: Dense, activation: str, output: Dense, norm: Norm,
@@ -68,7 +70,6 @@ class Operations(Protocol):
 
         `activation` is the form of GELU by Hugging Face's name: "gelu" (erf) or "gelu_pytorch_tanh".
         """
-        ...
 
     def masked_head(
         self, batch: RaggedBatch, hidden: Tensor, transform: Dense, activation: str, norm: Norm, words: Tensor,
@@ -79,12 +80,9 @@ class Operations(Protocol):
         Returns the cross-entropy summed over the M masked tokens (float32 scalar) and the number of right predictions
         (int64 scalar, not differentiable).
         """
-        ...
 
     def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:
         """Update parameters and their moments in place by one step of LAMB; gradients may be overwritten."""
-        ...
 
     def global_norm(self, tensors: Sequence[Tensor]) -> float:
         """Return the norm of all tensors as one vector, with the squares summed in float64."""
-        ...

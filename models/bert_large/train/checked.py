@@ -53,7 +53,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             f"there are {world_size} ranks"
         )
     check_engine(train.engine, train.precision)
-    checkpoint_dir = _find_initial_model(arguments)
+    given_dir, checkpoint_dir = arguments.checkpoint_dir, _find_initial_model(arguments)
     model = resolve_model_config(
         arguments.config_file,
         checkpoint_dir,
@@ -93,7 +93,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         ranks=resolve_ranks(arguments),
         model=model,
         model_origin=describe_origin(arguments.config_file, checkpoint_dir, model)
-        + _describe_empty_folder(arguments, checkpoint_dir),
+        + (f", new weights as CHECKPOINT_DIR {given_dir} is empty" if given_dir and checkpoint_dir is None else ""),
         initial_weights=None if checkpoint_dir is None else Path(checkpoint_dir),
         vocab_file=vocab_file,
         do_lower_case=arguments.do_lower_case if text is None else text.casing.do_lower_case,
@@ -113,9 +113,3 @@ def _find_initial_model(arguments: argparse.Namespace) -> str | None:
     if folder is not None and arguments.phase == 1 and folder.is_dir() and not any(folder.iterdir()):
         return None
     return None if folder is None else str(folder)
-
-
-def _describe_empty_folder(arguments: argparse.Namespace, checkpoint_dir: str | None) -> str:
-    if checkpoint_dir is not None or arguments.checkpoint_dir is None:
-        return ""
-    return f", new weights as CHECKPOINT_DIR {arguments.checkpoint_dir} is empty"

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bert_large.config.training import TrainConfig
+from bert_large.config.training import BENCHMARK_WARMUP_STEPS, TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.collectives import Ranks
 from bert_large.log import LOGGER
@@ -23,7 +23,6 @@ from bert_large.observe.results import StepTotals
 from bert_large.train.bad_steps import BAD_BATCH_FILE, NonFiniteLossError, write_bad_batches
 from bert_large.train.cadence import Cadence
 from bert_large.train.saving import CheckpointSaver
-from bert_large.train.settings import BENCHMARK_WARMUP_STEPS
 from bert_large.train.state import TrainingState
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest, WorkDropped

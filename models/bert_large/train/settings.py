@@ -10,9 +10,8 @@ from typing import Any
 
 from bert_large.config.model import ModelConfig
 from bert_large.config.options import settings_of
-from bert_large.config.recipes import Resolved, describe_settings, resolve_settings
+from bert_large.config.recipes import Resolved, resolve_settings
 from bert_large.config.training import (
-    BENCHMARK_WARMUP_STEPS,
     PROFILE_STEPS,
     RECIPE_SETTINGS,
     DataConfig,
@@ -25,9 +24,6 @@ from bert_large.config.training import (
 from bert_large.data.folders import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
 
-__all__ = ["BENCHMARK_WARMUP_STEPS", "RECIPE_SETTINGS", "SETTINGS", "Resolved", "describe_settings", "resolve_settings"]
-
-SETTINGS = RECIPE_SETTINGS
 TEXT_RECORDS = "records"
 """Folder in a run's output folder for the records made of its text."""
 

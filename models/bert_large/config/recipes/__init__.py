@@ -87,8 +87,6 @@ def resolve_settings(
 
     `origins` has "option" or "variable" for given values; "option" is assumed for others.
     """
-    if phase not in PHASE_SEQ_LENGTHS:
-        raise InputError(f"--phase is {phase}, expected 1 or 2")
     given, origins = given or {}, origins or {}
     settings = {name: Resolved(None if item.default_is_missing else item.default, "default")
                 for name, item in RECIPE_SETTINGS.items()}  # fmt: skip
