@@ -21,7 +21,8 @@ from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines import available_engines, resolve_engine
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining, Layer
-from bert_large.optim.build import build_optimizer, build_schedule, get_moments, moment_names
+from bert_large.optim.build import build_optimizer, get_moments, moment_names
+from bert_large.optim.schedule import Schedule
 from bert_large.train.step import StepRunner
 
 from tests.support.models import tiny_model
@@ -36,7 +37,7 @@ TIMEOUT_SECONDS = 30
 def make_runner(model: BertForPreTraining, engine: str, ranks: Ranks, gradient_sum: GradientSum) -> StepRunner:
     model.engine = resolve_engine(engine)[0]
     return StepRunner(
-        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
+        model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=Schedule(OPTIM),
         ranks=ranks, precision=Precision("fp32"), global_batch_size=ranks.world_size * MICRO_BATCHES,
         max_gradient_norm=1.0, seed=1, gradient_sum=gradient_sum,
     )  # fmt: skip

@@ -17,7 +17,8 @@ from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
 from bert_large.engines.precision import Precision
 from bert_large.model.bert import BertForPreTraining
-from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.optim.build import build_optimizer
+from bert_large.optim.schedule import Schedule
 from bert_large.train.step import StepRunner
 
 SEED = 42
@@ -68,7 +69,7 @@ def build_runner(
             lambda arrays, settings: model.engine.lamb(arrays, settings),
             None if shards is None else shards.owned,
         ),
-        schedule=build_schedule(optim),
+        schedule=Schedule(optim),
         ranks=ranks,
         precision=precision,
         global_batch_size=global_batch_size,

@@ -279,17 +279,13 @@ def add_settings(
             parser.settings.append(item)
         else:
             parser.set_defaults(**{item.attribute: item.parsed_default})
-    if (
-        checked
-        and any(item.variable for item in settings_of(config))
-        and FROM_ENVIRONMENT not in parser._option_string_actions
-    ):
-        parser.add_argument(
-            FROM_ENVIRONMENT,
-            action="store_true",
-            help="read settings that have no option on the command line from environment variables, as the quickstart "
-            "scripts do",
+    has_variables = any(item.variable for item in settings_of(config))
+    if checked and has_variables and FROM_ENVIRONMENT not in parser._option_string_actions:
+        explanation = (
+            "read settings that have no option on the command line from environment variables, as the quickstart "
+            "scripts do"
         )
+        parser.add_argument(FROM_ENVIRONMENT, action="store_true", help=explanation)
 
 
 def _boolean_action(item: Setting) -> dict[str, Any]:

@@ -44,10 +44,11 @@ def encode_placements(placements: Iterable[RankPlacement]) -> str:
 
 def decode_placements(text: str) -> list[RankPlacement]:
     """Return the placements encoded by `encode_placements`."""
-    return [
-        RankPlacement(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-        for fields in json.loads(text)
-    ]
+    placements = []
+    for fields in json.loads(text):
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        placements.append(RankPlacement(**{**fields, **lists}))
+    return placements
 
 
 def rank_variables(

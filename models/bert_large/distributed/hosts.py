@@ -67,10 +67,7 @@ def find_machines(variables: Mapping[str, str]) -> Machines:
 
 
 def whole_number(variables: Mapping[str, str], name: str, *, least: int, most: int = _MAX_NUMBER) -> int | None:
-    """Return the value of a variable, or None if it is not set or empty.
-
-    Raises `InputError` unless it is a whole number from `least` to `most`.
-    """
+    """Return a variable's whole number, None if it is not set or empty; refuse all but `least` to `most`."""
     value = variables.get(name)
     if not value:
         return None

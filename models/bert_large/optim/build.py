@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from bert_large.config.training import OptimConfig
 from bert_large.optim.lamb import Lamb, LambArrays, LambSettings, update_in_turn
-from bert_large.optim.schedule import Schedule
 
 _NOT_ADAPTED = ("LayerNorm", "layer_norm", "bias")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -44,17 +43,6 @@ def build_optimizer(
     # PyTorch's fused update does not advance version counters, by which engines renew their copies of weights.
     optimizer.register_step_post_hook(lambda *_: torch.autograd.graph.increment_version([*adapted, *exempt]))
     return optimizer
-
-
-def build_schedule(config: OptimConfig) -> Schedule:
-    """Return the learning-rate schedule of the settings."""
-    return Schedule(
-        learning_rate=config.learning_rate,
-        total_steps=config.total_steps,
-        warmup_steps=config.warmup_steps,
-        start_warmup_step=config.start_warmup_step,
-        decay_power=config.decay_power,
-    )
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

@@ -82,14 +82,9 @@ class Lamb(torch.optim.Optimizer):
     """Factor of gradients as they are read, for clipping without another pass over them."""
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-6,
-        weight_decay: float = 0.01,
-        update: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
-    ) -> None:
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-6,
+        weight_decay: float = 0.01, update: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
+    ) -> None:  # fmt: skip
         super().__init__(
             groups, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay, "adapt": True}
         )

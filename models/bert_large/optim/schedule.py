@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bert_large.config.training import OptimConfig
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True)
 class Schedule:
     """Linear warmup and polynomial decay as in MLCommons' BERT reference.
 
@@ -13,15 +15,11 @@ class Schedule:
     negative `start_warmup_step` makes step 0 begin in the middle of the warmup.
     """
 
-    learning_rate: float
-    total_steps: int
-    warmup_steps: int = 0
-    start_warmup_step: int = 0
-    decay_power: float = 1.0
+    config: OptimConfig
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, counted from 0; from `total_steps` on it is 0."""
-        warmup_progress = step - self.start_warmup_step
-        if warmup_progress < self.warmup_steps:
-            return self.learning_rate * warmup_progress / self.warmup_steps
-        return self.learning_rate * max(0.0, 1.0 - step / self.total_steps) ** self.decay_power
+        config, warmup_progress = self.config, step - self.config.start_warmup_step
+        if warmup_progress < config.warmup_steps:
+            return config.learning_rate * warmup_progress / config.warmup_steps
+        return config.learning_rate * max(0.0, 1.0 - step / config.total_steps) ** config.decay_power

@@ -23,7 +23,8 @@ from bert_large.model.operations import Operations
 from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.mlperf import RunTimes
 from bert_large.observe.observer import Observer
-from bert_large.optim.build import build_optimizer, build_schedule
+from bert_large.optim.build import build_optimizer
+from bert_large.optim.schedule import Schedule
 from bert_large.storage.atomic import require_free_bytes
 from bert_large.train import checkpoint
 from bert_large.train.checked import Run
@@ -114,7 +115,7 @@ def build_runner(run: Run, ranks: Ranks, engine: Operations, start: Start, stop_
     return StepRunner(
         model=model,
         optimizer=optimizer,
-        schedule=build_schedule(run.optim),
+        schedule=Schedule(run.optim),
         ranks=ranks,
         precision=precision,
         global_batch_size=run.train.global_batch_size,

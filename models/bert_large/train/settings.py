@@ -74,10 +74,7 @@ def resolve_ranks(arguments: argparse.Namespace) -> RanksConfig:
 def resolve_mlperf(
     arguments: argparse.Namespace, data: DataConfig, optim: OptimConfig, train: TrainConfig, model: ModelConfig
 ) -> MlperfConfig | None:
-    """Return the settings of the MLPerf log, or None if no log was asked for.
-
-    Raises `InputError` for settings that cannot produce a valid log.
-    """
+    """Return the settings of the MLPerf log, None without one; raises `InputError` if the log could not be valid."""
     if arguments.mlperf_log is None:
         given = [item.option for item in settings_of(MlperfConfig) if item.attribute in arguments.origins]
         if given:

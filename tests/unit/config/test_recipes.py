@@ -12,7 +12,7 @@ import pytest
 from bert_large.cli import build_parser
 from bert_large.config import recipes
 from bert_large.config.recipes import read_recipe, recipe_names, resolve_recipe, resolve_settings
-from bert_large.config.training import PRECISIONS
+from bert_large.config.training import PRECISIONS, OptimConfig
 from bert_large.errors import InputError
 from bert_large.optim.schedule import Schedule
 from bert_large.train.settings import resolve
@@ -21,7 +21,8 @@ from bert_large.train.settings import resolve
 def schedule_of(name: str, *, phase: int) -> Schedule:
     """Return the rate schedule that a recipe resolves to."""
     settings = resolve_settings(name, phase=phase, precision="fp32")
-    return Schedule(**{field.name: settings[field.name].value for field in dataclasses.fields(Schedule)})
+    names = {field.name for field in dataclasses.fields(OptimConfig)} & settings.keys()
+    return Schedule(OptimConfig(**{name: settings[name].value for name in names}))
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import get_precision
 from bert_large.observe.metrics import StepMetrics
-from bert_large.optim.build import build_optimizer, build_schedule, get_moments
+from bert_large.optim.build import build_optimizer, get_moments
 from bert_large.optim.lamb import Lamb
+from bert_large.optim.schedule import Schedule
 from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
-from bert_large.train.loss_scale import LossScale
+from bert_large.train.state import LossScale
 from bert_large.train.step import StepRunner
 
 from tests.support.models import randomize, tiny_model
@@ -42,7 +43,7 @@ def make_runner(
     model = tiny_model(architecture=architecture, hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     randomize(model)
     return StepRunner(
-        model=model, optimizer=build_optimizer(model, optim), schedule=build_schedule(OPTIM), ranks=Ranks(),
+        model=model, optimizer=build_optimizer(model, optim), schedule=Schedule(OPTIM), ranks=Ranks(),
         precision=get_precision(precision), global_batch_size=12, max_gradient_norm=max_gradient_norm, seed=42,
         loss_scale=loss_scale, max_bad_steps=max_bad_steps, skipped=skipped or SkippedSteps(),
     )  # fmt: skip

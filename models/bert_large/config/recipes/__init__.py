@@ -75,14 +75,9 @@ def resolve_recipe(name: str, *, phase: int, precision: str) -> dict[str, Any]:
 
 
 def resolve_settings(
-    recipe: str,
-    *,
-    phase: int,
-    precision: str,
-    benchmark: bool = False,
-    given: Mapping[str, Any] | None = None,
+    recipe: str, *, phase: int, precision: str, benchmark: bool = False, given: Mapping[str, Any] | None = None,
     origins: Mapping[str, str] | None = None,
-) -> dict[str, Resolved]:
+) -> dict[str, Resolved]:  # fmt: skip
     """Return every setting that a recipe may hold: the `given` value, the recipe's, or the default.
 
     `origins` has "option" or "variable" for given values; "option" is assumed for others.

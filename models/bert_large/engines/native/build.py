@@ -102,10 +102,7 @@ def _user_folders() -> list[Path]:
 
 @functools.cache
 def load_kernels() -> str:
-    """Register the kernels for this CPU as `torch.ops.bert_large` and return their instruction set.
-
-    They are built first if necessary.
-    """
+    """Load the kernels for this CPU, built if necessary, as `torch.ops.bert_large`; return their instruction set."""
     instruction_set = best_instruction_set(read_cpu_flags())
     library = build_kernels(instruction_set)
     try:

@@ -23,10 +23,7 @@ _kernels = torch.ops.bert_large
 
 
 def _take_saved(ctx: Any) -> Any:
-    """Return the saved activations and drop the reference to them.
-
-    They can then be overwritten in place, and are freed before the loss is.
-    """
+    """Return the saved activations, which can then be overwritten in place, and are freed before the loss is."""
     saved, ctx.saved = ctx.saved, None
     if saved is None:
         raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
