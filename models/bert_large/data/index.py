@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.data.formats import format_of
-from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
+from bert_large.data.formats.shard_format import ShardFormat
 from bert_large.data.record import BadRecordError, BadRecords, RecordLimits, RecordShape
 from bert_large.errors import DamageError, DataError
 from bert_large.storage.atomic import crc32c_of, read_json, write_atomically
@@ -103,7 +103,10 @@ def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: 
                 continue
             shape = shape or stored.shape
             try:
-                _check(stored, shape, limits)
+                if stored.shape != shape:
+                    raise ValueError(f"it has {stored.shape}, the records before it {shape}")
+                if limits is not None:
+                    limits.check(stored.record)
             except ValueError as error:
                 bad.add(shard_format.bad_record(path, offset, number, error))
                 continue
@@ -122,13 +125,6 @@ def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: 
 
 def _digest(shape: RecordShape, lengths: NDArray[np.int32], checksums: NDArray[np.uint32]) -> str:
     return hashlib.sha256(f"{shape}".encode() + lengths.tobytes() + checksums.tobytes()).hexdigest()
-
-
-def _check(stored: StoredRecord, shape: RecordShape, limits: RecordLimits | None) -> None:
-    if stored.shape != shape:
-        raise ValueError(f"it has {stored.shape}, the records before it {shape}")
-    if limits is not None:
-        limits.check(stored.record)
 
 
 def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Path:
@@ -236,8 +232,10 @@ def _scan_in_processes(
     A pool is unusable once one of its processes has died, and does not report which shard that process had. So the
     shards are scanned again one at a time, each in a pool of its own.
     """
+    require_semaphores()
     try:
-        with _processes(workers) as pool:
+        # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
             for done, _ in enumerate(pool.map(scan, paths), start=1):
                 on_done(done)
     except BrokenProcessPool:
@@ -249,9 +247,3 @@ def _scan_in_processes(
             f"{paths[0]}: the process that checked its records died, because damage in the file crashed the library "
             "that reads it, or memory ran out; create the shard again, or remove it"
         ) from None
-
-
-def _processes(workers: int) -> ProcessPoolExecutor:
-    require_semaphores()
-    # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)

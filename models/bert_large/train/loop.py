@@ -80,7 +80,7 @@ class TrainingLoop:
                 if reason := self.cadence.reason_to_end(self.done, self.accuracy):
                     self._finish()
                     return reason
-                if self.cadence.is_time_to_save(self.done):
+                if self.done % self.config.save_every == 0:
                     self._save_unless_bad()
                 self._train_step()
 
