@@ -30,7 +30,7 @@ from bert_large.config.training import PRECISIONS
 from bert_large.cpu import read_cpu_flags, read_cpu_model
 from bert_large.errors import UserError
 from bert_large.observe.machine import package_version
-from bert_large.storage.atomic import default_file_mode, write_atomically
+from bert_large.storage.atomic import write_atomically
 from bert_large.storage.output_folder import make_folder
 from bert_large.tables import format_markdown
 
@@ -217,7 +217,6 @@ def write_record(folder: Path, options: Mapping[str, Any]) -> Path:
     path = _free_path(folder, f"{started:%Y-%m-%d}-{machine.slug}")
     with write_atomically(path) as file:
         file.write(compose(title, facts, commands, results).encode())
-    path.chmod(default_file_mode())
     return path
 
 

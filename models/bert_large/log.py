@@ -17,10 +17,7 @@ LOGGER = logging.getLogger("bert_large")
 
 
 class _LineFormatter(logging.Formatter):
-    """Formats a line as time and message; escapes undecodable bytes of paths, which files and terminals reject."""
-
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+    """Escapes undecodable bytes of paths, which files and terminals reject."""
 
     def format(self, record: logging.LogRecord) -> str:
         return super().format(record).encode(errors="backslashreplace").decode()
@@ -73,7 +70,7 @@ def start_logging(log_file: Path | None) -> None:
     if log_file is not None:
         handlers.append(LogFileHandler(log_file))
     for handler in handlers:
-        handler.setFormatter(_LineFormatter())
+        handler.setFormatter(_LineFormatter("%(asctime)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     LOGGER.handlers = handlers
     LOGGER.setLevel(logging.INFO if log_file is not None else logging.WARNING)
     LOGGER.propagate = False

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 from bert_large.storage.integrity import write_checksums
-from bert_large.train import loss_scale
+from bert_large.train import state
 from bert_large.train import step as step_module
-from bert_large.train.loss_scale import LossScale
+from bert_large.train.state import LossScale
 from safetensors.torch import load_file, save_file
 
 from tests.support.runs import (
@@ -56,7 +56,7 @@ def test_fp16_with_its_loss_scale(task: Task, tmp_path: Path, monkeypatch: pytes
 
     The first update comes after several skipped steps, so the optimizer counts fewer updates than there are steps.
     """
-    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
+    monkeypatch.setattr(state, "GROWTH_INTERVAL", 3)
     initial = LossScale(2.0**21)
     monkeypatch.setattr(step_module, "LossScale", lambda: initial)
     settings = {"precision": "fp16", "engine": "auto", "max_steps": 14, "total_steps": 14, "eval_dir": "none"}

@@ -13,6 +13,7 @@ from typing import Any
 from bert_large.bench.options import CheckpointOptions
 from bert_large.bench.output import describe_run, seconds_cells
 from bert_large.bench.training import SEED, build_runner
+from bert_large.config.training import TrainConfig
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
@@ -28,9 +29,8 @@ from bert_large.train.checkpoint import (
     save_checkpoint,
     save_tensors,
 )
-from bert_large.train.settings import SETTINGS
 
-_KEPT = SETTINGS["keep_checkpoints"].default
+_KEPT = TrainConfig.keep_checkpoints
 _COPIES = 3
 """Tensors that a checkpoint has of each weight: the weight and two moments."""
 

@@ -17,12 +17,12 @@ from bert_large.bench.hugging_face import make_encoder, without_dropout
 from bert_large.bench.options import StepOptions
 from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import make_record
-from bert_large.bench.tolerance import TOLERANCES, Outcome, exact_products, find_differences
+from bert_large.bench.tolerance import TOLERANCES, Outcome, find_differences
 from bert_large.bench.training import SEED
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.precision import Precision, apply_precision, get_precision
+from bert_large.engines.precision import Precision, apply_precision, get_precision, matmul_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
@@ -126,7 +126,7 @@ class _Encoders:
 
     def reference(self) -> Outcome:
         """Return the expected outcome: the eager engine's in fp32, without dropout."""
-        with exact_products():
+        with matmul_precision("highest"):
             return self.of_engine(EagerEngine(), get_precision("fp32"), has_dropout=False).outcome()
 
 

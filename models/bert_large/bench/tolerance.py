@@ -8,8 +8,7 @@ gradients must at least exist.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -35,17 +34,6 @@ class Outcome:
     """The loss, or the encoder's output."""
     gradients: Mapping[str, torch.Tensor | None]
     """Gradients by parameter, and of the input if it has one."""
-
-
-@contextlib.contextmanager
-def exact_products() -> Iterator[None]:
-    """Compute float32 matrix products in float32, regardless of `apply_precision`."""
-    chosen = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(chosen)
 
 
 def compute_gradients(loss: torch.Tensor, model: nn.Module) -> Outcome:

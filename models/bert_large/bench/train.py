@@ -18,13 +18,13 @@ from bert_large.bench.hugging_face import HuggingFaceTraining, pad, without_drop
 from bert_large.bench.options import TrainOptions
 from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
 from bert_large.bench.synthetic import phase_lengths
-from bert_large.bench.tolerance import TOLERANCES, Outcome, compute_gradients, exact_products, find_differences
+from bert_large.bench.tolerance import TOLERANCES, Outcome, compute_gradients, find_differences
 from bert_large.bench.training import LEARNING_RATE, SEED, build_runner, open_batches
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.precision import Precision, apply_precision, get_precision
+from bert_large.engines.precision import Precision, apply_precision, get_precision, matmul_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.machine import peak_memory_bytes
@@ -121,7 +121,7 @@ def _keep_comparable(
     def form_outcome(form: str) -> Outcome:
         return train(form, without_dropout(model.config)).outcome(padded)
 
-    with exact_products():
+    with matmul_precision("highest"):
         expected = engine_outcome(EagerEngine(), get_precision("fp32"))
     outcomes = {engine.name: partial(engine_outcome, engine, precision) for engine in compared.engines}
     outcomes |= {result_name(form): partial(form_outcome, form) for form in compared.forms}

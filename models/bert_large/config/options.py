@@ -140,7 +140,7 @@ class Setting:
             return False
         if not abs(value) <= (_LARGEST_INTEGER if self.kind is int else _LARGEST_FLOAT):  # true of nan too
             return False
-        low, high = _bounds(self.within)
+        low, high = (float(end) for end in self.within[1:-1].split(","))
         above_low = value > low if self.within[0] == "(" else value >= low
         return above_low and (value < high if self.within[-1] == ")" else value <= high)
 
@@ -204,11 +204,6 @@ def describe_value(value: Any) -> str:
 
 def _quote(value: Any) -> str:
     return repr(value) if isinstance(value, str) else describe_value(value)
-
-
-def _bounds(interval: str) -> tuple[float, float]:
-    low, high = (float(end) for end in interval[1:-1].split(","))
-    return low, high
 
 
 def _describe_interval(interval: str) -> str:
@@ -276,11 +271,7 @@ def add_settings(
     for item in settings_of(config):
         if (only and item.name not in only) or not item.option:
             continue
-        words: dict[str, Any] = {
-            "help": describe_option(item).replace("%", "%%"),
-            "dest": item.attribute,
-            "default": None,
-        }
+        words: dict[str, Any] = {"help": describe_option(item).replace("%", "%%"), "dest": item.attribute}
         if item.kind is bool:
             group.add_argument(f"--{item.option}", **_boolean_action(item), **words)
         else:
@@ -291,17 +282,13 @@ def add_settings(
             parser.settings.append(item)
         else:
             parser.set_defaults(**{item.attribute: item.parsed_default})
-    if (
-        checked
-        and any(item.variable for item in settings_of(config))
-        and FROM_ENVIRONMENT not in parser._option_string_actions
-    ):
-        parser.add_argument(
-            FROM_ENVIRONMENT,
-            action="store_true",
-            help="read settings that have no option on the command line from environment variables, as the quickstart "
-            "scripts do",
+    has_variables = any(item.variable for item in settings_of(config))
+    if checked and has_variables and FROM_ENVIRONMENT not in parser._option_string_actions:
+        explanation = (
+            "read settings that have no option on the command line from environment variables, as the quickstart "
+            "scripts do"
         )
+        parser.add_argument(FROM_ENVIRONMENT, action="store_true", help=explanation)
 
 
 def _boolean_action(item: Setting) -> dict[str, Any]:

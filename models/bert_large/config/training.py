@@ -8,7 +8,6 @@ from pathlib import Path
 from bert_large.config.model import ACTIVATIONS
 from bert_large.config.options import Setting, check_fields, setting, settings_of
 from bert_large.config.presets import CONFIGURATIONS
-from bert_large.errors import InputError
 
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
 PHASE_PREDICTIONS = {1: 20, 2: 76}
@@ -26,6 +25,13 @@ PROFILE_STEPS = 3
 _COUNT = "[1, inf)"
 _SECONDS = "(0, 31536000]"
 """At most a year: larger numbers overflow the timers that they are given to."""
+
+
+class _Checked:
+    """Settings that are checked when they are made."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +76,7 @@ class ModelSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
+class OptimConfig(_Checked):
     """The optimizer and its learning-rate schedule."""
 
     optimizer: str = setting("lamb", "optimizer", choices=("lamb", "adamw"), deferred=True)
@@ -97,12 +103,9 @@ class OptimConfig:
     )
     decay_power: float = setting(1.0, "power of the polynomial decay", within="(0, inf)", deferred=True)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(_Checked):
     """Where records come from and how they are ordered."""
 
     dataset_dir: Path = setting(
@@ -141,9 +144,6 @@ class DataConfig:
     )
     max_bad_records: int = setting(100, "largest number of training records to skip", within=_COUNT)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     @property
     def bad_records_allowed(self) -> int:
         """Number of training records that may be bad."""
@@ -151,7 +151,7 @@ class DataConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(_Checked):
     """How to compute, how long to train, on what batches, how often to evaluate and save."""
 
     output_dir: Path = setting(text="folder for logs, checkpoints/ and model_save/; one per run", path="output")
@@ -235,9 +235,6 @@ class TrainConfig:
         words=("auto", "never"),
     )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
@@ -248,7 +245,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RanksConfig:
+class RanksConfig(_Checked):
     """How ranks share their work; without effect on one rank."""
 
     bucket_mb: float = setting(25.0, "size of the gradient buckets that are reduced together", unit="MiB",
@@ -257,9 +254,6 @@ class RanksConfig:
         "none", "type to which gradients are rounded for communication", choices=("none", "bf16")
     )
     zero1: bool = setting(False, "shard the optimizer state across ranks (ZeRO-1)")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +281,7 @@ class Communication:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlperfConfig:
+class MlperfConfig(_Checked):
     """Where the MLPerf log goes, and its description of the submission."""
 
     log: Path = setting(
@@ -303,9 +297,6 @@ class MlperfConfig:
         "research", "status of the log", option="mlperf-status", choices=("onprem", "cloud", "research")
     )
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 RECIPE_SETTINGS: dict[str, Setting] = {
     item.name: item
@@ -314,12 +305,6 @@ RECIPE_SETTINGS: dict[str, Setting] = {
     if item.deferred and item.name != "profile_steps"
 }
 """Settings that a recipe may hold."""
-
-
-def check_precision(name: str) -> None:
-    """Refuse an unknown precision."""
-    if name not in PRECISIONS:
-        raise InputError(f"PRECISION (--precision) is {name!r}, expected one of {', '.join(PRECISIONS)}")
 
 
 def find_schedule_problem(values: dict[str, object]) -> str | None:

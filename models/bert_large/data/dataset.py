@@ -41,15 +41,9 @@ class Dataset:
 
     @classmethod
     def open(
-        cls,
-        folder: Path,
-        index_dir: Path,
-        *,
-        build: bool,
-        limits: RecordLimits | None = None,
-        max_bad_records: int = 0,
-        on_shard: Callable[[int, int], None] = lambda done, total: None,
-    ) -> Dataset:
+        cls, folder: Path, index_dir: Path, *, build: bool, limits: RecordLimits | None = None,
+        max_bad_records: int = 0, on_shard: Callable[[int, int], None] = lambda done, total: None,
+    ) -> Dataset:  # fmt: skip
         """Open a folder of shards.
 
         With `build`, first index the shards that have no index yet: one process does that, and the others open the

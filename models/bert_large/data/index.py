@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.data.formats import format_of
-from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
+from bert_large.data.formats.shard_format import ShardFormat
 from bert_large.data.record import BadRecordError, BadRecords, RecordLimits, RecordShape
 from bert_large.errors import DamageError, DataError
 from bert_large.storage.atomic import crc32c_of, read_json, write_atomically
@@ -103,7 +103,10 @@ def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: 
                 continue
             shape = shape or stored.shape
             try:
-                _check(stored, shape, limits)
+                if stored.shape != shape:
+                    raise ValueError(f"it has {stored.shape}, the records before it {shape}")
+                if limits is not None:
+                    limits.check(stored.record)
             except ValueError as error:
                 bad.add(shard_format.bad_record(path, offset, number, error))
                 continue
@@ -124,13 +127,6 @@ def _digest(shape: RecordShape, lengths: NDArray[np.int32], checksums: NDArray[n
     return hashlib.sha256(f"{shape}".encode() + lengths.tobytes() + checksums.tobytes()).hexdigest()
 
 
-def _check(stored: StoredRecord, shape: RecordShape, limits: RecordLimits | None) -> None:
-    if stored.shape != shape:
-        raise ValueError(f"it has {stored.shape}, the records before it {shape}")
-    if limits is not None:
-        limits.check(stored.record)
-
-
 def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Path:
     """Return the path that the names of a shard's index files begin with.
 
@@ -145,12 +141,9 @@ def _index_path(path: Path, index_dir: Path, limits: RecordLimits | None) -> Pat
     return index_dir / f"{path.name[:_NAME_CHARACTERS]}.{hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]}"
 
 
-def _array_path(target: Path, name: str) -> Path:
+def _part(target: Path, name: str) -> Path:
+    """Return the path of one of an index's files: an array of `_ARRAYS`, or "json" for the other facts."""
     return target.with_name(f"{target.name}.{name}")
-
-
-def _facts_path(target: Path) -> Path:
-    return target.with_name(f"{target.name}.json")
 
 
 def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
@@ -160,15 +153,15 @@ def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, ma
         raise DataError(f"{path} changed while its records were checked; start again when it is complete")
     # The JSON file is written last: an index is complete if and only if it has one.
     for name in _ARRAYS:
-        with write_atomically(_array_path(target, name)) as file:
+        with write_atomically(_part(target, name)) as file:
             file.write(getattr(index, name).data)
     facts = {
         **dataclasses.asdict(index.shape),
         "digest": index.digest,
         "bad_records": index.bad_records,
-        "arrays_crc32c": {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS},
+        "arrays_crc32c": {name: crc32c_of(_part(target, name)) for name in _ARRAYS},
     }
-    with write_atomically(_facts_path(target)) as file:
+    with write_atomically(_part(target, "json")) as file:
         file.write(json.dumps(facts).encode())
 
 
@@ -178,13 +171,13 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
     Raises `DataError` if there is no index of the shard as it is now, or the index is damaged.
     """
     target = _index_path(path, index_dir, limits)
-    if not _facts_path(target).exists():
+    if not _part(target, "json").exists():
         raise DataError(f"{path} changed after its records were checked; start again when it is complete")
     try:
-        facts = read_json(_facts_path(target))
+        facts = read_json(_part(target, "json"))
         shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
         offsets, lengths, checksums = (
-            np.memmap(_array_path(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()
+            np.memmap(_part(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()
         )
         if not len(offsets) == len(lengths) == len(checksums):
             raise ValueError("its arrays differ in length")
@@ -199,10 +192,10 @@ def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool
     target = _index_path(path, index_dir, limits)
     try:
         index = load_index(path, index_dir, limits)
-        expected = read_json(_facts_path(target)).get("arrays_crc32c")
+        expected = read_json(_part(target, "json")).get("arrays_crc32c")
     except (DataError, DamageError):
         return False
-    found = {name: crc32c_of(_array_path(target, name)) for name in _ARRAYS}
+    found = {name: crc32c_of(_part(target, name)) for name in _ARRAYS}
     return found == expected and index.digest == _digest(index.shape, index.lengths, index.checksums)
 
 
@@ -239,8 +232,10 @@ def _scan_in_processes(
     A pool is unusable once one of its processes has died, and does not report which shard that process had. So the
     shards are scanned again one at a time, each in a pool of its own.
     """
+    require_semaphores()
     try:
-        with _processes(workers) as pool:
+        # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent) as pool:
             for done, _ in enumerate(pool.map(scan, paths), start=1):
                 on_done(done)
     except BrokenProcessPool:
@@ -252,9 +247,3 @@ def _scan_in_processes(
             f"{paths[0]}: the process that checked its records died, because damage in the file crashed the library "
             "that reads it, or memory ran out; create the shard again, or remove it"
         ) from None
-
-
-def _processes(workers: int) -> ProcessPoolExecutor:
-    require_semaphores()
-    # Spawned, not forked: the caller's threads (OpenMP, gloo) do not survive a fork.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=end_with_parent)

@@ -42,11 +42,8 @@ def choose_backend(asked: str | None = None) -> tuple[str, str]:
     """Return the backend that is asked for, or the best one available, and the reason for the choice.
 
     The best is `ccl` if oneCCL's bindings are installed; then `mpi` if PyTorch supports it and mpirun started this
-    process, because MPI regards any other process as the only one; else `gloo`.
-
-    Raises:
-        InputError: the backend that is asked for is not available.
-        UserError: oneCCL's bindings are installed but cannot be loaded.
+    process, because MPI regards any other process as the only one; else `gloo`. Raises `InputError` if the backend
+    that is asked for is not available, `UserError` if oneCCL's bindings are installed but cannot be loaded.
     """
     from torch import distributed
 

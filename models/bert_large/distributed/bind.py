@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from bert_large.distributed.placement import RankPlacement
 from bert_large.distributed.topology import format_list
@@ -46,10 +46,8 @@ def decode_placements(text: str) -> list[RankPlacement]:
     """Return the placements encoded by `encode_placements`."""
     placements = []
     for fields in json.loads(text):
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        placements.append(RankPlacement(**values))
+        lists = {name: tuple(value) for name, value in fields.items() if isinstance(value, list)}
+        placements.append(RankPlacement(**{**fields, **lists}))
     return placements
 
 
@@ -134,10 +132,8 @@ def set_memory_policy(nodes: Iterable[int]) -> None:
     """Allocate memory on one NUMA node, or alternate pages between several, for this process and those that it starts.
 
     With one node, binding keeps allocations local even when the page cache fills the node. A rank with cores on several
-    nodes reads its weights from all of them: without interleaving, one node would hold and serve all weights.
-
-    Raises:
-        OSError: the system refuses, as in most containers, or the number of the system call is unknown here.
+    nodes reads its weights from all of them: without interleaving, one node would hold and serve all weights. Raises
+    `OSError` if the system refuses, as in most containers, or if the number of the system call is unknown here.
     """
     number = _SET_MEMPOLICY.get(platform.machine())
     if number is None:

@@ -30,7 +30,7 @@ class GradientSum:
 
     bucket_mb: float = 25.0
     compression: str = "none"
-    on_bucket: Callable[[int, int, bool], None] | None = None
+    on_bucket: Callable[[int, int, bool], None] = lambda bucket, sent_bytes, done: None
     """For measurements: called with a bucket's number, the bytes sent, and False when its sum begins, True at its end.
 
     The end is reported from the communication thread.
@@ -42,24 +42,20 @@ class GradientSum:
         replica.register_comm_hook((self, ranks), _sum_bucket)
         return replica
 
-    def _report(self, bucket: int, sent_bytes: int, *, done: bool) -> None:
-        if self.on_bucket is not None:
-            self.on_bucket(bucket, sent_bytes, done)
-
 
 def _sum_bucket(state: tuple[GradientSum, Ranks], bucket: GradBucket) -> Future[torch.Tensor]:
     settings, ranks = state
     ranks.meet()
     number, gradients = bucket.index(), bucket.buffer()
     sent = gradients.bfloat16() if settings.compression == "bf16" else gradients
-    settings._report(number, sent.nbytes, done=False)
+    settings.on_bucket(number, sent.nbytes, False)
     work = distributed.all_reduce(sent, async_op=True)
 
     def finish(future: Future[list[torch.Tensor]]) -> torch.Tensor:
         future.value()  # raises the error of the communication, if there was one
         if sent is not gradients:
             gradients.copy_(sent)
-        settings._report(number, sent.nbytes, done=True)
+        settings.on_bucket(number, sent.nbytes, True)
         return gradients
 
     return work.get_future().then(finish)

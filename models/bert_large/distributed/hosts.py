@@ -37,11 +37,7 @@ class Machines:
 
 
 def find_machines(variables: Mapping[str, str]) -> Machines:
-    """Return the machines that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE describe.
-
-    Raises:
-        InputError: a variable is missing, wrong, or contradicts another one.
-    """
+    """Return the machines that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE describe; raises `InputError`."""
     count = whole_number(variables, "NNODES", least=1)
     position = whole_number(variables, "NODE_RANK", least=0)
     master = variables.get("MASTER_ADDR") or None
@@ -71,10 +67,7 @@ def find_machines(variables: Mapping[str, str]) -> Machines:
 
 
 def whole_number(variables: Mapping[str, str], name: str, *, least: int, most: int = _MAX_NUMBER) -> int | None:
-    """Return the value of a variable, or None if it is not set or empty.
-
-    Raises `InputError` unless it is a whole number from `least` to `most`.
-    """
+    """Return a variable's whole number, None if it is not set or empty; refuse all but `least` to `most`."""
     value = variables.get(name)
     if not value:
         return None
@@ -150,10 +143,8 @@ def find_interface(machines: Machines) -> str:
     """Return the network interface over which this machine and the others reach each other.
 
     By default gloo uses the interface of the address that the machine's own name resolves to. On Debian that is the
-    loopback interface, over which ranks on different machines wait for each other forever.
-
-    Raises:
-        InputError: no interface can be determined.
+    loopback interface, over which ranks on different machines wait for each other forever. Raises `InputError` if no
+    interface can be determined.
     """
     everything = network.own_interfaces()
     if machines.master in ("localhost", "127.0.0.1", "::1"):  # all ranks are on this machine

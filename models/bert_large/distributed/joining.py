@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import socket
 import sys
@@ -54,9 +53,6 @@ def joined_ranks(
     `timeout_seconds` while others wait for it, ends the run: every other rank ends with an error that names it, even
     if it is blocked in a collective. An exception that leaves the block on one rank ends all others too.
     """
-    for option, value in (("--rank-silence", silence_seconds), ("--rank-timeout", timeout_seconds)):
-        if not (value > 0 and math.isfinite(value)):
-            raise InputError(f"{option} is {value:g}, expected > 0 seconds")
     check_backend(backend, by_torchrun=distributed.is_torchelastic_launched())
     rank, world_size = whole_number(os.environ, "RANK", least=0), whole_number(os.environ, "WORLD_SIZE", least=1) or 1
     if rank is None or world_size == 1:

@@ -101,15 +101,12 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
 
 
 def with_options(variables: Mapping[str, str], program: Sequence[str]) -> Mapping[str, str]:
-    """Return the variables with BACKEND replaced by the program's `--backend` option, which the ranks use if it is set.
-
-    The program itself reports errors in its options.
-    """
+    """Return the variables with BACKEND replaced by the program's `--backend`, which the ranks use if it is set."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--backend")
     try:
         asked = parser.parse_known_args(program)[0].backend
-    except argparse.ArgumentError:
+    except argparse.ArgumentError:  # which the program itself reports
         asked = None
     return variables if asked is None else {**variables, "BACKEND": asked}
 

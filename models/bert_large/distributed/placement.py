@@ -44,11 +44,7 @@ def default_ranks(topology: Topology) -> int:
 
 
 def place_ranks(topology: Topology, ranks: int, *, ccl: bool = False) -> tuple[RankPlacement, ...]:
-    """Distribute the cores over ranks; with `ccl` some cores of each are reserved for oneCCL's workers.
-
-    Raises:
-        InputError: there are more ranks than cores.
-    """
+    """Distribute the cores over ranks; with `ccl` some cores of each are reserved for oneCCL's workers."""
     if ranks > topology.cores:
         raise InputError(
             f"RANKS_PER_NODE or HOSTFILE sets {ranks} ranks, but this process has {topology.cores} cores; "

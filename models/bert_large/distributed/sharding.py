@@ -12,7 +12,7 @@ optimizer is an ordinary one over the parameters that a rank owns, and its state
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import distributed, nn
@@ -66,7 +66,8 @@ class ParameterShards:
             work.wait()
         for owner, packed, weights in packs:
             if owner != self._ranks.rank:
-                _unpack(packed, weights)
+                for part, weight in zip(packed.split([weight.numel() for weight in weights]), weights, strict=True):
+                    weight.copy_(part.view_as(weight))
         # Communication writes without autograd's knowledge. Engines use these version counters to refresh their copies
         # of weights.
         others = [weight for name, weight in self._parameters.items() if self._owners[name] != self._ranks.rank]
@@ -86,8 +87,3 @@ class ParameterShards:
             assert tensor is not None
             distributed.send(tensor, dst=0)
         return tensor if self._ranks.rank == 0 else None
-
-
-def _unpack(packed: torch.Tensor, weights: Sequence[torch.Tensor]) -> None:
-    for part, weight in zip(packed.split([weight.numel() for weight in weights]), weights, strict=True):
-        weight.copy_(part.view_as(weight))

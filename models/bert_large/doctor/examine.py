@@ -20,7 +20,7 @@ from bert_large.doctor.finding import OK, Finding
 from bert_large.doctor.output import check_output
 from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
-from bert_large.observe.base_image import describe_base_image
+from bert_large.observe.machine import describe_base_image
 
 
 def examine(

@@ -23,8 +23,7 @@ from bert_large.engines.native.build import (
     find_kernels,
     kernel_folders,
 )
-from bert_large.observe.allocator import describe_allocator
-from bert_large.observe.machine import package_version
+from bert_large.observe.machine import describe_allocator, package_version
 
 _MODULES = ("torch", "numpy", "h5py", "tokenizers", "sentencex")
 """Modules of all commands that may load libraries with their own threads."""

@@ -35,10 +35,7 @@ def check_engine(name: str, precision: str) -> None:
 
 
 def resolve_engine(name: str, precision: str = "fp32") -> tuple[Operations, str]:
-    """Return the engine of a name and one line for the log: which engine it is and why.
-
-    `auto` chooses the fastest engine for a precision.
-    """
+    """Return the engine of a name (auto: the fastest for the precision), and a line that says which it is and why."""
     check_engine(name, precision)
     name, reason = _choose(precision) if name == "auto" else (name, "as asked")
     engine, description = _make(name, precision)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 
 from bert_large.data.batch import RaggedBatch
@@ -21,22 +22,22 @@ class _Dropout(torch.autograd.Function):
     """values * keep / (1 - probability); it saves the mask as bytes, where autograd would save floats."""
 
     @staticmethod
-    def forward(ctx: Any, values: torch.Tensor, keep: torch.Tensor, probability: float) -> torch.Tensor:
+    def forward(ctx: Any, values: Tensor, keep: Tensor, probability: float) -> Tensor:
         ctx.save_for_backward(keep)
         ctx.scale = 1.0 / (1.0 - probability)
         return (values * keep).mul_(ctx.scale)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         (keep,) = ctx.saved_tensors
         return (gradients[0] * keep).mul_(ctx.scale), None, None
 
 
-def _norm(inputs: torch.Tensor, norm: Norm) -> torch.Tensor:
+def _norm(inputs: Tensor, norm: Norm) -> Tensor:
     return functional.layer_norm(inputs, norm.weight.shape, norm.weight, norm.bias, norm.eps)
 
 
-def _drop_tokens(batch: RaggedBatch, values: torch.Tensor, dropout: DropoutSite | None) -> torch.Tensor:
+def _drop_tokens(batch: RaggedBatch, values: Tensor, dropout: DropoutSite | None) -> Tensor:
     """Apply dropout to token rows [T, columns]."""
     if dropout is None:
         return values
@@ -54,7 +55,7 @@ class EagerEngine:
     def __init__(
         self,
         name: str = "eager",
-        linear: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor] = functional.linear,
+        linear: Callable[[Tensor, Tensor, Tensor], Tensor] = functional.linear,
         lamb: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
     ) -> None:
         self.name = name
@@ -62,14 +63,9 @@ class EagerEngine:
         self._lamb = lamb
 
     def embed_norm_dropout(
-        self,
-        batch: RaggedBatch,
-        words: torch.Tensor,
-        positions: torch.Tensor,
-        token_types: torch.Tensor,
-        norm: Norm,
+        self, batch: RaggedBatch, words: Tensor, positions: Tensor, token_types: Tensor, norm: Norm,
         dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         embedded = functional.embedding(batch.input_ids, words)
         embedded = embedded + functional.embedding(batch.position_ids, positions)
@@ -77,51 +73,30 @@ class EagerEngine:
         return _drop_tokens(batch, _norm(embedded, norm), dropout)
 
     def attention_block(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        query: Dense,
-        key: Dense,
-        value: Dense,
-        heads: int,
-        probabilities_dropout: DropoutSite | None,
-        output: Dense,
-        norm: Norm,
-        output_dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+        self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
+        probabilities_dropout: DropoutSite | None, output: Dense, norm: Norm, output_dropout: DropoutSite | None,
+    ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         context = self.attention(batch, hidden, query, key, value, heads, probabilities_dropout)
         return self.dense_dropout_residual_norm(batch, context, output, hidden, norm, output_dropout)
 
     def feed_forward_block(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        intermediate: Dense,
-        activation: str,
-        output: Dense,
-        norm: Norm,
+        self, batch: RaggedBatch, hidden: Tensor, intermediate: Dense, activation: str, output: Dense, norm: Norm,
         dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         widened = self.dense_gelu(hidden, intermediate, activation)
         return self.dense_dropout_residual_norm(batch, widened, output, hidden, norm, dropout)
 
     def attention(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        query: Dense,
-        key: Dense,
-        value: Dense,
-        heads: int,
+        self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
         dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return multi-head self-attention of `hidden` [T, hidden] within each sequence, before its output layer."""
         sequences, length, width = batch.sequences, batch.max_length, hidden.shape[-1]
         slots = batch.sequence_ids * length + batch.position_ids  # [T] each token's row in the padded layout
 
-        def padded_heads(dense: Dense) -> torch.Tensor:
+        def padded_heads(dense: Dense) -> Tensor:
             projected = self._linear(hidden, dense.weight, dense.bias)
             padded = projected.new_zeros(sequences * length, width).index_copy(0, slots, projected)
             return padded.view(sequences, length, heads, width // heads).transpose(1, 2)
@@ -137,33 +112,22 @@ class EagerEngine:
         context = probabilities @ padded_heads(value)
         return context.transpose(1, 2).reshape(sequences * length, width).index_select(0, slots)
 
-    def dense_gelu(self, inputs: torch.Tensor, dense: Dense, activation: str) -> torch.Tensor:
+    def dense_gelu(self, inputs: Tensor, dense: Dense, activation: str) -> Tensor:
         """Return gelu(dense(inputs)); `activation` is Hugging Face's name, "gelu" or "gelu_pytorch_tanh"."""
         return functional.gelu(self._linear(inputs, dense.weight, dense.bias), approximate=GELU_FORMS[activation])
 
     def dense_dropout_residual_norm(
-        self,
-        batch: RaggedBatch,
-        inputs: torch.Tensor,
-        dense: Dense,
-        residual: torch.Tensor,
-        norm: Norm,
+        self, batch: RaggedBatch, inputs: Tensor, dense: Dense, residual: Tensor, norm: Norm,
         dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         """Return norm(residual + dropout(dense(inputs))) as [T, hidden]."""
         projected = self._linear(inputs, dense.weight, dense.bias)
         return _norm(residual + _drop_tokens(batch, projected, dropout), norm)
 
     def masked_head(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        transform: Dense,
-        activation: str,
-        norm: Norm,
-        words: torch.Tensor,
-        bias: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, batch: RaggedBatch, hidden: Tensor, transform: Dense, activation: str, norm: Norm, words: Tensor,
+        bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `Operations`."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = self.transform(masked, transform, activation, norm)
@@ -171,7 +135,7 @@ class EagerEngine:
         loss = functional.cross_entropy(logits, batch.masked_labels, reduction="sum")
         return loss, (logits.argmax(dim=-1) == batch.masked_labels).sum()
 
-    def transform(self, masked: torch.Tensor, dense: Dense, activation: str, norm: Norm) -> torch.Tensor:
+    def transform(self, masked: Tensor, dense: Dense, activation: str, norm: Norm) -> Tensor:
         """Return the input of the masked-LM head's decoder, norm(gelu(dense(masked))), as [M, hidden]."""
         return _norm(self.dense_gelu(masked, dense, activation), norm)
 
@@ -179,7 +143,7 @@ class EagerEngine:
         """See `Operations`."""
         self._lamb(arrays, settings)
 
-    def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
+    def global_norm(self, tensors: Sequence[Tensor]) -> float:
         """See `Operations`."""
         # In float64: PyTorch's float32 norm of a vocabulary-sized gradient on CPUs is off by as much as 1e-3.
         norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]

@@ -101,12 +101,13 @@ def bf32_rounds_factors() -> bool:
     in bf16; 64 rows are enough for PyTorch to pass it to oneDNN.
     """
     factor = torch.full((64, 64), 1 + 2**-10)
-    with _matmul_precision("medium"):
+    with matmul_precision("medium"):
         return float(torch.mm(factor, factor)[0, 0]) == 64.0
 
 
 @contextlib.contextmanager
-def _matmul_precision(name: str) -> Iterator[None]:
+def matmul_precision(name: str) -> Iterator[None]:
+    """Set PyTorch's precision of float32 matrix products ("highest", "medium") for the block."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision(name)
     try:

@@ -22,34 +22,15 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, select_tokens
 from bert_large.model.dropout import Site, StepDropout, site_dropout
-from bert_large.model.operations import Operations, at_least_float32
+from bert_large.model.operations import Dense, Norm, Operations, at_least_float32
 
 _SEGMENTS = 2
 """Segments of a record; a model without segment embeddings reads records with two segments too."""
-
-
-class Dense(nn.Module):
-    """Parameters of a linear layer x @ weight.T + bias, uninitialised."""
-
-    def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(outputs, inputs))
-        self.bias = nn.Parameter(torch.empty(outputs))
-
-
-class Norm(nn.Module):
-    """Parameters of a LayerNorm, uninitialised."""
-
-    def __init__(self, hidden: int, eps: float) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.empty(hidden))
-        self.bias = nn.Parameter(torch.empty(hidden))
-        self.eps = eps
 
 
 class Table(nn.Module):
@@ -72,7 +53,7 @@ class Embeddings(nn.Module):
         self.LayerNorm = Norm(hidden, config.layer_norm_eps)
         self.dropout_probability = config.hidden_dropout_prob
 
-    def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
+    def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> Tensor:
         words, segments = self.word_embeddings.weight, self.token_type_embeddings
         return engine.embed_norm_dropout(
             batch,
@@ -137,14 +118,10 @@ class Layer(nn.Module):
         self.attention_output_dropout = config.hidden_dropout_prob if config.traits.drops_attention_output else 0.0
         self.hidden_dropout = config.hidden_dropout_prob
 
-    def forward(
-        self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
-    ) -> torch.Tensor:
+    def forward(self, batch: RaggedBatch, hidden: Tensor, engine: Operations, dropout: StepDropout | None) -> Tensor:
         return self.feed_forward(batch, self.attend(batch, hidden, engine, dropout), engine, dropout)
 
-    def attend(
-        self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
-    ) -> torch.Tensor:
+    def attend(self, batch: RaggedBatch, hidden: Tensor, engine: Operations, dropout: StepDropout | None) -> Tensor:
         """Return the output of the layer's first half, the only part of the model in which tokens mix."""
         projections, output = self.attention.self, self.attention.output
         probabilities_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
@@ -155,8 +132,8 @@ class Layer(nn.Module):
         )  # fmt: skip
 
     def feed_forward(
-        self, batch: RaggedBatch, hidden: torch.Tensor, engine: Operations, dropout: StepDropout | None
-    ) -> torch.Tensor:
+        self, batch: RaggedBatch, hidden: Tensor, engine: Operations, dropout: StepDropout | None
+    ) -> Tensor:
         """Return the output of the layer's second half, which treats each token by itself."""
         return engine.feed_forward_block(
             batch, hidden, self.intermediate.dense, self.activation, self.output.dense, self.output.LayerNorm,
@@ -179,7 +156,7 @@ class Pooler(nn.Module):
         super().__init__()
         self.dense = Dense(hidden, hidden)
 
-    def forward(self, first_tokens: torch.Tensor) -> torch.Tensor:
+    def forward(self, first_tokens: Tensor) -> Tensor:
         return torch.tanh(nn.functional.linear(first_tokens, self.dense.weight, self.dense.bias))
 
 
@@ -192,7 +169,7 @@ class Bert(nn.Module):
         self.encoder = Encoder(config)
         self.pooler = Pooler(config.hidden_size) if config.traits.has_next_sentence_head else None
 
-    def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> torch.Tensor:
+    def forward(self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None) -> Tensor:
         """Return the encoder's output [T, hidden]."""
         hidden = self.embeddings(batch, engine, dropout)
         for layer in self.encoder.layer:
@@ -201,7 +178,7 @@ class Bert(nn.Module):
 
     def encode_for_heads(
         self, batch: RaggedBatch, engine: Operations, dropout: StepDropout | None
-    ) -> tuple[RaggedBatch, torch.Tensor]:
+    ) -> tuple[RaggedBatch, Tensor]:
         """Return the batch of the tokens that the pretraining heads read, and the encoder's output for them.
 
         The heads read the first token and the masked tokens of each sequence, about a sixth of all. After the last
@@ -252,10 +229,10 @@ class PretrainingSums:
     a model without that head.
     """
 
-    masked_lm_loss: torch.Tensor
-    masked_lm_correct: torch.Tensor
-    next_sentence_loss: torch.Tensor
-    next_sentence_correct: torch.Tensor
+    masked_lm_loss: Tensor
+    masked_lm_correct: Tensor
+    next_sentence_loss: Tensor
+    next_sentence_correct: Tensor
 
 
 def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
@@ -312,7 +289,7 @@ class BertForPreTraining(nn.Module):
         """Return the number of next-sentence predictions for a number of sequences: the same, or 0 without the head."""
         return sequences if self.config.traits.has_next_sentence_head else 0
 
-    def next_sentence_logits(self, batch: RaggedBatch, hidden: torch.Tensor) -> torch.Tensor:
+    def next_sentence_logits(self, batch: RaggedBatch, hidden: Tensor) -> Tensor:
         """Return logits [B, 2] for (B follows A, B is random), at least float32, from the encoder's output [T, hidden].
 
         The model must have the next-sentence head.

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.log import LOGGER
-from bert_large.observe.metrics import (
-    METRICS_FILE,
-    EvalMetrics,
-    StepMetrics,
-    count_missing,
-    finite_or_none,
-    keep_rows,
-)
+from bert_large.observe.metrics import METRICS_FILE, EvalMetrics, StepMetrics, count_missing, finite_or_none, keep_rows
 from bert_large.observe.observer import Observer
 from bert_large.observe.tensorboard import EventFile, keep_events
 from bert_large.storage.atomic import GrowingFile

@@ -70,16 +70,9 @@ class MlperfLog(Observer):
     """Writes the log of a run, on the main rank only."""
 
     def __init__(
-        self,
-        path: Path,
-        *,
-        output_dir: Path,
-        first_samples: int,
-        times: RunTimes,
-        settings: Mapping[str, Any],
-        data: Mapping[str, int],
-        samples_of_block: Callable[[int], int],
-    ) -> None:
+        self, path: Path, *, output_dir: Path, first_samples: int, times: RunTimes, settings: Mapping[str, Any],
+        data: Mapping[str, int], samples_of_block: Callable[[int], int],
+    ) -> None:  # fmt: skip
         """Start the log, or continue it after `first_samples` samples.
 
         `settings` are keys and values that are known before the records are read, `data` those known afterwards;

@@ -22,16 +22,9 @@ class Progress:
     """
 
     def __init__(
-        self,
-        total: int,
-        unit: str,
-        *,
-        visible: bool = True,
-        initial: int = 0,
-        description: str = "",
-        listener: Callable[[str], None] = lambda text: None,
-        write: Callable[[str], object] | None = None,
-    ) -> None:
+        self, total: int, unit: str, *, visible: bool = True, initial: int = 0, description: str = "",
+        listener: Callable[[str], None] = lambda text: None, write: Callable[[str], object] | None = None,
+    ) -> None:  # fmt: skip
         """Start showing progress, if `visible`: only one rank of a run shows it.
 
         `write` prints a line, by default to the package's log. `listener` receives each text of `within`, on every rank

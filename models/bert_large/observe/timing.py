@@ -11,16 +11,12 @@ from typing import Any
 from bert_large.observe.progress import Progress
 
 
-def _do_nothing(round_: int) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class Variant:
     """One way to do the work. `prepare` runs before each `run` and is not timed; both get the round, counted from 0."""
 
     run: Callable[[int], object]
-    prepare: Callable[[int], object] = _do_nothing
+    prepare: Callable[[int], object] = lambda round_: None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bert_large.config.training import OptimConfig
 from bert_large.optim.lamb import Lamb, LambArrays, LambSettings, update_in_turn
@@ -84,7 +84,7 @@ def moment_names(parameter: str) -> list[str]:
     return [f"{moment}.{parameter}" for moment in MOMENTS]
 
 
-def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return both moments of every parameter in the optimizer, by `moment_names`: the tensors themselves, not copies.
 
     Before the first update they are zeros.
@@ -96,9 +96,7 @@ def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
     }
 
 
-def set_moments(
-    model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, torch.Tensor], updates: int
-) -> None:
+def set_moments(model: nn.Module, optimizer: torch.optim.Optimizer, moments: dict[str, Tensor], updates: int) -> None:
     """Restore moments that `get_moments` returned after `updates` updates."""
     for name, parameter in held_parameters(model, optimizer).items():
         state: dict[str, Any] = {

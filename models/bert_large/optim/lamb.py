@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 
@@ -82,25 +82,16 @@ class Lamb(torch.optim.Optimizer):
     """Factor of gradients as they are read, for clipping without another pass over them."""
 
     def __init__(
-        self,
-        groups: list[dict[str, Any]],
-        lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
-        epsilon: float = 1e-6,
-        weight_decay: float = 0.01,
-        update: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
-    ) -> None:
+        self, groups: list[dict[str, Any]], lr: float, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-6,
+        weight_decay: float = 0.01, update: Callable[[Sequence[LambArrays], LambSettings], None] = update_in_turn,
+    ) -> None:  # fmt: skip
         super().__init__(
             groups, {"lr": lr, "betas": betas, "epsilon": epsilon, "weight_decay": weight_decay, "adapt": True}
         )
         self._update = update
 
-    @overload
-    def step(self, closure: None = None) -> None: ...
-    @overload
-    def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient."""
         loss = closure() if closure is not None else None
         for group in self.param_groups:
@@ -118,9 +109,7 @@ class Lamb(torch.optim.Optimizer):
     def _advance(self, parameter: torch.Tensor) -> dict[str, Any]:
         state = self.state[parameter]
         if not state:
-            state["step"] = 0
-            state["exp_avg"] = torch.zeros_like(parameter)
-            state["exp_avg_sq"] = torch.zeros_like(parameter)
+            state |= {"step": 0, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
         state["step"] += 1
         return state
 

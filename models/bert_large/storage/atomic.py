@@ -169,15 +169,6 @@ class GrowingFile:
         self._file.close()
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, in hexadecimal as `sha256sum` prints it."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
-
-
 def crc32c_of(path: Path) -> str:
     """Return the CRC-32C of a file's bytes as eight hexadecimal digits; about as fast as memory can be read."""
     checksum = 0
@@ -215,10 +206,3 @@ def drop_from_page_cache(path: Path) -> None:
     """Ask the kernel to drop its cached pages of a file, so that the next read comes from the disk."""
     with path.open("rb") as file, contextlib.suppress(OSError):  # only advice, which some file systems do not take
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-
-def default_file_mode() -> int:
-    """Return the mode that new files get from the process's umask."""
-    umask = os.umask(0o077)  # it can only be read by setting it
-    os.umask(umask)
-    return 0o666 & ~umask

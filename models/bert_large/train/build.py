@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from bert_large.config.recipes import describe_settings
 from bert_large.config.training import TrainConfig
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
@@ -33,7 +34,6 @@ from bert_large.train.mlperf import open_log
 from bert_large.train.profile import StepProfiler
 from bert_large.train.run_folder import CHECKPOINTS, Start
 from bert_large.train.saving import CheckpointSaver
-from bert_large.train.settings import describe_settings
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest
 

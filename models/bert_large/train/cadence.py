@@ -42,10 +42,6 @@ class Cadence:
         ends = self.reason_to_end(done) is not None
         return samples // interval > self.samples(done - 1) // interval or (ends and samples > interval)
 
-    def is_time_to_save(self, done: int) -> bool:
-        """Save every `save_every` steps; the loop also saves when it ends."""
-        return done % self.config.save_every == 0
-
     def block_length(self, samples: int) -> int:
         """Return how many samples are trained from `samples` on until the next evaluation or the end of the run."""
         batch, interval = self.config.global_batch_size, self.config.eval_every_samples

@@ -15,13 +15,7 @@ from bert_large.engines import check_engine
 from bert_large.errors import InputError
 from bert_large.observe.mlperf import check_log
 from bert_large.prepare.dataset import TextSettings, vocab_of
-from bert_large.train.datasets import (
-    describe_origin,
-    require_vocab,
-    resolve_model_config,
-    resolve_text,
-    resolve_vocab,
-)
+from bert_large.train.datasets import describe_origin, require_vocab, resolve_model_config, resolve_text, resolve_vocab
 from bert_large.train.profile import check_size
 from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 
@@ -59,7 +53,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
             f"there are {world_size} ranks"
         )
     check_engine(train.engine, train.precision)
-    checkpoint_dir = _find_initial_model(arguments)
+    given_dir, checkpoint_dir = arguments.checkpoint_dir, _find_initial_model(arguments)
     model = resolve_model_config(
         arguments.config_file,
         checkpoint_dir,
@@ -99,7 +93,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         ranks=resolve_ranks(arguments),
         model=model,
         model_origin=describe_origin(arguments.config_file, checkpoint_dir, model)
-        + _describe_empty_folder(arguments, checkpoint_dir),
+        + (f", new weights as CHECKPOINT_DIR {given_dir} is empty" if given_dir and checkpoint_dir is None else ""),
         initial_weights=None if checkpoint_dir is None else Path(checkpoint_dir),
         vocab_file=vocab_file,
         do_lower_case=arguments.do_lower_case if text is None else text.casing.do_lower_case,
@@ -119,9 +113,3 @@ def _find_initial_model(arguments: argparse.Namespace) -> str | None:
     if folder is not None and arguments.phase == 1 and folder.is_dir() and not any(folder.iterdir()):
         return None
     return None if folder is None else str(folder)
-
-
-def _describe_empty_folder(arguments: argparse.Namespace, checkpoint_dir: str | None) -> str:
-    if checkpoint_dir is not None or arguments.checkpoint_dir is None:
-        return ""
-    return f", new weights as CHECKPOINT_DIR {arguments.checkpoint_dir} is empty"

@@ -5,30 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 
+from bert_large.config import training
 from bert_large.config.options import CommandParser, add_settings
-from bert_large.config.training import (
-    Communication,
-    DataConfig,
-    MlperfConfig,
-    ModelSource,
-    OptimConfig,
-    RanksConfig,
-    RunOptions,
-    TrainConfig,
-)
 from bert_large.train.stopping import StopRequest
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    add_settings(parser, RunOptions, title="recipe and profile")
-    add_settings(parser, TrainConfig, title="training")
-    add_settings(parser, ModelSource, title="model")
-    add_settings(parser, DataConfig, title="data")
-    add_settings(parser, OptimConfig, title="optimizer")
-    add_settings(parser, RanksConfig, title="several ranks")
-    add_settings(parser, Communication, title="communication and failures")
-    add_settings(parser, MlperfConfig, title="MLPerf log")
+    add_settings(parser, training.RunOptions, title="recipe and profile")
+    add_settings(parser, training.TrainConfig, title="training")
+    add_settings(parser, training.ModelSource, title="model")
+    add_settings(parser, training.DataConfig, title="data")
+    add_settings(parser, training.OptimConfig, title="optimizer")
+    add_settings(parser, training.RanksConfig, title="several ranks")
+    add_settings(parser, training.Communication, title="communication and failures")
+    add_settings(parser, training.MlperfConfig, title="MLPerf log")
     if isinstance(parser, CommandParser):
         parser.checks.append(_find_conflicts)
 

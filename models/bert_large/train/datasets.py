@@ -132,14 +132,9 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 
 
 def resolve_text(
-    data: DataConfig,
-    vocab_file: Path | None,
-    model: ModelConfig,
-    *,
-    from_checkpoint: bool,
-    do_lower_case: bool | None,
+    data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None,
     strip_accents: bool | None = None,
-) -> TextSettings | None:
+) -> TextSettings | None:  # fmt: skip
     """Return how to make the records of a run on text; None for a run on existing records.
 
     A checkpoint's weights belong to its own vocabulary: raises `InputError` if the checkpoint has none.

@@ -25,15 +25,9 @@ def count_eval_records(dataset: Dataset, samples: int | None) -> int:
 
 @torch.no_grad()
 def evaluate(
-    model: BertForPreTraining,
-    dataset: Dataset,
-    *,
-    ranks: Ranks,
-    precision: Precision,
-    micro_batch_tokens: int,
-    samples: int | None,
-    is_stop_requested: Callable[[], bool] = lambda: False,
-) -> EvalMetrics:
+    model: BertForPreTraining, dataset: Dataset, *, ranks: Ranks, precision: Precision, micro_batch_tokens: int,
+    samples: int | None, is_stop_requested: Callable[[], bool] = lambda: False,
+) -> EvalMetrics:  # fmt: skip
     """Evaluate on the first `samples` records of `dataset` (None: all), each once, spread over all ranks.
 
     Raises `WorkDropped` on all ranks if `is_stop_requested()` becomes true on any of them.

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bert_large.config.training import TrainConfig
+from bert_large.config.training import BENCHMARK_WARMUP_STEPS, TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.collectives import Ranks
 from bert_large.log import LOGGER
@@ -23,7 +23,6 @@ from bert_large.observe.results import StepTotals
 from bert_large.train.bad_steps import BAD_BATCH_FILE, NonFiniteLossError, write_bad_batches
 from bert_large.train.cadence import Cadence
 from bert_large.train.saving import CheckpointSaver
-from bert_large.train.settings import BENCHMARK_WARMUP_STEPS
 from bert_large.train.state import TrainingState
 from bert_large.train.step import StepRunner
 from bert_large.train.stopping import StopRequest, WorkDropped
@@ -68,11 +67,7 @@ class TrainingLoop:
     def run(self) -> str:
         """Train until the end and return the reason why it ended."""
         self._progress = Progress(
-            self.config.max_steps,
-            "step",
-            visible=self.ranks.is_main,
-            initial=self.done,
-            listener=self.ranks.note,
+            self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.done, listener=self.ranks.note
         )
         with self._progress:
             while True:
@@ -85,7 +80,7 @@ class TrainingLoop:
                 if reason := self.cadence.reason_to_end(self.done, self.accuracy):
                     self._finish()
                     return reason
-                if self.cadence.is_time_to_save(self.done):
+                if self.done % self.config.save_every == 0:
                     self._save_unless_bad()
                 self._train_step()
 

@@ -30,15 +30,9 @@ def forget_records(data: DataConfig, ranks: Ranks) -> None:
 
 
 def open_log(
-    config: MlperfConfig,
-    optim: OptimConfig,
-    train: TrainConfig,
-    *,
-    step_batches: StepBatches,
-    eval_dataset: Dataset,
-    first_samples: int,
-    times: RunTimes,
-) -> MlperfLog:
+    config: MlperfConfig, optim: OptimConfig, train: TrainConfig, *, step_batches: StepBatches, eval_dataset: Dataset,
+    first_samples: int, times: RunTimes,
+) -> MlperfLog:  # fmt: skip
     """Open the log of a run that starts or resumes after `first_samples` samples, on the main rank."""
     return MlperfLog(
         config.log,

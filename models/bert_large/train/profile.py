@@ -112,7 +112,7 @@ class StepProfiler(Observer):
             if runner.shards is not None:
                 stack.enter_context(mark_methods(runner.shards, {"share_weights": "communication"}))
             self._profile = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
-            stack.enter_context(record_function(_event_name(step + 1)))
+            stack.enter_context(record_function(f"step {step + 1}"))
             self._step = stack.pop_all()
 
     def step(self, metrics: StepMetrics) -> None:
@@ -124,7 +124,7 @@ class StepProfiler(Observer):
         self.runner.ranks.note(f"writing the profile of step {metrics.step}")
         self._write_trace(metrics.step, self._profile)
         if self.runner.ranks.is_main:
-            divided = divide_step(self._profile.events(), _event_name(metrics.step))
+            divided = divide_step(self._profile.events(), f"step {metrics.step}")
             for stage, seconds in divided.items():
                 self._seconds[stage].total += seconds.total
                 self._seconds[stage].backward += seconds.backward
@@ -220,7 +220,3 @@ def render(summary: dict[str, Any]) -> str:
         f"{summary['tokens']:.0f} tokens in {summary['micro_batches']:.0f} micro-batches; matrix products alone run at "
         f"{summary['gemm_gflops_per_second']:.0f} GFLOP/s here\n{format_table(rows)}"
     )
-
-
-def _event_name(step: int) -> str:
-    return f"step {step}"

@@ -20,8 +20,7 @@ from bert_large.errors import UserError
 from bert_large.log import LOGGER, log_to_file_only, start_logging
 from bert_large.model import pretrained
 from bert_large.model.operations import Operations
-from bert_large.observe.allocator import describe_allocator
-from bert_large.observe.base_image import describe_base_image
+from bert_large.observe.machine import describe_allocator, describe_base_image
 from bert_large.observe.metrics import METRICS_FILE, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, milliseconds_now
 from bert_large.observe.results import write_results

@@ -10,9 +10,8 @@ from typing import Any
 
 from bert_large.config.model import ModelConfig
 from bert_large.config.options import settings_of
-from bert_large.config.recipes import Resolved, describe_settings, resolve_settings
+from bert_large.config.recipes import Resolved, resolve_settings
 from bert_large.config.training import (
-    BENCHMARK_WARMUP_STEPS,
     PROFILE_STEPS,
     RECIPE_SETTINGS,
     DataConfig,
@@ -25,9 +24,6 @@ from bert_large.config.training import (
 from bert_large.data.folders import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
 
-__all__ = ["BENCHMARK_WARMUP_STEPS", "RECIPE_SETTINGS", "SETTINGS", "Resolved", "describe_settings", "resolve_settings"]
-
-SETTINGS = RECIPE_SETTINGS
 TEXT_RECORDS = "records"
 """Folder in a run's output folder for the records made of its text."""
 
@@ -78,18 +74,13 @@ def resolve_ranks(arguments: argparse.Namespace) -> RanksConfig:
 def resolve_mlperf(
     arguments: argparse.Namespace, data: DataConfig, optim: OptimConfig, train: TrainConfig, model: ModelConfig
 ) -> MlperfConfig | None:
-    """Return the settings of the MLPerf log, or None if no log was asked for.
-
-    Raises `InputError` for settings that cannot produce a valid log.
-    """
+    """Return the settings of the MLPerf log, None without one; raises `InputError` if the log could not be valid."""
     if arguments.mlperf_log is None:
         given = [item.option for item in settings_of(MlperfConfig) if item.attribute in arguments.origins]
         if given:
             raise InputError(f"--{given[0]} is given without --mlperf-log; name the log too")
         return None
-    config = MlperfConfig(
-        **{item.name: getattr(arguments, item.attribute) for item in settings_of(MlperfConfig)},
-    )
+    config = MlperfConfig(**{item.name: getattr(arguments, item.attribute) for item in settings_of(MlperfConfig)})
     is_closed = config.division == "closed"
     if optim.optimizer != "lamb":
         raise InputError(f"--mlperf-log with --optimizer {optim.optimizer}: MLPerf's rules for BERT allow only LAMB")

@@ -26,7 +26,7 @@ from bert_large.optim.build import clip_gradients, set_rate
 from bert_large.optim.schedule import Schedule
 from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
 from bert_large.train.loss import as_row, masked_lm_loss, micro_batch_loss
-from bert_large.train.loss_scale import LossScale
+from bert_large.train.state import LossScale
 from bert_large.train.stopping import StopRequest, WorkDropped
 
 

@@ -13,7 +13,6 @@ from bert_large.config.training import (
     DataConfig,
     OptimConfig,
     TrainConfig,
-    check_precision,
     reference_eval_every_samples,
 )
 from bert_large.errors import InputError
@@ -273,13 +272,6 @@ def test_range_of_the_target(accuracy: float, good: bool) -> None:
 def test_data_settings() -> None:
     text = message(DataConfig, dataset_dir=Path("d"), max_seq_length=0, workers=-1)
     assert "--max-seq-length is 0" in text and "--data-workers is -1" in text
-
-
-def test_precisions() -> None:
-    for name in ("fp32", "avx-fp32", "bf16", "bf32", "fp16"):
-        check_precision(name)
-    with pytest.raises(InputError, match="fp8"):
-        check_precision("fp8")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bert_large.observe.allocator import describe_allocator
+from bert_large.observe.machine import describe_allocator
 
 LINE = "7f2c1c000000-7f2c1c021000 r-xp 00000000 08:01 1234                       {}\n"
 

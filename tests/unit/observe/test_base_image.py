@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bert_large.observe.base_image import describe_base_image
+from bert_large.observe.machine import describe_base_image
 
 
 def test_the_note_of_the_image(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ import torch
 from bert_large.config.training import OptimConfig
 from bert_large.optim.build import (
     build_optimizer,
-    build_schedule,
     clip_gradients,
     get_moments,
     is_adapted,
@@ -51,12 +50,6 @@ def test_lamb_gets_all_its_settings() -> None:
     for group in build_optimizer(tiny_model(), config()).param_groups:
         found = {name: group[name] for name in ("lr", "betas", "epsilon", "weight_decay")}
         assert found == {"lr": 0.01, "betas": (0.8, 0.95), "epsilon": 1e-4, "weight_decay": 0.1}
-
-
-def test_schedule_gets_all_its_settings() -> None:
-    assert vars(build_schedule(config())) == {
-        "learning_rate": 0.01, "total_steps": 9, "warmup_steps": 3, "start_warmup_step": -1, "decay_power": 0.5,
-    }  # fmt: skip
 
 
 def test_adamw_matches_its_definition() -> None:

@@ -24,8 +24,7 @@ from bert_large.train.checkpoint import (
     remove_old_checkpoints,
     save_checkpoint,
 )
-from bert_large.train.loss_scale import LossScale
-from bert_large.train.state import TrainingState
+from bert_large.train.state import LossScale, TrainingState
 
 from tests.support.training import flip_a_bit, names, trained
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.train import loss_scale
-from bert_large.train.loss_scale import LossScale
+from bert_large.train import state
+from bert_large.train.state import LossScale
 
 
 def test_constants_equal_pytorchs() -> None:
     scaler = torch.amp.GradScaler("cpu")
-    assert loss_scale.INITIAL_SCALE == LossScale().scale == scaler.get_scale()
-    assert scaler.get_growth_interval() == loss_scale.GROWTH_INTERVAL
+    assert state.INITIAL_SCALE == LossScale().scale == scaler.get_scale()
+    assert scaler.get_growth_interval() == state.GROWTH_INTERVAL
     assert (scaler.get_growth_factor(), scaler.get_backoff_factor()) == (2.0, 0.5)
 
 
 def test_the_sequence_equals_pytorchs(monkeypatch: pytest.MonkeyPatch) -> None:
     """With updates and overflows mixed, and doubling after 3 updates in a row, the scale is equal after each step."""
-    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 3)
+    monkeypatch.setattr(state, "GROWTH_INTERVAL", 3)
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     theirs, ours = torch.amp.GradScaler("cpu", growth_interval=3), LossScale()

@@ -17,7 +17,7 @@ from bert_large.observe.metrics import StepMetrics
 from bert_large.optim.build import build_optimizer, build_schedule, get_moments
 from bert_large.optim.lamb import Lamb
 from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
-from bert_large.train.loss_scale import LossScale
+from bert_large.train.state import LossScale
 from bert_large.train.step import StepRunner
 
 from tests.support.models import randomize, tiny_model

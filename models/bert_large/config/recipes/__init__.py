@@ -75,20 +75,13 @@ def resolve_recipe(name: str, *, phase: int, precision: str) -> dict[str, Any]:
 
 
 def resolve_settings(
-    recipe: str,
-    *,
-    phase: int,
-    precision: str,
-    benchmark: bool = False,
-    given: Mapping[str, Any] | None = None,
+    recipe: str, *, phase: int, precision: str, benchmark: bool = False, given: Mapping[str, Any] | None = None,
     origins: Mapping[str, str] | None = None,
-) -> dict[str, Resolved]:
+) -> dict[str, Resolved]:  # fmt: skip
     """Return every setting that a recipe may hold: the `given` value, the recipe's, or the default.
 
     `origins` has "option" or "variable" for given values; "option" is assumed for others.
     """
-    if phase not in PHASE_SEQ_LENGTHS:
-        raise InputError(f"--phase is {phase}, expected 1 or 2")
     given, origins = given or {}, origins or {}
     settings = {name: Resolved(None if item.default_is_missing else item.default, "default")
                 for name, item in RECIPE_SETTINGS.items()}  # fmt: skip

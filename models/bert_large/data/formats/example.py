@@ -26,19 +26,12 @@ def _add_field(
 
 def _example_class() -> type[Any]:
     file = descriptor_pb2.FileDescriptorProto(name="bert_large/example.proto", package=_PACKAGE, syntax="proto3")
-    for name, kind in (
-        ("BytesList", _FIELD.TYPE_BYTES),
-        ("FloatList", _FIELD.TYPE_FLOAT),
-        ("Int64List", _FIELD.TYPE_INT64),
-    ):
-        _add_field(file.message_type.add(name=name), "value", 1, kind, repeated=True)
-
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
-    for number, (name, of) in enumerate(
-        (("bytes_list", "BytesList"), ("float_list", "FloatList"), ("int64_list", "Int64List")), start=1
-    ):
-        _add_field(feature, name, number, _FIELD.TYPE_MESSAGE, of=of).oneof_index = 0
+    for number, kind in enumerate(("Bytes", "Float", "Int64"), start=1):
+        value_type = getattr(_FIELD, f"TYPE_{kind.upper()}")
+        _add_field(file.message_type.add(name=f"{kind}List"), "value", 1, value_type, repeated=True)
+        _add_field(feature, f"{kind.lower()}_list", number, _FIELD.TYPE_MESSAGE, of=f"{kind}List").oneof_index = 0
 
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")

@@ -234,9 +234,9 @@ def decode_record(payload: bytes) -> tuple[Record, RecordShape]:
     except Exception as error:  # protobuf's DecodeError has no common base across its implementations
         raise ValueError(f"not a tf.train.Example: {error}") from error
     features = example.features.feature
-    fields = {name: _int64_list(features, name) for name in (*TOKEN_FIELDS, *PREDICTION_FIELDS)}
-    weights = _float_list(features, _WEIGHTS)
-    labels = _int64_list(features, LABEL_FIELD).tolist()
+    fields = {name: _list(features, name, "int64") for name in (*TOKEN_FIELDS, *PREDICTION_FIELDS)}
+    weights = _list(features, _WEIGHTS, "float")
+    labels = _list(features, LABEL_FIELD, "int64").tolist()
     shape = RecordShape(len(fields["input_ids"]), len(weights))
     for names, size in ((TOKEN_FIELDS, shape.max_seq_length), (PREDICTION_FIELDS, shape.max_predictions)):
         for name in names:
@@ -247,13 +247,7 @@ def decode_record(payload: bytes) -> tuple[Record, RecordShape]:
     return unpad_record(fields, count_ones(weights, _WEIGHTS), labels[0]), shape
 
 
-def _int64_list(features: dict, name: str) -> np.ndarray:
-    if name not in features or features[name].WhichOneof("kind") != "int64_list":
-        raise ValueError(f"feature {name} is missing or not a list of int64")
-    return np.array(features[name].int64_list.value, dtype=np.int64)
-
-
-def _float_list(features: dict, name: str) -> np.ndarray:
-    if name not in features or features[name].WhichOneof("kind") != "float_list":
-        raise ValueError(f"feature {name} is missing or not a list of float")
-    return np.array(features[name].float_list.value, dtype=np.float32)
+def _list(features: dict, name: str, kind: str) -> np.ndarray:
+    if name not in features or features[name].WhichOneof("kind") != f"{kind}_list":
+        raise ValueError(f"feature {name} is missing or not a list of {kind}")
+    return np.array(getattr(features[name], f"{kind}_list").value, dtype={"int64": np.int64, "float": np.float32}[kind])

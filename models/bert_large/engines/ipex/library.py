@@ -30,7 +30,7 @@ def find_fault() -> str | None:
         found = ipex_version()
     except metadata.PackageNotFoundError:
         return f"Intel Extension for PyTorch is not installed; {_INSTALL}"
-    if _minor(found) != _minor(torch.__version__):
+    if found.split(".")[:2] != torch.__version__.split(".")[:2]:
         return f"Intel Extension for PyTorch {found} does not fit torch {torch.__version__}; {_INSTALL}"
     if "avx2" not in read_cpu_flags():
         return (
@@ -43,10 +43,6 @@ def find_fault() -> str | None:
 def ipex_version() -> str:
     """Return the version of the installed IPEX."""
     return metadata.version(_PACKAGE)
-
-
-def _minor(version: str) -> list[str]:
-    return version.split(".")[:2]
 
 
 @functools.cache

@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from bert_large.data.batch import RaggedBatch
 from bert_large.engines.eager import GELU_FORMS, EagerEngine
@@ -45,14 +46,9 @@ class NativeEngine:
         self._eager = EagerEngine()
 
     def embed_norm_dropout(
-        self,
-        batch: RaggedBatch,
-        words: torch.Tensor,
-        positions: torch.Tensor,
-        token_types: torch.Tensor,
-        norm: Norm,
+        self, batch: RaggedBatch, words: Tensor, positions: Tensor, token_types: Tensor, norm: Norm,
         dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         return EmbedNormDropout.apply(
             batch, norm, _dropout_arguments(dropout), _activation_type(), words, positions, token_types,
@@ -60,18 +56,9 @@ class NativeEngine:
         )  # fmt: skip
 
     def attention_block(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        query: Dense,
-        key: Dense,
-        value: Dense,
-        heads: int,
-        probabilities_dropout: DropoutSite | None,
-        output: Dense,
-        norm: Norm,
-        output_dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+        self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
+        probabilities_dropout: DropoutSite | None, output: Dense, norm: Norm, output_dropout: DropoutSite | None,
+    ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         projections = (query, key, value)
         weights = [
@@ -85,15 +72,9 @@ class NativeEngine:
         )  # fmt: skip
 
     def feed_forward_block(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        intermediate: Dense,
-        activation: str,
-        output: Dense,
-        norm: Norm,
+        self, batch: RaggedBatch, hidden: Tensor, intermediate: Dense, activation: str, output: Dense, norm: Norm,
         dropout: DropoutSite | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         weights = [self._copies.of(hidden.dtype, dense.weight) for dense in (intermediate, output)]
         return FeedForwardBlock.apply(
@@ -102,15 +83,9 @@ class NativeEngine:
         )  # fmt: skip
 
     def masked_head(
-        self,
-        batch: RaggedBatch,
-        hidden: torch.Tensor,
-        transform: Dense,
-        activation: str,
-        norm: Norm,
-        words: torch.Tensor,
-        bias: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, batch: RaggedBatch, hidden: Tensor, transform: Dense, activation: str, norm: Norm, words: Tensor,
+        bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """See `Operations`. PyTorch transforms the few masked rows; the kernels compute the vocabulary's part."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = self._eager.transform(masked, transform, activation, norm)
@@ -129,7 +104,7 @@ class NativeEngine:
         # Autograd does not see what the kernel writes, but `WeightCopies` goes by autograd's version counters.
         torch.autograd.graph.increment_version([entry.weight for entry in arrays])
 
-    def global_norm(self, tensors: Sequence[torch.Tensor]) -> float:
+    def global_norm(self, tensors: Sequence[Tensor]) -> float:
         """See `Operations`."""
         return _kernels.global_norm(list(tensors))
 
@@ -142,6 +117,6 @@ def _dropout_arguments(dropout: DropoutSite | None) -> tuple[float, int]:
     return (0.0, 0) if dropout is None else (dropout.probability, dropout.key)
 
 
-def _parameters(*modules: Dense | Norm) -> list[torch.Tensor]:
+def _parameters(*modules: Dense | Norm) -> list[Tensor]:
     """Return all parameters, to pass them to autograd, which calls a block's backward pass if one needs a gradient."""
     return [parameter for module in modules for parameter in (module.weight, module.bias)]

@@ -34,11 +34,7 @@ _AVX2 = ("avx2", "fma")
 _AVX512 = (*_AVX2, "avx512f", "avx512bw", "avx512vl", "avx512dq")
 # Best first: the CPU flags that an instruction set needs, as /proc/cpuinfo spells them. AMX is not among them: oneDNN
 # generates those instructions at run time.
-INSTRUCTION_SETS = {
-    "avx512_bf16": (*_AVX512, "avx512_bf16"),
-    "avx512": _AVX512,
-    "avx2": _AVX2,
-}
+INSTRUCTION_SETS = {"avx512_bf16": (*_AVX512, "avx512_bf16"), "avx512": _AVX512, "avx2": _AVX2}
 _COMPILER_OPTIONS = [
     "-std=c++20",  # the standard that PyTorch's headers are written in
     "-O3",
@@ -106,10 +102,7 @@ def _user_folders() -> list[Path]:
 
 @functools.cache
 def load_kernels() -> str:
-    """Register the kernels for this CPU as `torch.ops.bert_large` and return their instruction set.
-
-    They are built first if necessary.
-    """
+    """Load the kernels for this CPU, built if necessary, as `torch.ops.bert_large`; return their instruction set."""
     instruction_set = best_instruction_set(read_cpu_flags())
     library = build_kernels(instruction_set)
     try:

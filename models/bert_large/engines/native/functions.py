@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from bert_large.data.batch import RaggedBatch
 from bert_large.engines.native.gradients import add_product, add_weight_gradient, gradient_of, weight_gradient
@@ -22,29 +23,21 @@ _kernels = torch.ops.bert_large
 
 
 def _take_saved(ctx: Any) -> Any:
-    """Return the saved activations and drop the reference to them.
-
-    They can then be overwritten in place, and are freed before the loss is.
-    """
+    """Return the saved activations, which can then be overwritten in place, and are freed before the loss is."""
     saved, ctx.saved = ctx.saved, None
     if saved is None:
         raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
     return saved
 
 
-def _token_places(batch: RaggedBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _token_places(batch: RaggedBatch) -> tuple[Tensor, Tensor, Tensor]:
     return batch.samples, batch.sequence_ids, batch.position_ids
 
 
 def _residual_norm(
-    memory: Rows,
-    dense: torch.Tensor,
-    output: Dense,
-    hidden: torch.Tensor,
-    norm: Norm,
-    batch: RaggedBatch,
+    memory: Rows, dense: Tensor, output: Dense, hidden: Tensor, norm: Norm, batch: RaggedBatch,
     dropout: tuple[float, int],
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return a block's output norm(hidden + dropout(dense + bias)) and the norm's reciprocal standard deviations [T].
 
     `dense` is overwritten with the normalised rows, which the backward pass needs.
@@ -57,15 +50,9 @@ def _residual_norm(
 
 
 def _residual_norm_gradient(
-    memory: Rows,
-    gradient: torch.Tensor,
-    normalized: torch.Tensor,
-    rstds: torch.Tensor,
-    output: Dense,
-    norm: Norm,
-    batch: RaggedBatch,
+    memory: Rows, gradient: Tensor, normalized: Tensor, rstds: Tensor, output: Dense, norm: Norm, batch: RaggedBatch,
     dropout: tuple[float, int],
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of `hidden` and `dense`, and add those of the bias and the norm's parameters."""
     hidden_gradient, dense_gradient = memory.like(normalized), memory.like(normalized)
     _kernels.residual_norm_gradient(
@@ -80,16 +67,9 @@ class EmbedNormDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        batch: RaggedBatch,
-        norm: Norm,
-        dropout: tuple[float, int],
-        dtype: torch.dtype,
-        words: torch.Tensor,
-        positions: torch.Tensor,
-        token_types: torch.Tensor,
-        *_: torch.Tensor,
-    ) -> torch.Tensor:
+        ctx: Any, batch: RaggedBatch, norm: Norm, dropout: tuple[float, int], dtype: torch.dtype, words: Tensor,
+        positions: Tensor, token_types: Tensor, *_: Tensor,
+    ) -> Tensor:  # fmt: skip
         out = torch.empty(batch.tokens, words.shape[1], dtype=dtype)
         means, rstds = torch.empty(2, batch.tokens, dtype=torch.float32)
         _kernels.embed_norm(
@@ -100,7 +80,7 @@ class EmbedNormDropout(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
         batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
         _kernels.embed_norm_gradient(
             gradients[0].contiguous(), *tables, batch.input_ids, batch.position_ids, batch.token_type_ids,
@@ -115,18 +95,10 @@ class AttentionBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        memory: Rows,
-        batch: RaggedBatch,
-        projections: tuple[Dense, Dense, Dense],
-        heads: int,
-        output: Dense,
-        norm: Norm,
-        dropouts: tuple[tuple[float, int], tuple[float, int]],
-        weights: list[torch.Tensor],
-        hidden: torch.Tensor,
-        *_: torch.Tensor,
-    ) -> torch.Tensor:
+        ctx: Any, memory: Rows, batch: RaggedBatch, projections: tuple[Dense, Dense, Dense], heads: int, output: Dense,
+        norm: Norm, dropouts: tuple[tuple[float, int], tuple[float, int]], weights: list[Tensor], hidden: Tensor,
+        *_: Tensor,
+    ) -> Tensor:  # fmt: skip
         rows = len(hidden)
         with torch.autocast("cpu", enabled=False):
             qkv = memory.product(hidden, weights[0].t())
@@ -140,7 +112,7 @@ class AttentionBlock(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         memory, batch, projections, heads, output, norm, dropouts, weights = ctx.parts
         hidden, qkv, bias, context, log_sums, normalized, rstds = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
@@ -165,18 +137,9 @@ class FeedForwardBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        memory: Rows,
-        batch: RaggedBatch,
-        intermediate: Dense,
-        gelu_form: str,
-        output: Dense,
-        norm: Norm,
-        dropout: tuple[float, int],
-        weights: list[torch.Tensor],
-        hidden: torch.Tensor,
-        *_: torch.Tensor,
-    ) -> torch.Tensor:
+        ctx: Any, memory: Rows, batch: RaggedBatch, intermediate: Dense, gelu_form: str, output: Dense, norm: Norm,
+        dropout: tuple[float, int], weights: list[Tensor], hidden: Tensor, *_: Tensor,
+    ) -> Tensor:  # fmt: skip
         with torch.autocast("cpu", enabled=False):
             derivative = memory.product(hidden, weights[0].t())
             activated = memory.like(derivative)
@@ -188,7 +151,7 @@ class FeedForwardBlock(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         memory, batch, intermediate, output, norm, dropout, weights = ctx.parts
         hidden, derivative, activated, normalized, rstds = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
@@ -214,13 +177,8 @@ class MaskedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        labels: torch.Tensor,
-        weight: torch.Tensor,
-        transformed: torch.Tensor,
-        words: torch.Tensor,
-        bias: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx: Any, labels: Tensor, weight: Tensor, transformed: Tensor, words: Tensor, bias: Tensor,
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
         wants_gradients = any(ctx.needs_input_grad)
         loss, correct = 0.0, 0
         words_gradient, last_block = None, None
@@ -249,7 +207,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
         return torch.tensor(loss, dtype=torch.float32), right
 
     @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         words, bias = ctx.parameters
         words_gradient, last_block, bias_gradient, transformed_gradient = _take_saved(ctx)
         scale = float(gradients[0])
