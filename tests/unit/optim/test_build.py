@@ -7,6 +7,7 @@ import torch
 from bert_large.config.training import OptimConfig
 from bert_large.optim.build import (
     build_optimizer,
+    build_schedule,
     clip_gradients,
     get_moments,
     is_adapted,
@@ -139,3 +140,9 @@ def test_updates_count_as_changes(optimizer: str) -> None:
     before = [parameter._version for parameter in model.parameters()]
     updates.step()
     assert all(parameter._version > version for parameter, version in zip(model.parameters(), before, strict=True))
+
+
+def test_schedule_gets_all_its_settings() -> None:
+    assert vars(build_schedule(config())) == {
+        "learning_rate": 0.01, "total_steps": 9, "warmup_steps": 3, "start_warmup_step": -1, "decay_power": 0.5,
+    }  # fmt: skip
