@@ -19,12 +19,7 @@ from bert_large.train.run_folder import RUN_FILE
 
 
 def export_folder(
-    checkpoint_dir: Path,
-    output_dir: Path,
-    *,
-    vocab_file: str | None,
-    do_lower_case: bool | None,
-    run_dir: Path | None,
+    checkpoint_dir: Path, output_dir: Path, *, vocab_file: str | None, do_lower_case: bool | None, run_dir: Path | None
 ) -> None:
     """Write the folder; everything is made, and the weights are checked, before the first file is moved into place.
 
@@ -53,11 +48,7 @@ def export_folder(
     settings = {
         # Not BertTokenizer, which would replace the rules of tokenizer.json by its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **tokenizer_settings(
-            **letters,
-            max_length=config.max_position_embeddings,
-            segments=config.traits.has_segments,
-        ),
+        **tokenizer_settings(**letters, max_length=config.max_position_embeddings, segments=config.traits.has_segments),
     }
     with partial_folder(output_dir) as partial:
         pretrained.save_model(partial, model, config, vocab_path, **letters)

@@ -137,10 +137,7 @@ def _quiet() -> Iterator[None]:
 def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None:
     # A size of 1 would become a constant, and one tensor given three times a single input.
     examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in graph.inputs)
-    axes = {
-        0: torch.export.Dim("batch"),
-        1: torch.export.Dim("sequence", max=max_length),
-    }
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=max_length)}
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             graph,

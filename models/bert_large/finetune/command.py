@@ -36,9 +36,7 @@ class FinetuneOptions:
     output_dir: Path = setting(text="folder for everything that the run writes; one per run", path="output")
     vocab_file: Path | None = setting(None, "vocabulary", default_text="that of the model folder", path="input")
     do_lower_case: bool | None = setting(
-        None,
-        "convert text to lower case and strip accents",
-        default_text="as the model folder or the vocabulary says",
+        None, "convert text to lower case and strip accents", default_text="as the model folder or the vocabulary says"
     )
     seeds: str | None = setting(
         None, "train once with each of these seeds, such as 1,2,3", default_text="42", alternative="seed"
@@ -46,9 +44,7 @@ class FinetuneOptions:
     seed: str | None = setting(None, "train once, with this seed")
     save_every: int = setting(200, "steps between checkpoints", within="[1, inf)")
     resume: str = setting(
-        "auto",
-        "auto: continue the folder's run; never: refuse a folder that holds a run",
-        choices=("auto", "never"),
+        "auto", "auto: continue the folder's run; never: refuse a folder that holds a run", choices=("auto", "never")
     )
     predict_only: bool = setting(
         False, "only predict, with a fine-tuned model as CHECKPOINT_DIR; no training file is needed"

@@ -149,13 +149,7 @@ GLUE_TASKS = {
             hub_texts=("question", "sentence"),
             predictions={"test": "QNLI.tsv"},
         ),
-        SentenceTask(
-            name="rte",
-            folder="RTE",
-            files=_files(PAIR),
-            labels=_ENTAILMENT,
-            predictions={"test": "RTE.tsv"},
-        ),
+        SentenceTask(name="rte", folder="RTE", files=_files(PAIR), labels=_ENTAILMENT, predictions={"test": "RTE.tsv"}),
         SentenceTask(
             name="wnli",
             folder="WNLI",

@@ -63,11 +63,7 @@ class NerTask:
 
     def model_settings(self) -> dict[str, Any]:
         """Return the labels' names."""
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": self._label_ids,
-        }
+        return {"num_labels": len(self.labels), "id2label": dict(enumerate(self.labels)), "label2id": self._label_ids}
 
     @property
     def _label_ids(self) -> dict[str, int]:

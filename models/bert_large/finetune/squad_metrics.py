@@ -83,10 +83,7 @@ def squad_2_scores(
 
 
 def best_threshold_for(
-    scores: Mapping[str, float],
-    predictions: Mapping[str, str],
-    null_odds: Mapping[str, float],
-    unanswerable: Set[str],
+    scores: Mapping[str, float], predictions: Mapping[str, str], null_odds: Mapping[str, float], unanswerable: Set[str]
 ) -> tuple[float, float]:
     """Return the highest score, in percent, over all thresholds on `null_odds`, and the lowest threshold that gives it.
 

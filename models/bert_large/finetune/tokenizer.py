@@ -50,9 +50,7 @@ def load_tokenizer(
     casing = resolve_casing(path, do_lower_case)
     letters = {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
     settings = tokenizer_settings(
-        **letters,
-        max_length=config["max_position_embeddings"],
-        segments="type_vocab_size" in config,
+        **letters, max_length=config["max_position_embeddings"], segments="type_vocab_size" in config
     )
     return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, **letters), **settings)
 

@@ -46,9 +46,7 @@ class CorpusSettings:
         default_text="detected for each file",
     )
     language: str = setting(
-        "en",
-        "language whose rules split sentences, as an ISO 639 code; English if unknown",
-        variable="TEXT_LANGUAGE",
+        "en", "language whose rules split sentences, as an ISO 639 code; English if unknown", variable="TEXT_LANGUAGE"
     )
     shards: int | None = setting(
         None,

@@ -24,10 +24,7 @@ class WordPieceTokenizer:
         self._normalize = TextNormalizer(do_lower_case=do_lower_case, strip_accents=strip_accents)
         self._tokenizer = Tokenizer(
             WordPiece(
-                ids,
-                unk_token=UNK,
-                max_input_chars_per_word=MAX_WORD_CHARACTERS,
-                continuing_subword_prefix=CONTINUATION,
+                ids, unk_token=UNK, max_input_chars_per_word=MAX_WORD_CHARACTERS, continuing_subword_prefix=CONTINUATION
             )
         )
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
