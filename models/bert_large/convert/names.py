@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 Shape = tuple[int, ...]
+NAMED = 5
+"""Variables that a message names; a checkpoint of another model can have hundreds."""
 
 _HEADS = {
     "cls.predictions.bias": "cls/predictions/output_bias",
@@ -104,6 +106,13 @@ def _object_name(parameter: str, layers: int) -> str:
         return f"layer_with_weights-{first + layers}/{dense[kind]}"
     layer, _, part = part.removeprefix("encoder.layer.").partition(".")
     return f"layer_with_weights-{first + int(layer)}/{_OBJECT_PARTS[part]}/{(norm if 'Norm' in part else dense)[kind]}"
+
+
+def list_names(variables: Iterable[str]) -> str:
+    """Return the first names in alphabetical order, and the number of others."""
+    names = sorted(variables)
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def is_transposed(variable: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
-from bert_large.convert.names import Variables, graph_variables, is_transposed, object_root, object_variables
-from bert_large.convert.names import tensorflow_name as tensorflow_name
+from bert_large.convert.names import (
+    NAMED, Variables, graph_variables, is_transposed, list_names, object_root, object_variables, tensorflow_name,
+)  # fmt: skip
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.errors import InputError
 from bert_large.model.bert import skeleton
@@ -22,8 +23,6 @@ GLOBAL_STEP = "global_step"
 # First and second moment: suffixes of the slots of the reference's LAMB, as TensorFlow and as the optimizer names them.
 _SLOTS = (("/LAMB", "/LAMB_1"), ("/adam_m", "/adam_v"))
 _OPTIMIZER_SLOT = "/.OPTIMIZER_SLOT/"
-_NAMED = 5
-"""Variables that an error names; a checkpoint of another model can have hundreds."""
 
 
 def require_convertible(config: ModelConfig, source: str) -> None:
@@ -55,9 +54,9 @@ def variables_of(source: TensorFlowCheckpoint, config: ModelConfig) -> Variables
     names = set(variables.names.values())
     problems = []
     if missing := names - source.shapes.keys():
-        problems.append(f"lacks {_list(missing)}")
+        problems.append(f"lacks {list_names(missing)}")
     if unknown := source.shapes.keys() - names - set(training_state(source, variables)):
-        problems.append(f"holds {_list(unknown)}, which the model does not have")
+        problems.append(f"holds {list_names(unknown)}, which the model does not have")
     if problems:
         objects = "_CHECKPOINTABLE_OBJECT_GRAPH" in source.shapes
         advice = (
@@ -101,7 +100,7 @@ def choose_slots(source: TensorFlowCheckpoint, variables: Variables) -> tuple[st
         if len(missing) == len(expected):
             continue
         if missing:
-            raise InputError(f"--tf-checkpoint {source.prefix} has moments, but lacks {_list(missing)}")
+            raise InputError(f"--tf-checkpoint {source.prefix} has moments, but lacks {list_names(missing)}")
         for suffix in pair:
             _check_shapes(source, variables, suffix)
         return pair
@@ -167,11 +166,5 @@ def _check_shapes(source: TensorFlowCheckpoint, variables: Variables, suffix: st
         elif dtype != "float32":
             problems.append(f"{variable + suffix} is of type {dtype}, expected float32")
     if problems:
-        more = f"; and {len(problems) - _NAMED} others" if len(problems) > _NAMED else ""
-        raise InputError(f"--tf-checkpoint {source.prefix}: {'; '.join(problems[:_NAMED])}{more}")
-
-
-def _list(variables: Iterable[str]) -> str:
-    names = sorted(variables)
-    more = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+        more = f"; and {len(problems) - NAMED} others" if len(problems) > NAMED else ""
+        raise InputError(f"--tf-checkpoint {source.prefix}: {'; '.join(problems[:NAMED])}{more}")

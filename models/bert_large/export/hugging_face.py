@@ -32,18 +32,13 @@ def export_folder(
         raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {pretrained.VOCAB_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)
     casing = resolve_casing(vocab_path, do_lower_case)
-    letters = {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
+    letters = casing.letters
     beside = checkpoint_dir.absolute().parent
     if run_dir is None and (beside / RUN_FILE).exists():
         run_dir = beside
     model = skeleton(config).to_empty(device="cpu")
-    card = model_card(
-        config,
-        sum(weights.numel() for weights in model.parameters()),
-        casing.do_lower_case,
-        run_dir,
-        casing.strip_accents,
-    )
+    parameters = sum(weights.numel() for weights in model.parameters())
+    card = model_card(config, parameters, casing.do_lower_case, run_dir, casing.strip_accents)
     pretrained.load_model(checkpoint_dir, model)
     settings = {
         # Not BertTokenizer, which would replace the rules of tokenizer.json by its own.

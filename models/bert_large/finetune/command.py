@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
 from bert_large.finetune import squad
-from bert_large.finetune.registry import TASKS, add_task_arguments, make_task, task_name
+from bert_large.finetune.registry import TASKS, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
 from bert_large.storage.lock import FolderLock
@@ -56,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, FinetuneOptions)
     of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
     add_settings(parser, FinetuneSettings, title=f"settings (squad and squad2 have other defaults: {of_squad})")
-    add_task_arguments(parser)
+    add_settings(parser, squad.SquadOptions, title="with --task squad or squad2")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -147,10 +148,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def _require_packages() -> None:
     try:
-        import accelerate  # noqa: F401
-        import datasets  # noqa: F401
-        import scipy  # noqa: F401
-        import sklearn  # noqa: F401
-        import transformers  # noqa: F401
+        for name in ("accelerate", "datasets", "scipy", "sklearn", "transformers"):
+            importlib.import_module(name)
     except ImportError as error:
         raise missing_extra("finetune", "finetune", error) from error

@@ -40,11 +40,7 @@ def results_table(task: str, results: Mapping[str, Any]) -> str:
     rows = [[task, "mean", "deviation", *(f"seed {seed['seed']}" for seed in seeds)]]
     for split, metrics in results["summary"].items():
         for metric, values in metrics.items():
-            numbers = [
-                values["mean"],
-                values["standard_deviation"],
-                *(seed["metrics"][split][metric] for seed in seeds),
-            ]
+            numbers = [*values.values(), *(seed["metrics"][split][metric] for seed in seeds)]
             rows.append([f"{split} {metric}", *("-" if number is None else f"{number:.4f}" for number in numbers)])
     for name, unit in (("train_seconds", "seconds of training"), ("train_samples_per_second", "samples/s")):
         rows.append([unit, "", "", *(f"{seed[name]:.1f}" for seed in seeds)])

@@ -89,16 +89,12 @@ class FinetuneRun:
         return results
 
     def _limited(self, splits: Splits) -> Splits:
-        def first(split: Dataset, samples: int | None) -> Dataset:
-            return split if samples is None else split.select(range(min(samples, len(split))))
+        def first(split: Dataset | None, samples: int | None) -> Any:
+            return split if samples is None or split is None else split.select(range(min(samples, len(split))))
 
-        return Splits(
-            train=None if splits.train is None else first(splits.train, self.settings.max_train_samples),
-            evaluation={
-                name: first(split, self.settings.max_eval_samples) for name, split in splits.evaluation.items()
-            },
-            test=splits.test,
-        )
+        most = self.settings.max_eval_samples
+        evaluation = {name: first(split, most) for name, split in splits.evaluation.items()}
+        return Splits(first(splits.train, self.settings.max_train_samples), evaluation, splits.test)
 
     def _claim(self, splits: Splits) -> None:
         """Take the output folder for this run; raise `InputError` if it belongs to another run."""
@@ -115,19 +111,16 @@ class FinetuneRun:
 
     def _identity(self, splits: Splits) -> dict[str, Any]:
         """Return everything that determines the result of a seed, except the seed."""
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        encode, vocabulary = self.tokenizer, sorted(self.tokenizer.get_vocab().items())
+        all_splits = {"train": splits.train, **splits.evaluation, **splits.test}
         values = {
             "task": self.task.name,
             "options": dict(self.task.options),
             "settings": dataclasses.asdict(self.settings),
             "model": "-".join(map(crc32c_of, weight_shards(check_model_folder(self.checkpoint_dir)))),
             "vocabulary": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
-            "lower_case": self.tokenizer("A", add_special_tokens=False)
-            == self.tokenizer("a", add_special_tokens=False),
-            "data": {
-                name: digest(split)
-                for name, split in {"train": splits.train, **splits.evaluation, **splits.test}.items()
-            },
+            "lower_case": encode("A", add_special_tokens=False) == encode("a", add_special_tokens=False),
+            "data": {name: digest(split) for name, split in all_splits.items()},
         }
         return json.loads(json.dumps(values))
 

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_large.errors import DataError
-from bert_large.finetune.data_files import find_files, list_folder
-from bert_large.finetune.hub import load_from_hub
+from bert_large.finetune.data_files import find_files, list_folder, load_from_hub
 from bert_large.finetune.metrics import accuracy
 from bert_large.finetune.rows import Row, read_rows
 from bert_large.finetune.task import Splits

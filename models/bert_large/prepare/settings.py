@@ -31,10 +31,6 @@ TEXT_FORMS = {
 }
 
 
-def _count_cpus() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings:
     """How `corpus` reads raw text and divides it. Raises `InputError` naming every invalid value."""
@@ -169,7 +165,7 @@ class RecordFileSettings:
         variable="",
     )
     workers: int = setting(
-        _count_cpus(),
+        len(os.sched_getaffinity(0)),
         "processes, each with one text file in memory",
         within="[1, 4096]",
         default_text="the CPUs that this process may use",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from bert_large.finetune.entity_metrics import entity_scores
+from bert_large.finetune.conll import entity_scores
 
 
 def test_by_hand() -> None:
