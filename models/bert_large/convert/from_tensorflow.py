@@ -26,7 +26,12 @@ from bert_large.model.tensor_file import save_tensors
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.storage.output_folder import (
-    CONFIG_FILE, WEIGHTS_FILE, make_folder, partial_folder, publish_model, require_free,
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    make_folder,
+    partial_folder,
+    publish_model,
+    require_free,
 )  # fmt: skip
 from bert_large.train import checkpoint
 from bert_large.train.run_folder import imported_identity

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
 from bert_large.convert.names import (
-    NAMED, Variables, graph_variables, is_transposed, list_names, object_root, object_variables, tensorflow_name,
+    NAMED,
+    Variables,
+    graph_variables,
+    is_transposed,
+    list_names,
+    object_root,
+    object_variables,
+    tensorflow_name,
 )  # fmt: skip
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.errors import InputError
