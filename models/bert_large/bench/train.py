@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -74,8 +74,8 @@ class _PaddedTraining:
     _padded: list[list[dict[str, torch.Tensor]]] = field(default_factory=list)
 
     def prepare(self, round_: int) -> None:
-        steps = range(round_ * self.steps_per_round, (round_ + 1) * self.steps_per_round)
-        self._padded = [self._pad_step(step) for step in steps]
+        first = round_ * self.steps_per_round
+        self._padded = [self._pad_step(step) for step in range(first, first + self.steps_per_round)]
 
     def run(self, round_: int) -> None:
         for micro_batches in self._padded:
@@ -118,13 +118,12 @@ def _keep_comparable(
             max_norm=runner.max_gradient_norm,
         )  # fmt: skip
 
-    def form_outcome(form: str) -> Outcome:
-        return train(form, without_dropout(model.config)).outcome(padded)
-
     with exact_products():
         expected = engine_outcome(EagerEngine(), get_precision("fp32"))
+    outcomes: dict[str, Callable[[], Outcome]]
     outcomes = {engine.name: partial(engine_outcome, engine, precision) for engine in compared.engines}
-    outcomes |= {result_name(form): partial(form_outcome, form) for form in compared.forms}
+    plain = without_dropout(model.config)
+    outcomes |= {result_name(form): lambda form=form: train(form, plain).outcome(padded) for form in compared.forms}
     differences = find_differences(outcomes, expected, TOLERANCES[precision.name])
     trainings = {result_name(form): train(form, model.config) for form in compared.without(differences).forms}
     timed = {name: partial(training.outcome, padded) for name, training in trainings.items()}
@@ -218,9 +217,7 @@ def render(results: dict[str, Any]) -> str:
     for name in (engine, *results["compared"]):
         prefix = "" if name == engine else f"{name}_"
         rates = [f"{results[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
-        over = ["1", "1"]
-        if name != engine:
-            over = [f"{results[f'over_{name}{suffix}']:.3f}" for suffix in ("", "_median")]
+        over = [f"{results[f'over_{name}{suffix}']:.3f}" if prefix else "1" for suffix in ("", "_median")]
         rows.append([name, *seconds_cells(results["seconds"][name]), *rates, *over])
     extent = "with Hugging Face's model" if results["peak_memory_includes_hugging_face"] else "without the loader"
     lines = [

@@ -59,15 +59,11 @@ def build_runner(
     ranks = ranks or Ranks()
     optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
     shards = ParameterShards(model, ranks) if zero1 else None
+    owned = None if shards is None else shards.owned
     return StepRunner(
         model=model,
         # Compared engines share the model and its optimizer, so the optimizer looks up the engine at every step.
-        optimizer=build_optimizer(
-            model,
-            optim,
-            lambda arrays, settings: model.engine.lamb(arrays, settings),
-            None if shards is None else shards.owned,
-        ),
+        optimizer=build_optimizer(model, optim, lambda arrays, settings: model.engine.lamb(arrays, settings), owned),
         schedule=build_schedule(optim),
         ranks=ranks,
         precision=precision,

@@ -80,17 +80,14 @@ def _read_run(config: ModelConfig, folder: Path) -> dict[str, Any]:
         raise InputError(f"--run-dir {folder}: its files are damaged: {error!r}") from None
     last_step = {name: value for name, value in steps[-1].items() if name in _STEP_METRICS} if steps else {}
     last_evaluation = {name: value for name, value in evaluations[-1].items() if name != "event"} if evaluations else {}
-    sections = {
+    tables = {
         "Data": _data(folder),
         "Last evaluation, on held-out records": last_evaluation,
         "Last step, on the training records": last_step,
         "Summary of the run": summary,
     }
-    return {
-        "training": _table(settings),
-        "end": end,
-        "sections": {heading: _table(values) for heading, values in sections.items() if values},
-    }
+    sections = {heading: _table(values) for heading, values in tables.items() if values}
+    return {"training": _table(settings), "end": end, "sections": sections}
 
 
 def _data(folder: Path) -> dict[str, str]:

@@ -191,11 +191,8 @@ def sample_batch(vocab_size: int, max_positions: int) -> RaggedBatch:
 def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
     """Run a graph on the padded batch; return its outputs, for tokens without the padding as [T, …]."""
     places = batch.sequence_ids.numpy(), batch.position_ids.numpy()
-    values_of_tokens: dict[str, Any] = {
-        "input_ids": batch.input_ids,
-        "attention_mask": 1,
-        "token_type_ids": batch.token_type_ids,
-    }
+    ids, types = batch.input_ids, batch.token_type_ids
+    values_of_tokens: dict[str, Any] = {"input_ids": ids, "attention_mask": 1, "token_type_ids": types}
     feeds = {item.name: np.zeros((batch.sequences, batch.max_length), np.int64) for item in session.get_inputs()}
     for name, rows in feeds.items():
         rows[places] = values_of_tokens[name]
