@@ -103,14 +103,12 @@ class _Encoders:
         """Return an encoder of Hugging Face's model; each has its own parameters."""
         config = self._model.config if has_dropout else without_dropout(self._model.config)
         encoder = make_encoder(config, form, precision, self._model.bert.encoder.state_dict())
-        hidden = self._hidden.clone().requires_grad_()
-        return _EncoderRun(
-            lambda hidden, _: encoder(hidden).last_hidden_state,
-            dict(encoder.named_parameters()),
-            hidden,
-            self._gradient,
-            precision,
-        )
+        parameters, own_input = dict(encoder.named_parameters()), self._hidden.clone().requires_grad_()
+
+        def forward(hidden: torch.Tensor, round_: int) -> torch.Tensor:
+            return encoder(hidden).last_hidden_state
+
+        return _EncoderRun(forward, parameters, own_input, self._gradient, precision)
 
     def makers(
         self, compared: Compared, precision: Precision, *, has_dropout: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -118,12 +118,13 @@ def _keep_comparable(
             max_norm=runner.max_gradient_norm,
         )  # fmt: skip
 
+    def form_outcome(form: str) -> Outcome:
+        return train(form, without_dropout(model.config)).outcome(padded)
+
     with exact_products():
         expected = engine_outcome(EagerEngine(), get_precision("fp32"))
-    outcomes: dict[str, Callable[[], Outcome]]
     outcomes = {engine.name: partial(engine_outcome, engine, precision) for engine in compared.engines}
-    plain = without_dropout(model.config)
-    outcomes |= {result_name(form): lambda form=form: train(form, plain).outcome(padded) for form in compared.forms}
+    outcomes |= {result_name(form): partial(form_outcome, form) for form in compared.forms}
     differences = find_differences(outcomes, expected, TOLERANCES[precision.name])
     trainings = {result_name(form): train(form, model.config) for form in compared.without(differences).forms}
     timed = {name: partial(training.outcome, padded) for name, training in trainings.items()}

@@ -53,9 +53,8 @@ class Variables:
 def graph_variables(shapes: Mapping[str, Shape]) -> Variables:
     """Return the variables of a graph checkpoint for parameters of these shapes."""
     names = {parameter: tensorflow_name(parameter) for parameter in shapes}
-    return Variables(
-        names, {name: shape[::-1] if is_transposed(names[name]) else shape for name, shape in shapes.items()}
-    )
+    stored = {name: shape[::-1] if is_transposed(names[name]) else shape for name, shape in shapes.items()}
+    return Variables(names, stored)
 
 
 def object_variables(root: str, shapes: Mapping[str, Shape], heads: int) -> Variables:

@@ -62,9 +62,8 @@ def _read_run(config: ModelConfig, folder: Path) -> dict[str, Any]:
         identity, model = flat_identity(run), flatten({"model": dataclasses.asdict(config)})
         settings = {name: value for name, value in identity.items() if name not in model}
         if not model.items() <= identity.items():
-            raise InputError(
-                f"--run-dir {folder} is the run of another model; give the folder of the run that made this one"
-            )
+            advice = "give the folder of the run that made this one"
+            raise InputError(f"--run-dir {folder} is the run of another model; {advice}")
         metrics, results = folder / "metrics.jsonl", folder / "results.yaml"
         evaluations = read_rows(metrics, "eval") if metrics.exists() else []
         steps = read_rows(metrics, "step") if metrics.exists() else []

@@ -79,10 +79,8 @@ def _normalizer(do_lower_case: bool, strip_accents: bool) -> Normalizer:
 def _removed_and_alone() -> tuple[str, str]:
     """Return the classes of characters that are removed, and of those that are single words."""
     cleaned = TextNormalizer(do_lower_case=False)
-    return (
-        _class_of(lambda character: not cleaned(character)),
-        _class_of(lambda character: cleaned(character) == f" {character} "),
-    )
+    removed = _class_of(lambda character: not cleaned(character))
+    return removed, _class_of(lambda character: cleaned(character) == f" {character} ")
 
 
 @functools.cache

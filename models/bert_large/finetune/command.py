@@ -86,10 +86,9 @@ def run(arguments: argparse.Namespace) -> int:
     task = make_task(arguments, labels)
     settings = _settings(arguments, task)
     tokenizer = load_tokenizer(arguments.checkpoint_dir, arguments.vocab_file, arguments.do_lower_case)
-    if settings.max_seq_length > tokenizer.model_max_length:
-        raise InputError(
-            f"max_seq_length is {settings.max_seq_length}, the model has positions for {tokenizer.model_max_length}"
-        )
+    length, positions = settings.max_seq_length, tokenizer.model_max_length
+    if length > positions:
+        raise InputError(f"max_seq_length is {length}, the model has positions for {positions}")
     make_folder(arguments.output_dir)
     with FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)):
         start_logging(arguments.output_dir / "train.log")

@@ -49,7 +49,5 @@ def results_table(task: str, results: Mapping[str, Any]) -> str:
 
 def metrics_table(task: str, metrics: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of the metrics of each split."""
-    rows = [
-        [f"{split} {metric}", f"{value:.4f}"] for split, values in metrics.items() for metric, value in values.items()
-    ]
-    return format_table([[task, "value"], *rows])
+    values = {f"{split} {metric}": value for split, found in metrics.items() for metric, value in found.items()}
+    return format_table([[task, "value"], *([name, f"{value:.4f}"] for name, value in values.items())])

@@ -102,9 +102,8 @@ class FinetuneRun:
         path = self.output_dir / RUN_FILE
         if path.exists():
             if not self.resume:
-                raise InputError(
-                    f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder (or --resume auto to continue it)"
-                )
+                advice = "give an empty folder (or --resume auto to continue it)"
+                raise InputError(f"OUTPUT_DIR {self.output_dir} holds a run; {advice}")
             require_same(self.output_dir, read_json(path), identity)
         else:
             write_json(path, identity)

@@ -71,21 +71,14 @@ class Prediction:
         highest = candidates[0].score
         weights = [math.exp(candidate.score - highest) for candidate in candidates]
         return [
-            {
-                "text": candidate.text,
-                "probability": weight / sum(weights),
-                "start_logit": candidate.start_logit,
-                "end_logit": candidate.end_logit,
-            }
-            for candidate, weight in zip(candidates, weights, strict=True)
-        ]
+            {"text": found.text, "probability": weight / sum(weights), "start_logit": found.start_logit,
+             "end_logit": found.end_logit}
+            for found, weight in zip(candidates, weights, strict=True)
+        ]  # fmt: skip
 
 
 def predict(context: str, windows: Sequence[ScoredWindow], *, n_best: int, max_answer_length: int) -> Prediction:
-    """Return the prediction for a question from all its windows.
-
-    The prediction has up to `n_best` candidates of up to `max_answer_length` tokens.
-    """
+    """Return the prediction from all windows: up to `n_best` candidates of up to `max_answer_length` tokens."""
     found = [
         Candidate(context[window.offsets[first, 0] : window.offsets[last, 1]], *logits)
         for window in windows

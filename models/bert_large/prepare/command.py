@@ -50,15 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     settings, files = from_arguments(InstanceSettings, arguments), from_arguments(RecordFileSettings, arguments)
     options = from_arguments(PrepareOptions, arguments)
     casing = resolve_casing(options.vocab_file, options.do_lower_case, options.strip_accents)
-    print(
-        make_records(
-            options.input_dir,
-            options.vocab_file,
-            options.output_dir,
-            settings,
-            files,
-            casing=casing,
-            overwrite=options.overwrite,
-        )
-    )
+    paths = options.input_dir, options.vocab_file, options.output_dir
+    print(make_records(*paths, settings, files, casing=casing, overwrite=options.overwrite))
     return 0

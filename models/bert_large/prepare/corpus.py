@@ -73,10 +73,7 @@ def _list_texts(input_dir: Path, log: Log) -> list[Path]:
 
 @contextlib.contextmanager
 def _unfinished_folder(target: Path, log: Log) -> Iterator[Path]:
-    """Yield an empty, locked folder beside `target`; it is deleted at the end if it has not been renamed.
-
-    Raises `InputError` if another process has it.
-    """
+    """Yield an empty folder beside `target`, locked against other processes; delete it unless it has been renamed."""
     folder = target.with_name(f".{target.name}.partial")
     if folder.is_symlink():
         folder.unlink()
@@ -196,14 +193,11 @@ def _read(files: Sequence[Path], form: str, language: str, log: Log) -> Iterator
     with Progress(total_bytes(files), "B", description="articles", write=log) as progress:
         for path in files:
             for lines in iterate_articles(path, form):
-                sentences = lines if form == "sentences" else _sentences(lines, language)
-                if sentences:
-                    yield "".join(f"{sentence}\n" for sentence in sentences).encode()
+                if form != "sentences":
+                    lines = [sentence for line in lines for sentence in split_sentences(clean(line), language)]
+                if lines:
+                    yield "".join(f"{sentence}\n" for sentence in lines).encode()
             progress.advance(path.stat().st_size)
-
-
-def _sentences(lines: Sequence[str], language: str) -> list[str]:
-    return [sentence for line in lines for sentence in split_sentences(clean(line), language)]
 
 
 def _check_shards(shards: Sequence[Shard], held_out: Shard, files: Sequence[Path]) -> None:

@@ -130,13 +130,10 @@ def describe_files(files: Mapping[str, Path], workers: int, log: Log) -> dict[st
 def check_same_task(folder: Path, earlier: Manifest, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `MadeOtherwiseError` if the files of `folder` were not made from the inputs and settings of `now`."""
     if not earlier.is_comparable:
-        raise MadeOtherwiseError(
-            folder, f"by an earlier version, whose {MANIFEST_NAME} has checksums that this one does not use"
-        )
-    found = [
-        f"{name} was {_describe(old)}, now {_describe(new)}" for name, (old, new) in differences(before, now).items()
-    ]
-    if found:
+        reason = f"by an earlier version, whose {MANIFEST_NAME} has checksums that this one does not use"
+        raise MadeOtherwiseError(folder, reason)
+    changed = differences(before, now).items()
+    if found := [f"{name} was {_describe(old)}, now {_describe(new)}" for name, (old, new) in changed]:
         more = f" (and {len(found) - _MOST_DIFFERENCES} more)" if len(found) > _MOST_DIFFERENCES else ""
         raise MadeOtherwiseError(folder, "; ".join(found[:_MOST_DIFFERENCES]) + more)
 

@@ -98,10 +98,7 @@ class VocabularySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceSettings:
-    """How `prepare` makes instances of documents; the defaults are for phase 1.
-
-    Raises `InputError` naming every invalid value.
-    """
+    """How `prepare` makes instances, by default for phase 1. Raises `InputError` naming every invalid value."""
 
     max_seq_length: int = option(
         128, "tokens per sequence, including [CLS] and both [SEP]", within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]"

@@ -72,10 +72,8 @@ def list_files(folder: Path, *, recursive: bool, log: Log = print_status) -> lis
 
     read(folder)
     if not files:
-        where = (
-            "it or in folders inside" if recursive else "it; folders inside are not read, name the one with the files"
-        )
-        raise InputError(f"--input-dir {folder}: found no files in {where}")
+        more = " or in folders inside" if recursive else "; folders inside are not read, name the one with the files"
+        raise InputError(f"--input-dir {folder}: found no files in it{more}")
     if left_out:
         log(f"hidden files or folders inside left out: {len(left_out)}, such as {left_out[0]}")
     return sorted(files)
