@@ -93,10 +93,7 @@ class _PaddedTraining:
 def _keep_comparable(
     compared: Compared, runner: StepRunner, batches: StepBatches, sequences: int
 ) -> tuple[Compared, dict[str, HuggingFaceTraining], dict[str, str]]:
-    """Compare the loss and gradients of one micro-batch of `sequences` sequences.
-
-    Returns the variants that agree, Hugging Face's trainings among them, and how the other variants differ.
-    """
+    """Return the variants whose loss and gradients of one micro-batch agree, and how the other variants differ."""
     if not compared.names:  # nothing to compare: do not allocate memory for it
         return compared, {}, {}
     model, precision = runner.model, runner.precision
@@ -134,10 +131,7 @@ def _keep_comparable(
 
 
 def measure(options: TrainOptions) -> dict[str, Any]:
-    """Measure rounds of optimizer steps; `InputError` if a variant is not available.
-
-    Our engines train one model in turns. Each form of Hugging Face's model trains its own.
-    """
+    """Measure rounds of steps: our engines train one model in turns, each form of Hugging Face's model its own."""
     compared = resolve_compared(options.engine, options.compare, options.precision)
     model, steps, padded_size = options.model, options.steps, options.padded_batch_size
     total_steps = (options.warmups + options.rounds) * steps

@@ -23,16 +23,10 @@ from bert_large.errors import InputError
 from bert_large.model import pretrained
 from bert_large.model.bert import skeleton
 from bert_large.model.tensor_file import save_tensors
+from bert_large.storage import output_folder
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder, write_json
 from bert_large.storage.integrity import write_checksums
-from bert_large.storage.output_folder import (
-    CONFIG_FILE,
-    WEIGHTS_FILE,
-    make_folder,
-    partial_folder,
-    publish_model,
-    require_free,
-)  # fmt: skip
+from bert_large.storage.output_folder import make_folder, partial_folder, publish_model, require_free
 from bert_large.train import checkpoint
 from bert_large.train.run_folder import imported_identity
 
@@ -71,8 +65,8 @@ def from_tensorflow(prefix: Path, config: ModelConfig, folder: Path, *, moments:
             pretrained.save_model(partial, model, config, None)
         else:
             shapes = {name: values.shape for name, values in weights.items()}
-            save_tensors(partial / WEIGHTS_FILE, shapes, weights.items())
-            write_json(partial / CONFIG_FILE, config.to_hugging_face() | {"architectures": ["BertModel"]})
+            save_tensors(partial / output_folder.WEIGHTS_FILE, shapes, weights.items())
+            write_json(partial / output_folder.CONFIG_FILE, config.to_hugging_face() | {"architectures": ["BertModel"]})
             write_checksums(partial)
         if slots is not None:
             checkpoint.write_checkpoint(

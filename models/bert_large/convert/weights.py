@@ -11,16 +11,8 @@ from numpy.typing import NDArray
 
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
-from bert_large.convert.names import (
-    NAMED,
-    Variables,
-    graph_variables,
-    is_transposed,
-    list_names,
-    object_root,
-    object_variables,
-    tensorflow_name,
-)  # fmt: skip
+from bert_large.convert import names as tf_names
+from bert_large.convert.names import NAMED, Variables, is_transposed, list_names
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.errors import InputError
 from bert_large.model.bert import skeleton
@@ -52,12 +44,12 @@ def variables_of(source: TensorFlowCheckpoint, config: ModelConfig) -> Variables
     Raises `InputError` unless it holds exactly these, with their shapes, beside the state of training.
     """
     shapes = parameter_shapes(config)
-    root = object_root(source.shapes)
+    root = tf_names.object_root(source.shapes)
     if root is None:
-        variables, expected = graph_variables(shapes), "BERT with both pretraining heads"
+        variables, expected = tf_names.graph_variables(shapes), "BERT with both pretraining heads"
     else:
         encoder = {name: shape for name, shape in shapes.items() if name.startswith("bert.")}
-        variables, expected = object_variables(root, encoder, config.num_attention_heads), "an encoder of BERT"
+        variables, expected = tf_names.object_variables(root, encoder, config.num_attention_heads), "an encoder of BERT"
     names = set(variables.names.values())
     problems = []
     if missing := names - source.shapes.keys():
@@ -158,7 +150,7 @@ def to_variables(weights: Mapping[str, torch.Tensor], step: int) -> dict[str, ND
     """Return TensorFlow's variables of the parameters, and the step."""
     variables: dict[str, NDArray[np.generic]] = {}
     for name, values in weights.items():
-        variable = tensorflow_name(name)
+        variable = tf_names.tensorflow_name(name)
         variables[variable] = (values.T.contiguous() if is_transposed(variable) else values).numpy()
     return variables | {GLOBAL_STEP: np.array(step, np.int64)}
 

@@ -32,10 +32,7 @@ _DATA = re.compile(
 def model_card(
     config: ModelConfig, parameters: int, do_lower_case: bool, run_dir: Path | None, strip_accents: bool | None = None
 ) -> str:
-    """Return the card in Markdown; `run_dir` None: how the model was trained is not known.
-
-    Raises `InputError` if the run's files cannot be read, or are of another model.
-    """
+    """Return the card in Markdown; raise `InputError` if the run's files cannot be read or are of another model."""
     strips = do_lower_case if strip_accents is None else strip_accents
     letters = f"{'lowercased' if do_lower_case else 'cased'}, accents {'stripped' if strips else 'kept'}"
     model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "letters of the text": letters}

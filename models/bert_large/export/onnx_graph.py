@@ -36,10 +36,7 @@ _FILE_LIMIT_BYTES = 2**31  # of protobuf
 
 
 class _PaddedGraph(nn.Module):
-    """A model of `transformers` with positional inputs and the outputs that are named.
-
-    Inputs are int64 [batch, sequence] each; the attention mask is 1 at tokens and 0 at padding.
-    """
+    """A model of `transformers` with positional inputs, int64 [batch, sequence], and the outputs that are named."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
@@ -52,10 +49,7 @@ class _PaddedGraph(nn.Module):
 
 
 def outputs_of(graph: str, architecture: Architecture) -> tuple[str, ...]:
-    """Return the names of a graph's outputs in `transformers`.
-
-    They are float32: one row per token and, for models with a next-sentence head, one row per sequence.
-    """
+    """Return the names of a graph's float32 outputs: per token and, with a next-sentence head, per sequence."""
     tokens, sequences = {
         "encoder": ("last_hidden_state", "pooler_output"),
         "pretraining": (architecture.prediction_output, "seq_relationship_logits"),

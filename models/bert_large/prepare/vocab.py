@@ -179,10 +179,7 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
 
 
 def _fill(tokens: list[str], rare: list[str], continuations: set[str], vocab_size: int) -> set[str]:
-    """Append rare characters, most frequent first, while the vocabulary has room; return them.
-
-    Text of ideographs has few merges: each is a word.
-    """
+    """Append and return rare characters while there is room: text of ideographs, each a word, has few merges."""
     added = set()
     for character in rare:
         pieces = [character, *([CONTINUATION + character] if character in continuations else [])]
