@@ -148,12 +148,9 @@ def measure(options: StepOptions) -> dict[str, Any]:
     encoders = _Encoders(model, compared.engine, sequences=options.batch_size, length=options.seq_len)
     compared, runs, differences = _make_runs(encoders, compared, precision)
     products = LinearProducts(
-        tokens=options.seq_len * options.batch_size,
-        hidden=model.hidden_size,
-        intermediate=model.intermediate_size,
-        layers=model.num_hidden_layers,
-        dtype=precision.activation_dtype,
-    )
+        tokens=options.seq_len * options.batch_size, hidden=model.hidden_size, dtype=precision.activation_dtype,
+        intermediate=model.intermediate_size, layers=model.num_hidden_layers,
+    )  # fmt: skip
     bounds = products.variants("gemm_")
     variants = bounds | {name: Variant(run.run, run.prepare) for name, run in runs.items()}
     timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)

@@ -47,15 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print all findings; return 1 if one of them is a problem."""
     from bert_large.doctor.examine import examine
 
-    findings = examine(
-        model=read_configuration(arguments.config_file),
-        phase=arguments.phase,
-        micro_batch_tokens=arguments.micro_batch_tokens,
-        precision=arguments.precision,
-        ranks=arguments.ranks,
-        dataset_dir=arguments.dataset_dir,
-        output_dir=arguments.output_dir,
-    )
+    names = ("phase", "micro_batch_tokens", "precision", "ranks", "dataset_dir", "output_dir")
+    given = {name: getattr(arguments, name) for name in names}
+    findings = examine(model=read_configuration(arguments.config_file), **given)
     lines = "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in findings)
     sys.stdout.write(f"{lines if arguments.json else render(findings)}\n")
     return int(any(finding.level == PROBLEM for finding in findings))

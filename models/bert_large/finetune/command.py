@@ -94,16 +94,10 @@ def run(arguments: argparse.Namespace) -> int:
         start_logging(arguments.output_dir / "train.log")
         apply_precision(settings.precision)
         finetune_run = FinetuneRun(
-            task=task,
-            settings=settings,
-            checkpoint_dir=arguments.checkpoint_dir,
-            tokenizer=tokenizer,
-            data_dir=arguments.data_dir,
-            output_dir=arguments.output_dir,
-            seeds=seeds,
-            save_every=arguments.save_every,
-            resume=arguments.resume == "auto",
-        )
+            task=task, settings=settings, checkpoint_dir=arguments.checkpoint_dir, tokenizer=tokenizer,
+            data_dir=arguments.data_dir, output_dir=arguments.output_dir, seeds=seeds,
+            save_every=arguments.save_every, resume=arguments.resume == "auto",
+        )  # fmt: skip
         if arguments.predict_only:
             metrics = finetune_run.predict()["metrics"]
             LOGGER.info("predictions are in %s", arguments.output_dir / PREDICTIONS)

@@ -175,17 +175,11 @@ def explain_trainer_errors(folder: Path) -> Iterator[None]:
 
 def trainer_arguments(settings: FinetuneSettings, folder: Path, **more: Any) -> TrainingArguments:
     """Return the arguments of training and of predicting alone."""
+    size, is_bf16 = settings.batch_size, get_precision(settings.precision).autocast_dtype == torch.bfloat16
     return TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=get_precision(settings.precision).autocast_dtype == torch.bfloat16,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **more,
-    )
+        output_dir=str(folder), use_cpu=True, bf16=is_bf16, per_device_train_batch_size=size,
+        per_device_eval_batch_size=size, report_to=[], disable_tqdm=True, dataloader_pin_memory=False, **more,
+    )  # fmt: skip
 
 
 def predict_splits(trainer: Trainer, task: Task, data: EncodedSplits, folder: Path) -> dict[str, dict[str, float]]:

@@ -63,13 +63,8 @@ class FinetuneRun:
         seeds = [self._run_seed(seed, data, stop) for seed in self.seeds]
         best = best_seed(seeds, self.task.main_metric)
         self._publish(best)
-        results = {
-            "task": self.task.name,
-            "main_metric": self.task.main_metric,
-            "best_seed": best,
-            "summary": summarize(seeds),
-            "seeds": seeds,
-        }
+        results = {"task": self.task.name, "main_metric": self.task.main_metric, "best_seed": best}
+        results |= {"summary": summarize(seeds), "seeds": seeds}
         write_json(self.output_dir / RESULTS_FILE, results)
         return results
 
@@ -144,15 +139,9 @@ class FinetuneRun:
             LOGGER.info("seed %d is finished", seed)
         else:
             seed_run = SeedRun(
-                task=self.task,
-                data=data,
-                checkpoint_dir=self.checkpoint_dir,
-                tokenizer=self.tokenizer,
-                settings=self.settings,
-                seed=seed,
-                folder=folder,
-                save_every=self.save_every,
-            )
+                task=self.task, data=data, checkpoint_dir=self.checkpoint_dir, tokenizer=self.tokenizer,
+                settings=self.settings, seed=seed, folder=folder, save_every=self.save_every,
+            )  # fmt: skip
             with explain_trainer_errors(folder):
                 results = seed_run.run(stop)
             write_json(folder / RESULTS_FILE, results)

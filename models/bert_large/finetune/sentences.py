@@ -176,9 +176,7 @@ class SentenceTask:
         if split not in self.predictions:
             return
         found = self._predict(predictions)
-        words: Iterable[str] = (
-            (list(self.labels)[index] for index in found) if self.labels else (f"{score:.3f}" for score in found)
-        )
+        words = [list(self.labels)[index] for index in found] if self.labels else [f"{score:.3f}" for score in found]
         lines = [f"{index}\t{word}\n" for index, word in zip(examples[INDEX], words, strict=True)]
         with write_atomically(folder / self.predictions[split]) as file:
             file.write("".join(["index\tprediction\n", *lines]).encode())

@@ -11,7 +11,6 @@ from pathlib import Path
 from bert_large.errors import DamageError, InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.articles import iterate_articles
-from bert_large.prepare.compressed import COMPRESSED_SUFFIXES
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.sentences import clean, split_sentences
 from bert_large.prepare.settings import (
@@ -23,7 +22,14 @@ from bert_large.prepare.settings import (
     CorpusSettings,
 )
 from bert_large.prepare.split import Dealer, HoldOut, Shard, plan_shards
-from bert_large.prepare.text_files import MANIFEST_NAME, Log, list_files, print_status, total_bytes
+from bert_large.prepare.text_files import (
+    COMPRESSED_SUFFIXES,
+    MANIFEST_NAME,
+    Log,
+    list_files,
+    print_status,
+    total_bytes,
+)
 from bert_large.prepare.text_forms import resolve_form
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
 from bert_large.storage.integrity import facts_of

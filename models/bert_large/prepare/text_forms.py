@@ -13,7 +13,7 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.prepare.settings import TEXT_FORMS
-from bert_large.prepare.text_files import plain_name, read_head, read_lines
+from bert_large.prepare.text_files import open_decompressed, plain_name, read_lines
 
 PLAIN_FORMS = ("sentences", "paragraphs", "articles")
 DOC_START = "<doc id="
@@ -174,7 +174,8 @@ def _sample(lines: Iterable[str], fewest_characters: int) -> Iterator[str]:
 
 def _check_head(path: Path) -> None:
     """Raise `InputError` if the first bytes show that a file is not UTF-8 text."""
-    head = read_head(path, _HEAD_BYTES)
+    with open_decompressed(path) as file:
+        head = file.read(_HEAD_BYTES)
     found = next((meaning for magic, meaning in _SIGNATURES if head.startswith(magic)), None)
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
         found = "a tar archive; unpack it"
