@@ -36,9 +36,10 @@ def open_batches(folder: Path, model: ModelConfig, options: PhaseOptions, *, ste
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
     check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
-    order, tokens = SampleOrder(len(dataset), SEED, shuffle=False), options.micro_batch_tokens
-    sizes = {"global_batch_size": batch_size, "micro_batch_tokens": tokens, "rank": 0, "world_size": 1}
-    return StepBatches(dataset=dataset, order=order, **sizes)
+    return StepBatches(
+        dataset=dataset, order=SampleOrder(len(dataset), SEED, shuffle=False), global_batch_size=batch_size,
+        micro_batch_tokens=options.micro_batch_tokens, rank=0, world_size=1,
+    )  # fmt: skip
 
 
 def build_runner(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.options import add_settings, option, setting
+from bert_large.prepare.settings import from_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,13 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Pick the records."""
     from bert_large.prepare.pick import pick_records  # slow to import, and not needed by `--help`
 
-    print(
-        pick_records(
-            arguments.input_dir,
-            arguments.output_file,
-            arguments.count,
-            allow_fewer=arguments.allow_fewer,
-            overwrite=arguments.overwrite,
-        )
-    )
+    print(pick_records(**vars(from_arguments(PickOptions, arguments))))
     return 0

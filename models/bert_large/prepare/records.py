@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
-from bert_large.prepare.casing import Casing, resolve_casing
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.settings import InstanceSettings, RecordFileSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
@@ -33,21 +33,19 @@ def make_records(
     settings: InstanceSettings,
     files: RecordFileSettings,
     *,
-    casing: Casing | None = None,
+    casing: Casing,
     overwrite: bool = False,
     log: Log = print_status,
 ) -> str:
     """Make a record file of each text file in `input_dir`; return a summary.
 
     Complete files of the same task are verified and kept. With `overwrite` all files are made again; those of an
-    earlier task are deleted when the new ones are complete. `casing` None: as the vocabulary requires. `log` receives
-    warnings and progress. Raises `InputError` for wrong inputs, before anything is changed, and for files of another
-    task.
+    earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises `InputError`
+    for wrong inputs, before anything is changed, and for files of another task.
     """
     start = time.perf_counter()
     tasks = _plan(list_files(input_dir, recursive=False, log=log), output_dir, files)
     vocabulary = read_vocab(vocab_file)
-    casing = casing or resolve_casing(vocab_file)
     check_outputs([task.output_file for task in tasks], input_dir=input_dir, overwrite=True)
     for task in tasks:
         require_sentences(task.input_file)
