@@ -14,10 +14,9 @@ import numpy as np
 
 from bert_large.config.options import check_fields, setting
 from bert_large.finetune.data_files import find_files, load_from_hub
-from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
 from bert_large.finetune.squad_examples import Question, from_rows, locate_answers, read_squad
 from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
-from bert_large.finetune.squad_windows import make_windows, require_room
+from bert_large.finetune.squad_windows import Prediction, ScoredWindow, make_windows, predict, require_room
 from bert_large.finetune.task import Splits
 from bert_large.storage.atomic import write_json
 
