@@ -12,7 +12,7 @@ from bert_large.data.formats.hdf5 import HDF5Shard
 from bert_large.data.formats.shard_format import StoredRecord
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import RecordShape
-from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
 from bert_large.prepare.vocab import read_vocab
 

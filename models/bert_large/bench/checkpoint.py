@@ -18,17 +18,12 @@ from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import weights_of
+from bert_large.model.tensor_file import save_tensors
 from bert_large.observe.timing import Variant, alternate, as_dicts, best_and_median
 from bert_large.optim.build import moment_names, set_moments
 from bert_large.storage.output_folder import make_folder
 from bert_large.tables import format_table
-from bert_large.train.checkpoint import (
-    TrainingState,
-    bytes_to_save,
-    remove_old_checkpoints,
-    save_checkpoint,
-    save_tensors,
-)
+from bert_large.train.checkpoint import TrainingState, bytes_to_save, remove_old_checkpoints, save_checkpoint
 
 _KEPT = TrainConfig.keep_checkpoints
 _COPIES = 3
@@ -60,9 +55,8 @@ def measure(options: CheckpointOptions) -> dict[str, Any]:
             for copy in range(_COPIES):
                 save_tensors(Path(scratch) / f"alone-{copy}.safetensors", shapes, weights.items())
 
-        timings = alternate(
-            {"save": Variant(save), "write": Variant(write)}, rounds=options.rounds, warmups=options.warmups
-        )
+        variants = {"save": Variant(save), "write": Variant(write)}
+        timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
     saved_bytes = bytes_to_save(weights)
     results = {
         **describe_run("checkpoint", options, engine.name),

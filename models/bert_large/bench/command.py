@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-from collections.abc import Sequence
 
 from bert_large.bench.options import BenchmarkOptions, CheckpointOptions, StepOptions, TrainOptions, parse_options
 from bert_large.bench.output import measure_and_print
@@ -16,6 +15,12 @@ _BENCHMARKS: dict[str, tuple[type[BenchmarkOptions], str]] = {
               "steps"),
     "checkpoint": (CheckpointOptions, "time how long training waits while a checkpoint is saved"),
 }  # fmt: skip
+_COMPARE = (
+    "variants that take turns with the engine: eager, native, ipex, and Hugging Face's model as hugging-face, "
+    "hugging-face-sdpa, hugging-face-compile or hugging-face-ipex, which need transformers; a variant that does not "
+    "compute the same is reported and not timed; ipex and hugging-face-ipex load IPEX, which changes PyTorch for all "
+    "variants; without a name: nothing is compared"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,20 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         subparser = subparsers.add_parser(name, help=summary, description=summary)
         add_settings(subparser, kind)
         if kind.compare:
-            _add_compare_argument(subparser, kind.compare)
-
-
-def _add_compare_argument(parser: argparse.ArgumentParser, default: Sequence[str]) -> None:
-    parser.add_argument(
-        "--compare",
-        nargs="*",
-        metavar="NAME",
-        default=default,
-        help="variants that take turns with the engine: eager, native, ipex, and Hugging Face's model as hugging-face, "
-        "hugging-face-sdpa, hugging-face-compile or hugging-face-ipex, which need transformers; a variant that does "
-        "not compute the same is reported and not timed; ipex and hugging-face-ipex load IPEX, which changes PyTorch "
-        f"for all variants; without a name: nothing is compared (default: {' '.join(default)})",
-    )
+            text = f"{_COMPARE} (default: {' '.join(kind.compare)})"
+            subparser.add_argument("--compare", nargs="*", metavar="NAME", default=kind.compare, help=text)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -80,18 +80,15 @@ def _arrange(
 
 def pad(records: Sequence[Record], length: int) -> dict[str, torch.Tensor]:
     """Return the inputs of their model for `records`: int64 rows [B, length], and `next_sentence_label` [B]."""
-    rows = {
-        name: torch.full((len(records), length), fill, dtype=torch.int64)
-        for name, fill in (("input_ids", 0), ("token_type_ids", 0), ("attention_mask", 0), ("labels", IGNORED_LABEL))
-    }
+    fills = {"input_ids": 0, "token_type_ids": 0, "attention_mask": 0, "labels": IGNORED_LABEL}
+    rows = {name: torch.full((len(records), length), fill) for name, fill in fills.items()}  # int64, as `fill`
     for row, record in enumerate(records):
         tokens = len(record.input_ids)
         rows["input_ids"][row, :tokens] = torch.from_numpy(record.input_ids)
         rows["token_type_ids"][row, :tokens] = torch.from_numpy(record.token_type_ids)
         rows["attention_mask"][row, :tokens] = 1
-        rows["labels"][row, torch.from_numpy(record.masked_positions).long()] = torch.from_numpy(
-            record.masked_ids
-        ).long()
+        masked = torch.from_numpy(record.masked_positions).long()
+        rows["labels"][row, masked] = torch.from_numpy(record.masked_ids).long()
     return rows | {"next_sentence_label": torch.tensor([record.next_sentence_label for record in records])}
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bert_large.config.model import ModelConfig
-from bert_large.config.options import CommandParser, add_settings, setting
+from bert_large.config.options import CommandParser, add_settings, option
 from bert_large.config.training import PRECISIONS, RECIPE_SETTINGS, TrainConfig
 
 COUNT = "[1, 1000000]"
@@ -27,20 +27,20 @@ Options = TypeVar("Options", bound="BenchmarkOptions")
 class BenchmarkOptions:
     """Options of every benchmark; the model has the shape of BERT-large by default."""
 
-    engine: str = setting("auto", "engine, as for pretrain", variable="")
-    precision: str = setting("fp32", "precision, as for pretrain", choices=PRECISIONS, variable="")
-    rounds: int = setting(7, "timed rounds", within=COUNT, variable="")
-    warmups: int = setting(1, "untimed rounds before them", within="[0, 1000000]", variable="")
-    json: bool = setting(False, "print one JSON object instead of a table", variable="")
-    layers: int = setting(2, "encoder layers", within=COUNT, variable="")
-    hidden_size: int = setting(1024, "hidden size", within=COUNT, variable="")
-    attention_heads: int | None = setting(
-        None, "attention heads", within=COUNT, variable="", default_text="one per 64 of the hidden size"
+    engine: str = option("auto", "engine, as for pretrain")
+    precision: str = option("fp32", "precision, as for pretrain", choices=PRECISIONS)
+    rounds: int = option(7, "timed rounds", within=COUNT)
+    warmups: int = option(1, "untimed rounds before them", within="[0, 1000000]")
+    json: bool = option(False, "print one JSON object instead of a table")
+    layers: int = option(2, "encoder layers", within=COUNT)
+    hidden_size: int = option(1024, "hidden size", within=COUNT)
+    attention_heads: int | None = option(
+        None, "attention heads", within=COUNT, default_text="one per 64 of the hidden size"
     )
-    intermediate_size: int | None = setting(
-        None, "intermediate size", within=COUNT, variable="", default_text="four times the hidden size"
+    intermediate_size: int | None = option(
+        None, "intermediate size", within=COUNT, default_text="four times the hidden size"
     )
-    vocab_size: int = setting(30522, "vocabulary size", within="[2, 1000000]", variable="")
+    vocab_size: int = option(30522, "vocabulary size", within="[2, 1000000]")
     compare: Sequence[str] = ()
 
     @property
@@ -65,12 +65,10 @@ class BenchmarkOptions:
 class PhaseOptions(BenchmarkOptions):
     """Options of benchmarks that train on sequences of real lengths."""
 
-    phase: int = setting(1, "1: at most 128 tokens per sequence; 2: at most 512", within="[1, 2]", variable="")
-    global_batch_size: int | None = setting(
-        None, "sequences per step", within=COUNT, variable="", default_text="32, phase 2: 8"
-    )
-    micro_batch_tokens: int = setting(
-        TrainConfig.micro_batch_tokens, "most tokens of a forward and backward pass", within=COUNT, variable=""
+    phase: int = option(1, "1: at most 128 tokens per sequence; 2: at most 512", within="[1, 2]")
+    global_batch_size: int | None = option(None, "sequences per step", within=COUNT, default_text="32, phase 2: 8")
+    micro_batch_tokens: int = option(
+        TrainConfig.micro_batch_tokens, "most tokens of a forward and backward pass", within=COUNT
     )
 
     @property
@@ -83,11 +81,11 @@ class PhaseOptions(BenchmarkOptions):
 class StepOptions(BenchmarkOptions):
     """Options of `bench step`."""
 
-    seq_len: int = setting(128, "tokens of every sequence", within="[5, 1000000]", variable="")
+    seq_len: int = option(128, "tokens of every sequence", within="[5, 1000000]")
     """At least [CLS], one token of each segment, and two [SEP]."""
     vocab_size: int = 8
     """Not an option: only the encoder runs."""
-    batch_size: int = setting(16, "sequences", within=COUNT, variable="")
+    batch_size: int = option(16, "sequences", within=COUNT)
     compare: Sequence[str] = ("hugging-face", "hugging-face-sdpa")
 
     @property
@@ -100,11 +98,11 @@ class StepOptions(BenchmarkOptions):
 class TrainOptions(PhaseOptions):
     """Options of `bench train`."""
 
-    layers: int = setting(12, "encoder layers", within=COUNT, variable="")
-    steps: int = setting(1, "optimizer steps per round", within=COUNT, variable="")
-    data_workers: int = setting(1, "processes that read ahead", within="[0, 4096]", variable="")
-    hugging_face_batch_size: int | None = setting(
-        None, "sequences of its micro-batches", within=COUNT, variable="", default_text="16, phase 2: 4"
+    layers: int = option(12, "encoder layers", within=COUNT)
+    steps: int = option(1, "optimizer steps per round", within=COUNT)
+    data_workers: int = option(1, "processes that read ahead", within="[0, 4096]")
+    hugging_face_batch_size: int | None = option(
+        None, "sequences of its micro-batches", within=COUNT, default_text="16, phase 2: 4"
     )
     compare: Sequence[str] = ("hugging-face",)
 
@@ -118,14 +116,12 @@ class TrainOptions(PhaseOptions):
 class CheckpointOptions(BenchmarkOptions):
     """Options of `bench checkpoint`."""
 
-    rounds: int = setting(3, "timed rounds", within=COUNT, variable="")
-    layers: int = setting(24, "encoder layers", within=COUNT, variable="")
-    output_dir: Path = setting(Path("output"), "a folder on the disk to measure", variable="")
-    save_every: int = setting(
-        RECIPE_SETTINGS["save_every"].default, "steps between checkpoints", within=COUNT, variable=""
-    )
-    step_seconds: float | None = setting(
-        None, "step time, to compute the share of time spent saving", unit="seconds", within="(0, 1e6]", variable=""
+    rounds: int = option(3, "timed rounds", within=COUNT)
+    layers: int = option(24, "encoder layers", within=COUNT)
+    output_dir: Path = option(Path("output"), "a folder on the disk to measure")
+    save_every: int = option(RECIPE_SETTINGS["save_every"].default, "steps between checkpoints", within=COUNT)
+    step_seconds: float | None = option(
+        None, "step time, to compute the share of time spent saving", unit="seconds", within="(0, 1e6]"
     )
 
 

@@ -27,7 +27,7 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
 from bert_large.observe.gemm import LinearProducts
-from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Variant, alternate, as_dicts, best_and_median
 from bert_large.tables import format_table
 
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
@@ -103,26 +103,21 @@ class _Encoders:
         """Return an encoder of Hugging Face's model; each has its own parameters."""
         config = self._model.config if has_dropout else without_dropout(self._model.config)
         encoder = make_encoder(config, form, precision, self._model.bert.encoder.state_dict())
+        parameters, own_input = dict(encoder.named_parameters()), self._hidden.clone().requires_grad_()
 
         def forward(hidden: torch.Tensor, round_: int) -> torch.Tensor:
             return encoder(hidden).last_hidden_state
 
-        hidden = self._hidden.clone().requires_grad_()
-        return _EncoderRun(forward, dict(encoder.named_parameters()), hidden, self._gradient, precision)
+        return _EncoderRun(forward, parameters, own_input, self._gradient, precision)
 
     def makers(
         self, compared: Compared, precision: Precision, *, has_dropout: bool
     ) -> Mapping[str, Callable[[], _EncoderRun]]:
         """Return a function for each variant, by name, that makes its encoder."""
-        engines = {
-            engine.name: partial(self.of_engine, engine, precision, has_dropout=has_dropout)
-            for engine in compared.engines
-        }
-        forms = {
-            result_name(form): partial(self.of_form, form, precision, has_dropout=has_dropout)
-            for form in compared.forms
-        }
-        return engines | forms
+        of_engine = partial(self.of_engine, precision=precision, has_dropout=has_dropout)
+        of_form = partial(self.of_form, precision=precision, has_dropout=has_dropout)
+        engines = {engine.name: partial(of_engine, engine) for engine in compared.engines}
+        return engines | {result_name(form): partial(of_form, form) for form in compared.forms}
 
     def reference(self) -> Outcome:
         """Return the expected outcome: the eager engine's in fp32, without dropout."""
@@ -134,13 +129,8 @@ def _make_runs(
     encoders: _Encoders, compared: Compared, precision: Precision
 ) -> tuple[Compared, dict[str, _EncoderRun], dict[str, str]]:
     """Return the variants that compute the same, their encoders with dropout, and how the other variants differ."""
-    expected = encoders.reference()
-
-    def outcome(make: Callable[[], _EncoderRun]) -> Outcome:
-        return make().outcome()
-
-    makers = encoders.makers(compared, precision, has_dropout=False)
-    outcomes = {name: partial(outcome, make) for name, make in makers.items()}
+    expected, makers = encoders.reference(), encoders.makers(compared, precision, has_dropout=False)
+    outcomes = {name: lambda make=make: make().outcome() for name, make in makers.items()}
     differences = find_differences(outcomes, expected, TOLERANCES[precision.name])
     compared = compared.without(differences)
     runs = {name: make() for name, make in encoders.makers(compared, precision, has_dropout=True).items()}
@@ -158,12 +148,9 @@ def measure(options: StepOptions) -> dict[str, Any]:
     encoders = _Encoders(model, compared.engine, sequences=options.batch_size, length=options.seq_len)
     compared, runs, differences = _make_runs(encoders, compared, precision)
     products = LinearProducts(
-        tokens=options.seq_len * options.batch_size,
-        hidden=model.hidden_size,
-        intermediate=model.intermediate_size,
-        layers=model.num_hidden_layers,
-        dtype=precision.activation_dtype,
-    )
+        tokens=options.seq_len * options.batch_size, hidden=model.hidden_size, dtype=precision.activation_dtype,
+        intermediate=model.intermediate_size, layers=model.num_hidden_layers,
+    )  # fmt: skip
     bounds = products.variants("gemm_")
     variants = bounds | {name: Variant(run.run, run.prepare) for name, run in runs.items()}
     timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
@@ -176,17 +163,12 @@ def measure(options: StepOptions) -> dict[str, Any]:
         "not_comparable": differences,
         "gemm_form": bound.removeprefix("gemm_"),
         "gemm_gflops_per_second": products.flops / timings[bound].minimum / 1e9,
-        **_ratios(timings, {"step": compared.engine.name} | {name: name for name in compared.names}, bound),
+        **{  # each variant's time over that of the products alone: of minima, and with `_median` of medians
+            f"{label}_over_gemm{suffix}": seconds[name] / seconds[bound]
+            for label, name in [("step", compared.engine.name), *((name, name) for name in compared.names)]
+            for suffix, seconds in best_and_median(timings)
+        },
         "seconds": as_dicts(timings),
-    }
-
-
-def _ratios(timings: Mapping[str, Timing], labels: Mapping[str, str], bound: str) -> dict[str, float]:
-    """Return each variant's time over that of the products alone: of minima, and with `_median` of medians."""
-    return {
-        f"{label}_over_gemm{suffix}": seconds[name] / seconds[bound]
-        for label, name in labels.items()
-        for suffix, seconds in best_and_median(timings)
     }
 
 

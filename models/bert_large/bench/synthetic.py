@@ -80,9 +80,7 @@ def write_dataset(folder: Path, *, phase: int, batches: int, batch_size: int, vo
     shape = RecordShape(PHASE_SEQ_LENGTHS[phase], PHASE_PREDICTIONS[phase])
     spread = phase_lengths(phase).spread(batch_size)
     lengths = np.concatenate([generator.permutation(spread) for _ in range(batches)])
-    records = (
-        make_record(generator, int(length), max_predictions=shape.max_predictions, vocab_size=vocab_size)
-        for length in lengths
-    )
+    limits = {"max_predictions": shape.max_predictions, "vocab_size": vocab_size}
+    records = (make_record(generator, int(length), **limits) for length in lengths)
     with write_atomically(folder / "part-00000-of-00001") as file:
         write_records(file, (encode_record(record, shape) for record in records))

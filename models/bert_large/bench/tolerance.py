@@ -48,10 +48,7 @@ def compute_gradients(loss: torch.Tensor, model: nn.Module) -> Outcome:
 def find_differences(
     outcomes: Mapping[str, Callable[[], Outcome]], expected: Outcome, tolerance: float
 ) -> dict[str, str]:
-    """Return a description of the difference for each outcome that does not agree with `expected`.
-
-    Outcomes are computed one after the other. An infinite tolerance finds only missing gradients and NaN.
-    """
+    """Describe how outcomes differ from `expected`; an infinite tolerance finds only missing gradients and NaN."""
     found = {name: find_difference(compute(), expected, tolerance) for name, compute in outcomes.items()}
     return {name: difference for name, difference in found.items() if difference is not None}
 

@@ -74,8 +74,8 @@ class _PaddedTraining:
     _padded: list[list[dict[str, torch.Tensor]]] = field(default_factory=list)
 
     def prepare(self, round_: int) -> None:
-        steps = range(round_ * self.steps_per_round, (round_ + 1) * self.steps_per_round)
-        self._padded = [self._pad_step(step) for step in steps]
+        first = round_ * self.steps_per_round
+        self._padded = [self._pad_step(step) for step in range(first, first + self.steps_per_round)]
 
     def run(self, round_: int) -> None:
         for micro_batches in self._padded:
@@ -93,10 +93,7 @@ class _PaddedTraining:
 def _keep_comparable(
     compared: Compared, runner: StepRunner, batches: StepBatches, sequences: int
 ) -> tuple[Compared, dict[str, HuggingFaceTraining], dict[str, str]]:
-    """Compare the loss and gradients of one micro-batch of `sequences` sequences.
-
-    Returns the variants that agree, Hugging Face's trainings among them, and how the other variants differ.
-    """
+    """Return the variants whose loss and gradients of one micro-batch agree, and how the other variants differ."""
     if not compared.names:  # nothing to compare: do not allocate memory for it
         return compared, {}, {}
     model, precision = runner.model, runner.precision
@@ -134,10 +131,7 @@ def _keep_comparable(
 
 
 def measure(options: TrainOptions) -> dict[str, Any]:
-    """Measure rounds of optimizer steps; `InputError` if a variant is not available.
-
-    Our engines train one model in turns. Each form of Hugging Face's model trains its own.
-    """
+    """Measure rounds of steps: our engines train one model in turns, each form of Hugging Face's model its own."""
     compared = resolve_compared(options.engine, options.compare, options.precision)
     model, steps, padded_size = options.model, options.steps, options.padded_batch_size
     total_steps = (options.warmups + options.rounds) * steps
@@ -218,9 +212,7 @@ def render(results: dict[str, Any]) -> str:
     for name in (engine, *results["compared"]):
         prefix = "" if name == engine else f"{name}_"
         rates = [f"{results[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
-        over = ["1", "1"]
-        if name != engine:
-            over = [f"{results[f'over_{name}{suffix}']:.3f}" for suffix in ("", "_median")]
+        over = [f"{results[f'over_{name}{suffix}']:.3f}" if prefix else "1" for suffix in ("", "_median")]
         rows.append([name, *seconds_cells(results["seconds"][name]), *rates, *over])
     extent = "with Hugging Face's model" if results["peak_memory_includes_hugging_face"] else "without the loader"
     lines = [

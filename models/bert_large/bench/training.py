@@ -37,13 +37,9 @@ def open_batches(folder: Path, model: ModelConfig, options: PhaseOptions, *, ste
     dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
     check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
     return StepBatches(
-        dataset=dataset,
-        order=SampleOrder(len(dataset), SEED, shuffle=False),
-        global_batch_size=batch_size,
-        micro_batch_tokens=options.micro_batch_tokens,
-        rank=0,
-        world_size=1,
-    )
+        dataset=dataset, order=SampleOrder(len(dataset), SEED, shuffle=False), global_batch_size=batch_size,
+        micro_batch_tokens=options.micro_batch_tokens, rank=0, world_size=1,
+    )  # fmt: skip
 
 
 def build_runner(
@@ -59,15 +55,11 @@ def build_runner(
     ranks = ranks or Ranks()
     optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
     shards = ParameterShards(model, ranks) if zero1 else None
+    owned = None if shards is None else shards.owned
     return StepRunner(
         model=model,
         # Compared engines share the model and its optimizer, so the optimizer looks up the engine at every step.
-        optimizer=build_optimizer(
-            model,
-            optim,
-            lambda arrays, settings: model.engine.lamb(arrays, settings),
-            None if shards is None else shards.owned,
-        ),
+        optimizer=build_optimizer(model, optim, lambda arrays, settings: model.engine.lamb(arrays, settings), owned),
         schedule=build_schedule(optim),
         ranks=ranks,
         precision=precision,

@@ -157,6 +157,11 @@ def setting(default: Any = dataclasses.MISSING, text: str = "", **details: Any) 
     return dataclasses.field(default=default, metadata={"setting": {"help": text, **details}})
 
 
+def option(default: Any = dataclasses.MISSING, text: str = "", **details: Any) -> Any:
+    """Return a setting that only the command line gives: it has no variable."""
+    return setting(default, text, variable="", **details)
+
+
 @functools.cache
 def settings_of(config: type) -> tuple[Setting, ...]:
     """Return the settings of a configuration dataclass, in the order of its fields."""

@@ -8,10 +8,10 @@ from pathlib import Path
 from bert_large.config.model import ACTIVATIONS
 from bert_large.config.options import check_options
 from bert_large.config.presets import read_configuration
+from bert_large.convert.names import list_names
 from bert_large.errors import InputError
 
 # The options that each direction needs, and all that it has; those of the other direction are refused.
-_NAMED = 5
 _FROM_TF_NEEDS, _TO_TF_NEEDS = ("config_file", "output_dir"), ("checkpoint_dir",)
 _FROM_TF, _TO_TF = (*_FROM_TF_NEEDS, "moments", "gelu"), (*_TO_TF_NEEDS, "global_step")
 
@@ -52,9 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"wrote {converted.parameters} parameters to {arguments.output_dir}")
         if converted.ignored:
-            names, count = ", ".join(converted.ignored[:_NAMED]), len(converted.ignored)
-            more = f" and {count - _NAMED} others" if count > _NAMED else ""
-            print(f"ignored {count} variables that are not weights: {names}{more}")
+            names = list_names(converted.ignored)
+            print(f"ignored {len(converted.ignored)} variables that are not weights: {names}")
         if not converted.has_heads:
             print("the checkpoint is of an encoder: pretraining from it starts with new heads")
         if converted.resumable is not None:

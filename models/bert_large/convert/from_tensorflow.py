@@ -64,11 +64,8 @@ def from_tensorflow(prefix: Path, config: ModelConfig, folder: Path, *, moments:
             model.load_state_dict(weights, assign=True)
             pretrained.save_model(partial, model, config, None)
         else:
-            save_tensors(
-                partial / output_folder.WEIGHTS_FILE,
-                {name: values.shape for name, values in weights.items()},
-                weights.items(),
-            )
+            shapes = {name: values.shape for name, values in weights.items()}
+            save_tensors(partial / output_folder.WEIGHTS_FILE, shapes, weights.items())
             write_json(partial / output_folder.CONFIG_FILE, config.to_hugging_face() | {"architectures": ["BertModel"]})
             write_checksums(partial)
         if slots is not None:

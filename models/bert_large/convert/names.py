@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 Shape = tuple[int, ...]
+NAMED = 5
+"""Variables that a message names; a checkpoint of another model can have hundreds."""
 
 _HEADS = {
     "cls.predictions.bias": "cls/predictions/output_bias",
@@ -51,9 +53,8 @@ class Variables:
 def graph_variables(shapes: Mapping[str, Shape]) -> Variables:
     """Return the variables of a graph checkpoint for parameters of these shapes."""
     names = {parameter: tensorflow_name(parameter) for parameter in shapes}
-    return Variables(
-        names, {name: shape[::-1] if is_transposed(names[name]) else shape for name, shape in shapes.items()}
-    )
+    stored = {name: shape[::-1] if is_transposed(names[name]) else shape for name, shape in shapes.items()}
+    return Variables(names, stored)
 
 
 def object_variables(root: str, shapes: Mapping[str, Shape], heads: int) -> Variables:
@@ -104,6 +105,13 @@ def _object_name(parameter: str, layers: int) -> str:
         return f"layer_with_weights-{first + layers}/{dense[kind]}"
     layer, _, part = part.removeprefix("encoder.layer.").partition(".")
     return f"layer_with_weights-{first + int(layer)}/{_OBJECT_PARTS[part]}/{(norm if 'Norm' in part else dense)[kind]}"
+
+
+def list_names(variables: Iterable[str]) -> str:
+    """Return the first names in alphabetical order, and the number of others."""
+    names = sorted(variables)
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def is_transposed(variable: str) -> bool:

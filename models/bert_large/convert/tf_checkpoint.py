@@ -73,10 +73,7 @@ def checkpoint_files(prefix: Path) -> list[Path]:
 
 
 def write_checkpoint(prefix: Path, variables: Mapping[str, NDArray[Any]]) -> None:
-    """Write variables as a checkpoint in TensorFlow's second format, atomically; it replaces an older one.
-
-    TensorFlow's errors of the file system are raised as `OSError`.
-    """
+    """Write or replace a checkpoint in TensorFlow's second format, atomically; its file errors become `OSError`."""
     tensorflow = import_tensorflow()
     for leftover in prefix.parent.glob(f".{glob.escape(prefix.name)}.*.partial"):  # of killed conversions
         remove_tree(leftover)

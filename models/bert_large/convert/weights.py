@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import combinations
 
 import numpy as np
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
-from bert_large.convert.names import Variables, graph_variables, is_transposed, object_root, object_variables
-from bert_large.convert.names import tensorflow_name as tensorflow_name
+from bert_large.convert import names as tf_names
+from bert_large.convert.names import NAMED, Variables, is_transposed, list_names
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.errors import InputError
 from bert_large.model.bert import skeleton
@@ -22,8 +22,6 @@ GLOBAL_STEP = "global_step"
 # First and second moment: suffixes of the slots of the reference's LAMB, as TensorFlow and as the optimizer names them.
 _SLOTS = (("/LAMB", "/LAMB_1"), ("/adam_m", "/adam_v"))
 _OPTIMIZER_SLOT = "/.OPTIMIZER_SLOT/"
-_NAMED = 5
-"""Variables that an error names; a checkpoint of another model can have hundreds."""
 
 
 def require_convertible(config: ModelConfig, source: str) -> None:
@@ -46,18 +44,18 @@ def variables_of(source: TensorFlowCheckpoint, config: ModelConfig) -> Variables
     Raises `InputError` unless it holds exactly these, with their shapes, beside the state of training.
     """
     shapes = parameter_shapes(config)
-    root = object_root(source.shapes)
+    root = tf_names.object_root(source.shapes)
     if root is None:
-        variables, expected = graph_variables(shapes), "BERT with both pretraining heads"
+        variables, expected = tf_names.graph_variables(shapes), "BERT with both pretraining heads"
     else:
         encoder = {name: shape for name, shape in shapes.items() if name.startswith("bert.")}
-        variables, expected = object_variables(root, encoder, config.num_attention_heads), "an encoder of BERT"
+        variables, expected = tf_names.object_variables(root, encoder, config.num_attention_heads), "an encoder of BERT"
     names = set(variables.names.values())
     problems = []
     if missing := names - source.shapes.keys():
-        problems.append(f"lacks {_list(missing)}")
+        problems.append(f"lacks {list_names(missing)}")
     if unknown := source.shapes.keys() - names - set(training_state(source, variables)):
-        problems.append(f"holds {_list(unknown)}, which the model does not have")
+        problems.append(f"holds {list_names(unknown)}, which the model does not have")
     if problems:
         objects = "_CHECKPOINTABLE_OBJECT_GRAPH" in source.shapes
         advice = (
@@ -101,7 +99,7 @@ def choose_slots(source: TensorFlowCheckpoint, variables: Variables) -> tuple[st
         if len(missing) == len(expected):
             continue
         if missing:
-            raise InputError(f"--tf-checkpoint {source.prefix} has moments, but lacks {_list(missing)}")
+            raise InputError(f"--tf-checkpoint {source.prefix} has moments, but lacks {list_names(missing)}")
         for suffix in pair:
             _check_shapes(source, variables, suffix)
         return pair
@@ -152,7 +150,7 @@ def to_variables(weights: Mapping[str, torch.Tensor], step: int) -> dict[str, ND
     """Return TensorFlow's variables of the parameters, and the step."""
     variables: dict[str, NDArray[np.generic]] = {}
     for name, values in weights.items():
-        variable = tensorflow_name(name)
+        variable = tf_names.tensorflow_name(name)
         variables[variable] = (values.T.contiguous() if is_transposed(variable) else values).numpy()
     return variables | {GLOBAL_STEP: np.array(step, np.int64)}
 
@@ -167,11 +165,5 @@ def _check_shapes(source: TensorFlowCheckpoint, variables: Variables, suffix: st
         elif dtype != "float32":
             problems.append(f"{variable + suffix} is of type {dtype}, expected float32")
     if problems:
-        more = f"; and {len(problems) - _NAMED} others" if len(problems) > _NAMED else ""
-        raise InputError(f"--tf-checkpoint {source.prefix}: {'; '.join(problems[:_NAMED])}{more}")
-
-
-def _list(variables: Iterable[str]) -> str:
-    names = sorted(variables)
-    more = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+        more = f"; and {len(problems) - NAMED} others" if len(problems) > NAMED else ""
+        raise InputError(f"--tf-checkpoint {source.prefix}: {'; '.join(problems[:NAMED])}{more}")

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import add_settings, option
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PRECISIONS, TrainConfig
 from bert_large.doctor.finding import PROBLEM, render
@@ -18,20 +18,20 @@ from bert_large.doctor.finding import PROBLEM, render
 class DoctorOptions:
     """The run that the machine is checked for."""
 
-    config_file: str = setting(
-        "bert-large", f"configuration of the model: a file, or one of {', '.join(CONFIGURATIONS)}", variable=""
+    config_file: str = option(
+        "bert-large", f"configuration of the model: a file, or one of {', '.join(CONFIGURATIONS)}"
     )
-    phase: int | None = setting(None, "phase to train", within="[1, 2]", variable="", default_text="either")
-    micro_batch_tokens: int = setting(TrainConfig.micro_batch_tokens, "as for pretrain", within="[1, 1e9]", variable="")
-    precision: str | None = setting(
-        None, "as for pretrain", choices=PRECISIONS, variable="", default_text="memory is predicted for fp32"
+    phase: int | None = option(None, "phase to train", within="[1, 2]", default_text="either")
+    micro_batch_tokens: int = option(TrainConfig.micro_batch_tokens, "as for pretrain", within="[1, 1e9]")
+    precision: str | None = option(
+        None, "as for pretrain", choices=PRECISIONS, default_text="memory is predicted for fp32"
     )
-    ranks: int | None = setting(
-        None, "ranks on this machine, as RANKS_PER_NODE", within="[1, 4096]", variable="", default_text="as for a run"
+    ranks: int | None = option(
+        None, "ranks on this machine, as RANKS_PER_NODE", within="[1, 4096]", default_text="as for a run"
     )
-    dataset_dir: Path | None = setting(None, "also check this data folder", variable="")
-    output_dir: Path = setting(Path(), "folder that checkpoints will be written to", variable="")
-    json: bool = setting(False, "print one JSON object per line instead of a table", variable="")
+    dataset_dir: Path | None = option(None, "also check this data folder")
+    output_dir: Path = option(Path(), "folder that checkpoints will be written to")
+    json: bool = option(False, "print one JSON object per line instead of a table")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,15 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Print all findings; return 1 if one of them is a problem."""
     from bert_large.doctor.examine import examine
 
-    findings = examine(
-        model=read_configuration(arguments.config_file),
-        phase=arguments.phase,
-        micro_batch_tokens=arguments.micro_batch_tokens,
-        precision=arguments.precision,
-        ranks=arguments.ranks,
-        dataset_dir=arguments.dataset_dir,
-        output_dir=arguments.output_dir,
-    )
+    names = ("phase", "micro_batch_tokens", "precision", "ranks", "dataset_dir", "output_dir")
+    given = {name: getattr(arguments, name) for name in names}
+    findings = examine(model=read_configuration(arguments.config_file), **given)
     lines = "\n".join(json.dumps(dataclasses.asdict(finding)) for finding in findings)
     sys.stdout.write(f"{lines if arguments.json else render(findings)}\n")
     return int(any(finding.level == PROBLEM for finding in findings))

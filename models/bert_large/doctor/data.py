@@ -21,9 +21,7 @@ def check_data(dataset_dir: Path, phase: int | None) -> list[Finding]:
     findings = [_check_phase(dataset_dir, number) for number in phases]
     if all(finding.level == PROBLEM for finding in findings):
         return findings
-    findings = [
-        dataclasses.replace(finding, level=WARNING) if finding.level == PROBLEM else finding for finding in findings
-    ]
+    findings = [dataclasses.replace(found, level=WARNING) if found.level == PROBLEM else found for found in findings]
     return [*findings, _check_evaluation(dataset_dir)]
 
 

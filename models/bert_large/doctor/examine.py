@@ -16,7 +16,7 @@ from bert_large.distributed.launch import Plan
 from bert_large.distributed.topology import read_topology
 from bert_large.doctor import memory, processor, software, system
 from bert_large.doctor.data import check_data
-from bert_large.doctor.finding import OK, Finding
+from bert_large.doctor.finding import OK, WARNING, Finding
 from bert_large.doctor.output import check_output
 from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
@@ -66,7 +66,9 @@ def _memory(
     model: ModelConfig, phase: int | None, micro_batch_tokens: int, precision: str, plan: Plan | None
 ) -> Finding:
     if not computes("native", precision):
-        return memory.no_prediction(precision)
+        found = f"not predicted: {precision} uses the eager engine, which needs more than the native one"
+        remedy = "watch the peak of the first steps; lower MICRO_BATCH_TOKENS if needed"
+        return Finding(WARNING, "memory", found, remedy)
     longest = PHASE_SEQ_LENGTHS[phase or min(PHASE_SEQ_LENGTHS)]  # a micro-batch holds at least one sequence
     need = memory.predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
     return memory.check_memory(need, 1 if plan is None else len(plan.placements), memory.read_available_bytes())

@@ -33,6 +33,5 @@ def render(findings: Sequence[Finding]) -> str:
         if finding.remedy:
             rows.append(["", "", f"-> {finding.remedy}"])
     levels = [finding.level for finding in findings]
-    return "\n".join(
-        [format_table(rows, left=3), ", ".join(f"{levels.count(level)} {level}" for level in (OK, WARNING, PROBLEM))]
-    )
+    counts = ", ".join(f"{levels.count(level)} {level}" for level in (OK, WARNING, PROBLEM))
+    return f"{format_table(rows, left=3)}\n{counts}"

@@ -115,21 +115,14 @@ def read_available_bytes(root: Path = Path("/")) -> int | None:
     return min(available, default=None)
 
 
-def no_prediction(precision: str) -> Finding:
-    """Return the finding for a precision that the native engine has no kernels for."""
-    found = f"not predicted: {precision} uses the eager engine, which needs more than the native one"
-    return Finding(WARNING, "memory", found, "watch the peak of the first steps; lower MICRO_BATCH_TOKENS if needed")
-
-
 def check_memory(need: MemoryNeed, ranks: int, available: int | None) -> Finding:
     """Check that `ranks` ranks of this machine have the memory that training needs."""
     topic, total = "memory", need.total * ranks
     found = f"{_gib(total)} predicted" + (f" ({ranks} ranks of {_gib(need.total)})" if ranks > 1 else "")
     found += f" for micro-batches of {need.tokens} tokens, native engine, without the loader's processes"
     if available is None:
-        return Finding(
-            WARNING, topic, f"{found}; the system does not report what is available", "check that it is enough"
-        )
+        found += "; the system does not report what is available"
+        return Finding(WARNING, topic, found, "check that it is enough")
     found += f"; {_gib(available)} available"
     if total <= _TIGHT_SHARE * available:
         return Finding(OK, topic, found)

@@ -47,9 +47,8 @@ def _advise(cpu_flags: frozenset[str]) -> Finding:
 
 def measure_bf16_speedup() -> float:
     """Return the rate of bf16 matrix products over that of fp32, measured in less than a second."""
-    fp32, bf16 = measure_flops_per_second(
-        tokens=256, hidden=512, intermediate=2048, dtypes=[torch.float32, torch.bfloat16]
-    )
+    dtypes = [torch.float32, torch.bfloat16]
+    fp32, bf16 = measure_flops_per_second(tokens=256, hidden=512, intermediate=2048, dtypes=dtypes)
     return bf16 / fp32
 
 

@@ -68,9 +68,8 @@ def check_port(port: int) -> Finding:
             listener.bind(("", port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            return Finding(
-                PROBLEM, "port", f"MASTER_PORT {port} cannot be used: {reason}", "set MASTER_PORT to another"
-            )
+            found = f"MASTER_PORT {port} cannot be used: {reason}"
+            return Finding(PROBLEM, "port", found, "set MASTER_PORT to another")
     return Finding(OK, "port", f"MASTER_PORT {port} is free")
 
 

@@ -28,9 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=(*GRAPHS, "both"),
         help="encoder.onnx: hidden states and pooled output; pretraining.onnx: logits of the heads (default both)",
     )
-    onnx.add_argument(
-        "--opset", type=int, help=f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"
-    )
+    opset = f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"
+    onnx.add_argument("--opset", type=int, help=opset)
     folder = parser.add_argument_group("with --format hugging-face")
     folder.add_argument("--vocab-file", help="vocabulary (default: vocab.txt of the model folder)")
     folder.add_argument(

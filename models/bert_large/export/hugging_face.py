@@ -19,12 +19,7 @@ from bert_large.train.run_folder import RUN_FILE
 
 
 def export_folder(
-    checkpoint_dir: Path,
-    output_dir: Path,
-    *,
-    vocab_file: str | None,
-    do_lower_case: bool | None,
-    run_dir: Path | None,
+    checkpoint_dir: Path, output_dir: Path, *, vocab_file: str | None, do_lower_case: bool | None, run_dir: Path | None
 ) -> None:
     """Write the folder; everything is made, and the weights are checked, before the first file is moved into place.
 
@@ -37,27 +32,18 @@ def export_folder(
         raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {pretrained.VOCAB_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)
     casing = resolve_casing(vocab_path, do_lower_case)
-    letters = {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
+    letters = casing.letters
     beside = checkpoint_dir.absolute().parent
     if run_dir is None and (beside / RUN_FILE).exists():
         run_dir = beside
     model = skeleton(config).to_empty(device="cpu")
-    card = model_card(
-        config,
-        sum(weights.numel() for weights in model.parameters()),
-        casing.do_lower_case,
-        run_dir,
-        casing.strip_accents,
-    )
+    parameters = sum(weights.numel() for weights in model.parameters())
+    card = model_card(config, parameters, casing.do_lower_case, run_dir, casing.strip_accents)
     pretrained.load_model(checkpoint_dir, model)
     settings = {
         # Not BertTokenizer, which would replace the rules of tokenizer.json by its own.
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **tokenizer_settings(
-            **letters,
-            max_length=config.max_position_embeddings,
-            segments=config.traits.has_segments,
-        ),
+        **tokenizer_settings(**letters, max_length=config.max_position_embeddings, segments=config.traits.has_segments),
     }
     with partial_folder(output_dir) as partial:
         pretrained.save_model(partial, model, config, vocab_path, **letters)

@@ -32,10 +32,7 @@ _DATA = re.compile(
 def model_card(
     config: ModelConfig, parameters: int, do_lower_case: bool, run_dir: Path | None, strip_accents: bool | None = None
 ) -> str:
-    """Return the card in Markdown; `run_dir` None: how the model was trained is not known.
-
-    Raises `InputError` if the run's files cannot be read, or are of another model.
-    """
+    """Return the card in Markdown; raise `InputError` if the run's files cannot be read or are of another model."""
     strips = do_lower_case if strip_accents is None else strip_accents
     letters = f"{'lowercased' if do_lower_case else 'cased'}, accents {'stripped' if strips else 'kept'}"
     model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "letters of the text": letters}
@@ -62,9 +59,8 @@ def _read_run(config: ModelConfig, folder: Path) -> dict[str, Any]:
         identity, model = flat_identity(run), flatten({"model": dataclasses.asdict(config)})
         settings = {name: value for name, value in identity.items() if name not in model}
         if not model.items() <= identity.items():
-            raise InputError(
-                f"--run-dir {folder} is the run of another model; give the folder of the run that made this one"
-            )
+            advice = "give the folder of the run that made this one"
+            raise InputError(f"--run-dir {folder} is the run of another model; {advice}")
         metrics, results = folder / "metrics.jsonl", folder / "results.yaml"
         evaluations = read_rows(metrics, "eval") if metrics.exists() else []
         steps = read_rows(metrics, "step") if metrics.exists() else []
@@ -80,17 +76,14 @@ def _read_run(config: ModelConfig, folder: Path) -> dict[str, Any]:
         raise InputError(f"--run-dir {folder}: its files are damaged: {error!r}") from None
     last_step = {name: value for name, value in steps[-1].items() if name in _STEP_METRICS} if steps else {}
     last_evaluation = {name: value for name, value in evaluations[-1].items() if name != "event"} if evaluations else {}
-    sections = {
+    tables = {
         "Data": _data(folder),
         "Last evaluation, on held-out records": last_evaluation,
         "Last step, on the training records": last_step,
         "Summary of the run": summary,
     }
-    return {
-        "training": _table(settings),
-        "end": end,
-        "sections": {heading: _table(values) for heading, values in sections.items() if values},
-    }
+    sections = {heading: _table(values) for heading, values in tables.items() if values}
+    return {"training": _table(settings), "end": end, "sections": sections}
 
 
 def _data(folder: Path) -> dict[str, str]:

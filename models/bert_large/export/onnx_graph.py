@@ -36,10 +36,7 @@ _FILE_LIMIT_BYTES = 2**31  # of protobuf
 
 
 class _PaddedGraph(nn.Module):
-    """A model of `transformers` with positional inputs and the outputs that are named.
-
-    Inputs are int64 [batch, sequence] each; the attention mask is 1 at tokens and 0 at padding.
-    """
+    """A model of `transformers` with positional inputs, int64 [batch, sequence], and the outputs that are named."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
@@ -52,10 +49,7 @@ class _PaddedGraph(nn.Module):
 
 
 def outputs_of(graph: str, architecture: Architecture) -> tuple[str, ...]:
-    """Return the names of a graph's outputs in `transformers`.
-
-    They are float32: one row per token and, for models with a next-sentence head, one row per sequence.
-    """
+    """Return the names of a graph's float32 outputs: per token and, with a next-sentence head, per sequence."""
     tokens, sequences = {
         "encoder": ("last_hidden_state", "pooler_output"),
         "pretraining": (architecture.prediction_output, "seq_relationship_logits"),
@@ -137,10 +131,7 @@ def _quiet() -> Iterator[None]:
 def _write(path: Path, graph: _PaddedGraph, max_length: int, opset: int) -> None:
     # A size of 1 would become a constant, and one tensor given three times a single input.
     examples = tuple(torch.ones(3, 2, dtype=torch.int64) for _ in graph.inputs)
-    axes = {
-        0: torch.export.Dim("batch"),
-        1: torch.export.Dim("sequence", max=max_length),
-    }
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("sequence", max=max_length)}
     with _quiet(), torch.no_grad():
         torch.onnx.export(
             graph,
@@ -194,11 +185,8 @@ def sample_batch(vocab_size: int, max_positions: int) -> RaggedBatch:
 def run_session(session: Any, batch: RaggedBatch) -> dict[str, torch.Tensor]:
     """Run a graph on the padded batch; return its outputs, for tokens without the padding as [T, …]."""
     places = batch.sequence_ids.numpy(), batch.position_ids.numpy()
-    values_of_tokens: dict[str, Any] = {
-        "input_ids": batch.input_ids,
-        "attention_mask": 1,
-        "token_type_ids": batch.token_type_ids,
-    }
+    ids, types = batch.input_ids, batch.token_type_ids
+    values_of_tokens: dict[str, Any] = {"input_ids": ids, "attention_mask": 1, "token_type_ids": types}
     feeds = {item.name: np.zeros((batch.sequences, batch.max_length), np.int64) for item in session.get_inputs()}
     for name, rows in feeds.items():
         rows[places] = values_of_tokens[name]

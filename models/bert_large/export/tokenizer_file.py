@@ -15,15 +15,14 @@ from collections.abc import Callable
 from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders
-from tokenizers.models import WordPiece
 from tokenizers.normalizers import NFD, Lowercase, Normalizer, Replace
 from tokenizers.normalizers import Sequence as Normalizers
-from tokenizers.pre_tokenizers import PreTokenizer, Split, WhitespaceSplit
 from tokenizers.pre_tokenizers import Sequence as PreTokenizers
+from tokenizers.pre_tokenizers import Split, WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 
 from bert_large.prepare.normalizer import TextNormalizer
-from bert_large.prepare.tokenizer import MAX_WORD_CHARACTERS
+from bert_large.prepare.tokenizer import word_piece_tokenizer
 from bert_large.prepare.vocab import CLS, CONTINUATION, MASK, PAD, SEP, SPECIAL_TOKENS, UNK, Vocabulary
 
 _SIGMA, _FINAL_SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER FINAL SIGMA}"
@@ -35,16 +34,10 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accent
 
     Unlike there, special tokens such as `[MASK]` are recognized in the text.
     """
-    tokenizer = Tokenizer(
-        WordPiece(
-            {token: index for index, token in enumerate(vocabulary.tokens)},
-            unk_token=UNK,
-            max_input_chars_per_word=MAX_WORD_CHARACTERS,
-            continuing_subword_prefix=CONTINUATION,
-        )
-    )
+    tokenizer = word_piece_tokenizer(vocabulary)
     tokenizer.normalizer = _normalizer(do_lower_case, do_lower_case if strip_accents is None else strip_accents)
-    tokenizer.pre_tokenizer = _pre_tokenizer()
+    _, alone = _removed_and_alone()
+    tokenizer.pre_tokenizer = PreTokenizers([WhitespaceSplit(), Split(Regex(alone), "isolated")])
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
     tokenizer.post_processor = TemplateProcessing(
@@ -82,19 +75,12 @@ def _normalizer(do_lower_case: bool, strip_accents: bool) -> Normalizer:
     return Normalizers(steps)
 
 
-def _pre_tokenizer() -> PreTokenizer:
-    _, alone = _removed_and_alone()
-    return PreTokenizers([WhitespaceSplit(), Split(Regex(alone), "isolated")])
-
-
 @functools.cache
 def _removed_and_alone() -> tuple[str, str]:
     """Return the classes of characters that are removed, and of those that are single words."""
     cleaned = TextNormalizer(do_lower_case=False)
-    return (
-        _class_of(lambda character: not cleaned(character)),
-        _class_of(lambda character: cleaned(character) == f" {character} "),
-    )
+    removed = _class_of(lambda character: not cleaned(character))
+    return removed, _class_of(lambda character: cleaned(character) == f" {character} ")
 
 
 @functools.cache

@@ -60,10 +60,8 @@ class Log(TrainerCallback):
         if "train_runtime" in logs:  # the Trainer's summary, which does not include the time before a restart
             return
         if not math.isfinite(logs.get("loss", 0.0)):
-            raise UserError(
-                f"seed {self._seed}: at step {state.global_step} the loss is {logs['loss']}: training diverged. "
-                f"{LOWER_RATE}"
-            )
+            place = f"seed {self._seed}: at step {state.global_step}"
+            raise UserError(f"{place} the loss is {logs['loss']}: training diverged. {LOWER_RATE}")
         values = " ".join(f"{name} {value:.4g}" for name, value in logs.items() if isinstance(value, float))
         self._line(state, values)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
 from bert_large.finetune import squad
-from bert_large.finetune.registry import TASKS, add_task_arguments, make_task, task_name
+from bert_large.finetune.registry import TASKS, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
 from bert_large.storage.lock import FolderLock
@@ -36,9 +37,7 @@ class FinetuneOptions:
     output_dir: Path = setting(text="folder for everything that the run writes; one per run", path="output")
     vocab_file: Path | None = setting(None, "vocabulary", default_text="that of the model folder", path="input")
     do_lower_case: bool | None = setting(
-        None,
-        "convert text to lower case and strip accents",
-        default_text="as the model folder or the vocabulary says",
+        None, "convert text to lower case and strip accents", default_text="as the model folder or the vocabulary says"
     )
     seeds: str | None = setting(
         None, "train once with each of these seeds, such as 1,2,3", default_text="42", alternative="seed"
@@ -46,9 +45,7 @@ class FinetuneOptions:
     seed: str | None = setting(None, "train once, with this seed")
     save_every: int = setting(200, "steps between checkpoints", within="[1, inf)")
     resume: str = setting(
-        "auto",
-        "auto: continue the folder's run; never: refuse a folder that holds a run",
-        choices=("auto", "never"),
+        "auto", "auto: continue the folder's run; never: refuse a folder that holds a run", choices=("auto", "never")
     )
     predict_only: bool = setting(
         False, "only predict, with a fine-tuned model as CHECKPOINT_DIR; no training file is needed"
@@ -60,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, FinetuneOptions)
     of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
     add_settings(parser, FinetuneSettings, title=f"settings (squad and squad2 have other defaults: {of_squad})")
-    add_task_arguments(parser)
+    add_settings(parser, squad.SquadOptions, title="with --task squad or squad2")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -89,25 +86,18 @@ def run(arguments: argparse.Namespace) -> int:
     task = make_task(arguments, labels)
     settings = _settings(arguments, task)
     tokenizer = load_tokenizer(arguments.checkpoint_dir, arguments.vocab_file, arguments.do_lower_case)
-    if settings.max_seq_length > tokenizer.model_max_length:
-        raise InputError(
-            f"max_seq_length is {settings.max_seq_length}, the model has positions for {tokenizer.model_max_length}"
-        )
+    length, positions = settings.max_seq_length, tokenizer.model_max_length
+    if length > positions:
+        raise InputError(f"max_seq_length is {length}, the model has positions for {positions}")
     make_folder(arguments.output_dir)
     with FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)):
         start_logging(arguments.output_dir / "train.log")
         apply_precision(settings.precision)
         finetune_run = FinetuneRun(
-            task=task,
-            settings=settings,
-            checkpoint_dir=arguments.checkpoint_dir,
-            tokenizer=tokenizer,
-            data_dir=arguments.data_dir,
-            output_dir=arguments.output_dir,
-            seeds=seeds,
-            save_every=arguments.save_every,
-            resume=arguments.resume == "auto",
-        )
+            task=task, settings=settings, checkpoint_dir=arguments.checkpoint_dir, tokenizer=tokenizer,
+            data_dir=arguments.data_dir, output_dir=arguments.output_dir, seeds=seeds,
+            save_every=arguments.save_every, resume=arguments.resume == "auto",
+        )  # fmt: skip
         if arguments.predict_only:
             metrics = finetune_run.predict()["metrics"]
             LOGGER.info("predictions are in %s", arguments.output_dir / PREDICTIONS)
@@ -151,10 +141,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 def _require_packages() -> None:
     try:
-        import accelerate  # noqa: F401
-        import datasets  # noqa: F401
-        import scipy  # noqa: F401
-        import sklearn  # noqa: F401
-        import transformers  # noqa: F401
+        for name in ("accelerate", "datasets", "scipy", "sklearn", "transformers"):
+            importlib.import_module(name)
     except ImportError as error:
         raise missing_extra("finetune", "finetune", error) from error

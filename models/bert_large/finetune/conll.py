@@ -1,4 +1,4 @@
-"""Sentences with entity tags in the files of the CoNLL shared tasks, and the tagging schemes of those files.
+"""Sentences with entity tags in the files of the CoNLL shared tasks: tagging schemes, and conlleval's metrics.
 
 A line is a word and its tag, with or without columns between them (CoNLL-2003 has part of speech and chunk), separated
 by spaces or tabs. A blank line ends a sentence, and so does a line that begins with -DOCSTART-, which is not a word.
@@ -8,7 +8,8 @@ Tjong Kim Sang and De Meulder 2003 (https://aclanthology.org/W03-0419).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -113,3 +114,40 @@ def labels_of(sentences: Iterable[Sentence]) -> list[str]:
     """Return the labels of a model: O, then B and I of every type that occurs, in alphabetical order."""
     types = sorted({tag[2:] for sentence in sentences for tag in sentence.tags if tag != OUTSIDE})
     return [OUTSIDE, *(f"{prefix}-{kind}" for kind in types for prefix in "BI")]
+
+
+def entity_scores(
+    sentences: Iterable[tuple[Sequence[str], Sequence[str]]], types: Collection[str] = ()
+) -> dict[str, float]:
+    """Return the scores of sentences, each a pair of gold and predicted tags, as percentages, as conlleval counts them.
+
+    A predicted entity is correct if a gold entity has the same type, first word and last word.
+    `precision`, `recall` and `f1` are over the entities of all types; `PER_precision` and so on are over those of one
+    type, for every type that occurs or is in `types`. A ratio with denominator 0 counts as 0. `accuracy` is the share
+    of words whose tag is correct.
+    """
+    gold, predicted, correct = Counter[str](), Counter[str](), Counter[str]()
+    words = correct_tags = 0
+    for gold_tags, predicted_tags in sentences:
+        words += len(gold_tags)
+        correct_tags += sum(tag == other for tag, other in zip(gold_tags, predicted_tags, strict=True))
+        expected, found = set(entities(gold_tags)), set(entities(predicted_tags))
+        for counter, counted in ((gold, expected), (predicted, found), (correct, expected & found)):
+            counter.update(entity.type for entity in counted)
+    scores = {"accuracy": _percentage(correct_tags, words)}
+    scores |= _scores("", correct.total(), predicted.total(), gold.total())
+    for kind in sorted({*gold, *predicted, *types}):
+        scores |= _scores(f"{kind}_", correct[kind], predicted[kind], gold[kind])
+    return scores
+
+
+def _scores(prefix: str, correct: int, predicted: int, gold: int) -> dict[str, float]:
+    return {
+        f"{prefix}precision": _percentage(correct, predicted),
+        f"{prefix}recall": _percentage(correct, gold),
+        f"{prefix}f1": _percentage(2 * correct, predicted + gold),
+    }
+
+
+def _percentage(part: int, whole: int) -> float:
+    return 100 * part / whole if whole else 0.0

@@ -1,13 +1,16 @@
-"""The files of a task in the folder that `--data-dir` names: which there are, and their lines and JSON."""
+"""The data of a task: the files in the folder that `--data-dir` names, or a data set of Hugging Face's hub."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bert_large.errors import DataError, InputError
+
+if TYPE_CHECKING:
+    from datasets import DatasetDict
 
 
 def find_files(folder: Path, names: Mapping[str, Sequence[str]], optional: Collection[str] = ()) -> dict[str, Path]:
@@ -74,3 +77,19 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, cut short, or nested without end
         raise DataError(f"{path} is not JSON: {error}") from error
+
+
+def load_from_hub(name: str, configuration: str | None = None, revision: str | None = None) -> DatasetDict:
+    """Return the splits of a data set of the hub, or of its cache; raise `InputError` if neither has it."""
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+
+    described = name if configuration is None else f"{name} ({configuration})"
+    try:
+        return load_dataset(name, configuration, revision=revision)
+    except (OSError, ValueError, RuntimeError, DatasetsError) as error:  # network errors are OSErrors
+        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        raise InputError(
+            f"{described} could not be loaded from Hugging Face's hub: {reason}; give its files with "
+            "--data-dir, or provide a network (HTTPS_PROXY) or a cache (HF_HOME) that has it"
+        ) from error

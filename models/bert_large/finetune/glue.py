@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from bert_large.errors import InputError
 from bert_large.finetune.metrics import accuracy_and_f1, correlations, matthews_correlation
@@ -81,90 +82,36 @@ def _ids(row: Row) -> tuple[str, ...]:
     return tuple(row.fields[name] for name in _MRPC_IDS)
 
 
-_ENTAILMENT = {"entailment": "entailment", "not_entailment": "not_entailment"}
-GLUE_TASKS = {
-    task.name: task
-    for task in (
-        SentenceTask(
-            name="cola",
-            folder="CoLA",
-            files=_files(("sentence",), header=("source", "label", "mark", "sentence")),
-            labels={"0": "unacceptable", "1": "acceptable"},
-            metric=matthews_correlation,
-            main_metric="matthews_correlation",
-            hub_texts=("sentence",),
-            predictions={"test": "CoLA.tsv"},
-        ),
-        SentenceTask(
-            name="sst2",
-            folder="SST-2",
-            files=_files(("sentence",)),
-            labels={"0": "negative", "1": "positive"},
-            hub_texts=("sentence",),
-            predictions={"test": "SST-2.tsv"},
-        ),
-        SentenceTask(
-            name="mrpc",
-            folder="MRPC",
-            files=_files(("#1 String", "#2 String"), label="Quality"),
-            read=_read_mrpc,
-            labels={"0": "not_equivalent", "1": "equivalent"},
-            metric=accuracy_and_f1,
-            main_metric="average",
-            predictions={"test": "MRPC.tsv"},
-        ),
-        SentenceTask(
-            name="qqp",
-            folder="QQP",
-            # Some rows of the official files are cut short.
-            files=_files(("question1", "question2"), label="is_duplicate", test_index="id", skip_short=True),
-            labels={"0": "not_duplicate", "1": "duplicate"},
-            metric=accuracy_and_f1,
-            main_metric="average",
-            hub_texts=("question1", "question2"),
-            predictions={"test": "QQP.tsv"},
-        ),
-        SentenceTask(
-            name="stsb",
-            folder="STS-B",
-            files=_files(PAIR, label="score"),
-            labels={},
-            metric=correlations,
-            main_metric="average",
-            predictions={"test": "STS-B.tsv"},
-        ),
-        SentenceTask(
-            name="mnli",
-            folder="MNLI",
-            files=(*_files(PAIR, label="gold_label", evaluation=("_matched", "_mismatched")), _DIAGNOSTIC_FILE),
-            labels={name: name for name in ("entailment", "neutral", "contradiction")},
-            hub_texts=("premise", "hypothesis"),
-            predictions={"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax": "AX.tsv"},
-        ),
-        SentenceTask(
-            name="qnli",
-            folder="QNLI",
-            files=_files(("question", "sentence")),
-            labels=_ENTAILMENT,
-            hub_texts=("question", "sentence"),
-            predictions={"test": "QNLI.tsv"},
-        ),
-        SentenceTask(
-            name="rte",
-            folder="RTE",
-            files=_files(PAIR),
-            labels=_ENTAILMENT,
-            predictions={"test": "RTE.tsv"},
-        ),
-        SentenceTask(
-            name="wnli",
-            folder="WNLI",
-            files=_files(PAIR),
-            labels={"0": "not_entailment", "1": "entailment"},
-            predictions={"test": "WNLI.tsv"},
-        ),
-    )
-}
+def _task(name: str, folder: str, files: tuple[SentenceFile, ...], labels: dict[str, str], **more: Any) -> SentenceTask:
+    """Return a task, with the server's name for the predictions of its test split."""
+    details = {"predictions": {"test": f"{folder}.tsv"}, **more}
+    return SentenceTask(name=name, folder=folder, files=files, labels=labels, **details)
+
+
+_ENTAILMENT = {name: name for name in ("entailment", "not_entailment")}
+_MNLI_PREDICTIONS = {"test_matched": "MNLI-m.tsv", "test_mismatched": "MNLI-mm.tsv", "ax": "AX.tsv"}
+_QUESTIONS, _QUESTION_AND_SENTENCE = ("question1", "question2"), ("question", "sentence")
+_SCORED_BY_F1 = {"metric": accuracy_and_f1, "main_metric": "average"}
+_TASKS = (
+    _task("cola", "CoLA", _files(("sentence",), header=("source", "label", "mark", "sentence")),
+          {"0": "unacceptable", "1": "acceptable"}, hub_texts=("sentence",),
+          metric=matthews_correlation, main_metric="matthews_correlation"),
+    _task("sst2", "SST-2", _files(("sentence",)), {"0": "negative", "1": "positive"}, hub_texts=("sentence",)),
+    _task("mrpc", "MRPC", _files(("#1 String", "#2 String"), label="Quality"),
+          {"0": "not_equivalent", "1": "equivalent"}, read=_read_mrpc, **_SCORED_BY_F1),
+    # Some rows of the official files are cut short.
+    _task("qqp", "QQP", _files(_QUESTIONS, label="is_duplicate", test_index="id", skip_short=True),
+          {"0": "not_duplicate", "1": "duplicate"}, hub_texts=_QUESTIONS, **_SCORED_BY_F1),
+    _task("stsb", "STS-B", _files(PAIR, label="score"), {}, metric=correlations, main_metric="average"),
+    _task("mnli", "MNLI",
+          (*_files(PAIR, label="gold_label", evaluation=("_matched", "_mismatched")), _DIAGNOSTIC_FILE),
+          {name: name for name in ("entailment", "neutral", "contradiction")},
+          hub_texts=("premise", "hypothesis"), predictions=_MNLI_PREDICTIONS),
+    _task("qnli", "QNLI", _files(_QUESTION_AND_SENTENCE), _ENTAILMENT, hub_texts=_QUESTION_AND_SENTENCE),
+    _task("rte", "RTE", _files(PAIR), _ENTAILMENT),
+    _task("wnli", "WNLI", _files(PAIR), {"0": "not_entailment", "1": "entailment"}),
+)  # fmt: skip
+GLUE_TASKS = {task.name: task for task in _TASKS}
 
 
 def make_task(name: str, labels: Sequence[str] | None) -> SentenceTask:

@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_large.errors import DataError
-from bert_large.finetune.conll import OUTSIDE, Sentence, labels_of, read_conll, to_iob2
-from bert_large.finetune.data_files import find_files
-from bert_large.finetune.entity_metrics import entity_scores
-from bert_large.finetune.hub import load_from_hub
+from bert_large.finetune.conll import OUTSIDE, Sentence, entity_scores, labels_of, read_conll, to_iob2
+from bert_large.finetune.data_files import find_files, load_from_hub
 from bert_large.finetune.task import Splits
 from bert_large.finetune.word_chunks import make_chunks
 from bert_large.storage.atomic import write_atomically
@@ -24,11 +22,7 @@ if TYPE_CHECKING:
 
 FILES = {
     split: [*(f"{name}{ending}" for name in names for ending in (".txt", ".conll")), f"eng.{names[-1]}"]
-    for split, names in {
-        "train": ("train",),
-        "validation": ("dev", "valid", "testa"),
-        "test": ("test", "testb"),
-    }.items()
+    for split, names in (("train", ["train"]), ("validation", ["dev", "valid", "testa"]), ("test", ["test", "testb"]))
 }
 """The names that the file of each split may have; the last ones are CoNLL-2003's own."""
 HUB_DATASET = "eriktks/conll2003"
@@ -63,24 +57,18 @@ class NerTask:
 
     def model_settings(self) -> dict[str, Any]:
         """Return the labels' names."""
-        return {
-            "num_labels": len(self.labels),
-            "id2label": dict(enumerate(self.labels)),
-            "label2id": self._label_ids,
-        }
-
-    @property
-    def _label_ids(self) -> dict[str, int]:
-        return {label: index for index, label in enumerate(self.labels)}
+        ids = {label: index for index, label in enumerate(self.labels)}
+        return {"num_labels": len(ids), "id2label": dict(enumerate(self.labels)), "label2id": ids}
 
     def encode(
         self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
     ) -> Dataset:
         """Return one feature per sentence, and several for a sentence that is too long."""
+        label_ids = self.model_settings()["label2id"]
 
         def features_of(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
             sentences = [Sentence(*columns) for columns in zip(batch["words"], batch["tags"], strict=True)]
-            chunks = list(make_chunks(sentences, tokenizer, self._label_ids, max_seq_length=max_seq_length))
+            chunks = list(make_chunks(sentences, tokenizer, label_ids, max_seq_length=max_seq_length))
             return {
                 "input_ids": [chunk.input_ids for chunk in chunks],
                 "labels": [chunk.labels for chunk in chunks],
@@ -127,6 +115,4 @@ def _from_hub(splits: DatasetDict) -> dict[str, list[Sentence]]:
 def _to_dataset(sentences: Sequence[Sentence]) -> Dataset:
     from datasets import Dataset
 
-    return Dataset.from_dict(
-        {"words": [sentence.words for sentence in sentences], "tags": [sentence.tags for sentence in sentences]}
-    )
+    return Dataset.from_dict({name: [getattr(row, name) for row in sentences] for name in ("words", "tags")})

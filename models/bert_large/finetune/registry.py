@@ -25,11 +25,6 @@ TASKS: dict[str, _MakeTask] = {
 _OPTIONS = {"squad": squad.OPTIONS_OF_1, "squad2": squad.OPTIONS}
 
 
-def add_task_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that only some tasks have."""
-    squad.add_arguments(parser)
-
-
 def task_name(arguments: argparse.Namespace) -> str:
     """Return the task that `--task` names; raise `InputError` if it is unknown, or an option is not for it."""
     name = arguments.task.lower().replace("-", "").replace("_", "")

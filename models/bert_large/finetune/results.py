@@ -40,11 +40,7 @@ def results_table(task: str, results: Mapping[str, Any]) -> str:
     rows = [[task, "mean", "deviation", *(f"seed {seed['seed']}" for seed in seeds)]]
     for split, metrics in results["summary"].items():
         for metric, values in metrics.items():
-            numbers = [
-                values["mean"],
-                values["standard_deviation"],
-                *(seed["metrics"][split][metric] for seed in seeds),
-            ]
+            numbers = [*values.values(), *(seed["metrics"][split][metric] for seed in seeds)]
             rows.append([f"{split} {metric}", *("-" if number is None else f"{number:.4f}" for number in numbers)])
     for name, unit in (("train_seconds", "seconds of training"), ("train_samples_per_second", "samples/s")):
         rows.append([unit, "", "", *(f"{seed[name]:.1f}" for seed in seeds)])
@@ -53,7 +49,5 @@ def results_table(task: str, results: Mapping[str, Any]) -> str:
 
 def metrics_table(task: str, metrics: Mapping[str, Mapping[str, float]]) -> str:
     """Return a table of the metrics of each split."""
-    rows = [
-        [f"{split} {metric}", f"{value:.4f}"] for split, values in metrics.items() for metric, value in values.items()
-    ]
-    return format_table([[task, "value"], *rows])
+    values = {f"{split} {metric}": value for split, found in metrics.items() for metric, value in found.items()}
+    return format_table([[task, "value"], *([name, f"{value:.4f}"] for name, value in values.items())])

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import transformers
@@ -35,8 +35,7 @@ _KEPT_CHECKPOINTS = 2
 _LOG_EVERY_STEPS = 10
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(NamedTuple):
     """The examples of a split and their features."""
 
     examples: Dataset
@@ -101,7 +100,7 @@ class SeedRun:
         if trainer.state.global_step < trainer.state.max_steps:
             raise Stopped
         model.load_state_dict(load_file(self.folder / MODEL / WEIGHTS_FILE))
-        best_step, _ = _best(trainer.state.log_history, f"eval_{self.task.main_metric}")
+        best_step = _best_step(trainer.state.log_history, f"eval_{self.task.main_metric}")
         samples = len(self.data.train or ()) * self.settings.epochs
         return {
             "seed": self.seed,
@@ -176,17 +175,11 @@ def explain_trainer_errors(folder: Path) -> Iterator[None]:
 
 def trainer_arguments(settings: FinetuneSettings, folder: Path, **more: Any) -> TrainingArguments:
     """Return the arguments of training and of predicting alone."""
+    size, is_bf16 = settings.batch_size, get_precision(settings.precision).autocast_dtype == torch.bfloat16
     return TrainingArguments(
-        output_dir=str(folder),
-        use_cpu=True,
-        bf16=get_precision(settings.precision).autocast_dtype == torch.bfloat16,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        report_to=[],
-        disable_tqdm=True,
-        dataloader_pin_memory=False,
-        **more,
-    )
+        output_dir=str(folder), use_cpu=True, bf16=is_bf16, per_device_train_batch_size=size,
+        per_device_eval_batch_size=size, report_to=[], disable_tqdm=True, dataloader_pin_memory=False, **more,
+    )  # fmt: skip
 
 
 def predict_splits(trainer: Trainer, task: Task, data: EncodedSplits, folder: Path) -> dict[str, dict[str, float]]:
@@ -195,9 +188,9 @@ def predict_splits(trainer: Trainer, task: Task, data: EncodedSplits, folder: Pa
     metrics = {}
     for name, split in (data.evaluation | data.test).items():
         outcome = trainer.predict(split.features)
-        task.write_predictions(folder, name, split.examples, split.features, outcome.predictions)
+        task.write_predictions(folder, name, *split, outcome.predictions)
         if name in data.evaluation:
-            metrics[name] = task.compute_metrics(split.examples, split.features, outcome.predictions)
+            metrics[name] = task.compute_metrics(*split, outcome.predictions)
     return metrics
 
 
@@ -222,7 +215,7 @@ class TaskTrainer(Trainer):
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         watched = self._data.watched
         outcome = self.predict(watched.features, metric_key_prefix="eval")
-        values = self._task.compute_metrics(watched.examples, watched.features, outcome.predictions)
+        values = self._task.compute_metrics(*watched, outcome.predictions)
         metrics = {f"eval_{name}": value for name, value in values.items()}
         metrics |= {name: value for name, value in (outcome.metrics or {}).items() if name == "eval_loss"}
         self.log(metrics)
@@ -230,10 +223,9 @@ class TaskTrainer(Trainer):
         return metrics
 
 
-def _best(history: list[dict[str, Any]], metric: str) -> tuple[int, float]:
-    """Return step and value of the best evaluation, the first of equals."""
-    row = max((row for row in history if metric in row), key=lambda row: row[metric])
-    return row["step"], row[metric]
+def _best_step(history: list[dict[str, Any]], metric: str) -> int:
+    """Return the step of the best evaluation, the first of equals."""
+    return max((row for row in history if metric in row), key=lambda row: row[metric])["step"]
 
 
 class _KeepBest(TrainerCallback):
@@ -243,6 +235,5 @@ class _KeepBest(TrainerCallback):
         self._run = run
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        step, _ = _best(state.log_history, f"eval_{self._run.task.main_metric}")
-        if step == state.global_step:
+        if _best_step(state.log_history, f"eval_{self._run.task.main_metric}") == state.global_step:
             self._run.save_best(kwargs["model"])

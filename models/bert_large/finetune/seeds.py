@@ -63,13 +63,8 @@ class FinetuneRun:
         seeds = [self._run_seed(seed, data, stop) for seed in self.seeds]
         best = best_seed(seeds, self.task.main_metric)
         self._publish(best)
-        results = {
-            "task": self.task.name,
-            "main_metric": self.task.main_metric,
-            "best_seed": best,
-            "summary": summarize(seeds),
-            "seeds": seeds,
-        }
+        results = {"task": self.task.name, "main_metric": self.task.main_metric, "best_seed": best}
+        results |= {"summary": summarize(seeds), "seeds": seeds}
         write_json(self.output_dir / RESULTS_FILE, results)
         return results
 
@@ -89,16 +84,12 @@ class FinetuneRun:
         return results
 
     def _limited(self, splits: Splits) -> Splits:
-        def first(split: Dataset, samples: int | None) -> Dataset:
-            return split if samples is None else split.select(range(min(samples, len(split))))
+        def first(split: Dataset | None, samples: int | None) -> Any:
+            return split if samples is None or split is None else split.select(range(min(samples, len(split))))
 
-        return Splits(
-            train=None if splits.train is None else first(splits.train, self.settings.max_train_samples),
-            evaluation={
-                name: first(split, self.settings.max_eval_samples) for name, split in splits.evaluation.items()
-            },
-            test=splits.test,
-        )
+        most = self.settings.max_eval_samples
+        evaluation = {name: first(split, most) for name, split in splits.evaluation.items()}
+        return Splits(first(splits.train, self.settings.max_train_samples), evaluation, splits.test)
 
     def _claim(self, splits: Splits) -> None:
         """Take the output folder for this run; raise `InputError` if it belongs to another run."""
@@ -106,28 +97,24 @@ class FinetuneRun:
         path = self.output_dir / RUN_FILE
         if path.exists():
             if not self.resume:
-                raise InputError(
-                    f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder (or --resume auto to continue it)"
-                )
+                advice = "give an empty folder (or --resume auto to continue it)"
+                raise InputError(f"OUTPUT_DIR {self.output_dir} holds a run; {advice}")
             require_same(self.output_dir, read_json(path), identity)
         else:
             write_json(path, identity)
 
     def _identity(self, splits: Splits) -> dict[str, Any]:
         """Return everything that determines the result of a seed, except the seed."""
-        vocabulary = sorted(self.tokenizer.get_vocab().items())
+        encode, vocabulary = self.tokenizer, sorted(self.tokenizer.get_vocab().items())
+        all_splits = {"train": splits.train, **splits.evaluation, **splits.test}
         values = {
             "task": self.task.name,
             "options": dict(self.task.options),
             "settings": dataclasses.asdict(self.settings),
             "model": "-".join(map(crc32c_of, weight_shards(check_model_folder(self.checkpoint_dir)))),
             "vocabulary": hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest(),
-            "lower_case": self.tokenizer("A", add_special_tokens=False)
-            == self.tokenizer("a", add_special_tokens=False),
-            "data": {
-                name: digest(split)
-                for name, split in {"train": splits.train, **splits.evaluation, **splits.test}.items()
-            },
+            "lower_case": encode("A", add_special_tokens=False) == encode("a", add_special_tokens=False),
+            "data": {name: digest(split) for name, split in all_splits.items()},
         }
         return json.loads(json.dumps(values))
 
@@ -152,15 +139,9 @@ class FinetuneRun:
             LOGGER.info("seed %d is finished", seed)
         else:
             seed_run = SeedRun(
-                task=self.task,
-                data=data,
-                checkpoint_dir=self.checkpoint_dir,
-                tokenizer=self.tokenizer,
-                settings=self.settings,
-                seed=seed,
-                folder=folder,
-                save_every=self.save_every,
-            )
+                task=self.task, data=data, checkpoint_dir=self.checkpoint_dir, tokenizer=self.tokenizer,
+                settings=self.settings, seed=seed, folder=folder, save_every=self.save_every,
+            )  # fmt: skip
             with explain_trainer_errors(folder):
                 results = seed_run.run(stop)
             write_json(folder / RESULTS_FILE, results)

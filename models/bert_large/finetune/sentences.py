@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bert_large.errors import DataError
-from bert_large.finetune.data_files import find_files, list_folder
-from bert_large.finetune.hub import load_from_hub
+from bert_large.finetune.data_files import find_files, list_folder, load_from_hub
 from bert_large.finetune.metrics import accuracy
 from bert_large.finetune.rows import Row, read_rows
 from bert_large.finetune.task import Splits
@@ -177,9 +176,7 @@ class SentenceTask:
         if split not in self.predictions:
             return
         found = self._predict(predictions)
-        words: Iterable[str] = (
-            (list(self.labels)[index] for index in found) if self.labels else (f"{score:.3f}" for score in found)
-        )
+        words = [list(self.labels)[index] for index in found] if self.labels else [f"{score:.3f}" for score in found]
         lines = [f"{index}\t{word}\n" for index, word in zip(examples[INDEX], words, strict=True)]
         with write_atomically(folder / self.predictions[split]) as file:
             file.write("".join(["index\tprediction\n", *lines]).encode())

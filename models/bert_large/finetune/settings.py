@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from bert_large.config import training as config
@@ -9,41 +10,37 @@ from bert_large.config.options import check_fields, setting
 
 PRECISIONS = tuple(name for name in config.PRECISIONS if name != "fp16")
 """Without fp16: the Trainer does not scale the loss on CPUs."""
+_setting = functools.partial(setting, deferred=True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
     """Settings that decide a seed's result. Defaults are in the range that BERT's authors tried."""
 
-    epochs: int = setting(3, "passes over the training examples", within="[1, 100000]", deferred=True)
-    batch_size: int = setting(
-        32, "sequences per optimizer step, and per pass when predicting", within="[1, 1048576]", deferred=True,
+    epochs: int = _setting(3, "passes over the training examples", within="[1, 100000]")
+    batch_size: int = _setting(
+        32,
+        "sequences per optimizer step, and per pass when predicting",
+        within="[1, 1048576]",
         aliases=("batch_size",),
-    )  # fmt: skip
-    learning_rate: float = setting(
-        2e-5, "peak learning rate of AdamW; it decays linearly to 0", within="(0, inf)", deferred=True
     )
-    warmup_share: float = setting(
-        0.1, "share of the steps in which the rate rises linearly from 0", within="[0, 1)", deferred=True
+    learning_rate: float = _setting(2e-5, "peak learning rate of AdamW; it decays linearly to 0", within="(0, inf)")
+    warmup_share: float = _setting(0.1, "share of the steps in which the rate rises linearly from 0", within="[0, 1)")
+    weight_decay: float = _setting(
+        0.01, "decoupled weight decay, not applied to biases and LayerNorm", within="[0, inf)"
     )
-    weight_decay: float = setting(
-        0.01, "decoupled weight decay, not applied to biases and LayerNorm", within="[0, inf)", deferred=True
+    max_seq_length: int = _setting(
+        128, "largest number of tokens in a sequence; longer ones are truncated", within="[8, 65536]"
     )
-    max_seq_length: int = setting(
-        128, "largest number of tokens in a sequence; longer ones are truncated", within="[8, 65536]", deferred=True
+    precision: str = _setting("fp32", "precision of matrix products; weights are fp32 always", choices=PRECISIONS)
+    max_train_samples: int | None = _setting(
+        None, "train on this many examples, the first ones", within="[1, inf)", default_text="all"
     )
-    precision: str = setting(
-        "fp32", "precision of matrix products; weights are fp32 always", choices=PRECISIONS, deferred=True
-    )
-    max_train_samples: int | None = setting(
-        None, "train on this many examples, the first ones", within="[1, inf)", default_text="all", deferred=True
-    )
-    max_eval_samples: int | None = setting(
+    max_eval_samples: int | None = _setting(
         None,
         "evaluate on this many examples of each split, the first ones; test splits are predicted whole",
         within="[1, inf)",
         default_text="all",
-        deferred=True,
     )
 
     def __post_init__(self) -> None:

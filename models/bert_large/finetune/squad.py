@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_large.config.options import add_settings, check_fields, setting
-from bert_large.finetune.data_files import find_files
-from bert_large.finetune.hub import load_from_hub
-from bert_large.finetune.squad_answers import Prediction, ScoredWindow, predict
+from bert_large.config.options import check_fields, setting
+from bert_large.finetune.data_files import find_files, load_from_hub
 from bert_large.finetune.squad_examples import Question, from_rows, locate_answers, read_squad
 from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
-from bert_large.finetune.squad_windows import make_windows, require_room
+from bert_large.finetune.squad_windows import Prediction, ScoredWindow, make_windows, predict, require_room
 from bert_large.finetune.task import Splits
 from bert_large.storage.atomic import write_json
 
@@ -52,16 +50,11 @@ class SquadOptions:
         check_fields(self)
 
 
-OPTIONS = tuple(field.name for field in fields(SquadOptions))
+OPTIONS = tuple(option.name for option in fields(SquadOptions))
 OPTIONS_OF_1 = tuple(option for option in OPTIONS if option != "null_score_diff_threshold")
 """Options that `squad` also has; all are whole numbers."""
 DEFAULTS: Mapping[str, Any] = {"max_seq_length": 384, "batch_size": 24, "learning_rate": 3e-5, "epochs": 2}
 """The settings of BERT's own code for BERT-large."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options; those that are not given are None."""
-    add_settings(parser, SquadOptions, title="with --task squad or squad2")
 
 
 def make_task(arguments: argparse.Namespace, name: str, version: str) -> SquadTask:
@@ -80,14 +73,10 @@ class SquadTask:
     version: str
     """The version in the names of its files: train-v1.1.json, dev-v1.1.json."""
     squad: SquadOptions
+    defaults: Mapping[str, Any] = field(default_factory=lambda: DEFAULTS)
     main_metric: str = "f1"
     auto_class: str = "AutoModelForQuestionAnswering"
     collator_class: str = "DataCollatorWithPadding"
-
-    @property
-    def defaults(self) -> Mapping[str, Any]:
-        """Return the settings of BERT's own code for BERT-large."""
-        return DEFAULTS
 
     @property
     def options(self) -> Mapping[str, Any]:
@@ -104,11 +93,11 @@ class SquadTask:
         names = {"train": "train", "validation": "dev"} if training else {"validation": "dev"}
         sources: dict[str, Path | str]
         if data_dir is None:
-            hub = load_from_hub(HUB_DATASETS[self.version])
-            sources = {split: f"{HUB_DATASETS[self.version]} {split}" for split in names}
+            name = HUB_DATASETS[self.version]
+            hub = load_from_hub(name)
+            sources = {split: f"{name} {split}" for split in names}
             questions = {
-                split: from_rows(str(source), hub[split], unanswerable=self.unanswerable)
-                for split, source in sources.items()
+                split: from_rows(f"{name} {split}", hub[split], unanswerable=self.unanswerable) for split in names
             }
         else:
             files = find_files(data_dir, {split: [f"{name}-v{self.version}.json"] for split, name in names.items()})
@@ -125,18 +114,12 @@ class SquadTask:
         self, examples: Dataset, tokenizer: PreTrainedTokenizerFast, max_seq_length: int, *, training: bool
     ) -> Dataset:
         """Return one feature per window, with the answer's position for training, else with the tokens' offsets."""
+        lengths = {"doc_stride": self.squad.doc_stride, "max_query_length": self.squad.max_query_length}
 
         def features_of(batch: dict[str, list[Any]], numbers: list[int]) -> dict[str, Any]:
             rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
-            windows = list(
-                make_windows(
-                    map(Question.from_row, rows),
-                    tokenizer,
-                    max_seq_length=max_seq_length,
-                    doc_stride=self.squad.doc_stride,
-                    max_query_length=self.squad.max_query_length,
-                )
-            )
+            questions = map(Question.from_row, rows)
+            windows = list(make_windows(questions, tokenizer, max_seq_length=max_seq_length, **lengths))
             features: dict[str, Any] = {"input_ids": [window.input_ids for window in windows]}
             if "token_type_ids" in tokenizer.model_input_names:
                 features["token_type_ids"] = [window.token_type_ids for window in windows]
@@ -194,9 +177,8 @@ def _null_odds(answers: Mapping[str, Prediction]) -> dict[str, float]:
     return {question: answer.null_odds for question, answer in answers.items()}
 
 
-def _scored_window(feature: dict[str, Any], start_logits: np.ndarray, end_logits: np.ndarray) -> ScoredWindow:
-    offsets = np.array(feature["offsets"], dtype=np.int32).reshape(-1, 2)
-    return ScoredWindow(feature["context_begin"], offsets, start_logits, end_logits)
+def _scored_window(feature: dict[str, Any], *logits: np.ndarray) -> ScoredWindow:
+    return ScoredWindow(feature["context_begin"], np.array(feature["offsets"], np.int32).reshape(-1, 2), *logits)
 
 
 def _to_dataset(questions: Sequence[Question]) -> Dataset:

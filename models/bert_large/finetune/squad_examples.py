@@ -44,10 +44,8 @@ class Question:
 
     def to_row(self) -> dict[str, Any]:
         """Return the row that `from_row` reads."""
-        answers = {
-            "text": [answer.text for answer in self.answers],
-            "answer_start": [answer.start for answer in self.answers],
-        }
+        texts, starts = [answer.text for answer in self.answers], [answer.start for answer in self.answers]
+        answers = {"text": texts, "answer_start": starts}
         return {"id": self.id, "question": self.text, "context": self.context, "answers": answers}
 
 
@@ -123,10 +121,8 @@ def _questions(path: Path, content: object) -> Iterator[Question]:
 
 
 def _question(question: object, identifier: str, context: str, where: str) -> Question:
-    answers = tuple(
-        Answer(_member(answer, "text", str, where), _start_of(answer))
-        for answer in _member(question, "answers", list, where)
-    )
+    found = _member(question, "answers", list, where)
+    answers = tuple(Answer(_member(answer, "text", str, where), _start_of(answer)) for answer in found)
     impossible = isinstance(question, dict) and question.get("is_impossible", not answers)
     if impossible is not (not answers):
         raise DataError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 
 _WITHOUT_PUNCTUATION = str.maketrans("", "", string.punctuation)
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -36,10 +36,7 @@ def f1(prediction: str, gold: str) -> float:
 
 
 def squad_1_scores(gold_answers: GoldAnswers, predictions: Mapping[str, str]) -> dict[str, float]:
-    """Return `exact_match` and `f1` over all questions.
-
-    The score of a question is that of its best gold answer, and 0 if there is no prediction for it.
-    """
+    """Return `exact_match` and `f1` over all questions: each by its best gold answer, 0 without a prediction."""
     exact, overlap = [], []
     for question, golds in gold_answers.items():
         answered = question in predictions
@@ -83,10 +80,7 @@ def squad_2_scores(
 
 
 def best_threshold_for(
-    scores: Mapping[str, float],
-    predictions: Mapping[str, str],
-    null_odds: Mapping[str, float],
-    unanswerable: Set[str],
+    scores: Mapping[str, float], predictions: Mapping[str, str], null_odds: Mapping[str, float], unanswerable: Set[str]
 ) -> tuple[float, float]:
     """Return the highest score, in percent, over all thresholds on `null_odds`, and the lowest threshold that gives it.
 
@@ -115,13 +109,9 @@ def _f1_or_both_empty(prediction: str, gold: str) -> float:
 def _averages(prefix: str, scores: Mapping[str, Mapping[str, float]], questions: Collection[str]) -> dict[str, float]:
     if not questions:
         return {}
-    averages = {
-        f"{prefix}{name}": _percentage(of_questions[question] for question in questions)
-        for name, of_questions in scores.items()
-    }
+    averages = {f"{prefix}{name}": _percentage([of[key] for key in questions]) for name, of in scores.items()}
     return averages | {f"{prefix}total": len(questions)}
 
 
-def _percentage(scores: Iterable[float]) -> float:
-    scores = list(scores)
+def _percentage(scores: Sequence[float]) -> float:
     return 100 * sum(scores) / len(scores)

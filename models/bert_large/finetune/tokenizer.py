@@ -48,13 +48,9 @@ def load_tokenizer(
     vocabulary = read_vocab(path)
     _check_size(path, len(vocabulary.tokens), config)
     casing = resolve_casing(path, do_lower_case)
-    letters = {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
-    settings = tokenizer_settings(
-        **letters,
-        max_length=config["max_position_embeddings"],
-        segments="type_vocab_size" in config,
-    )
-    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, **letters), **settings)
+    segments, length = "type_vocab_size" in config, config["max_position_embeddings"]
+    settings = tokenizer_settings(**casing.letters, max_length=length, segments=segments)
+    return PreTrainedTokenizerFast(tokenizer_object=build_tokenizer(vocabulary, **casing.letters), **settings)
 
 
 def _check_size(path: Path, tokens: int, config: dict[str, Any]) -> None:

@@ -26,6 +26,11 @@ class Casing:
     strip_accents: bool
     reason: str = field(default="as given", compare=False)
 
+    @property
+    def letters(self) -> dict[str, bool]:
+        """Both settings by name."""
+        return {"do_lower_case": self.do_lower_case, "strip_accents": self.strip_accents}
+
     def __str__(self) -> str:
         letters = "lowercased" if self.do_lower_case else "cased"
         return f"{letters}, accents {'stripped' if self.strip_accents else 'kept'} ({self.reason})"

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import add_settings, option, setting
 from bert_large.prepare.settings import InstanceSettings, RecordFileSettings, from_arguments
 
 
@@ -14,29 +14,24 @@ from bert_large.prepare.settings import InstanceSettings, RecordFileSettings, fr
 class PrepareOptions:
     """Inputs and output of `bert-large prepare`."""
 
-    input_dir: Path = setting(
+    input_dir: Path = option(
         text="folder of UTF-8 text files, which may be compressed, with one sentence per line and blank lines between "
-        "articles, as `bert-large corpus` makes them; each becomes one record file",
-        variable="",
+        "articles, as `bert-large corpus` makes them; each becomes one record file"
     )
     vocab_file: Path = setting(text="vocabulary with one token per line", path="input")
-    output_dir: Path = setting(text="folder for the record files", variable="")
-    do_lower_case: bool | None = setting(
+    output_dir: Path = option(text="folder for the record files")
+    do_lower_case: bool | None = option(
         None,
         "lowercase the text",
         default_text="as tokenizer_config.json beside the vocabulary says; without it, if that changes no token",
-        variable="",
     )
-    strip_accents: bool | None = setting(
+    strip_accents: bool | None = option(
         None,
         "strip accents from the text",
         default_text="as --do-lower-case if that is given, otherwise found in the same way",
-        variable="",
     )
-    overwrite: bool = setting(
-        False,
-        "make all files again; otherwise complete files are verified and kept, and those of another task refused",
-        variable="",
+    overwrite: bool = option(
+        False, "make all files again; otherwise complete files are verified and kept, and those of another task refused"
     )
 
 
@@ -55,15 +50,6 @@ def run(arguments: argparse.Namespace) -> int:
     settings, files = from_arguments(InstanceSettings, arguments), from_arguments(RecordFileSettings, arguments)
     options = from_arguments(PrepareOptions, arguments)
     casing = resolve_casing(options.vocab_file, options.do_lower_case, options.strip_accents)
-    print(
-        make_records(
-            options.input_dir,
-            options.vocab_file,
-            options.output_dir,
-            settings,
-            files,
-            casing=casing,
-            overwrite=options.overwrite,
-        )
-    )
+    paths = options.input_dir, options.vocab_file, options.output_dir
+    print(make_records(*paths, settings, files, casing=casing, overwrite=options.overwrite))
     return 0

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from bert_large.errors import DamageError, InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.articles import iterate_articles
-from bert_large.prepare.compressed import COMPRESSED_SUFFIXES
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.sentences import clean, split_sentences
 from bert_large.prepare.settings import (
@@ -23,7 +22,14 @@ from bert_large.prepare.settings import (
     CorpusSettings,
 )
 from bert_large.prepare.split import Dealer, HoldOut, Shard, plan_shards
-from bert_large.prepare.text_files import MANIFEST_NAME, list_files, print_status
+from bert_large.prepare.text_files import (
+    COMPRESSED_SUFFIXES,
+    MANIFEST_NAME,
+    Log,
+    list_files,
+    print_status,
+    total_bytes,
+)
 from bert_large.prepare.text_forms import resolve_form
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
 from bert_large.storage.integrity import facts_of
@@ -32,8 +38,6 @@ from bert_large.storage.lock import LOCK_FILE, FolderLock
 _COMPRESSION_RATIO = 4
 """Bytes of text per compressed byte, to estimate the number of shards."""
 _HASHING_THREADS = 4
-
-Log = Callable[[str], object]
 
 
 def make_corpus(
@@ -75,10 +79,7 @@ def _list_texts(input_dir: Path, log: Log) -> list[Path]:
 
 @contextlib.contextmanager
 def _unfinished_folder(target: Path, log: Log) -> Iterator[Path]:
-    """Yield an empty, locked folder beside `target`; it is deleted at the end if it has not been renamed.
-
-    Raises `InputError` if another process has it.
-    """
+    """Yield an empty folder beside `target`, locked against other processes; delete it unless it has been renamed."""
     folder = target.with_name(f".{target.name}.partial")
     if folder.is_symlink():
         folder.unlink()
@@ -115,9 +116,8 @@ def _check_folders(input_dir: Path, output_dir: Path) -> None:
 def _describe(input_dir: Path, files: Sequence[Path], settings: CorpusSettings, log: Log) -> Manifest:
     """Return the manifest of the corpus to make, still without outputs."""
     form = resolve_form(files, settings.input_format, lambda text: split_sentences(clean(text), settings.language))
-    text_bytes = sum(
-        path.stat().st_size * (_COMPRESSION_RATIO if path.suffix in COMPRESSED_SUFFIXES else 1) for path in files
-    )
+    compressed = [path for path in files if path.suffix in COMPRESSED_SUFFIXES]
+    text_bytes = total_bytes(files) + (_COMPRESSION_RATIO - 1) * total_bytes(compressed)
     recorded = {
         "input_format": form,
         "language": settings.language,
@@ -128,8 +128,7 @@ def _describe(input_dir: Path, files: Sequence[Path], settings: CorpusSettings, 
     }
     log(f"input format: {form}: {TEXT_FORMS[form]}; {len(files)} files")
     names = {path.relative_to(input_dir).as_posix(): path for path in files}
-    with Progress(_size(files), "B", description="checksums", write=log) as progress:
-        return Manifest(recorded, describe_files(names, _HASHING_THREADS, progress.advance))
+    return Manifest(recorded, describe_files(names, _HASHING_THREADS, log))
 
 
 def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
@@ -150,8 +149,7 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
         for made in (earlier, manifest)
     )
     check_same_task(folder, earlier, before, now)
-    damaged = earlier.damaged_or_missing(folder, _HASHING_THREADS)
-    if damaged:
+    if damaged := earlier.damaged_or_missing(folder, _HASHING_THREADS):
         raise DamageError(
             f"{folder / damaged[0]} is damaged or missing; remove {folder} or give --overwrite to make all of it again"
         )
@@ -165,18 +163,15 @@ def _write_corpus(folder: Path, files: Sequence[Path], manifest: Manifest, setti
     held_out_shard = Shard(folder / "eval" / "part-00000-of-00001", 1.0)
     for shard in (*shards, held_out_shard):
         shard.path.parent.mkdir(parents=True, exist_ok=True)
-    is_automatic = settings.eval_articles is None
-    hold_out = HoldOut(DEFAULT_EVAL_ARTICLES, DEFAULT_EVAL_SHARE)
-    if settings.eval_articles is not None:
-        hold_out = HoldOut(settings.eval_articles)
-    dealer = Dealer(shards)
+    wanted = settings.eval_articles
+    hold_out = HoldOut(DEFAULT_EVAL_ARTICLES, DEFAULT_EVAL_SHARE) if wanted is None else HoldOut(wanted)
+    dealer, evaluation = Dealer(shards), Dealer([held_out_shard])
     for article in _read(files, manifest.settings["input_format"], settings.language, log):
         kept = hold_out.offer(article)
         if kept is not None:
             dealer.add(kept)
-    evaluation = Dealer([held_out_shard])
     taken = hold_out.taken()
-    are_too_few = is_automatic and len(taken) < MIN_ARTICLES
+    are_too_few = wanted is None and len(taken) < MIN_ARTICLES
     if are_too_few:
         log("warning: the text is too small to hold out articles by default: no eval/")
     for article in taken:
@@ -201,28 +196,22 @@ def _write_corpus(folder: Path, files: Sequence[Path], manifest: Manifest, setti
 
 def _read(files: Sequence[Path], form: str, language: str, log: Log) -> Iterator[bytes]:
     """Yield every article that has sentences as UTF-8 lines with one sentence each."""
-    with Progress(_size(files), "B", description="articles", write=log) as progress:
+    with Progress(total_bytes(files), "B", description="articles", write=log) as progress:
         for path in files:
             for lines in iterate_articles(path, form):
-                sentences = lines if form == "sentences" else _sentences(lines, language)
-                if sentences:
-                    yield "".join(f"{sentence}\n" for sentence in sentences).encode()
+                if form != "sentences":
+                    lines = [sentence for line in lines for sentence in split_sentences(clean(line), language)]
+                if lines:
+                    yield "".join(f"{sentence}\n" for sentence in lines).encode()
             progress.advance(path.stat().st_size)
-
-
-def _sentences(lines: Sequence[str], language: str) -> list[str]:
-    return [sentence for line in lines for sentence in split_sentences(clean(line), language)]
-
-
-def _size(files: Sequence[Path]) -> int:
-    return sum(path.stat().st_size for path in files)
 
 
 def _check_shards(shards: Sequence[Shard], held_out: Shard, files: Sequence[Path]) -> None:
     """Raise `InputError` if a shard has too few articles to draw random next sentences from another one."""
     articles = sum(shard.articles for shard in shards)
     if not articles and not held_out.articles:
-        raise InputError(f"found no sentences in {files[0]}" + (f" and {len(files) - 1} more files" * (len(files) > 1)))
+        more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
+        raise InputError(f"found no sentences in {files[0]}{more}")
     needed = MIN_ARTICLES * len(shards) + held_out.articles
     poorest = min(shards, key=lambda shard: shard.articles)
     if poorest.articles < MIN_ARTICLES:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import add_settings, option, setting
 from bert_large.prepare.settings import CorpusSettings, from_arguments
 
 
@@ -19,10 +19,8 @@ class CorpusOptions:
         "followed, names that start with a dot are left out",
         path="input",
     )
-    output_dir: Path = setting(
-        text="folder to make: phase1/ and phase2/ (or both/), eval/ and manifest.json", variable=""
-    )
-    overwrite: bool = setting(False, "replace a corpus that this command made", variable="")
+    output_dir: Path = option(text="folder to make: phase1/ and phase2/ (or both/), eval/ and manifest.json")
+    overwrite: bool = option(False, "replace a corpus that this command made")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from bert_large.prepare.manifest import MadeOtherwiseError, Manifest, check_same
 from bert_large.prepare.pick import pick_records
 from bert_large.prepare.records import make_records
 from bert_large.prepare.settings import CorpusSettings, InstanceSettings, RecordFileSettings, VocabularySettings
+from bert_large.prepare.text_files import Log
 from bert_large.prepare.vocab import make_vocabulary
 from bert_large.storage.integrity import facts_of
 
@@ -52,7 +52,7 @@ def vocab_of(folder: Path, settings: TextSettings) -> Path:
     return folder / "vocab.txt" if settings.vocab_file is None else settings.vocab_file
 
 
-def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Callable[[str], object]) -> None:
+def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> None:
     """Make records of all text in `text_dir`: in `folder`, `seq_LENGTH/` to train on and `eval/` of held-out articles.
 
     Complete files are verified and kept. `log` receives the summary of each step. If the text is too small to hold out
@@ -77,7 +77,7 @@ def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Call
         raise
 
 
-def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Callable[[str], object]) -> None:
+def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> None:
     now = _recorded(settings)
     earlier = read_manifest(folder)
     if earlier is not None:
@@ -88,9 +88,7 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Callable[[s
         Manifest(now, {}).write(folder)
     text, held_out = corpus / "both", corpus / "eval"
     if settings.vocab_file is None and not vocab_file.exists():
-        vocabulary_settings = VocabularySettings(
-            vocab_size=settings.vocab_size, do_lower_case=casing.do_lower_case, strip_accents=casing.strip_accents
-        )
+        vocabulary_settings = VocabularySettings(vocab_size=settings.vocab_size, **casing.letters)
         log(make_vocabulary(text, vocab_file, vocabulary_settings, log=log))
 
     def make(input_dir: Path, name: str, dupe_factor: int) -> Path:
@@ -99,9 +97,9 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Callable[[s
             max_predictions_per_seq=settings.max_predictions_per_seq,
             dupe_factor=dupe_factor,
         )
-        files = RecordFileSettings()
-        log(make_records(input_dir, vocab_file, folder / name, instances, files, casing=casing, log=log))
-        return folder / name
+        target = folder / name
+        log(make_records(input_dir, vocab_file, target, instances, RecordFileSettings(), casing=casing, log=log))
+        return target
 
     make(text, f"seq_{settings.max_seq_length}", settings.dupe_factor)
     if held_out.is_dir():
@@ -113,8 +111,7 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Callable[[s
 
 def _recorded(settings: TextSettings) -> dict[str, object]:
     """Return the settings as the folder's manifest records them: with the vocabulary's content, not its path."""
-    casing = settings.casing
-    recorded = asdict(settings) | {"do_lower_case": casing.do_lower_case, "strip_accents": casing.strip_accents}
+    recorded = asdict(settings) | settings.casing.letters
     if settings.vocab_file is not None:
         recorded |= {"vocab_file": str(facts_of(settings.vocab_file)), "vocab_size": None}
     return recorded

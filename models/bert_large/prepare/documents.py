@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,6 @@ from bert_large.prepare.text_forms import refuse_markup
 
 # Enough lines to amortize the cost of a call, few enough to need little memory.
 BATCH_LINES = 1024
-
-T = TypeVar("T")
 
 
 class Tokenizer(Protocol):
@@ -45,7 +43,8 @@ def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
     tokens = array("i")
     boundaries: list[list[int]] = []
     document = [0]
-    for lines in _batches(refuse_markup(read_lines(path), path), BATCH_LINES):
+    unread = refuse_markup(read_lines(path), path)
+    while lines := list(islice(unread, BATCH_LINES)):
         for line, ids in zip(lines, tokenizer.encode(lines), strict=True):
             if ids:
                 tokens.fromlist(ids)
@@ -57,10 +56,3 @@ def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
     if len(document) > 1:
         boundaries.append(document)
     return Documents(np.array(tokens, dtype=np.int32), boundaries)
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Yield `items` in lists of `size`; the last one may be shorter."""
-    iterator = iter(items)
-    while batch := list(islice(iterator, size)):
-        yield batch

@@ -16,8 +16,7 @@ import numpy as np
 from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY
 from bert_large.data.record import Record
 from bert_large.prepare.documents import Documents
-from bert_large.prepare.settings import MIN_SEGMENT_PAIR
-from bert_large.prepare.settings import InstanceSettings as InstanceSettings
+from bert_large.prepare.settings import MIN_SEGMENT_PAIR, InstanceSettings
 from bert_large.prepare.vocab import Vocabulary
 
 KEEP = -1  # instead of an id: the input shows the token itself

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -12,7 +12,8 @@ from typing import Any
 from bert_large import __version__
 from bert_large.config.differences import differences
 from bert_large.errors import DamageError, InputError
-from bert_large.prepare.text_files import MANIFEST_NAME
+from bert_large.observe.progress import Progress
+from bert_large.prepare.text_files import MANIFEST_NAME, Log, total_bytes
 from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import FileFacts, facts_of
 
@@ -113,28 +114,26 @@ def _check_inside(name: str) -> None:
         raise ValueError(f"the output {name!r} is not inside the folder")
 
 
-def describe_files(
-    files: Mapping[str, Path], workers: int, on_file: Callable[[int], object] = lambda size: None
-) -> dict[str, FileFacts]:
-    """Return the facts of files, read in `workers` threads; `on_file` receives the size of each file that is done."""
+def describe_files(files: Mapping[str, Path], workers: int, log: Log) -> dict[str, FileFacts]:
+    """Return the facts of files, read in `workers` threads."""
     found: dict[str, FileFacts] = {}
-    with ThreadPoolExecutor(workers) as pool:
+    with (
+        Progress(total_bytes(files.values()), "B", description="checksums", write=log) as progress,
+        ThreadPoolExecutor(workers) as pool,
+    ):
         for name, facts in zip(files, pool.map(facts_of, files.values()), strict=True):
             found[name] = facts
-            on_file(facts.bytes)
+            progress.advance(facts.bytes)
     return found
 
 
 def check_same_task(folder: Path, earlier: Manifest, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Raise `MadeOtherwiseError` if the files of `folder` were not made from the inputs and settings of `now`."""
     if not earlier.is_comparable:
-        raise MadeOtherwiseError(
-            folder, f"by an earlier version, whose {MANIFEST_NAME} has checksums that this one does not use"
-        )
-    found = [
-        f"{name} was {_describe(old)}, now {_describe(new)}" for name, (old, new) in differences(before, now).items()
-    ]
-    if found:
+        reason = f"by an earlier version, whose {MANIFEST_NAME} has checksums that this one does not use"
+        raise MadeOtherwiseError(folder, reason)
+    changed = differences(before, now).items()
+    if found := [f"{name} was {_describe(old)}, now {_describe(new)}" for name, (old, new) in changed]:
         more = f" (and {len(found) - _MOST_DIFFERENCES} more)" if len(found) > _MOST_DIFFERENCES else ""
         raise MadeOtherwiseError(folder, "; ".join(found[:_MOST_DIFFERENCES]) + more)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads, read_payload, write_records
 from bert_large.data.record import RecordShape
 from bert_large.errors import DataError, InputError
-from bert_large.prepare.text_files import check_outputs, list_files, print_status
+from bert_large.prepare.text_files import Log, check_outputs, list_files, print_status
 from bert_large.storage.atomic import write_atomically
 from bert_large.storage.output_folder import make_folder
 
@@ -23,7 +23,7 @@ def pick_records(
     *,
     allow_fewer: bool = False,
     overwrite: bool = False,
-    log: Callable[[str], object] = print_status,
+    log: Log = print_status,
 ) -> str:
     """Write `count` records of a folder's files, in order, to `output_file`; return a summary.
 

@@ -6,20 +6,19 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import add_settings, option, setting
+from bert_large.prepare.settings import from_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class PickOptions:
     """Settings of `bert-large pick`."""
 
-    input_dir: Path = setting(text="folder of record files, read in sorted order", variable="")
-    output_file: Path = setting(text="record file to write, such as eval_10k", variable="")
+    input_dir: Path = option(text="folder of record files, read in sorted order")
+    output_file: Path = option(text="record file to write, such as eval_10k")
     count: int = setting(10000, "number of records to pick", within="[1, inf)", variable="EVAL_RECORDS")
-    allow_fewer: bool = setting(
-        False, "pick all records if there are fewer than --count; otherwise that is an error", variable=""
-    )
-    overwrite: bool = setting(False, "replace the output file if it exists", variable="")
+    allow_fewer: bool = option(False, "pick all records if there are fewer than --count; otherwise that is an error")
+    overwrite: bool = option(False, "replace the output file if it exists")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,13 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Pick the records."""
     from bert_large.prepare.pick import pick_records  # slow to import, and not needed by `--help`
 
-    print(
-        pick_records(
-            arguments.input_dir,
-            arguments.output_file,
-            arguments.count,
-            allow_fewer=arguments.allow_fewer,
-            overwrite=arguments.overwrite,
-        )
-    )
+    print(pick_records(**vars(from_arguments(PickOptions, arguments))))
     return 0

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bert_large.data.folders import NOT_SHARDS
 from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
-from bert_large.prepare.casing import Casing, resolve_casing
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.settings import InstanceSettings, RecordFileSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
-from bert_large.prepare.text_files import check_outputs, list_files, plain_name, print_status
+from bert_large.prepare.text_files import Log, check_outputs, list_files, plain_name, print_status, total_bytes
 from bert_large.prepare.text_forms import require_sentences
 from bert_large.prepare.vocab import MOST_UNKNOWN, UNK, read_vocab
 from bert_large.storage.atomic import remove_partial_files
-from bert_large.storage.integrity import FileFacts, facts_of
+from bert_large.storage.integrity import facts_of
 from bert_large.storage.lock import FolderLock
 from bert_large.storage.output_folder import make_folder
 
 MANIFEST_SECONDS = 5.0
 """Time between two writes of the manifest: a kill loses at most the shards of this time."""
-
-Log = Callable[[str], object]
 
 
 def make_records(
@@ -37,66 +35,47 @@ def make_records(
     settings: InstanceSettings,
     files: RecordFileSettings,
     *,
-    casing: Casing | None = None,
+    casing: Casing,
     overwrite: bool = False,
     log: Log = print_status,
 ) -> str:
     """Make a record file of each text file in `input_dir`; return a summary.
 
     Complete files of the same task are verified and kept. With `overwrite` all files are made again; those of an
-    earlier task are deleted when the new ones are complete. `casing` None: as the vocabulary requires. `log` receives
-    warnings and progress. Raises `InputError` for wrong inputs, before anything is changed, and for files of another
-    task.
+    earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises `InputError`
+    for wrong inputs, before anything is changed, and for files of another task.
     """
     start = time.perf_counter()
     tasks = _plan(list_files(input_dir, recursive=False, log=log), output_dir, files)
     vocabulary = read_vocab(vocab_file)
-    casing = casing or resolve_casing(vocab_file)
     check_outputs([task.output_file for task in tasks], input_dir=input_dir, overwrite=True)
     for task in tasks:
         require_sentences(task.input_file)
     log(f"text: {casing}")
     make_folder(output_dir)
+    recorded = {
+        **asdict(settings),
+        **casing.letters,
+        "format": files.format,
+        "vocabulary_tokens": len(vocabulary.tokens),
+        "vocabulary": str(facts_of(vocab_file)),
+    }
     with FolderLock(output_dir, "--output-dir", log):
-        manifest = Manifest(
-            {
-                **asdict(settings),
-                "do_lower_case": casing.do_lower_case,
-                "strip_accents": casing.strip_accents,
-                "format": files.format,
-                "vocabulary_tokens": len(vocabulary.tokens),
-                "vocabulary": str(facts_of(vocab_file)),
-            },
-            _describe_inputs(tasks, files.workers, log),
-        )
-        work = _open_work(manifest, tasks, output_dir, files.workers, overwrite=overwrite, log=log)
+        inputs = describe_files({task.input_file.name: task.input_file for task in tasks}, files.workers, log)
+        manifest = Manifest(recorded, inputs)
+        missing = _open_work(manifest, tasks, output_dir, files.workers, overwrite=overwrite, log=log)
         reports = write_shards(
-            work.missing,
-            vocabulary,
-            settings,
-            do_lower_case=casing.do_lower_case,
-            strip_accents=casing.strip_accents,
-            workers=files.workers,
-            output_format=files.format,
+            missing, vocabulary, settings, **casing.letters, workers=files.workers, output_format=files.format
         )
-        _run(work, reports, log)
+        _run(manifest, output_dir, missing, reports, log)
     _warn_of_unknown(manifest, log)
-    made = [manifest.outputs[task.output_file.name] for task in work.missing]
+    made = [manifest.outputs[task.output_file.name] for task in missing]
     records, tokens = sum(output["records"] for output in made), sum(output["tokens"] for output in made)
     kept = f" ({len(tasks) - len(made)} were finished before)" if len(made) < len(tasks) else ""
     return (
         f"wrote {records} records with {tokens} tokens to {len(made)} files in {output_dir}{kept}, "
         f"{time.perf_counter() - start:.1f} s"
     )
-
-
-@dataclass
-class _Work:
-    """The shards to make, and the manifest that records them."""
-
-    folder: Path
-    manifest: Manifest
-    missing: list[ShardTask]
 
 
 def _plan(inputs: Sequence[Path], output_dir: Path, files: RecordFileSettings) -> list[ShardTask]:
@@ -119,16 +98,10 @@ def _without_text_suffix(name: str) -> str:
     return stem if suffix in NOT_SHARDS else name
 
 
-def _describe_inputs(tasks: Sequence[ShardTask], workers: int, log: Log) -> dict[str, FileFacts]:
-    paths = {task.input_file.name: task.input_file for task in tasks}
-    with Progress(_size(tasks), "B", description="checksums", write=log) as progress:
-        return describe_files(paths, workers, progress.advance)
-
-
 def _open_work(
     manifest: Manifest, tasks: list[ShardTask], folder: Path, workers: int, *, overwrite: bool, log: Log
-) -> _Work:
-    """Compare the task with the files in the output folder, and write the manifest before anything is made."""
+) -> list[ShardTask]:
+    """Compare the task with the files in the output folder, write the manifest, and return the shards to make."""
     earlier = read_manifest(folder)
     outputs = [task.output_file for task in tasks]
     check_outputs(outputs, input_dir=tasks[0].input_file.parent, overwrite=overwrite or earlier is not None)
@@ -144,7 +117,7 @@ def _open_work(
         manifest.replaced = sorted({name for name in former if Path(name).name == name} - names)
     remove_partial_files(folder)
     manifest.write(folder)
-    return _Work(folder, manifest, [task for task in tasks if task.output_file.name not in manifest.outputs])
+    return [task for task in tasks if task.output_file.name not in manifest.outputs]
 
 
 def _check_finished(earlier: Manifest, manifest: Manifest, tasks: list[ShardTask]) -> None:
@@ -163,14 +136,16 @@ def _check_finished(earlier: Manifest, manifest: Manifest, tasks: list[ShardTask
     check_same_task(tasks[0].output_file.parent, earlier, before, now)
 
 
-def _run(work: _Work, reports: Iterable[ShardReport], log: Log) -> None:
+def _run(
+    manifest: Manifest, folder: Path, missing: Sequence[ShardTask], reports: Iterable[ShardReport], log: Log
+) -> None:
     """Make the shards and record in the manifest which are complete; then delete the files of an earlier task."""
     written = time.monotonic()
     try:
-        with Progress(_size(work.missing), "B", description="text", write=log) as progress:
+        with Progress(total_bytes(task.input_file for task in missing), "B", description="text", write=log) as progress:
             for number, report in enumerate(reports, start=1):
                 name = report.task.output_file.name
-                work.manifest.add(
+                manifest.add(
                     name,
                     report.output,
                     input=report.task.input_file.name,
@@ -181,22 +156,22 @@ def _run(work: _Work, reports: Iterable[ShardReport], log: Log) -> None:
                     unknown_tokens=report.unknown_tokens,
                 )
                 if time.monotonic() - written > MANIFEST_SECONDS:
-                    work.manifest.write(work.folder)
+                    manifest.write(folder)
                     written = time.monotonic()
                 progress.advance(report.task.input_file.stat().st_size)
                 if not progress.on_terminal:
                     counts = f"{report.records} records, {report.tokens} tokens, {report.seconds:.1f} s"
-                    progress.line(f"{number}/{len(work.missing)} {name}: {counts}")
+                    progress.line(f"{number}/{len(missing)} {name}: {counts}")
                 if report.documents == 1:
                     progress.line(
                         f"warning: {name}: its text is a single article, so that sentences labeled as random come from "
                         "the same article; put blank lines between articles, or join files"
                     )
-        for name in work.manifest.replaced:
-            (work.folder / name).unlink(missing_ok=True)
-        work.manifest.replaced = []
+        for name in manifest.replaced:
+            (folder / name).unlink(missing_ok=True)
+        manifest.replaced = []
     finally:
-        work.manifest.write(work.folder)
+        manifest.write(folder)
 
 
 def _warn_of_unknown(manifest: Manifest, log: Log) -> None:
@@ -209,7 +184,3 @@ def _warn_of_unknown(manifest: Manifest, log: Log) -> None:
             "vocabulary does not fit the text. Check --vocab-file, --do-lower-case and --strip-accents, or train a "
             "vocabulary with `bert-large vocab`"
         )
-
-
-def _size(tasks: Sequence[ShardTask]) -> int:
-    return sum(task.input_file.stat().st_size for task in tasks)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bert_large.config.options import check_fields, setting
+from bert_large.config.options import check_fields, option, setting
 from bert_large.data.formats import FORMATS
 from bert_large.data.masking import MASKED_LM_PROB
 from bert_large.data.record import RecordShape
@@ -31,10 +31,6 @@ TEXT_FORMS = {
 }
 
 
-def _count_cpus() -> int:
-    return len(os.sched_getaffinity(0))
-
-
 @dataclass(frozen=True, kw_only=True)
 class CorpusSettings:
     """How `corpus` reads raw text and divides it. Raises `InputError` naming every invalid value."""
@@ -46,9 +42,7 @@ class CorpusSettings:
         default_text="detected for each file",
     )
     language: str = setting(
-        "en",
-        "language whose rules split sentences, as an ISO 639 code; English if unknown",
-        variable="TEXT_LANGUAGE",
+        "en", "language whose rules split sentences, as an ISO 639 code; English if unknown", variable="TEXT_LANGUAGE"
     )
     shards: int | None = setting(
         None,
@@ -87,21 +81,16 @@ class VocabularySettings:
     """How `vocab` trains a vocabulary. Raises `InputError` naming every invalid value."""
 
     vocab_size: int = setting(30522, "largest number of tokens", within="[1, 100000000]")
-    min_frequency: int = setting(
-        2, "occurrences of two pieces side by side that make them one piece", within="[1, inf)", variable=""
-    )
-    limit_alphabet: int | None = setting(
+    min_frequency: int = option(2, "occurrences of two pieces side by side that make them one piece", within="[1, inf)")
+    limit_alphabet: int | None = option(
         None,
         "largest number of characters to keep, the most frequent ones",
         within="[1, inf)",
         default_text="1000, all others of each script that makes up 1% of the text up to half of the vocabulary, and "
         "any others that fill an incomplete vocabulary",
-        variable="",
     )
-    do_lower_case: bool = setting(True, "lowercase the text", variable="")
-    strip_accents: bool | None = setting(
-        None, "strip accents from the text", default_text="as --do-lower-case", variable=""
-    )
+    do_lower_case: bool = option(True, "lowercase the text")
+    strip_accents: bool | None = option(None, "strip accents from the text", default_text="as --do-lower-case")
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -109,26 +98,16 @@ class VocabularySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class InstanceSettings:
-    """How `prepare` makes instances of documents; the defaults are for phase 1.
+    """How `prepare` makes instances, by default for phase 1. Raises `InputError` naming every invalid value."""
 
-    Raises `InputError` naming every invalid value.
-    """
-
-    max_seq_length: int = setting(
-        128,
-        "tokens per sequence, including [CLS] and both [SEP]",
-        within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]",
-        variable="",
+    max_seq_length: int = option(
+        128, "tokens per sequence, including [CLS] and both [SEP]", within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]"
     )
-    max_predictions_per_seq: int = setting(
-        20, "largest number of masked tokens per sequence", within="[1, 65536]", variable=""
-    )
+    max_predictions_per_seq: int = option(20, "largest number of masked tokens per sequence", within="[1, 65536]")
     dupe_factor: int = setting(10, "passes over the text, each with different pairs and masks", within="[1, 1000000]")
-    masked_lm_prob: float = setting(
-        MASKED_LM_PROB, "share of a sequence's tokens to mask", within="(0, 1]", variable=""
-    )
-    short_seq_prob: float = setting(
-        0.1, "share of the passes over a document that aim at shorter sequences", within="[0, 1]", variable=""
+    masked_lm_prob: float = option(MASKED_LM_PROB, "share of a sequence's tokens to mask", within="(0, 1]")
+    short_seq_prob: float = option(
+        0.1, "share of the passes over a document that aim at shorter sequences", within="[0, 1]"
     )
     random_seed: int = setting(12345, "seed of pairs and masks; every file starts from it", within="[0, inf)")
 
@@ -156,22 +135,17 @@ class InstanceSettings:
 class RecordFileSettings:
     """How `prepare` writes record files. Raises `InputError` naming every invalid value."""
 
-    format: str = setting(
-        "tfrecord", "MLCommons' TFRecord or NVIDIA's HDF5", choices=tuple(sorted(FORMATS)), variable=""
+    format: str = option("tfrecord", "MLCommons' TFRecord or NVIDIA's HDF5", choices=tuple(sorted(FORMATS)))
+    output_suffix: str = option(
+        "", "appended to a text file's name to name its TFRecord file (MLCommons' 128-token files end in _128)"
     )
-    output_suffix: str = setting(
-        "",
-        "appended to a text file's name to name its TFRecord file (MLCommons' 128-token files end in _128)",
-        variable="",
-    )
-    output_name: str | None = setting(
+    output_name: str | None = option(
         None,
         "name of HDF5 files: NAME_0.hdf5, NAME_1.hdf5 … in the order of the text files",
         default_text="corpus_training",
-        variable="",
     )
     workers: int = setting(
-        _count_cpus(),
+        len(os.sched_getaffinity(0)),
         "processes, each with one text file in memory",
         within="[1, 4096]",
         default_text="the CPUs that this process may use",

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import gzip
+import io
+import itertools
+import lzma
 import os
+import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 from tqdm import tqdm
 
 from bert_large.errors import InputError
-from bert_large.prepare.compressed import COMPRESSED_SUFFIXES, open_decompressed
 from bert_large.storage.lock import LOCK_FILE
 
+Log = Callable[[str], object]
 MANIFEST_NAME = "manifest.json"
 """File that `prepare` and `corpus` write beside their output files."""
 MAX_LINE_BYTES = 64 << 20
 """Longest line: a file without line feeds must not fill the memory."""
 _MAX_NAME_BYTES = 255
 _BOM = b"\xef\xbb\xbf"
+COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz")
+_BLOCK_BYTES = 1 << 20
+_GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
+_BZIP2 = re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)")
+"""The header and the start of a block or of the end; text may begin with BZh."""
 
 
 def print_status(text: str) -> None:
@@ -26,7 +40,7 @@ def print_status(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def list_files(folder: Path, *, recursive: bool, log: Callable[[str], object] = print_status) -> list[Path]:
+def list_files(folder: Path, *, recursive: bool, log: Log = print_status) -> list[Path]:
     """Return the files of `folder`, sorted by path; raise `InputError` if there are none or one cannot be read.
 
     With `recursive`, folders inside are included, and links to folders are followed; every folder is read once, so that
@@ -35,55 +49,49 @@ def list_files(folder: Path, *, recursive: bool, log: Callable[[str], object] = 
     if not folder.is_dir():
         found = "a file" if folder.exists() else "nothing"
         raise InputError(f"--input-dir {folder}: found {found}, expected a folder of files")
-    listing = _Listing(recursive, log)
-    listing.read(folder)
-    if not listing.files:
-        where = (
-            "it or in folders inside" if recursive else "it; folders inside are not read, name the one with the files"
-        )
-        raise InputError(f"--input-dir {folder}: found no files in {where}")
-    if listing.left_out:
-        log(f"hidden files or folders inside left out: {len(listing.left_out)}, such as {listing.left_out[0]}")
-    return sorted(listing.files)
+    files: list[Path] = []
+    left_out: list[Path] = []
+    read_folders: dict[tuple[int, int], Path] = {}  # by device and inode
 
-
-class _Listing:
-    """The files of a folder."""
-
-    def __init__(self, recursive: bool, log: Callable[[str], object]) -> None:
-        self.files: list[Path] = []
-        self.left_out: list[Path] = []
-        self._recursive, self._log = recursive, log
-        self._folders: dict[tuple[int, int], Path] = {}
-        """Folders that were read, by device and inode."""
-
-    def read(self, folder: Path) -> None:
-        """Add the files of a folder, and of folders inside it."""
+    def read(folder: Path) -> None:
         path = folder
         try:
             facts = folder.stat()
-            earlier = self._folders.setdefault((facts.st_dev, facts.st_ino), folder)
+            earlier = read_folders.setdefault((facts.st_dev, facts.st_ino), folder)
             if earlier != folder:
-                self._log(f"{folder} is the same folder as {earlier}: read once")
+                log(f"{folder} is the same folder as {earlier}: read once")
                 return
             for path in sorted(folder.iterdir()):
-                self._add(path)
+                add(path)
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}; make it readable, or move it away") from None
 
-    def _add(self, path: Path) -> None:
+    def add(path: Path) -> None:
         if path.name in (MANIFEST_NAME, LOCK_FILE):
             return
         is_folder = path.is_dir()
-        if path.name.startswith(".") or (is_folder and not self._recursive):
-            self.left_out.append(path)
+        if path.name.startswith(".") or (is_folder and not recursive):
+            left_out.append(path)
         elif is_folder:
-            self.read(path)
+            read(path)
         elif path.is_file():
-            self.files.append(path)
+            files.append(path)
         else:
             found = "a broken link" if path.is_symlink() else "not a regular file"
             raise InputError(f"{path} is {found}; remove it, or move it out of the input folder")
+
+    read(folder)
+    if not files:
+        more = " or in folders inside" if recursive else "; folders inside are not read, name the one with the files"
+        raise InputError(f"--input-dir {folder}: found no files in it{more}")
+    if left_out:
+        log(f"hidden files or folders inside left out: {len(left_out)}, such as {left_out[0]}")
+    return sorted(files)
+
+
+def total_bytes(paths: Iterable[Path]) -> int:
+    """Return the size of files together."""
+    return sum(path.stat().st_size for path in paths)
 
 
 def check_outputs(outputs: Sequence[Path], *, input_dir: Path, overwrite: bool) -> None:
@@ -112,42 +120,102 @@ def plain_name(path: Path) -> str:
     return path.stem if path.suffix in COMPRESSED_SUFFIXES else path.name
 
 
-def read_head(path: Path, size: int) -> bytes:
-    """Return the first bytes of a file, decompressed; raise `InputError` if it cannot be read."""
-    with open_decompressed(path) as file:
-        return file.read(size)
-
-
-def read_raw_lines(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file with their line feeds, decompressed and without a byte order mark.
-
-    gzip, bzip2 and xz are recognized by their first bytes, whatever the file's name. Raises `InputError` for a file
-    that cannot be read, is truncated or damaged, or has a line longer than `MAX_LINE_BYTES`.
-    """
-    number = 0
-    with open_decompressed(path) as file:
-        while line := file.readline(MAX_LINE_BYTES):
-            number += 1
-            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
-                raise InputError(f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB; is it a text file?")
-            yield line.removeprefix(_BOM) if number == 1 else line
-
-
 def decode_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 file with their line feeds; raise `InputError` at the first byte that is not UTF-8.
+    """Yield the lines of a UTF-8 file with their line feeds, decompressed and without a byte order mark.
 
     Only a line feed ends a line, as in MLCommons' script: other line ends that Python knows occur inside sentences.
+    Raises `InputError` for a file that cannot be read or is damaged, for other encodings, and for a line longer than
+    `MAX_LINE_BYTES`.
     """
-    for number, line in enumerate(read_raw_lines(path), start=1):
-        try:
-            yield line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(
-                f"{path}: line {number}: byte {error.start + 1} is {line[error.start]:#04x}, which is not UTF-8 "
-                f"({error.reason}); convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
-            ) from None
+    with open_decompressed(path) as file:
+        for number in itertools.count(1):
+            line = file.readline(MAX_LINE_BYTES)
+            if not line:
+                return
+            if len(line) == MAX_LINE_BYTES and not line.endswith(b"\n"):
+                raise InputError(f"{path}: line {number} is longer than {MAX_LINE_BYTES >> 20} MiB; is it a text file?")
+            try:
+                text = (line.removeprefix(_BOM) if number == 1 else line).decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(
+                    f"{path}: line {number}: byte {error.start + 1} is {error.object[error.start]:#04x}, which is not "
+                    f"UTF-8 ({error.reason}); convert the file, for example with `iconv -f LATIN1 -t UTF-8`"
+                ) from None
+            yield text
 
 
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 file without surrounding white space."""
     return map(str.strip, decode_lines(path))
+
+
+@contextlib.contextmanager
+def open_decompressed(path: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading; gzip, bzip2 and xz are recognized by the first bytes, whatever the file's name.
+
+    An error in opening, reading or decompressing within the block becomes an `InputError` that names the file.
+    """
+    try:
+        with path.open("rb") as file, contextlib.closing(_decompressed(file)) as decompressed:
+            yield decompressed
+    except EOFError:
+        raise InputError(f"{path}: the compressed data is truncated; get the file again") from None
+    except (OSError, zlib.error, lzma.LZMAError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path} cannot be read: {reason}; repair the file, or move it away") from None
+
+
+def _decompressed(file: io.BufferedReader) -> BinaryIO:
+    head = file.peek(16)
+    if head.startswith(_GZIP):
+        return cast(BinaryIO, gzip.open(file))
+    is_xz = head.startswith(_XZ)
+    if is_xz or _BZIP2.match(head):
+        return cast(BinaryIO, io.BufferedReader(_Streams(file, is_xz=is_xz), _BLOCK_BYTES))
+    return file
+
+
+class _Streams(io.RawIOBase):
+    """The data of a bzip2 or xz file with any number of streams.
+
+    `bz2.open` and `lzma.open` ignore everything after a stream whose successor is damaged; here that is an error.
+    """
+
+    def __init__(self, file: BinaryIO, *, is_xz: bool) -> None:
+        self._file, self._is_xz = file, is_xz
+        self._new: Any = lzma.LZMADecompressor if is_xz else bz2.BZ2Decompressor
+        self._stream = self._new()
+
+    def readable(self) -> bool:
+        """Return True, as `io.BufferedReader` requires."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill `buffer` with the next bytes and return how many there are; 0 at the end."""
+        compressed = b""
+        while True:
+            if self._stream.eof:
+                compressed = self._start_of_next_stream()
+                if not compressed:
+                    return 0
+                self._stream = self._new()
+            elif self._stream.needs_input and not compressed:
+                compressed = self._file.read(_BLOCK_BYTES)
+                if not compressed:
+                    raise EOFError
+            data = self._stream.decompress(compressed, len(buffer))
+            compressed = b""
+            if data:
+                buffer[: len(data)] = data
+                return len(data)
+
+    def _start_of_next_stream(self) -> bytes:
+        """Return the first bytes after a stream, empty at the end of the file; zero bytes may pad xz streams."""
+        data: bytes = self._stream.unused_data
+        while True:
+            data = data.lstrip(b"\0") if self._is_xz else data
+            if data:
+                return data
+            data = self._file.read(_BLOCK_BYTES)
+            if not data:
+                return b""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 from collections import Counter
@@ -11,13 +13,13 @@ from pathlib import Path
 
 from bert_large.errors import InputError
 from bert_large.prepare.settings import TEXT_FORMS
-from bert_large.prepare.text_files import plain_name, read_head, read_lines
+from bert_large.prepare.text_files import open_decompressed, plain_name, read_lines
 
 PLAIN_FORMS = ("sentences", "paragraphs", "articles")
 DOC_START = "<doc id="
 _HEAD_BYTES = 4096
 _SAMPLE_LINES, _SAMPLE_CHARACTERS = 1000, 1 << 20
-_SPLIT_CHARACTERS = 1 << 16
+_SPLIT_CHARACTERS = (1 << 16) + 1
 """Characters of a sample that are split into sentences; the others only count as lines."""
 _LONG_LINES, _CLEARLY_LONG_LINES = 1.5, 1.7
 """Sentences per line from which lines are taken for paragraphs or articles, and from which they certainly are."""
@@ -72,8 +74,8 @@ def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[
     forms = [detect_form(path, split_sentences, is_given=wanted != "auto") for path in files]
     definite = [form for form in forms if form.name in TEXT_FORMS and form.name not in PLAIN_FORMS]
     if wanted != "auto":
+        expected = set(PLAIN_FORMS) if wanted in PLAIN_FORMS else {wanted}
         for form in forms:
-            expected = {wanted} if wanted not in PLAIN_FORMS else set(PLAIN_FORMS)
             if not form.fits & expected:
                 raise InputError(
                     f"{form.path}: line {form.line}: found {_describe(form)}, expected {TEXT_FORMS[wanted]} as "
@@ -115,15 +117,13 @@ def _most_common(forms: Iterable[TextForm]) -> str | None:
 def require_sentences(path: Path) -> None:
     """Raise `InputError` if a file for `prepare` or `vocab` is not plain text, which has one sentence per line."""
     _check_head(path)
-    for number, line in enumerate(read_lines(path), start=1):
-        if line:
-            found = foreign_form(line)
-            if found or _MARKUP_START.match(line):
-                raise InputError(
-                    f"{path}: line {number}: found {TEXT_FORMS[found] if found else 'XML or HTML'}, expected one "
-                    "sentence per line, with blank lines between articles; make such files with `bert-large corpus`"
-                )
-            return
+    number, line = next(((number, line) for number, line in enumerate(read_lines(path), start=1) if line), (1, ""))
+    found = foreign_form(line)
+    if found or _MARKUP_START.match(line):
+        raise InputError(
+            f"{path}: line {number}: found {TEXT_FORMS[found] if found else 'XML or HTML'}, expected one sentence per "
+            "line, with blank lines between articles; make such files with `bert-large corpus`"
+        )
 
 
 def detect_form(path: Path, split_sentences: Callable[[str], list[str]], *, is_given: bool = False) -> TextForm:
@@ -132,10 +132,9 @@ def detect_form(path: Path, split_sentences: Callable[[str], list[str]], *, is_g
     `is_given`: the user gave the form, so that only what certainly is not text is refused.
     """
     _check_head(path)
-    lines = list(_sample(read_lines(path)))
+    lines = list(_sample(read_lines(path), _SAMPLE_CHARACTERS))
     first, line = next(((number, line) for number, line in enumerate(lines, start=1) if line), (1, ""))
-    found = foreign_form(line)
-    if found:
+    if found := foreign_form(line):
         return TextForm(path, found, frozenset([found]), first)
     if problem := _not_text(path, line, lines, is_given):
         raise InputError(f"{path}: line {first}: found {problem}")
@@ -147,11 +146,9 @@ def foreign_form(line: str) -> str | None:
     if line.startswith(DOC_START):
         return "wikiextractor"
     if line.startswith("{") and line.endswith("}"):
-        try:
+        with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(line)
-        except (ValueError, RecursionError):
-            return None
-        return "json" if isinstance(content, dict) and isinstance(content.get("text"), str) else None
+            return "json" if isinstance(content, dict) and isinstance(content.get("text"), str) else None
     return None
 
 
@@ -177,18 +174,19 @@ def blocks_of(lines: Iterable[str]) -> Iterator[list[str]]:
         yield block
 
 
-def _sample(lines: Iterable[str]) -> Iterator[str]:
+def _sample(lines: Iterable[str], fewest_characters: int) -> Iterator[str]:
     characters = 0
-    for number, line in enumerate(lines, start=1):
+    for line in itertools.islice(lines, _SAMPLE_LINES):
         yield line
         characters += len(line)
-        if number >= _SAMPLE_LINES or characters >= _SAMPLE_CHARACTERS:
+        if characters >= fewest_characters:
             return
 
 
 def _check_head(path: Path) -> None:
     """Raise `InputError` if the first bytes show that a file is not UTF-8 text."""
-    head = read_head(path, _HEAD_BYTES)
+    with open_decompressed(path) as file:
+        head = file.read(_HEAD_BYTES)
     found = next((meaning for magic, meaning in _SIGNATURES if head.startswith(magic)), None)
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
         found = "a tar archive; unpack it"
@@ -217,11 +215,9 @@ def _not_text(path: Path, first: str, lines: Sequence[str], is_given: bool) -> s
 def _is_table(lines: Sequence[str]) -> bool:
     """Return whether all lines have the same number of tabs, or of commas or semicolons without a space behind."""
     rows = [line for line in lines if line][:100]
-    if len(rows) < 3:
-        return False
     for separator, fewest in (("\t", 1), (",", 2), (";", 2)):
         counts = {len(re.findall(rf"{separator}(?! )", row)) for row in rows}
-        if len(counts) == 1 and counts.pop() >= fewest:
+        if len(rows) >= 3 and len(counts) == 1 and counts.pop() >= fewest:
             return True
     return False
 
@@ -234,12 +230,7 @@ def _plain_form(path: Path, lines: Sequence[str], first: int, split_sentences: C
     """
     blocks = list(blocks_of(lines))
     count = sum(map(len, blocks))
-    sample, characters = [], 0
-    for line in filter(None, lines):
-        sample.append(line)
-        characters += len(line)
-        if characters > _SPLIT_CHARACTERS:
-            break
+    sample = list(_sample(filter(None, lines), _SPLIT_CHARACTERS))
     ratio = sum(len(split_sentences(line)) for line in sample) / max(1, len(sample))  # 0 for a blank file
     fits = set(PLAIN_FORMS)
     name: str | None

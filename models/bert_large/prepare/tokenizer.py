@@ -15,21 +15,20 @@ from bert_large.prepare.vocab import CONTINUATION, UNK, Vocabulary
 MAX_WORD_CHARACTERS = 200
 
 
+def word_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
+    """Return a tokenizer with the model of `vocabulary` alone, without any rules for the text before it."""
+    ids = {token: index for index, token in enumerate(vocabulary.tokens)}
+    limits = {"max_input_chars_per_word": MAX_WORD_CHARACTERS, "continuing_subword_prefix": CONTINUATION}
+    return Tokenizer(WordPiece(ids, unk_token=UNK, **limits))
+
+
 class WordPieceTokenizer:
     """Longest-match-first word pieces (WordPiece; Wu et al. 2016, arXiv:1609.08144) of normalized text."""
 
     def __init__(self, vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> None:
         """`strip_accents` None: as `do_lower_case`."""
-        ids = {token: index for index, token in enumerate(vocabulary.tokens)}
         self._normalize = TextNormalizer(do_lower_case=do_lower_case, strip_accents=strip_accents)
-        self._tokenizer = Tokenizer(
-            WordPiece(
-                ids,
-                unk_token=UNK,
-                max_input_chars_per_word=MAX_WORD_CHARACTERS,
-                continuing_subword_prefix=CONTINUATION,
-            )
-        )
+        self._tokenizer = word_piece_tokenizer(vocabulary)
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:

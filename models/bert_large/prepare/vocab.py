@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from tokenizers.trainers import WordPieceTrainer
 from bert_large.errors import InputError
 from bert_large.prepare.normalizer import TextNormalizer
 from bert_large.prepare.settings import VocabularySettings
-from bert_large.prepare.text_files import check_outputs, decode_lines, list_files, print_status, read_lines
+from bert_large.prepare.text_files import Log, check_outputs, decode_lines, list_files, print_status, read_lines
 from bert_large.prepare.text_forms import require_sentences
 from bert_large.storage.atomic import write_atomically
 from bert_large.storage.output_folder import make_folder
@@ -101,7 +101,7 @@ def make_vocabulary(
     settings: VocabularySettings,
     *,
     overwrite: bool = False,
-    log: Callable[[str], object] = print_status,
+    log: Log = print_status,
 ) -> str:
     """Train a vocabulary on the text files of a folder, write it, and return a summary.
 
@@ -150,11 +150,8 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     alphabet = _choose_alphabet(ranked, characters, continuations, settings)
     # Passing these tokens to the trainer fixes their ids. Otherwise it numbers them in the order of its hash table,
     # which differs in every run, and breaks ties between equally frequent pairs by these numbers.
-    first_tokens = [
-        *SPECIAL_TOKENS,
-        *sorted(alphabet),
-        *(CONTINUATION + character for character in sorted(alphabet & continuations)),
-    ]
+    continued = [CONTINUATION + character for character in sorted(alphabet & continuations)]
+    first_tokens = [*SPECIAL_TOKENS, *sorted(alphabet), *continued]
     if settings.vocab_size < len(first_tokens):
         raise InputError(
             f"--vocab-size is {settings.vocab_size}, but the text's characters alone need {len(first_tokens)}; raise "
@@ -174,23 +171,19 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     ids = tokenizer.get_vocab()
     tokens = sorted(ids, key=ids.__getitem__)
     if settings.limit_alphabet is None:
-        alphabet |= _fill(
-            tokens, [character for character in ranked if character not in alphabet], continuations, settings
-        )
+        rare = [character for character in ranked if character not in alphabet]
+        alphabet |= _fill(tokens, rare, continuations, settings.vocab_size)
     dropped = len(characters) - len(alphabet)
     share = _unknown_share(_words(files, normalize), alphabet) if dropped else 0.0
     return TrainedVocabulary(tokens, len(characters), dropped, share)
 
 
-def _fill(tokens: list[str], rare: list[str], continuations: set[str], settings: VocabularySettings) -> set[str]:
-    """Append rare characters, most frequent first, while the vocabulary has room; return them.
-
-    Text of ideographs has few merges: each is a word.
-    """
+def _fill(tokens: list[str], rare: list[str], continuations: set[str], vocab_size: int) -> set[str]:
+    """Append and return rare characters while there is room: text of ideographs, each a word, has few merges."""
     added = set()
     for character in rare:
         pieces = [character, *([CONTINUATION + character] if character in continuations else [])]
-        if len(tokens) + len(pieces) > settings.vocab_size:
+        if len(tokens) + len(pieces) > vocab_size:
             break
         tokens += pieces
         added.add(character)
@@ -234,11 +227,8 @@ def _words(files: Sequence[Path], normalize: TextNormalizer) -> Iterator[list[st
 
 def _unknown_share(lines: Iterable[list[str]], alphabet: frozenset[str]) -> float:
     """Return the share of the words that have characters outside of the alphabet."""
-    words = unknown = 0
-    for line in lines:
-        words += len(line)
-        unknown += sum(not alphabet.issuperset(word) for word in line)
-    return unknown / words
+    known = Counter(alphabet.issuperset(word) for line in lines for word in line)
+    return known[False] / known.total()
 
 
 def _count_characters(lines: Iterable[list[str]]) -> tuple[Counter[str], set[str]]:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import add_settings, option
 from bert_large.prepare.settings import VocabularySettings, from_arguments
 
 
@@ -14,9 +14,9 @@ from bert_large.prepare.settings import VocabularySettings, from_arguments
 class VocabOptions:
     """Input and output of `bert-large vocab`."""
 
-    input_dir: Path = setting(text="folder of UTF-8 text files of sentences", variable="")
-    output_file: Path = setting(text="vocabulary file to write, one token per line", variable="")
-    overwrite: bool = setting(False, "replace the output file if it exists", variable="")
+    input_dir: Path = option(text="folder of UTF-8 text files of sentences")
+    output_file: Path = option(text="vocabulary file to write, one token per line")
+    overwrite: bool = option(False, "replace the output file if it exists")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

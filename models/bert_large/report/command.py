@@ -14,9 +14,8 @@ REPORT_FILE = "report.html"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("runs", nargs="+", metavar="OUTPUT_DIR", help="output folders of runs, finished or running")
-    parser.add_argument(
-        "--output-file", help=f"the HTML page to write (default: {REPORT_FILE} in the first OUTPUT_DIR)"
-    )
+    page = f"the HTML page to write (default: {REPORT_FILE} in the first OUTPUT_DIR)"
+    parser.add_argument("--output-file", help=page)
     parser.add_argument("--png-dir", help="folder for a PNG of each chart (default: none)")
 
 
@@ -34,10 +33,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         written = write_report(runs, page, picture_dir)
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(
-            f"the report cannot be written: {error.filename}: {error.strerror}; choose another --output-file or "
-            "--png-dir"
-        ) from None
+        reason = f"{error.filename}: {error.strerror}"
+        raise InputError(f"the report cannot be written: {reason}; choose another --output-file or --png-dir") from None
     for path in written:
         sys.stdout.write(f"{path}\n")
     return 0

@@ -112,7 +112,9 @@ def draw(chart: Chart, runs: Sequence[RecordedRun]) -> Figure:
         plain = FuncFormatter(lambda value, place: thousands(value) if value >= 1000 else f"{value:g}")
         axes.xaxis.set_major_formatter(thousands)
         axes.yaxis.set_major_formatter(plain)
-        axes.yaxis.set_minor_formatter(plain if _is_within_a_decade(axes) else NullFormatter())
+        bottom, top = axes.get_ylim()
+        within_a_decade = axes.get_yscale() == "log" and top < 10 * bottom
+        axes.yaxis.set_minor_formatter(plain if within_a_decade else NullFormatter())
         _draw_legend(figure, legend)
         return figure
 
@@ -166,8 +168,8 @@ def _draw_run(axes: Axes, chart: Chart, run: RecordedRun, number: int, legend: L
         axes.fill_between(samples, minima, maxima, color=color, alpha=0.2, linewidth=0)
         sequences_per_step = run.steps[-1]["samples"] / run.steps[-1]["step"]
         for step in dict.fromkeys(run.restarts):
-            mark = axes.axvline(step * sequences_per_step, color=color, linestyle="dotted", linewidth=1.2)
-            legend[f"{label}: restart"] = mark
+            place = step * sequences_per_step
+            legend[f"{label}: restart"] = axes.axvline(place, color=color, linestyle="dotted", linewidth=1.2)
     if chart.is_evaluated and run.evaluations:
         (legend[f"{label}: evaluation"],) = axes.plot(
             [row["samples"] for row in run.evaluations],
@@ -188,16 +190,9 @@ def _draw_levels(axes: Axes, runs: Sequence[RecordedRun], legend: Legend) -> Non
 
 def _draw_legend(figure: Figure, legend: Legend) -> None:
     places = [str(number) for number in range(len(legend))]  # matplotlib drops labels that begin with "_"
-    texts = figure.legend(
-        list(legend.values()), places, loc="outside lower left", ncols=2, fontsize="small"
-    ).get_texts()
-    for text, label in zip(texts, legend, strict=True):
+    drawn = figure.legend(list(legend.values()), places, loc="outside lower left", ncols=2, fontsize="small")
+    for text, label in zip(drawn.get_texts(), legend, strict=True):
         text.set_text(label)
-
-
-def _is_within_a_decade(axes: Axes) -> bool:
-    bottom, top = axes.get_ylim()
-    return axes.get_yscale() == "log" and top < 10 * bottom
 
 
 def _shorten(label: str) -> str:

@@ -42,18 +42,10 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
 def render_page(runs: Sequence[RecordedRun], pictures: Sequence[Mapping[str, str]]) -> str:
     """Return the page's HTML; a picture has the keys `svg`, in Base64, and `description`."""
     return _TEMPLATES.get_template("page.html.j2").render(
-        version=__version__,
-        page_color=PAGE_COLOR,
-        page_color_on_dark=PAGE_COLOR_ON_DARK,
-        ink=INK,
-        ink_on_dark=INK_ON_DARK,
-        colors=COLORS,
-        runs=runs,
-        pictures=pictures,
-        summary=_summary(runs),
-        times_of_runs=[_times(run) for run in runs],
-        settings=_by_name(run.settings for run in runs),
-    )
+        version=__version__, page_color=PAGE_COLOR, page_color_on_dark=PAGE_COLOR_ON_DARK, ink=INK,
+        ink_on_dark=INK_ON_DARK, colors=COLORS, runs=runs, pictures=pictures, summary=_summary(runs),
+        times_of_runs=[_times(run) for run in runs], settings=_by_name(run.settings for run in runs),
+    )  # fmt: skip
 
 
 def _charts_with_values(runs: Sequence[RecordedRun]) -> list[Chart]:

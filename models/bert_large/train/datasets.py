@@ -23,7 +23,7 @@ from bert_large.model.weight_files import NEXT_SENTENCE, WeightFiles
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.dataset import TextSettings, make_dataset
-from bert_large.prepare.instances import InstanceSettings
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.vocab import MOST_UNKNOWN, read_vocab
 from bert_large.storage.atomic import read_json
 from bert_large.train.run_folder import DATA_INDEX

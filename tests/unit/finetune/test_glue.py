@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from bert_large.errors import DataError, InputError
-from bert_large.finetune import hub, squad
+from bert_large.finetune import data_files, squad
 from bert_large.finetune.glue import GLUE_TASKS
 from bert_large.finetune.registry import make_task
 from datasets import ClassLabel, Dataset, DatasetDict
@@ -211,7 +211,7 @@ def test_without_a_network_the_error_names_the_option(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("datasets.load_dataset", load)
     with pytest.raises(InputError, match=r"nyu-mll/glue \(rte\).*Couldn't reach .*--data-dir"):
-        hub.load_from_hub("nyu-mll/glue", "rte")
+        data_files.load_from_hub("nyu-mll/glue", "rte")
 
 
 def test_names_may_be_written_as_glue_does() -> None:

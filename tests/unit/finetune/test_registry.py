@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bert_large.config.options import add_settings
 from bert_large.errors import DataError, InputError
 from bert_large.finetune import ner, squad
 from bert_large.finetune.ner import NerTask
-from bert_large.finetune.registry import add_task_arguments, make_task
+from bert_large.finetune.registry import make_task
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
 from tests.support.word_tokenizer import word_tokenizer
@@ -22,7 +23,7 @@ def task_of(*options: str) -> Any:
     parser = argparse.ArgumentParser()
     parser.add_argument("--task")
     parser.add_argument("--max-seq-length", type=int)
-    add_task_arguments(parser)
+    add_settings(parser, squad.SquadOptions)
     return make_task(parser.parse_args(options))
 
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from bert_large.finetune.squad_answers import ScoredWindow, predict
+from bert_large.finetune.squad_windows import ScoredWindow, predict
 
 CONTEXT = "red green red blue"
 OFFSETS = np.array([[0, 3], [4, 9], [10, 13], [14, 18]], dtype=np.int32)

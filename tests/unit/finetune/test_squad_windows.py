@@ -7,9 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from bert_large.errors import InputError
-from bert_large.finetune.squad_answers import ScoredWindow, predict
 from bert_large.finetune.squad_examples import Answer, Question
-from bert_large.finetune.squad_windows import Window, answer_tokens, make_windows, window_bounds
+from bert_large.finetune.squad_windows import (
+    ScoredWindow,
+    Window,
+    answer_tokens,
+    make_windows,
+    predict,
+    window_bounds,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

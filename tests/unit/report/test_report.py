@@ -190,11 +190,7 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path, capsys: pytest.Captur
     ],
 )
 def test_outputs_that_cannot_be_written(
-    options: list[str],
-    named: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    options: list[str], named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = record_run(tmp_path / "run")
     (tmp_path / "file").write_text("")
