@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fine-tune a model on a labelled task, once per seed, and evaluate it. Leaves the metrics in OUTPUT_DIR/results.json, the
+# Fine-tune a model on a labeled task, once per seed, and evaluate it. Leaves the metrics in OUTPUT_DIR/results.json, the
 # best seed's model in OUTPUT_DIR/model_save and the predictions for test files in OUTPUT_DIR/predictions.
 #
 # Usage: VARIABLE=value ... quickstart/run_finetune.sh [OPTION OF bert-large finetune ...]

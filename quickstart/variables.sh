@@ -78,7 +78,7 @@ print_PRETRAIN_help() {
                           weights)
   VOCAB_FILE              vocab.txt to check against the model and to save with it; sets vocab_size of a named model
                           (default: that of --checkpoint-dir; with --text-dir, trained from the text)
-  DO_LOWER_CASE           whether the records' text is lower case; saved with the model, and applied to --text-dir
+  DO_LOWER_CASE           whether the records' text is lowercase; saved with the model, and applied to --text-dir
                           (default: as the vocabulary or tokenizer_config.json beside it says; true where one is
                           trained)
   STRIP_ACCENTS           whether accents are stripped from the records' text (default: as DO_LOWER_CASE if that is
@@ -107,8 +107,8 @@ print_PRETRAIN_help() {
   MAX_GRADIENT_NORM       gradients are clipped to this global norm (default: 1)
   TOTAL_STEPS             length of the learning-rate schedule; set it if you will raise --max-steps later (default:
                           --max-steps)
-  WARMUP_STEPS            length of the linear warm-up (default: 0)
-  START_WARMUP_STEP       step at which the warm-up starts; a negative one is before the run (default: 0)
+  WARMUP_STEPS            length of the linear warmup (default: 0)
+  START_WARMUP_STEP       step at which the warmup starts; a negative one is before the run (default: 0)
   DECAY_POWER             power of the polynomial decay (default: 1)
   BUCKET_MB               size of the gradient buckets that are reduced together (default: 25)
   GRADIENT_COMPRESSION    type to which gradients are rounded for communication (default: none)
@@ -173,7 +173,7 @@ print_FINETUNE_help() {
   CHECKPOINT_DIR          model_save folder to start from
   OUTPUT_DIR              folder for everything that the run writes; one per run
   VOCAB_FILE              vocabulary (default: that of the model folder)
-  DO_LOWER_CASE           convert text to lower case and strip accents (default: as the model folder or the vocabulary
+  DO_LOWER_CASE           convert text to lowercase and strip accents (default: as the model folder or the vocabulary
                           says)
   SEEDS                   train once with each of these seeds, such as 1,2,3 (default: 42)
   SEED                    train once, with this seed
@@ -221,7 +221,7 @@ print_PREPARE_help() {
   DATASET_DIR             folder for seq_128/, seq_512/, eval/, vocab.txt and corpus/ (default: required)
   INPUT_DIR               folder of UTF-8 text files, which may be compressed (gzip, bzip2, xz); folders inside and
                           links are followed, names that start with a dot are left out
-  INPUT_FORMAT            sentences: one sentence per line, blank lines between articles (as MLCommons' files);
+  INPUT_FORMAT            sentences: one sentence per line, blank lines between articles (like MLCommons' files);
                           paragraphs: one paragraph per line, blank lines between articles; articles: one article per
                           line; wikiextractor: <doc id=…> … </doc> blocks of WikiExtractor, one paragraph per line;
                           json: one JSON object per line, with the article in its field "text" (WikiExtractor --json)

@@ -22,10 +22,13 @@ COMMANDS = {
         "bert_large.prepare.corpus_command",
         "turn raw text into shards of sentences for training and evaluation",
     ),
-    "vocab": ("bert_large.prepare.vocab_command", "train a word-piece vocabulary from text"),
+    "vocab": ("bert_large.prepare.vocab_command", "train a WordPiece vocabulary from text"),
     "pick": ("bert_large.prepare.pick_command", "pick evenly spaced records, as for MLCommons' evaluation set"),
     "pretrain": ("bert_large.train.command", "pretrain a model (one rank of it under torchrun)"),
-    "finetune": ("bert_large.finetune.command", "train a model folder on a labelled task: GLUE, SQuAD, entities"),
+    "finetune": (
+        "bert_large.finetune.command",
+        "fine-tune a pretrained model on a labeled task: GLUE, SQuAD, entities",
+    ),
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a model folder on held-out records"),
     "convert": ("bert_large.convert.command", "convert a TensorFlow checkpoint to a model folder, or the reverse"),
     "export": ("bert_large.export.command", "export a model folder to ONNX, or to a Hugging Face folder with a card"),
@@ -62,12 +65,12 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     if chosen is None and not argv[0].startswith("-"):
         nearest = find_nearest(argv[0], COMMANDS)
         parser.error(
-            f"{argv[0]!r} is not a command, "
-            + (f"did you mean {nearest}?" if nearest else f"choose {', '.join(COMMANDS)}")
+            f"unknown command {argv[0]!r}, "
+            + (f"did you mean {nearest}?" if nearest else f"expected one of {', '.join(COMMANDS)}")
         )
     arguments = parser.parse_args(argv)
     if arguments.command is None:
-        parser.error("a command is missing")
+        parser.error("no command given")
     return arguments
 
 

@@ -29,7 +29,7 @@ def other(request: pytest.FixtureRequest, task: Task, tmp_path_factory: pytest.T
 
 
 def test_every_step_is_as_on_eager(other: Path, eager: Path) -> None:
-    """Losses, gradient norms and evaluations over eight steps in micro-batches, and counts of right predictions."""
+    """Losses, gradient norms and evaluations over eight steps in micro-batches, and counts of correct predictions."""
     assert f"engine {other.name}: " in (other / "train.log").read_text()
     assert "engine eager: " in (eager / "train.log").read_text()
     assert_same_metrics(other, eager)

@@ -187,7 +187,7 @@ def test_a_kill_at_any_point(
             finetune(out, **arguments)
     assert not (out / "results.json").exists()
     assert finetune(out, **arguments) == 0
-    assert ("removing that checkpoint" in (out / "train.log").read_text()) == (at == "in a checkpoint")
+    assert ("deleting that checkpoint" in (out / "train.log").read_text()) == (at == "in a checkpoint")
     assert_same(out, finished)
 
 

@@ -1,4 +1,4 @@
-"""All engines compute the same model: losses, right predictions and gradients against eager in float64."""
+"""All engines compute the same model: losses, correct predictions and gradients against eager in float64."""
 
 from __future__ import annotations
 

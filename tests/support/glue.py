@@ -26,7 +26,7 @@ def write_single(folder: Path, name: str = "SST-2") -> None:
 
 
 def write_cola(folder: Path) -> None:
-    """Write CoLA: labelled files without a header, source and original mark beside label and sentence."""
+    """Write CoLA: labeled files without a header, source and original mark beside label and sentence."""
     for split, count in (("train", 12), ("dev", 6)):
         rows = [("gj04", number % 2, "" if number % 2 else "*", f"{FIRST} {number}") for number in range(count)]
         write_tsv(folder / "CoLA" / f"{split}.tsv", None, rows)

@@ -29,7 +29,7 @@ RECORDS = make_records(9, lengths=(6, 150))
 def losses_and_gradients(
     engine: Operations, dtype: torch.dtype, *, dropout: bool = True, micro_batches: int = 2, **changes: Any
 ) -> Values:
-    """Return the summed losses, the counts of right predictions and every parameter's gradient.
+    """Return the summed losses, the counts of correct predictions and every parameter's gradient.
 
     Weights, biases and norms are random and the same for every engine and type; so are the dropout's masks. In bfloat16
     it is the forward pass under autocast.

@@ -24,7 +24,7 @@ _COMPARE = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the sub-commands."""
+    """Add the subcommands."""
     subparsers = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name, (kind, summary) in _BENCHMARKS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary)

@@ -2,8 +2,9 @@
 
 The command line, environment variables, checks, `--help`, the reference page and the shell scripts' lists derive from
 fields made by `setting()`. This helper is our own: tyro, jsonargparse and pydantic-settings were tried on
-`--learning-rate`, `--no-do-lower-case` and BATCH_SIZE. None of them reports the origin of a value, all problems in one
-line, and has `--no-…` for a boolean whose default is None, so that each would need a layer as large as this module.
+`--learning-rate`, `--no-do-lower-case` and BATCH_SIZE. None of them can do all three: report a value's origin, report
+all problems on one line, and offer `--no-…` for a boolean whose default is None. Each would need a layer as large as
+this module.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +23,7 @@ from typing import Any
 from bert_large.errors import InputError
 
 FROM_ENVIRONMENT = "--from-environment"
-"""Option of the quickstart scripts. Without it no variable of the environment changes what a command line means."""
+"""Option of the quickstart scripts. Without it, no environment variable changes what a command line means."""
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_FLOAT = 3.4e38
 """Numbers beyond are infinite in fp32, which training computes in."""
@@ -87,7 +89,7 @@ class Setting:
         return f"--{self.option}" if self.option else self.name
 
     def describe_default(self) -> str:
-        """Return the default for people: the empty string if there is nothing to say."""
+        """Return the default in readable form: the empty string if there is nothing to say."""
         if self.default_text:
             return self.default_text
         if self.required:
@@ -98,14 +100,14 @@ class Setting:
         return f"{default:g}" if self.kind is float else describe_value(default)
 
     def describe_values(self) -> str:
-        """Return the allowed values for people, such as "a number above 0"."""
+        """Return the allowed values in readable form, such as "a number above 0"."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.kind is bool:
             return "true or false"
         kind = {int: "an integer", float: "a finite number"}.get(self.kind, "a value")
-        limit = f"at most {_LARGEST_INTEGER}" if self.kind is int and self.within.rstrip(")] ").endswith("inf") else ""
-        return " and ".join(filter(None, (f"{kind} {_describe_interval(self.within)}".rstrip(), limit)))
+        within = re.sub(r"\binf\)$", f"{_LARGEST_INTEGER}]", self.within) if self.kind is int else self.within
+        return f"{kind} {_describe_interval(within)}".rstrip()
 
     def convert(self, text: str) -> Any:
         """Return the value that a word of the command line or a variable means; raises `ValueError`."""
@@ -203,7 +205,7 @@ def check_fields(config: Any, problems: Iterable[str] = ()) -> None:
 
 
 def describe_value(value: Any) -> str:
-    """Return a setting's value for people: `none` for None, `true` for True."""
+    """Return a setting's value in readable form: `none` for None, `true` for True."""
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)
 
 
@@ -213,9 +215,11 @@ def _quote(value: Any) -> str:
 
 def _describe_interval(interval: str) -> str:
     low, high = (end.strip() for end in interval[1:-1].split(","))
+    if interval[0] == "[" and interval[-1] == "]" and low != "-inf":
+        return f"from {low} to {high}"
     parts = []
     if low != "-inf":
-        parts.append(f"above {low}" if interval[0] == "(" else f"of at least {low}")
+        parts.append(f"above {low}" if interval[0] == "(" else f"at least {low}")
     if high != "inf":
         parts.append(f"below {high}" if interval[-1] == ")" else f"at most {high}")
     return " and ".join(parts)
@@ -251,7 +255,7 @@ class CommandParser(argparse.ArgumentParser):
         return arguments, []
 
     def settings_of_command(self, name: str) -> tuple[Setting, ...]:
-        """Return the settings of a sub-command's parser."""
+        """Return the settings of a subcommand's parser."""
         commands = next(action for action in self._actions if isinstance(action, argparse._SubParsersAction))
         return tuple(commands.choices[name].settings)
 
@@ -290,7 +294,7 @@ def add_settings(
     has_variables = any(item.variable for item in settings_of(config))
     if checked and has_variables and FROM_ENVIRONMENT not in parser._option_string_actions:
         explanation = (
-            "read settings that have no option on the command line from environment variables, as the quickstart "
+            "read settings that are not given on the command line from environment variables, as the quickstart "
             "scripts do"
         )
         parser.add_argument(FROM_ENVIRONMENT, action="store_true", help=explanation)
@@ -323,7 +327,7 @@ def _resolve(settings: Sequence[Setting], arguments: argparse.Namespace) -> list
     """Replace the words of each setting in `arguments` by its value and return what is wrong.
 
     `arguments.origins` maps the attributes that were given to "option" or "variable". An option wins over a variable,
-    also over the variable of the setting's alternative.
+    even over the variable of the setting's alternative.
     """
     environment = os.environ if getattr(arguments, FROM_ENVIRONMENT[2:].replace("-", "_"), False) else {}
     given: dict[str, tuple[Any, str]] = {}

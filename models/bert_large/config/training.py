@@ -61,7 +61,7 @@ class ModelSource:
     )
     do_lower_case: bool | None = setting(
         None,
-        "whether the records' text is lower case; saved with the model, and applied to --text-dir",
+        "whether the records' text is lowercase; saved with the model, and applied to --text-dir",
         default_text="as the vocabulary or tokenizer_config.json beside it says; true where one is trained",
     )
     strip_accents: bool | None = setting(
@@ -97,9 +97,9 @@ class OptimConfig(_Checked):
         default_text="--max-steps",
         deferred=True,
     )
-    warmup_steps: int = setting(0, "length of the linear warm-up", unit="steps", within="[0, inf)", deferred=True)
+    warmup_steps: int = setting(0, "length of the linear warmup", unit="steps", within="[0, inf)", deferred=True)
     start_warmup_step: int = setting(
-        0, "step at which the warm-up starts; a negative one is before the run", within="(-inf, 0]", deferred=True
+        0, "step at which the warmup starts; a negative one is before the run", within="(-inf, 0]", deferred=True
     )
     decay_power: float = setting(1.0, "power of the polynomial decay", within="(0, inf)", deferred=True)
 

@@ -15,7 +15,7 @@ NOT_SHARDS = (".json", ".txt", ".md", ".md5", ".yaml")
 
 
 def find_training_folder(dataset_dir: Path, max_seq_length: int) -> Path:
-    """Return the folder of shards for a sequence length: a known sub-folder of `dataset_dir`, or itself."""
+    """Return the folder of shards for a sequence length: a known subfolder of `dataset_dir`, or itself."""
     if not _is_folder(dataset_dir):
         raise InputError(f"DATASET_DIR {dataset_dir} does not exist or is not a folder")
     names = [name.format(max_seq_length) for name in _TRAINING_FOLDERS]

@@ -45,7 +45,7 @@ _VERSION = 3
 _NAME_CHARACTERS = 48
 """How much of a shard's name an index file's name begins with: names are limited to 255 bytes, also temporary ones."""
 _ARRAYS: dict[str, type[np.generic]] = {"offsets": np.int64, "lengths": np.int32, "checksums": np.uint32}
-"""Arrays of an index. Their files are raw values without a header, so a corrupt file cannot declare a wrong size."""
+"""Arrays of an index. Their files are raw values without a header, so a damaged file cannot declare a wrong size."""
 
 
 @dataclass(frozen=True)

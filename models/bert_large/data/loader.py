@@ -45,7 +45,7 @@ class StepBatches:
     world_size: int
     max_bad_records: int = 0
     masking: DynamicMasking | None = None
-    """None: the masks stored in the records."""
+    """If None, the masks stored in the records are used."""
 
     def __getitem__(self, step: int) -> list[RaggedBatch]:
         return self.read(step)[0]
@@ -142,10 +142,10 @@ class _PackedSteps(TorchDataset):
 def iterate_steps(
     batches: StepBatches, start: int, stop: int, workers: int, on_bad_record: Callable[[str], None] = lambda text: None
 ) -> Iterator[list[RaggedBatch]]:
-    """Yield the micro-batches of steps `start` up to `stop`, which `workers` processes read ahead.
+    """Yield the micro-batches of steps from `start` up to, but not including, `stop`; `workers` processes read ahead.
 
-    The processes start before this returns, so that the caller can load the weights after them: they do not inherit
-    that memory. `on_bad_record` is called for every bad record that a step skipped, before the step is yielded.
+    The processes start before this returns, so that the caller can load the weights afterwards and the workers do not
+    inherit that memory. `on_bad_record` is called for every bad record that a step skipped, before the step is yielded.
     """
     if workers == 0:
         return _report_bad_records(map(batches.read, range(start, stop)), on_bad_record)
@@ -172,9 +172,10 @@ def _start_fork_server() -> None:
     """Start Python's fork server with stop signals blocked, which it and the workers inherit.
 
     A closed terminal, a scheduler or Ctrl-C signals all processes of the group, but the trainer decides when to stop:
-    it still needs the data of the step that it finishes. While blocked here a signal to the trainer is only delayed.
+    it still needs the data of the step that it finishes. A signal that reaches the trainer
+    while signals are blocked is only delayed.
     """
-    resource_tracker.ensure_running()  # started by the fork server otherwise, and unblocks signals then
+    resource_tracker.ensure_running()  # otherwise the fork server would start it, and that unblocks the signals
     previous = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     try:
         forkserver.ensure_running()
@@ -200,9 +201,9 @@ def explain_dead_worker() -> Iterator[None]:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise UserError(
-            f"a process that reads records ahead died ({str(error).splitlines()[0]}), because memory ran out, or a "
-            "damaged HDF5 shard crashed the HDF5 library. Start again to resume from the last checkpoint; if it dies "
-            "again, remove data_index from OUTPUT_DIR, so that every shard is checked again"
+            f"a data worker process died ({str(error).splitlines()[0]}): either memory ran out, or a damaged HDF5 "
+            "shard crashed the HDF5 library. Run the same command again to resume from the last checkpoint; if it dies "
+            "again, delete data_index in OUTPUT_DIR, so that every shard is checked again"
         ) from None
 
 

@@ -20,15 +20,15 @@ _ROUNDS = 6
 
 
 def permute(indices: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
-    """Return the images of `indices` (int64, any shape) under a pseudo-random permutation of `range(size)`.
+    """Return the images of `indices` (int64, any shape) under a pseudorandom permutation of `range(size)`.
 
     A Feistel network permutes the integers of 2 * `half_bits` bits, the smallest even number of bits that holds `size`.
     Each round replaces (left, right) by (right, left ^ hash(right)). The hash need not be invertible: `left` can be
     recovered from the result because `right` is still in it, so every round, and the network, is a permutation.
 
-    It permutes up to 4 times too many integers. An index whose image is not below `size` is permuted again until it is
-    (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). The walk follows the cycle of the
-    index, which returns to the index itself, so it ends, and no two indices end at the same place.
+    Its domain is up to four times larger than `size`. An index whose image is not below `size` is permuted again until
+    it is (cycle walking; Black and Rogaway, "Ciphers with arbitrary finite domains", 2002). The walk follows the cycle
+    of the index, which returns to the index itself, so it ends, and no two indices end at the same place.
     """
     half_bits = max(1, ((size - 1).bit_length() + 1) // 2)
     half_mask = np.uint64((1 << half_bits) - 1)
@@ -55,7 +55,7 @@ class SampleOrder:
     shuffle: bool = True
 
     def record_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Return the record numbers [stop - start] of samples `start` up to `stop` of the run."""
+        """Return the record numbers [stop - start] of samples from `start` up to, but not including, `stop`."""
         samples = np.arange(start, stop, dtype=np.int64)
         epochs, positions = np.divmod(samples, self.records)
         if not self.shuffle:

@@ -29,7 +29,7 @@ _HEAD_START_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among the processes of a run. Every collective method must be called by all ranks."""
+    """This process's view of the ranks of a run. Every collective method must be called by all ranks."""
 
     rank: int = 0
     world_size: int = 1
@@ -48,7 +48,10 @@ class Ranks:
     # Progress, for the heartbeat.
 
     def note(self, doing: str) -> None:
-        """Record progress, and what this rank does now; a rank without progress that others wait for is ended."""
+        """Record progress and the current activity.
+
+        A rank that makes no progress while others wait for it is terminated.
+        """
         if self.heartbeat is not None:
             self.heartbeat.note(doing)
 
@@ -143,7 +146,7 @@ class Ranks:
 
     @contextlib.contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Raise a `UserError` of any rank in the block on all ranks, so that none waits for one that has failed.
+        """If any rank raises `UserError` in the block, raise it on all ranks: none waits for one that has failed.
 
         All ranks wait for each other at the end of the block. If several failed, the error of the first is raised.
         """
@@ -164,7 +167,7 @@ class Ranks:
         failure.exit_code = failures[first][1]
         if None in failures:
             failure.args = (f"{failures[first][0]} (found by {self.names[first]})",)
-        # One rank of each machine prints the error. It ends first, because torchrun ends all ranks when one has ended.
+        # One rank of each host prints the error. It exits first, because torchrun terminates all ranks when one exits.
         failure.reported_by_another_rank = self.local_rank > 0
         if failure.reported_by_another_rank:
             time.sleep(_HEAD_START_SECONDS)

@@ -9,7 +9,7 @@ a key-value store that all ranks reach, and reads the beats of the others. From 
 The rank that finds a fault writes it into its own beat, so that all ranks report the same one, and ends its process.
 The second thread guards the first, which blocks if the host of the store, rank 0's, is cut off.
 
-Whatever is printed is printed last. A stream can be full, closed or blocked, and the process must end all the same.
+Printing comes last. A stream can be full, closed or blocked, and the process must end all the same.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from bert_large.log import log_to_file_only
 BEATS_IN_SILENCE = 10
 """A rank is lost when it has missed this many beats in a row."""
 _BEATS_IN_DOUBT = 4
-"""The same once a collective has failed, which proves that something is wrong."""
+"""The same limit after a collective has failed, which shows that something is wrong."""
 _CLOSING_SECONDS = 5.0
 _LAST_MESSAGES_SECONDS = 5.0
 """How long a process that must end may take to write its messages."""
-_ADVICE = "Start the same command again on all hosts to resume from the last checkpoint"
+_ADVICE = "Run the same command again on all hosts to resume from the last checkpoint"
 
 
 @dataclass
@@ -59,7 +59,7 @@ class RankWatch:
     """Decides from the beats of all ranks which one, if any, is lost or hangs.
 
     It has no clock, but counts how often this rank has looked and found nothing new. A rank that was itself stopped, or
-    got no CPU time, therefore does not take the others for dead when it continues.
+    got no CPU time, therefore does not mistake the others for dead when it resumes.
     """
 
     def __init__(self, names: Sequence[str], *, beat_seconds: float, stall_seconds: float) -> None:
@@ -92,8 +92,8 @@ class RankWatch:
         if self._missed_replies < self._patience():
             return None
         return (
-            f"{self._names[0]} cannot be reached for {self._seconds(self._missed_replies)} s: it has ended, or the "
-            f"network between its host and this one is cut. {_ADVICE}"
+            f"{self._names[0]} has been unreachable for {self._seconds(self._missed_replies)} s: it has exited, or "
+            f"the network between its host and this one is cut. {_ADVICE}"
         )
 
     def _find_silent(self) -> str | None:
@@ -112,8 +112,9 @@ class RankWatch:
         if not behind and len(stalled) < len(self._names):
             return None
         return (
-            f"{self._list(behind or stalled)}: no progress for {self._seconds(self._still[stalled[0]])} s, while "
-            f"others wait for it; it hangs, or does what takes longer than --rank-timeout. {_ADVICE}"
+            f"{self._list(behind or stalled)}: no progress for {self._seconds(self._still[stalled[0]])} s"
+            f"{', while other ranks wait' if behind else ''}; hung, or the current operation takes longer than "
+            f"--rank-timeout. {_ADVICE}"
         )
 
     def _patience(self) -> int:
@@ -141,7 +142,7 @@ class Heartbeat:
     def __init__(
         self, store: distributed.Store, rank: int, names: Sequence[str], *, silence_seconds: float, stall_seconds: float
     ) -> None:
-        """Use `store`, in which all ranks have announced themselves, over a connection that nothing else uses.
+        """`store` needs a connection of its own; all ranks must have called `announce` on it.
 
         Calls of the store block while its host is cut off. `names` are the names of all ranks in messages. A rank is
         lost after `silence_seconds` without a beat, and hangs after `stall_seconds` without progress.
@@ -168,7 +169,7 @@ class Heartbeat:
             thread.start()
 
     def note(self, doing: str) -> None:
-        """Record progress, and what this rank does now."""
+        """Record progress and the current activity."""
         self._beat.doing = doing
         self._beat.moves += 1
 

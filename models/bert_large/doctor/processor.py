@@ -15,18 +15,18 @@ from bert_large.errors import InputError
 from bert_large.observe.gemm import measure_flops_per_second
 
 _WORTHWHILE = 1.2
-"""Rate of bf16 products over fp32 products from which bf16 is recommended: it also takes half of the memory traffic."""
+"""Smallest bf16-to-fp32 speed ratio at which bf16 is recommended; bf16 also halves memory traffic."""
 
 
 def check_precision(cpu_flags: frozenset[str], asked: str | None) -> list[Finding]:
-    """Return which precision to use on this CPU, and how the precision asked for would compute."""
+    """Return which precision to use on this CPU, and how the requested precision would compute."""
     findings = [_advise(cpu_flags)]
     if asked is not None:
         description, warning = get_precision(asked).describe(cpu_flags)
-        findings.append(Finding(OK if warning is None else WARNING, "precision asked for", description, warning or ""))
+        findings.append(Finding(OK if warning is None else WARNING, "requested precision", description, warning or ""))
         if not computes("native", asked):
             found = f"the native engine has no kernels for {asked}: training uses the much slower eager engine"
-            findings.append(Finding(WARNING, "engine for it", found, "use PRECISION=bf16 or fp32"))
+            findings.append(Finding(WARNING, "engine for that precision", found, "use PRECISION=bf16 or fp32"))
     return findings
 
 
@@ -59,14 +59,15 @@ def check_cores(topology: Topology, online_cpus: int, allowed_cpus: int) -> Find
     quota = topology.cpu_quota
     if quota is not None and quota < topology.cores:
         return Finding(
-            WARNING, topic, f"{found}, but control groups allow the time of {quota:g} CPUs",
-            "raise the limit where it was set (docker --cpus, Kubernetes resources.limits.cpu), to whole cores",
+            WARNING, topic, f"{found}, but the cgroup limits CPU time to {quota:g} CPUs",
+            "raise the limit where it was set (docker --cpus, Kubernetes resources.limits.cpu) to a whole "
+            "number of cores",
         )  # fmt: skip
     if allowed_cpus < online_cpus:
         return Finding(
-            WARNING, topic, f"{found}: the process is bound to CPUs",
+            WARNING, topic, f"{found}: the process is restricted to a subset of the CPUs",
             "start it without taskset or numactl, or give the container or job all CPUs (docker --cpuset-cpus, Slurm "
-            "--exclusive); ignore this if the others are for other work",
+            "--exclusive); ignore this if the other CPUs are reserved for other work",
         )  # fmt: skip
     return Finding(OK, topic, found)
 
@@ -85,8 +86,8 @@ def check_ranks(variables: Mapping[str, str], topology: Topology) -> tuple[list[
         findings.append(Finding(WARNING, topic, found, f"RANKS_PER_NODE={nodes} is faster, if memory allows"))
     without_memory = [str(node.number) for node in topology.nodes if not node.may_hold_memory]
     if without_memory:
-        found = f"this process may have no memory of NUMA node {', '.join(without_memory)}"
-        remedy = "give the job the memory of those nodes (docker --cpuset-mems), or none of their cores"
+        found = f"this process is not allowed to allocate memory on NUMA node {', '.join(without_memory)}"
+        remedy = "allow the job to use those nodes' memory (docker --cpuset-mems), or exclude their cores"
         findings.append(Finding(WARNING, topic, found, remedy))
     for rank, placement in enumerate(plan.placements):
         if placement.threads > len(placement.cpus):

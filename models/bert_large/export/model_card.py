@@ -1,4 +1,4 @@
-"""The model card, from the files of the model folder and its run's folder only."""
+"""Build the model card using only the files of the model folder and its run's folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def model_card(
     """Return the card in Markdown; raise `InputError` if the run's files cannot be read or are of another model."""
     strips = do_lower_case if strip_accents is None else strip_accents
     letters = f"{'lowercased' if do_lower_case else 'cased'}, accents {'stripped' if strips else 'kept'}"
-    model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "letters of the text": letters}
+    model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "text normalization": letters}
     traits = config.traits
     card = ModelCard.from_template(
         ModelCardData(

@@ -1,1 +1,1 @@
-"""Fine-tuning: a pretrained model on labelled tasks, by Hugging Face's Trainer, over several seeds."""
+"""Fine-tuning: a pretrained model on labeled tasks, by Hugging Face's Trainer, over several seeds."""

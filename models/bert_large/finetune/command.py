@@ -1,4 +1,4 @@
-"""`bert-large finetune`: train a model folder on a labelled task, over several seeds, and evaluate it."""
+"""`bert-large finetune`: fine-tune a pretrained model on a labeled task, over several seeds, and evaluate it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class FinetuneOptions:
     output_dir: Path = setting(text="folder for everything that the run writes; one per run", path="output")
     vocab_file: Path | None = setting(None, "vocabulary", default_text="that of the model folder", path="input")
     do_lower_case: bool | None = setting(
-        None, "convert text to lower case and strip accents", default_text="as the model folder or the vocabulary says"
+        None, "convert text to lowercase and strip accents", default_text="as the model folder or the vocabulary says"
     )
     seeds: str | None = setting(
         None, "train once with each of these seeds, such as 1,2,3", default_text="42", alternative="seed"

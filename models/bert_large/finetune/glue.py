@@ -30,10 +30,10 @@ def _files(
 
     `header` has the columns of the files with labels if they do not name them.
     """
-    labelled = partial(SentenceFile, texts=texts, label=label, skip_short=skip_short, header=header)
+    labeled = partial(SentenceFile, texts=texts, label=label, skip_short=skip_short, header=header)
     return (
-        labelled(split="train", names=("train.tsv",)),
-        *(labelled(split=f"validation{suffix}", names=(f"dev{suffix}.tsv",)) for suffix in evaluation),
+        labeled(split="train", names=("train.tsv",)),
+        *(labeled(split=f"validation{suffix}", names=(f"dev{suffix}.tsv",)) for suffix in evaluation),
         *(
             SentenceFile(split=f"test{suffix}", names=(f"test{suffix}.tsv",), texts=texts, index=test_index,
                          optional=True)

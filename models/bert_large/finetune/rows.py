@@ -35,8 +35,9 @@ def read_rows(
     """Yield the rows of a file, which must have all `columns`; blank lines are skipped.
 
     A file `….csv` has quoting; in any other, tabs separate fields and quotes are text, as in GLUE's files. `header` has
-    the names of the fields in a file whose first line is already a row. Fields beyond the header are dropped. A row
-    that ends before the last of `columns` raises `DataError`; with `skip_short` it is dropped, and their number logged.
+    the names of the fields in a file whose first line is already a row. Fields beyond the header are discarded. A row
+    that ends before the last of `columns` raises `DataError`; with `skip_short`, it is discarded, and the number of
+    such rows is logged.
     """
     names, skipped = header, 0
     for number, fields in _csv_fields(path) if path.suffix == ".csv" else _tsv_fields(path):
@@ -54,7 +55,7 @@ def read_rows(
         elif skip_short:
             skipped += 1
         else:
-            raise row.error(f"{len(fields)} fields", f"{len(names)}: {', '.join(names)}")
+            raise row.error(f"{len(fields)} field{'s' * (len(fields) != 1)}", f"{len(names)}: {', '.join(names)}")
     if names is None:
         raise DataError(f"{path}: line 1: found an empty file, expected the columns {', '.join(columns)}")
     if skipped:

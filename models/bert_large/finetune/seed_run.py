@@ -65,7 +65,7 @@ class SeedRun:
     """The training of one seed in its own folder, which holds its checkpoints and its best weights.
 
     Every pass over the data ends with an evaluation of the watched split. The best weights so far, by the task's main
-    metric and the first of equals, are in `model_save`. An interrupted run resumes from its newest intact checkpoint
+    metric (on a tie, the earliest), are in `model_save`. An interrupted run resumes from its newest intact checkpoint
     and gives the same weights as an uninterrupted one.
     """
 
@@ -134,13 +134,13 @@ class SeedRun:
         )
 
     def _newest_checkpoint(self) -> Path | None:
-        """Return the newest intact checkpoint; remove newer ones, which a killed process left unfinished."""
+        """Return the newest intact checkpoint; delete newer ones, which a killed process left unfinished."""
         found = (self.folder / CHECKPOINTS).glob("checkpoint-[0-9]*")
         for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
             try:
                 check_checksums(path)
             except DamageError as error:
-                LOGGER.warning("warning: seed %d: %s; removing that checkpoint", self.seed, error)
+                LOGGER.warning("warning: seed %d: %s; deleting that checkpoint", self.seed, error)
                 remove_tree(path)
             else:
                 return path
@@ -160,7 +160,7 @@ class SeedRun:
 
 @contextlib.contextmanager
 def explain_trainer_errors(folder: Path) -> Iterator[None]:
-    """Raise errors of writing in the folder of a seed as `WriteError`.
+    """Convert errors from writing to a seed's folder to `WriteError`.
 
     PyTorch and safetensors raise errors of their own, and PyTorch's lacks the reason of the operating system.
     """
@@ -195,7 +195,10 @@ def predict_splits(trainer: Trainer, task: Task, data: EncodedSplits, folder: Pa
 
 
 class TaskTrainer(Trainer):
-    """The Trainer with metrics from examples and predictions; its own metrics see labels only."""
+    """A Trainer that computes metrics from examples and predictions.
+
+    The base class passes only predictions and labels.
+    """
 
     def __init__(
         self, task: Task, data: EncodedSplits, tokenizer: PreTrainedTokenizerFast, model: Any, args: TrainingArguments
@@ -224,7 +227,7 @@ class TaskTrainer(Trainer):
 
 
 def _best_step(history: list[dict[str, Any]], metric: str) -> int:
-    """Return the step of the best evaluation, the first of equals."""
+    """Return the step of the best evaluation; on a tie, the earliest."""
     return max((row for row in history if metric in row), key=lambda row: row[metric])["step"]
 
 

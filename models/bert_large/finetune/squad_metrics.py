@@ -19,7 +19,7 @@ GoldAnswers = Mapping[str, Sequence[str]]
 
 
 def normalize_answer(text: str) -> str:
-    """Return the text in lower case, without ASCII punctuation and articles, and with one space between words."""
+    """Return the text in lowercase, without ASCII punctuation and articles, and with one space between words."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_WITHOUT_PUNCTUATION)).split())
 
 

@@ -7,8 +7,9 @@
     next sent.   logits of sequences = seq_relationship(tanh(pooler(x of [CLS])))
 
 A batch has no padding: x is [T, hidden] for the T real tokens of all sequences (`data.batch.RaggedBatch`), and only
-attention sees where one sequence ends and the next begins. This file says what is computed; how is up to the engine,
-which implements the handful of operations in `operations.Operations`. So most modules here only hold parameters.
+attention sees where one sequence ends and the next begins. This file defines what is computed; how it is computed is up
+to the engine, which implements the handful of operations in `operations.Operations`. So most modules here only hold
+parameters.
 
 Modules and parameters have the names of Hugging Face's `BertForPreTraining`, so a state dictionary of one loads into
 the other. Architectures without some parts, such as DistilBERT, have the same names here (`config.hugging_face`).
@@ -34,7 +35,7 @@ _SEGMENTS = 2
 
 
 class Table(nn.Module):
-    """Parameters of an embedding table, uninitialised."""
+    """Parameters of an embedding table, uninitialized."""
 
     def __init__(self, rows: int, hidden: int) -> None:
         super().__init__()
@@ -77,7 +78,7 @@ class SelfAttention(nn.Module):
 
 
 class Output(nn.Module):
-    """A linear layer whose result, after dropout, is added to the residual stream and normalised."""
+    """A linear layer whose result, after dropout, is added to the residual stream and normalized."""
 
     def __init__(self, inputs: int, hidden: int, eps: float) -> None:
         super().__init__()
@@ -223,7 +224,7 @@ class Heads(nn.Module):
 
 @dataclass(frozen=True)
 class PretrainingSums:
-    """Sums over a batch: losses (float32 scalars, differentiable) and right predictions (int64 scalars).
+    """Sums over a batch: losses (float32 scalars, differentiable) and correct predictions (int64 scalars).
 
     Sums, not means: a step adds them up over micro-batches and ranks and divides once. The next-sentence sums are 0 for
     a model without that head.
@@ -236,7 +237,7 @@ class PretrainingSums:
 
 
 def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Return `count` draws from a standard normal distribution; draws beyond two deviations are repeated."""
+    """Return `count` draws from a standard normal distribution; draws beyond two standard deviations are redrawn."""
     draws = generator.standard_normal(count, dtype=np.float32)
     beyond = np.flatnonzero(np.abs(draws) > 2)
     while beyond.size:
@@ -257,7 +258,7 @@ class BertForPreTraining(nn.Module):
 
     @torch.no_grad()
     def initialize(self, seed: int) -> None:
-        """Initialise as MLCommons' reference: weights truncated normal, biases 0, LayerNorm weights 1.
+        """Initialize like MLCommons' reference: weights truncated normal, biases 0, LayerNorm weights 1.
 
         The draws come from NumPy, in the order of parameters, so that a seed means the same weights in every version of
         PyTorch.
@@ -273,7 +274,7 @@ class BertForPreTraining(nn.Module):
                 parameter.copy_(torch.from_numpy(draws).view_as(parameter))
 
     def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
-        """Return loss sums and right predictions; `dropout` is None in evaluation."""
+        """Return loss sums and correct predictions; `dropout` is None in evaluation."""
         read, hidden = self.bert.encode_for_heads(batch, self.engine, dropout)
         head, words = self.cls.predictions, self.bert.embeddings.word_embeddings.weight
         masked_lm = self.engine.masked_head(
@@ -301,7 +302,7 @@ class BertForPreTraining(nn.Module):
 
 
 def skeleton(config: ModelConfig) -> BertForPreTraining:
-    """Return a model on PyTorch's meta device: parameters with names, shapes and types, but without memory.
+    """Return a model on PyTorch's meta device: parameters with names, shapes and dtypes, but no storage.
 
     It has no engine. `to_empty(device="cpu")` gives it memory to load weights into.
     """

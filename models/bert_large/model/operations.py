@@ -19,7 +19,7 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 class Dense(nn.Module):
-    """Parameters of a linear layer x @ weight.T + bias, uninitialised: `weight` [outputs, inputs], `bias` [outputs]."""
+    """Parameters of a linear layer x @ weight.T + bias, uninitialized: `weight` [outputs, inputs], `bias` [outputs]."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Dense(nn.Module):
 
 
 class Norm(nn.Module):
-    """Parameters of a LayerNorm, uninitialised: `weight` [hidden], `bias` [hidden] and `eps`."""
+    """Parameters of a LayerNorm, uninitialized: `weight` [hidden], `bias` [hidden] and `eps`."""
 
     def __init__(self, hidden: int, eps: float) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class Operations(Protocol):
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         """Predict the masked tokens: logits = norm(gelu(transform(hidden[masked]))) @ words.T + bias.
 
-        Returns the cross-entropy summed over the M masked tokens (float32 scalar) and the number of right predictions
+        Returns the cross-entropy summed over the M masked tokens (float32 scalar) and the number of correct predictions
         (int64 scalar, not differentiable).
         """
 

@@ -48,7 +48,7 @@ def read_tensors(path: Path, names: list[str]) -> dict[str, torch.Tensor]:
             missing = sorted(set(names) - set(file.keys()))
             if missing:
                 raise InputError(
-                    f"{path} lacks {len(missing)} tensors, {missing[0]} among them; it belongs to another model"
+                    f"{path} lacks tensors ({len(missing)}), such as {missing[0]}; it belongs to another model"
                 )
             return {name: file.get_tensor(name) for name in names}
     except FileNotFoundError:

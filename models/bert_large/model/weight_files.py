@@ -106,7 +106,7 @@ class WeightFiles:
         if missing:
             advice = "" if without_heads else ". It is an encoder: only pretraining starts from it, with new heads"
             raise InputError(
-                f"{self.path} lacks {len(missing)} tensors, {missing[0]} among them; expected the weights of the model "
+                f"{self.path} lacks tensors ({len(missing)}), such as {missing[0]}; expected the weights of the model "
                 f"that its configuration describes{advice}"
             )
         tensors = {name: self._tensors[name]() for name in shapes if name in self._tensors}

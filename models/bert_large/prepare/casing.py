@@ -15,12 +15,12 @@ from bert_large.prepare.vocab import CONTINUATION, read_vocab
 
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
-"""Tokens that no text gives, such as [unused1] or <S>: their case has no meaning."""
+"""Tokens that never result from text, such as [unused1] or <S>: their case has no meaning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Casing:
-    """What is done with the letters of text before it is split into word pieces."""
+    """What is done with the letters of text before it is split into WordPiece tokens."""
 
     do_lower_case: bool
     strip_accents: bool
@@ -39,9 +39,9 @@ class Casing:
 def resolve_casing(vocab_file: Path, do_lower_case: bool | None = None, strip_accents: bool | None = None) -> Casing:
     """Return how text is treated for a vocabulary.
 
-    A given value wins. Otherwise `tokenizer_config.json` beside the vocabulary decides, as model folders have it, and
-    without that the tokens. If only one of both is given, accents are stripped if and only if text is lowercased, as in
-    BERT. Raises `InputError` if the configuration is invalid.
+    A given value wins. Otherwise `tokenizer_config.json` beside the vocabulary (as in model folders) decides; without
+    that file, the tokens themselves do. If only one of both is given, accents are stripped if and only if text is
+    lowercased, as in BERT. Raises `InputError` if the configuration is invalid.
     """
     reason = "as given"
     if do_lower_case is None:
@@ -61,16 +61,19 @@ def resolve_casing(vocab_file: Path, do_lower_case: bool | None = None, strip_ac
 def casing_of(tokens: Iterable[str]) -> Casing:
     """Return the casing of the text that a vocabulary was made from.
 
-    Text was lowercased if lowercasing changes no token, and accents were stripped if that changes none either. So a
-    vocabulary of a script without capitals keeps its marks. Special tokens do not count.
+    The text is taken to have been lowercased if no token would change under lowercasing, and stripped of accents if, in
+    addition, no token would change under stripping. Scripts without capitals but with combining marks therefore keep
+    their marks. Special tokens do not count.
     """
     words = [token.removeprefix(CONTINUATION) for token in tokens if not _SPECIAL.fullmatch(token)]
     capitals = [word for word in words if word.lower() != word]
     if capitals:
-        return Casing(False, False, f"{len(capitals)} tokens of the vocabulary have capitals, such as {capitals[0]!r}")
+        return Casing(False, False, f"tokens of the vocabulary with capitals: {len(capitals)}, such as {capitals[0]!r}")
     accented = [word for word in words if _strip(word) != word]
     if accented:
-        return Casing(True, False, f"no token has capitals, but {len(accented)} have accents, such as {accented[0]!r}")
+        return Casing(
+            True, False, f"no token has capitals; tokens with accents: {len(accented)}, such as {accented[0]!r}"
+        )
     return Casing(True, True, "no token of the vocabulary has capitals or accents")
 
 
@@ -87,5 +90,5 @@ def _read_config(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a valid tokenizer configuration: {error}; fix it, or move it away") from None
+        raise InputError(f"{path} is not a valid tokenizer configuration: {error}; fix it, or delete it") from None
     return content

@@ -141,7 +141,7 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
     known = {*earlier.outputs, MANIFEST_NAME}
     found = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     if found - known:
-        raise InputError(f"--output-dir {folder} holds {min(found - known)}, which `corpus` did not make; move it away")
+        raise InputError(f"--output-dir {folder} holds {min(found - known)}, which `corpus` did not make; delete it")
     if overwrite:
         return False
     before, now = (
@@ -187,7 +187,7 @@ def _write_corpus(folder: Path, files: Sequence[Path], manifest: Manifest, setti
         name = shard.path.relative_to(folder).as_posix()
         manifest.add(name, facts_of(shard.path), articles=shard.articles, sentences=shard.sentences)
     manifest.write(folder)
-    dropped = f", {hold_out.duplicates} copies of held-out ones dropped" if hold_out.duplicates else ""
+    dropped = f", {hold_out.duplicates} copies of held-out ones discarded" if hold_out.duplicates else ""
     return (
         f"{sum(shard.articles for shard in shards)} articles with {sum(shard.sentences for shard in shards)} sentences "
         f"({held_out_shard.articles} articles held out{dropped})"

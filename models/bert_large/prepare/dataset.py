@@ -30,13 +30,13 @@ class TextSettings:
     dupe_factor: int
     """Passes over the training text, each with different pairs and masks."""
     vocab_file: Path | None
-    """None: a vocabulary is trained on the text."""
+    """If None, a vocabulary is trained on the text."""
     vocab_size: int
     """Largest number of tokens of a trained vocabulary."""
     do_lower_case: bool | None
-    """None: as the vocabulary requires; true for a trained one."""
+    """If None, as the vocabulary requires; true for a trained one."""
     strip_accents: bool | None = None
-    """None: as the vocabulary requires, or as `do_lower_case`."""
+    """If None, as the vocabulary requires, or as `do_lower_case`."""
 
     @property
     def casing(self) -> Casing:

@@ -39,7 +39,7 @@ class Documents:
 
 
 def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
-    """Read and tokenize a file; sentences without tokens and documents without sentences are dropped."""
+    """Read and tokenize a file; sentences without tokens and documents without sentences are discarded."""
     tokens = array("i")
     boundaries: list[list[int]] = []
     document = [0]

@@ -32,8 +32,8 @@ class CharacterTable(dict[int, str]):
 class TextNormalizer:
     """Converts a line to words: `normalizer(line).split()`.
 
-    Control and format characters are removed; ideographs and punctuation become words. With `do_lower_case` letters are
-    lowercased, with `strip_accents` (by default as `do_lower_case`, as in BERT) nonspacing marks are removed.
+    Control and format characters are removed; ideographs and punctuation become words. With `do_lower_case`, letters
+    are lowercased; with `strip_accents` (by default as `do_lower_case`, as in BERT), nonspacing marks are removed.
     """
 
     def __init__(self, *, do_lower_case: bool, strip_accents: bool | None = None) -> None:

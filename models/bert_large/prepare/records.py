@@ -41,7 +41,7 @@ def make_records(
 ) -> str:
     """Make a record file of each text file in `input_dir`; return a summary.
 
-    Complete files of the same task are verified and kept. With `overwrite` all files are made again; those of an
+    Complete files of the same task are verified and kept. With `overwrite`, all files are made again; those of an
     earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises `InputError`
     for wrong inputs, before anything is changed, and for files of another task.
     """

@@ -23,7 +23,7 @@ DEFAULT_EVAL_ARTICLES, DEFAULT_EVAL_SHARE = 10_000, 0.02
 
 # Forms of text files, and what each line of them holds.
 TEXT_FORMS = {
-    "sentences": "one sentence per line, blank lines between articles (as MLCommons' files)",
+    "sentences": "one sentence per line, blank lines between articles (like MLCommons' files)",
     "paragraphs": "one paragraph per line, blank lines between articles",
     "articles": "one article per line",
     "wikiextractor": "<doc id=…> … </doc> blocks of WikiExtractor, one paragraph per line",

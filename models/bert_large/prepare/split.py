@@ -27,7 +27,7 @@ class HoldOut:
         self._taken: list[tuple[int, bytes]] = []  # a heap with the largest hash first, negated
         self._hashes: set[int] = set()
         self.duplicates = 0
-        """Number of articles dropped because they equal one that is held out."""
+        """Number of articles discarded because they equal one that is held out."""
 
     def offer(self, article: bytes) -> bytes | None:
         """Return an article to train on, if any: this one, or a held-out one that it replaces."""

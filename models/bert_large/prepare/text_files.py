@@ -64,7 +64,7 @@ def list_files(folder: Path, *, recursive: bool, log: Log = print_status) -> lis
             for path in sorted(folder.iterdir()):
                 add(path)
         except OSError as error:
-            raise InputError(f"{path} cannot be read: {error.strerror}; make it readable, or move it away") from None
+            raise InputError(f"{path} cannot be read: {error.strerror}; make it readable, or delete it") from None
 
     def add(path: Path) -> None:
         if path.name in (MANIFEST_NAME, LOCK_FILE):
@@ -162,7 +162,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
         raise InputError(f"{path}: the compressed data is truncated; get the file again") from None
     except (OSError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"{path} cannot be read: {reason}; repair the file, or move it away") from None
+        raise InputError(f"{path} cannot be read: {reason}; repair the file, or delete it") from None
 
 
 def _decompressed(file: io.BufferedReader) -> BinaryIO:

@@ -32,14 +32,14 @@ _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive (also .docx, .xlsx, .epub and .odt)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (b"Rar!", "a RAR archive"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard data; decompress it with `zstd -d`"),
+    (b"\x28\xb5\x2f\xfd", "Zstandard data, expected UTF-8 text; decompress it with `zstd -d`"),
     (b"{\\rtf", "an RTF document"),
     (b"\xd0\xcf\x11\xe0", "a Microsoft Office document"),
     (b"PAR1", "a Parquet table"),
-    (b"\xff\xfe\0\0", "UTF-32 text; convert it with `iconv -f UTF-32 -t UTF-8`"),
-    (b"\0\0\xfe\xff", "UTF-32 text; convert it with `iconv -f UTF-32 -t UTF-8`"),
-    (b"\xff\xfe", "UTF-16 text; convert it with `iconv -f UTF-16 -t UTF-8`"),
-    (b"\xfe\xff", "UTF-16 text; convert it with `iconv -f UTF-16 -t UTF-8`"),
+    (b"\xff\xfe\0\0", "UTF-32 text, expected UTF-8; convert it with `iconv -f UTF-32 -t UTF-8`"),
+    (b"\0\0\xfe\xff", "UTF-32 text, expected UTF-8; convert it with `iconv -f UTF-32 -t UTF-8`"),
+    (b"\xff\xfe", "UTF-16 text, expected UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"),
+    (b"\xfe\xff", "UTF-16 text, expected UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"),
 )
 _TAR_OFFSET, _TAR_MAGIC = 257, b"ustar"
 _NUL_SHARE = 0.1
@@ -79,16 +79,16 @@ def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[
             if not form.fits & expected:
                 raise InputError(
                     f"{form.path}: line {form.line}: found {_describe(form)}, expected {TEXT_FORMS[wanted]} as "
-                    "--input-format says; change --input-format, or move the file away"
+                    "--input-format says; change --input-format, or delete the file"
                 )
         return wanted
     chosen = _most_common(definite or forms)
     if chosen is None:
         unclear = next((form.path for form in forms if len(form.fits) < len(TEXT_FORMS)), None)
         if unclear is None:
-            raise InputError(f"{files[0].parent}: the {len(files)} files are blank; expected text")
+            raise InputError(f"{files[0].parent}: all files are blank; expected text")
         raise InputError(
-            f"{unclear}: about one sentence per line and no blank lines between articles; add blank lines, or give "
+            f"{unclear} has about one sentence per line and no blank lines between articles; add them, or give "
             "--input-format if each line is an article"
         )
     example = next(form for form in forms if form.name == chosen)
@@ -96,9 +96,9 @@ def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[
         if chosen not in form.fits:
             advice = "" if definite else ", or give --input-format to `bert-large corpus` to read all in the same way"
             raise InputError(
-                f"{form.path}: line {form.line}: found {_describe(form)}, unlike {example.path}: "
-                f"{TEXT_FORMS[chosen]}. Move away what is not part of the text, and put files of different forms in "
-                f"folders of their own{advice}"
+                f"{form.path}: line {form.line}: found {_describe(form)}, but {example.path} has "
+                f"{TEXT_FORMS[chosen]}. Remove files that are not part of the text, and put files of different forms "
+                f"in folders of their own{advice}"
             )
     return chosen
 
@@ -189,11 +189,12 @@ def _check_head(path: Path) -> None:
         head = file.read(_HEAD_BYTES)
     found = next((meaning for magic, meaning in _SIGNATURES if head.startswith(magic)), None)
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
-        found = "a tar archive; unpack it"
+        found = "a tar archive, expected UTF-8 text; unpack it"
     elif found is None and head.count(0) > _NUL_SHARE * len(head):
         found = "binary data, or UTF-16 text"
     if found:
-        raise InputError(f"{path}: line 1: found {found}; expected UTF-8 text. Convert the file, or move it away")
+        remedy = "" if ";" in found else ", expected UTF-8 text; convert the file, or delete it"
+        raise InputError(f"{path}: line 1: found {found}{remedy}")
 
 
 def _not_text(path: Path, first: str, lines: Sequence[str], is_given: bool) -> str | None:

@@ -145,7 +145,7 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     normalize = TextNormalizer(do_lower_case=settings.do_lower_case, strip_accents=settings.strip_accents)
     characters, continuations = _count_characters(_words(files, normalize))
     if not characters:
-        raise InputError(f"the {len(files)} files of {files[0].parent} have no words; expected text")
+        raise InputError(f"the files of {files[0].parent} have no words; expected text")
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
     alphabet = _choose_alphabet(ranked, characters, continuations, settings)
     # Passing these tokens to the trainer fixes their ids. Otherwise it numbers them in the order of its hash table,

@@ -19,8 +19,9 @@ from bert_large.errors import DamageError, WriteError
 _BLOCK_BYTES = 1 << 22
 _LONGEST_NAME = 100
 """File names up to this many bytes become part of temporary names; file systems allow 255 bytes, some only 143."""
-# Errors of a disk that takes no more data: full, over quota, read-only, failing, file too large.
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG)
+# Errors meaning that the disk accepts no more data: full or over quota; read-only, failing, file too large.
+_SPACE_ERRORS = (errno.ENOSPC, errno.EDQUOT)
+_DISK_ERRORS = (*_SPACE_ERRORS, errno.EROFS, errno.EIO, errno.EFBIG)
 # Errors of file systems that cannot flush: many network and FUSE file systems refuse to flush folders.
 _FLUSH_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF)
 
@@ -33,21 +34,22 @@ def explain_write_errors(path: Path, needed_bytes: int | None = None) -> Iterato
     except OSError as error:
         if error.errno not in _DISK_ERRORS:
             raise
-        raise _write_error(path, error.strerror or str(error), needed_bytes) from error
+        raise _write_error(path, error.errno, error.strerror or str(error), needed_bytes) from error
 
 
-def _write_error(path: Path, reason: str, needed_bytes: int | None) -> WriteError:
+def _write_error(path: Path, code: int, reason: str, needed_bytes: int | None) -> WriteError:
     needed = "" if needed_bytes is None else f", {describe_bytes(needed_bytes)} needed"
+    remedy = "Free some space" if code in _SPACE_ERRORS else "Check the disk and its file system"
     return WriteError(
-        f"{path} could not be written: {reason}; {describe_bytes(free_bytes(path))} free there{needed}. Free some "
-        "space and run the same command again: it continues from the completed work"
+        f"{path} could not be written: {reason}; {describe_bytes(free_bytes(path))} free there{needed}. {remedy} "
+        "and run the same command again: it continues from the completed work"
     )
 
 
 def require_free_bytes(path: Path, needed_bytes: int) -> None:
     """Raise `WriteError` if the file system of `path` has too little free space. Quotas are not considered."""
     if free_bytes(path) < needed_bytes:
-        raise _write_error(path, os.strerror(errno.ENOSPC), needed_bytes)
+        raise _write_error(path, errno.ENOSPC, os.strerror(errno.ENOSPC), needed_bytes)
 
 
 def free_bytes(path: Path) -> int:
@@ -154,7 +156,7 @@ class GrowingFile:
         self._file = path.open("ab", buffering=0)
 
     def append(self, data: bytes) -> None:
-        """Write all of `data`. If the disk fills up on the way, the file ends with the first part of it."""
+        """Write all of `data`. If the disk fills up midway, the file ends with a prefix of `data`."""
         with explain_write_errors(self._path):
             while data:
                 data = data[self._file.write(data) :]
@@ -204,5 +206,5 @@ def sync_folder(folder: Path) -> None:
 
 def drop_from_page_cache(path: Path) -> None:
     """Ask the kernel to drop its cached pages of a file, so that the next read comes from the disk."""
-    with path.open("rb") as file, contextlib.suppress(OSError):  # only advice, which some file systems do not take
+    with path.open("rb") as file, contextlib.suppress(OSError):  # advisory only; some file systems ignore it
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)

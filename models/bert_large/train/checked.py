@@ -34,9 +34,9 @@ class Run:
     initial_weights: Path | None
     vocab_file: Path | None
     do_lower_case: bool | None
-    """None: as the vocabulary says."""
+    """If None, as the vocabulary says."""
     strip_accents: bool | None
-    """None: as the vocabulary says, or as `do_lower_case`."""
+    """If None, as the vocabulary says, or as `do_lower_case`."""
     text: TextSettings | None
     """How records are made of text before training; None if there are records."""
     mlperf: MlperfConfig | None

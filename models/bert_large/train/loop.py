@@ -41,11 +41,11 @@ class TrainingLoop:
     """State of the run before the first step of this process."""
     stop_request: StopRequest
     evaluate: Callable[[], EvalMetrics] | None = None
-    """None: the run has no evaluation data."""
+    """If None, the run has no evaluation data."""
     saver: CheckpointSaver | None = None
-    """None: the run saves nothing, as it only measures speed."""
+    """If None, the run saves nothing, as it only measures speed."""
     observers: Sequence[Observer] = ()
-    """Receive the run's events. On other ranks than the main one, the only observer is the profiler, if any."""
+    """Receive the run's events. On ranks other than the main one, the only observer is the profiler, if any."""
     describe_samples: Callable[[int], list[dict[str, Any]]] = lambda step: []
     """Returns the locations of the records of a step (from 0)."""
     note_bad_records: Callable[[], None] = lambda: None
@@ -76,7 +76,8 @@ class TrainingLoop:
                 if self._is_stop_requested():
                     self._save_unless_bad()
                     return f"stopped by signal {self.stop_signal} after step {self.done}"
-                # Before the first step too: an earlier process may have been killed between the end and its results.
+                # Before the first step too: an earlier process may have been killed after the last step, before
+                # it wrote the results.
                 if reason := self.cadence.reason_to_end(self.done, self.accuracy):
                     self._finish()
                     return reason
@@ -85,7 +86,10 @@ class TrainingLoop:
                 self._train_step()
 
     def _is_stop_requested(self) -> bool:
-        """Return whether any rank received a signal, on all ranks alike, so that all stop together."""
+        """Return whether any rank has received a signal.
+
+        The answer is the same on all ranks, so that they stop together.
+        """
         number = self.stop_request.signal_number
         received = self.ranks.sum(torch.tensor([float(number), float(number > 0)], dtype=torch.float64)).tolist()
         if received[1]:
@@ -93,7 +97,7 @@ class TrainingLoop:
         return received[1] > 0
 
     def _train_step(self) -> None:
-        """Train the next step, unless it is dropped because all ranks are asked to stop."""
+        """Train the next step, unless it is discarded because all ranks are asked to stop."""
         for observer in self.observers:
             observer.step_starts(self.cadence.samples(self.done))
         started = time.perf_counter()
@@ -134,7 +138,7 @@ class TrainingLoop:
             self._loss_trend.require_rise_below(self.config.detect_divergence, metrics.step)
 
     def _evaluate(self) -> None:
-        """Evaluate, unless the evaluation is dropped because all ranks are asked to stop: then it stays due."""
+        """Evaluate, unless the evaluation is discarded because all ranks are asked to stop: then it stays due."""
         assert self.evaluate is not None
         samples = self.cadence.samples(self.done)
         for observer in self.observers:
@@ -197,7 +201,10 @@ class TrainingLoop:
         return self._bad_steps > 0 and self.runner.loss_scale is None
 
     def _require_finite_weights(self) -> None:
-        """Raise `NonFiniteLossError` if the weights must not be saved. Equal weights: all ranks raise together."""
+        """Raise `NonFiniteLossError` if the weights must not be saved.
+
+        All ranks hold equal weights, so all raise together.
+        """
         if self.done == self.start.step:  # checked when they were loaded
             return
         try:

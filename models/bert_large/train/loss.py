@@ -1,4 +1,4 @@
-"""The training loss, normalised over the global batch as in MLCommons' reference."""
+"""The training loss, normalized over the global batch as in MLCommons' reference."""
 
 from __future__ import annotations
 

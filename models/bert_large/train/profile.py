@@ -134,7 +134,7 @@ class StepProfiler(Observer):
             self._write_table()
 
     def close(self) -> None:
-        """Write the table of a run that ended before all steps were profiled; a dropped step is left out."""
+        """Write the table of a run that ended before all steps were profiled; a discarded step is left out."""
         if self._step is not None:
             self._step.close()
         if not self._profiled:

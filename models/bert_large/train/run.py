@@ -49,7 +49,7 @@ def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
 
 
 def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
-    """Carry out a run whose settings are checked and whose folder is locked."""
+    """Carry out a run whose settings have been checked and whose folder is locked."""
     engine = _choose_engine(run, ranks)
     run = dataclasses.replace(run, data=make_text_records(run.data, run.text, ranks))
     init_start = milliseconds_now()
@@ -62,7 +62,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
             log_vocabulary(data.training, run.vocab_file, run.do_lower_case, run.strip_accents)
     start = _plan_start(run, data, ranks)
     if start.ended is not None:
-        LOGGER.info("nothing to do: the run in %s has ended: %s", run.train.output_dir, start.ended)
+        LOGGER.info("nothing to do: the run in %s has already ended (%s)", run.train.output_dir, start.ended)
         if run.train.resume not in ("auto", "never"):
             LOGGER.info("to train again from %s, delete %s", run.train.resume, start.folder / run_folder.ENDED_FILE)
         return 0
@@ -122,7 +122,10 @@ def _common_settings(run: Run, engine: Operations) -> dict[str, Any]:
 
 
 def _plan_start(run: Run, data: RunData, ranks: Ranks) -> run_folder.Start:
-    """Decide on the main rank how the run starts, as only its host needs to see the folder; inform all ranks."""
+    """Decide how the run starts.
+
+    The main rank decides, since only its host must see the folder, and broadcasts the result.
+    """
     fingerprint = data.training.fingerprint()
     identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprint, data.masking)
     start = run_folder.Start(folder=run.train.output_dir, identity=identity)

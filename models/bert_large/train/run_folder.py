@@ -41,7 +41,7 @@ _STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
 def locked_folder(folder: Path, ranks: Ranks) -> Iterator[None]:
     """Create the output folder on every host, and hold its lock on the main rank.
 
-    Also deletes what killed processes left unfinished there. Raises `InputError` on all ranks if one of them fails.
+    Also deletes unfinished files left by killed processes. Raises `InputError` on all ranks if one of them fails.
     """
     with contextlib.ExitStack() as stack:
         with ranks.failing_together():
@@ -63,8 +63,8 @@ def require_utf_8(folder: Path) -> None:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:
         raise InputError(
-            f"OUTPUT_DIR {folder} has bytes in its name that are not valid UTF-8, and its checkpoints could not be "
-            "read; give a folder with another name"
+            f"OUTPUT_DIR {folder} has a name that is not valid UTF-8, so its checkpoints could not be read back; "
+            "give a folder with another name"
         ) from None
 
 
@@ -87,7 +87,7 @@ def run_identity(
         "model": dataclasses.asdict(model),
         "optimizer": dataclasses.asdict(optim),
     }
-    if masking is not None:  # without an entry for masks from the records, runs of older versions can be resumed
+    if masking is not None:  # omitted for the records' own masks, so that runs of older versions can still be resumed
         identity["dynamic_masking"] = masking.vocabulary
     return json.loads(json.dumps(identity))
 
@@ -106,8 +106,8 @@ def flat_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
 class Start:
     """How a run starts in its folder. `plan_start` decides, and changes nothing; `carry_out` makes the changes.
 
-    Between the two, all else that may refuse the run is checked. On ranks other than the main one there is nothing to
-    carry out.
+    Between the two, everything else that could reject the run is checked. On ranks other than the main one, there is
+    nothing to carry out.
     """
 
     folder: Path
@@ -124,7 +124,7 @@ class Start:
     """Content of `run.json`, if it is to be written."""
 
     def carry_out(self) -> None:
-        """Make the folder that of a run under way from `state`."""
+        """Update the folder to record that the run has started from `state`."""
         (self.folder / ENDED_FILE).unlink(missing_ok=True)
         for damage in self.damages:
             LOGGER.warning("warning: %s; deleting that checkpoint and resuming from %s", damage, self.resume_from)
@@ -151,7 +151,8 @@ def plan_start(
     belongs = (folder / RUN_FILE).exists()
     resume = "auto" if restarted and (train.resume == "never" or checkpoints) else train.resume
     if (belongs or checkpoints) and (resume == "never" or train.benchmark):
-        raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder (or --resume auto to continue it)")
+        to_continue = "" if train.benchmark else " (or --resume auto to continue it)"
+        raise InputError(f"OUTPUT_DIR {folder} holds a run; give an empty folder{to_continue}")
     if belongs:
         _require_same_run(folder, identity, initial_weights)
         if ended := reason_ended(train):
@@ -239,7 +240,8 @@ def mark_ended(train: TrainConfig, reason: str) -> None:
 def reason_ended(train: TrainConfig) -> str | None:
     """Return why the run in the folder ended, or None if it has not, or its stop criteria have changed since.
 
-    A damaged record only causes a warning: the run resumes from its last checkpoint, ends again and records it again.
+    If `ended.json` is damaged, only a warning is logged; the run resumes from its last checkpoint, ends again and
+    writes it again.
     """
     path = train.output_dir / ENDED_FILE
     if not path.exists():

@@ -43,14 +43,14 @@ class StepRunner:
     max_gradient_norm: float
     seed: int
     loss_scale: LossScale | None = None
-    """Loss scale of the next step; None: the initial one, if the precision scales the loss."""
+    """Loss scale of the next step. If None, the initial one, if the precision scales the loss."""
     max_bad_steps: int = 5
     """Number of steps in a row without an update that ends the run, if the precision does not scale the loss."""
     skipped: SkippedSteps = field(default_factory=SkippedSteps)
     """Counts of steps without an update so far."""
     gradient_sum: GradientSum = field(default_factory=GradientSum)
     shards: ParameterShards | None = None
-    """The assignment of parameters to the ranks' optimizers; None: every rank updates all parameters."""
+    """The assignment of parameters to the ranks' optimizers. If None, every rank updates all parameters."""
     stop_request: StopRequest = field(default_factory=StopRequest)
 
     def __post_init__(self) -> None:
@@ -66,12 +66,12 @@ class StepRunner:
     ) -> StepMetrics:
         """Train on this rank's part of global batch `step` (from 0).
 
-        Losses are normalised over the global batch, so they depend neither on the cut into micro-batches nor on the
+        Losses are normalized over the global batch, so they depend neither on the cut into micro-batches nor on the
         number of ranks. `on_sequences(done)` is called before each micro-batch with this rank's sequences done.
-        A step whose loss or gradient is not finite makes no update and is logged; its metrics are returned unchanged.
-        All ranks decide the same way, from the same values. Raises `NonFiniteLossError` if there were too many such
-        steps, and `WorkDropped`, before anything but gradients has changed, if a stop is requested and the step would
-        miss its deadline.
+        A step whose loss or gradient is not finite makes no update and is logged; its metrics are returned as they are,
+        including the non-finite values. All ranks decide the same way, from the same values. Raises
+        `NonFiniteLossError` if there were too many such steps, and `WorkDropped`, before anything but gradients has
+        changed, if a stop is requested and the step would miss its deadline.
         """
         started = time.perf_counter()
         counts = [sum(batch.masked_tokens for batch in micro_batches), sum(batch.tokens for batch in micro_batches)]
@@ -115,7 +115,7 @@ class StepRunner:
         on_sequences: Callable[[int], None],
     ) -> torch.Tensor:
         """Compute the gradients of the global batch and return this rank's sums [4], in the order of `loss.as_row`."""
-        # Dropped, or cleared in place if `DistributedDataParallel` keeps them in its own buckets.
+        # Free the gradients, or zero them in place if `DistributedDataParallel` keeps them in its own buckets.
         self.model.zero_grad(set_to_none=self._replica is self.model)
         sums = torch.zeros(4, dtype=torch.float64)
         dropout, done = StepDropout(self.seed, step), 0
@@ -143,7 +143,7 @@ class StepRunner:
         return sums
 
     def _gradient_communication(self, is_last: bool) -> contextlib.AbstractContextManager[object]:
-        """Gradients are summed over ranks in the last micro-batch's backward pass only."""
+        """Return the context for a backward pass: only the last micro-batch sums gradients over ranks."""
         if is_last:
             self.ranks.meet()
         if is_last or not isinstance(self._replica, DistributedDataParallel):
@@ -184,8 +184,8 @@ class StepRunner:
         lowered = self.loss_scale.after_overflow()
         if lowered is None:
             raise NonFiniteLossError(
-                f"{found}; no update was made, although the loss scale is {self.loss_scale.scale:g} and cannot be "
-                "lowered below 1. bf16 and fp32 need no loss scale"
+                f"{found}; no update was made; the loss scale is already {self.loss_scale.scale:g} and cannot be "
+                "lowered further. bf16 and fp32 need no loss scale"
             )
         self.loss_scale = lowered
         LOGGER.info("%s: update skipped, loss scale halved to %g", found, lowered.scale)

@@ -113,7 +113,7 @@ def test_a_store_that_does_not_answer_is_rank_0s_host() -> None:
     assert [course.watch.count_missed_reply() for _ in range(9)] == [None] * 9
     course.update()  # an answer after all
     assert [course.watch.count_missed_reply() for _ in range(9)] == [None] * 9
-    assert str(course.watch.count_missed_reply()).startswith("rank 0 on host a cannot be reached for 20 s")
+    assert str(course.watch.count_missed_reply()).startswith("rank 0 on host a has been unreachable for 20 s")
 
 
 class MemoryStore:
@@ -199,7 +199,7 @@ def test_a_blocked_store_ends_the_rank(make: Make, store: MemoryStore, ended: li
         make(rank)
     store.reachable.clear()
     wait_until(lambda: len(ended) >= 3)
-    assert all(fault.startswith("rank 0 on host a cannot be reached") for fault in ended)
+    assert all(fault.startswith("rank 0 on host a has been unreachable") for fault in ended)
 
 
 def test_a_failure_ends_the_others(make: Make, ended: list[str]) -> None:

@@ -60,8 +60,8 @@ def test_the_precision_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, 8, OK, "8 cores (8 of the machine's 8 CPUs)"),
         (8.0, 8, OK, "8 cores (8 of the machine's 8 CPUs)"),
-        (2.5, 8, WARNING, "8 cores (8 of the machine's 8 CPUs), but control groups allow the time of 2.5 CPUs"),
-        (None, 4, WARNING, "8 cores (4 of the machine's 8 CPUs): the process is bound to CPUs"),
+        (2.5, 8, WARNING, "8 cores (8 of the machine's 8 CPUs), but the cgroup limits CPU time to 2.5 CPUs"),
+        (None, 4, WARNING, "8 cores (4 of the machine's 8 CPUs): the process is restricted to a subset of the CPUs"),
     ],
 )
 def test_cores(quota: float | None, allowed: int, level: str, found: str) -> None:
@@ -81,7 +81,7 @@ def test_ranks_of_two_nodes(tmp_path: Path) -> None:
     ("machine", "variables", "found"),
     [
         ("two_nodes", {"RANKS_PER_NODE": "1"}, "1 for 2 NUMA nodes"),
-        ("two_nodes_no_memory", {}, "this process may have no memory of NUMA node 1"),
+        ("two_nodes_no_memory", {}, "this process is not allowed to allocate memory on NUMA node 1"),
         ("two_nodes", {"OMP_NUM_THREADS": "999"}, "rank 0 starts 999 threads on "),
     ],
 )

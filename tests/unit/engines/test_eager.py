@@ -158,7 +158,7 @@ def test_dense_dropout_residual_norm(lengths: list[int], site: DropoutSite | Non
 
 @pytest.mark.parametrize("activation", ["gelu", "gelu_pytorch_tanh"])
 def test_masked_head(lengths: list[int], activation: str) -> None:
-    """Loss and right predictions of the masked tokens only, one at a time."""
+    """Loss and correct predictions of the masked tokens only, one at a time."""
     batch = batch_of(lengths)
     hidden, transform, layer_norm = parameter(batch.tokens, HIDDEN, seed=1), dense(HIDDEN, HIDDEN, 2), norm(3)
     words, bias = parameter(VOCAB, HIDDEN, seed=4), parameter(VOCAB, seed=5)

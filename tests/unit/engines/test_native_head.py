@@ -1,4 +1,4 @@
-"""The native engine's masked-LM head: blocks of tokens, right predictions, evaluation, losses that are not finite."""
+"""The native engine's masked-LM head: blocks of tokens, correct predictions, evaluation, losses that are not finite."""
 
 from __future__ import annotations
 

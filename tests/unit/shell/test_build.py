@@ -94,7 +94,7 @@ def test_the_ipex_base_is_built_when_missing(sandbox: Sandbox) -> None:
     assert image.values("--build-arg") == [f"BASE_IMAGE={IPEX}"]
 
 
-def test_the_base_is_labelled_with_what_it_holds(sandbox: Sandbox) -> None:
+def test_the_base_is_labeled_with_what_it_holds(sandbox: Sandbox) -> None:
     labels = sandbox.directory / "labels"
     sandbox.fake("docker", HAS.format(image="no") + f"""
 if '-' in sys.argv:

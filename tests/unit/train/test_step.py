@@ -1,4 +1,4 @@
-"""One optimizer step: normalisation over the global batch, clipping, the update, and its metrics."""
+"""One optimizer step: normalization over the global batch, clipping, the update, and its metrics."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_metrics_are_those_of_the_global_batch() -> None:
     assert metrics.tokens_per_second * metrics.seconds == pytest.approx(tokens)
 
 
-def test_the_gradient_is_that_of_the_normalised_loss_and_clipped() -> None:
+def test_the_gradient_is_that_of_the_normalized_loss_and_clipped() -> None:
     """Its norm before clipping is returned; the update scales it to the limit."""
     runner = make_runner(dropout=0.0, max_gradient_norm=0.01)
     metrics = run(runner, 0, cut(12))

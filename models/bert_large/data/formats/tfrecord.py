@@ -112,7 +112,7 @@ def encode_record(record: Record, shape: RecordShape) -> bytes:
     predictions = len(record.masked_ids)
     feature[_WEIGHTS].float_list.value.extend([1.0] * predictions + [0.0] * (shape.max_predictions - predictions))
     feature[LABEL_FIELD].int64_list.value.append(record.next_sentence_label)
-    # Without `deterministic` the order of the map's entries, and so the file, differs between processes.
+    # Without `deterministic`, the order of the map's entries, and so the file, differs between processes.
     return example.SerializeToString(deterministic=True)
 
 

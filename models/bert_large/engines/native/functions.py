@@ -1,8 +1,8 @@
-"""The native engine's forward and backward passes, as functions of PyTorch's autograd.
+"""The native engine's forward and backward passes, as `torch.autograd.Function` subclasses.
 
-Formulas are in the headers of `csrc/`. What these functions add is the order of products and kernels, and who owns
-which memory: a backward pass takes its forward pass's activations, overwrites them in place where their values are no
-longer needed, and frees them, so it can run only once. Gradients of parameters go to `.grad` (`gradients`), and
+Formulas are in the headers of `csrc/`. These functions define the order of matrix products and kernels, and the
+ownership of memory: a backward pass takes its forward pass's activations, overwrites them in place where their values
+are no longer needed, and frees them, so it can run only once. Gradients of parameters go to `.grad` (`gradients`), and
 autograd gets None for them; the parameters are arguments only so that autograd knows that the result depends on them.
 """
 
@@ -23,10 +23,13 @@ _kernels = torch.ops.bert_large
 
 
 def _take_saved(ctx: Any) -> Any:
-    """Return the saved activations, which can then be overwritten in place, and are freed before the loss is."""
+    """Return the saved activations.
+
+    They can then be overwritten in place, and are freed even while the loss is still referenced.
+    """
     saved, ctx.saved = ctx.saved, None
     if saved is None:
-        raise RuntimeError("engine native cannot go backward through the same forward pass a second time")
+        raise RuntimeError("the native engine cannot run backward twice through the same forward pass")
     return saved
 
 
@@ -40,7 +43,7 @@ def _residual_norm(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return a block's output norm(hidden + dropout(dense + bias)) and the norm's reciprocal standard deviations [T].
 
-    `dense` is overwritten with the normalised rows, which the backward pass needs.
+    `dense` is overwritten with the normalized rows, which the backward pass needs.
     """
     out, rstds = memory.like(hidden), torch.empty(len(hidden), dtype=torch.float32)
     _kernels.residual_norm(
@@ -91,7 +94,10 @@ class EmbedNormDropout(torch.autograd.Function):
 
 
 class AttentionBlock(torch.autograd.Function):
-    """norm(hidden + dropout(output(attention(hidden)))); query, key and value are one product."""
+    """norm(hidden + dropout(output(attention(hidden)))).
+
+    The query, key and value projections are computed as one matrix product.
+    """
 
     @staticmethod
     def forward(
@@ -105,7 +111,8 @@ class AttentionBlock(torch.autograd.Function):
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
-            normalized = memory.product(context, weights[1].t())  # the product, until `_residual_norm` overwrites it
+            # Holds the product until `_residual_norm` overwrites it.
+            normalized = memory.product(context, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
         ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
         ctx.saved = hidden, qkv, bias, context, log_sums, normalized, rstds
@@ -144,7 +151,8 @@ class FeedForwardBlock(torch.autograd.Function):
             derivative = memory.product(hidden, weights[0].t())
             activated = memory.like(derivative)
             _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
-            normalized = memory.product(activated, weights[1].t())  # the product, until `_residual_norm` overwrites it
+            # Holds the product until `_residual_norm` overwrites it.
+            normalized = memory.product(activated, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropout)
         ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
         ctx.saved = hidden, derivative, activated, normalized, rstds
@@ -158,7 +166,8 @@ class FeedForwardBlock(torch.autograd.Function):
             memory, gradients[0], normalized, rstds, output, norm, batch, dropout
         )
         add_weight_gradient(dense_gradient, activated, output.weight)
-        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)  # whose values were needed last above
+        # `activated` is reused: its values are no longer needed.
+        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)
         _kernels.gelu_gradient(derivative, activated_gradient, gradient_of(intermediate.bias))
         add_weight_gradient(activated_gradient, hidden, intermediate.weight)
         hidden_gradient.addmm_(activated_gradient, weights[0])
@@ -170,7 +179,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
 
     Logits of all masked tokens would be hundreds of megabytes, so each block's gradients are computed in the forward
     pass, before its logits are overwritten by the next block's, as if the gradient of the loss were 1. All are linear
-    in that gradient, by which the backward pass multiplies them. The vocabulary's gradient from the last block (mostly
+    in that gradient, by which the backward pass multiplies them. The vocabulary's gradient from the last block (usually
     the only one) is left to the backward pass, which then scales the block's few rows, not a result as large as the
     vocabulary.
     """

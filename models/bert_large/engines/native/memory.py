@@ -15,12 +15,12 @@ class Rows:
         self._capacity = 0
 
     def empty(self, rows: int, columns: int, *, dtype: torch.dtype) -> torch.Tensor:
-        """Return an uninitialised matrix [rows, columns]."""
+        """Return an uninitialized matrix [rows, columns]."""
         self._capacity = max(self._capacity, rows)
         return torch.empty(self._capacity, columns, dtype=dtype)[:rows]
 
     def like(self, other: torch.Tensor) -> torch.Tensor:
-        """Return an uninitialised matrix of another's shape and type."""
+        """Return an uninitialized matrix of another's shape and type."""
         return self.empty(*other.shape, dtype=other.dtype)
 
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

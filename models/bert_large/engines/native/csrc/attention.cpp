@@ -19,7 +19,8 @@ class VectorProducts {
 
   float* take_matrix() { return scratch_.take(sizes_.padded_length * sizes_.padded_head); }
 
-  // (from + bias) * scale of the head's columns, zero where padded; rows of `from` are `stride` apart.
+  // Packs the head's columns of `from`; with a bias, (from + bias) * scale. Zero where padded; rows of `from` are
+  // `stride` apart.
   template <typename T>
   float* pack(const T* from, int64_t stride, const float* bias, float scale) {
     const int64_t padded = sizes_.padded_head;
@@ -57,7 +58,7 @@ class VectorProducts {
     return {to, kPanel, panel_stride};
   }
 
-  // to [rows, padded_length] = rows of `left` from `begin` on times a transpose in panels.
+  // to [rows, padded_length] = the `rows` rows of `left` starting at `begin`, times a transposed matrix stored in panels.
   void multiply_transpose(int64_t begin, int64_t rows, const float* left, const Panels& right, float* to) {
     multiply(rows, sizes_.padded_length, sizes_.head_size, {left + begin * sizes_.padded_head, sizes_.padded_head, 1},
              right, to, sizes_.score_stride, true);
@@ -122,7 +123,7 @@ class VectorBackward : public VectorProducts {
 
   const float* out_gradient(int64_t row) { return out_gradient_ + row * sizes_.padded_head; }
 
-  // In place: scores become dropped probabilities, and gradients dS.
+  // In place: scores are replaced by the probabilities after dropout; gradients by dS, the gradient of the scores.
   template <typename RowAt>
   void differentiate_rows(int64_t rows, const Dropout& dropout, const RowAt& row_at) {
     for (int64_t r = 0; r < rows; ++r) {

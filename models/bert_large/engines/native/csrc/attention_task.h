@@ -71,7 +71,7 @@ class Scratch {
  public:
   void start() { piece_ = 0; }
 
-  // `count` uninitialised elements, at the start of a cache line.
+  // `count` uninitialized elements, at the start of a cache line.
   template <typename T = float>
   T* take(int64_t count) {
     const int64_t bytes = count * sizeof(T);

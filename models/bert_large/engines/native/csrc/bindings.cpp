@@ -144,7 +144,7 @@ void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_
   });
 }
 
-// dense, residual [rows, columns] -> out and rstds [rows]; dense is overwritten with the normalised rows.
+// dense, residual [rows, columns] -> out and rstds [rows]; dense is overwritten with the normalized rows.
 void residual_norm(const Tensor& dense, const Tensor& dense_bias, const Tensor& residual, const Tensor& weight,
                    const Tensor& bias, double eps, const Tensor& samples, const Tensor& sequence_ids,
                    const Tensor& position_ids, double probability, int64_t key, const Tensor& out,
@@ -160,7 +160,7 @@ void residual_norm(const Tensor& dense, const Tensor& dense_bias, const Tensor& 
   });
 }
 
-// out's gradient and the normalised rows -> residual_gradient, dense_gradient [rows, columns]; the gradients of weight,
+// out's gradient and the normalized rows -> residual_gradient, dense_gradient [rows, columns]; the gradients of weight,
 // bias and dense_bias [columns] are added to.
 void residual_norm_gradient(const Tensor& out_gradient, const Tensor& normalized, const Tensor& rstds,
                             const Tensor& weight, const Tensor& samples, const Tensor& sequence_ids,
@@ -267,7 +267,7 @@ void gelu_gradient(const Tensor& derivative, const Tensor& gradient, const Tenso
   });
 }
 
-// logits [rows, columns] without their bias, labels [rows] -> summed loss, number of right predictions. With
+// logits [rows, columns] without their bias, labels [rows] -> summed loss, number of correct predictions. With
 // bias_gradient, logits are overwritten with their gradients, and bias_gradient [columns] is added to.
 std::tuple<double, int64_t> cross_entropy_sums(const Tensor& logits, const Tensor& bias, const Tensor& labels,
                                                const std::optional<Tensor>& bias_gradient) {

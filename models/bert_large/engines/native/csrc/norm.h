@@ -10,7 +10,7 @@
 // away its part along z (both have no influence on y).
 //
 // All matrices are contiguous [rows, columns]; T is float or BFloat16; parameters, statistics and gradients of
-// parameters are float, and rows are normalised in float. Gradients of parameters are added to. The variance is summed
+// parameters are float, and rows are normalized in float. Gradients of parameters are added to. The variance is summed
 // from centred values in a second pass over the row, which is in the first-level cache: E[x^2] - mean^2 would cancel.
 //
 // Sums over rows are kept per thread and added in the order of threads, so that results are the same bits in every run
@@ -71,7 +71,7 @@ void embed_norm_forward(int threads, int64_t rows, int64_t columns, const Embedd
                         const NormParameters& norm, const Dropout& dropout, const TokenRows& tokens, T* out,
                         float* means, float* rstds);
 
-// The rows of the tables are read and normalised again, which takes less memory traffic than saving z. `scratch`
+// The rows of the tables are read and normalized again, which takes less memory traffic than saving z. `scratch`
 // [rows, columns] is overwritten with dx, which is then added to the rows of the tables.
 template <typename T>
 void embed_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient,
