@@ -40,7 +40,7 @@ class LaunchVariables:
     """Ranks of a training run; `bert-large ranks` shows the ranks that these variables would start."""
 
     ranks_per_node: int | None = _variable(
-        None, "ranks on this machine", within="[1, inf)", default_text="one per NUMA node that the process may use"
+        None, "ranks on this host", within="[1, inf)", default_text="one per NUMA node that the process may use"
     )
     bind: str = _variable("auto", "none: do not bind ranks to cores and memory", choices=("auto", "none"))
     omp_num_threads: int | None = _variable(
@@ -50,20 +50,20 @@ class LaunchVariables:
     hostfile: Path | None = _variable(
         None,
         "file with one host per line, as `host`, `host slots=2` or `host:2`; the first is the master",
-        default_text="one machine",
+        default_text="one host",
         path="input",
     )
-    nnodes: int | None = _variable(None, "number of machines, instead of HOSTFILE", within="[1, inf)", default_text="1")
-    node_rank: int | None = _variable(None, "number of this machine, from 0", within="[0, inf)")
-    master_addr: str | None = _variable(None, "address of machine 0")
+    nnodes: int | None = _variable(None, "number of hosts, instead of HOSTFILE", within="[1, inf)", default_text="1")
+    node_rank: int | None = _variable(None, "number of this host, from 0", within="[0, inf)")
+    master_addr: str | None = _variable(None, "address of host 0")
     master_port: int | None = _variable(
         None,
-        "free port of machine 0",
+        "free port of host 0",
         within="[1, 65535]",
-        default_text="29500; a random one on a single machine",
+        default_text="29500; a random one on a single host",
     )
     gloo_socket_ifname: str | None = _variable(
-        None, "network interface between the machines", default_text="that of the route to the other machines"
+        None, "network interface between the hosts", default_text="that of the route to the other hosts"
     )
     max_restarts: int = _variable(
         0, "how often all ranks are started again, from the last checkpoint, after one has failed", within="[0, inf)"

@@ -122,17 +122,17 @@ print_PRETRAIN_help() {
   MLPERF_PLATFORM         submission_platform of the log (default: the CPU's name)
   MLPERF_DIVISION         division of the log (default: closed)
   MLPERF_STATUS           status of the log (default: research)
-  RANKS_PER_NODE          ranks on this machine (default: one per NUMA node that the process may use)
+  RANKS_PER_NODE          ranks on this host (default: one per NUMA node that the process may use)
   BIND                    none: do not bind ranks to cores and memory (default: auto)
   OMP_NUM_THREADS         threads per rank (default: the rank's cores, without hyper-threads)
   DDP                     use torchrun even for one process (default: false)
   HOSTFILE                file with one host per line, as `host`, `host slots=2` or `host:2`; the first is the master
-                          (default: one machine)
-  NNODES                  number of machines, instead of HOSTFILE (default: 1)
-  NODE_RANK               number of this machine, from 0
-  MASTER_ADDR             address of machine 0
-  MASTER_PORT             free port of machine 0 (default: 29500; a random one on a single machine)
-  GLOO_SOCKET_IFNAME      network interface between the machines (default: that of the route to the other machines)
+                          (default: one host)
+  NNODES                  number of hosts, instead of HOSTFILE (default: 1)
+  NODE_RANK               number of this host, from 0
+  MASTER_ADDR             address of host 0
+  MASTER_PORT             free port of host 0 (default: 29500; a random one on a single host)
+  GLOO_SOCKET_IFNAME      network interface between the hosts (default: that of the route to the other hosts)
   MAX_RESTARTS            how often all ranks are started again, from the last checkpoint, after one has failed
                           (default: 0)
   TRAIN_SCRIPT            Python program to run instead of bert_large; it gets the same arguments as options (default:
@@ -184,7 +184,7 @@ print_FINETUNE_help() {
   EPOCHS                  passes over the training examples (default: 3)
   BATCH_SIZE              sequences per optimizer step, and per pass when predicting (default: 32)
   LEARNING_RATE           peak learning rate of AdamW; it decays linearly to 0 (default: 2e-05)
-  WARMUP_SHARE            share of the steps in which the rate rises linearly from 0 (default: 0.1)
+  WARMUP_SHARE            share of the steps in which the learning rate rises linearly from 0 (default: 0.1)
   WEIGHT_DECAY            decoupled weight decay, not applied to biases and LayerNorm (default: 0.01)
   MAX_SEQ_LENGTH          largest number of tokens in a sequence; longer ones are truncated (default: 128)
   PRECISION               precision of matrix products; weights are fp32 always (default: fp32)

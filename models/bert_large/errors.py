@@ -19,7 +19,7 @@ class UserError(Exception):
 
     exit_code = 1
     reported_by_another_rank = False
-    """Whether another rank of this machine has the same error and prints it."""
+    """Whether another rank of this host has the same error and prints it."""
 
 
 class InputError(UserError):

@@ -28,7 +28,7 @@ def _wait_and_exit() -> None:
 def require_semaphores() -> None:
     """Raise `UserError` if the system has no shared semaphores, which queues and pools of processes are made of.
 
-    glibc keeps them as files in /dev/shm. Without it Python's own error is "[Errno 2] No such file or directory".
+    glibc keeps them as files in /dev/shm. Without it, Python's own error is "[Errno 2] No such file or directory".
     """
     try:
         multiprocessing.get_context("fork").Lock()  # the only context that needs no further process for a lock

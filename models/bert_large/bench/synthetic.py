@@ -1,7 +1,7 @@
 """Random training records with the lengths of real ones.
 
 The lengths are those of the 512-token Wikipedia pretraining set, as published in graphcore/examples,
-tutorials/blogs_code/packedBERT. For phase 1 they are cut at 128 tokens.
+tutorials/blogs_code/packedBERT. For phase 1, they are cut at 128 tokens.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def build_runner(
 ) -> StepRunner:
     """Return the runner of optimizer steps, on one rank unless `ranks` is given."""
     ranks = ranks or Ranks()
-    optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the rate never reaches 0
+    optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the learning rate never reaches 0
     shards = ParameterShards(model, ranks) if zero1 else None
     owned = None if shards is None else shards.owned
     return StepRunner(

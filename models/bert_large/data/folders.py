@@ -48,7 +48,7 @@ def list_shards(folder: Path) -> list[Path]:
         if path.name.startswith("_") or path.suffix in NOT_SHARDS or path.is_dir():
             continue
         if not path.is_file():
-            raise InputError(f"{path} is neither a file nor a folder; expected shards: remove it from the data folder")
+            raise InputError(f"{path} is neither a file nor a folder; expected shards: delete it")
         shards.append(path)
     if not shards:
         nested = list_subfolders(folder)

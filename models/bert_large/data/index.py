@@ -114,9 +114,9 @@ def scan_shard(path: Path, limits: RecordLimits | None = None, max_bad_records: 
             lengths.append(len(stored.record.input_ids))
             checksums.append(stored.checksum)
     if not rows:
-        raise DataError(f"{path}: the shard is empty; remove it, or create it again")
+        raise DataError(f"{path}: the shard is empty; delete it, or create it again")
     if shape is None or not offsets:
-        raise DataError(f"{next(iter(bad.found))}; the shard has no good record: remove it, or create it again")
+        raise DataError(f"{next(iter(bad.found))}; the shard has no good record: delete it, or create it again")
     # Bad records at the end of the file have no good record after them: the modulus gives them the first good one.
     chosen = np.array(rows) % len(offsets)
     arrays = (np.array(offsets)[chosen], np.array(lengths)[chosen], np.array(checksums)[chosen])
@@ -150,7 +150,9 @@ def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, ma
     target = _index_path(path, index_dir, limits)
     index = scan_shard(path, limits, max_bad_records)
     if _index_path(path, index_dir, limits) != target:
-        raise DataError(f"{path} changed while its records were checked; start again when it is complete")
+        raise DataError(
+            f"{path} changed while its records were checked; run the same command again when it is complete"
+        )
     # The JSON file is written last: an index is complete if and only if it has one.
     for name in _ARRAYS:
         with write_atomically(_part(target, name)) as file:
@@ -172,7 +174,9 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
     """
     target = _index_path(path, index_dir, limits)
     if not _part(target, "json").exists():
-        raise DataError(f"{path} changed after its records were checked; start again when it is complete")
+        raise DataError(
+            f"{path} changed after its records were checked; run the same command again when it is complete"
+        )
     try:
         facts = read_json(_part(target, "json"))
         shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
@@ -184,7 +188,9 @@ def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) 
         bad_records = list(map(str, facts["bad_records"]))
         return ShardIndex(path, shape, offsets, lengths, checksums, str(facts["digest"]), bad_records)
     except (DamageError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the index {target} of {path} cannot be read: {error}; remove it, and start again") from None
+        raise DataError(
+            f"the index {target} of {path} cannot be read: {error}; delete it, and run the same command again"
+        ) from None
 
 
 def _has_index(path: Path, index_dir: Path, limits: RecordLimits | None) -> bool:
@@ -245,5 +251,5 @@ def _scan_in_processes(
             return
         raise DataError(
             f"{paths[0]}: the process that checked its records died, because damage in the file crashed the library "
-            "that reads it, or memory ran out; create the shard again, or remove it"
+            "that reads it, or memory ran out; create the shard again, or delete it"
         ) from None

@@ -58,7 +58,7 @@ def rank_variables(
 
     The number of threads is always that of the placement, which already considers the user's. Variables that begin
     with KMP are read by Intel's OpenMP only; their values are those of Intel's package. oneCCL expects the worker cores
-    of all ranks of the machine in one list, and must know that no MPI launcher started the ranks.
+    of all ranks of the host in one list, and must know that no MPI launcher started the ranks.
     """
     placement = placements[local_rank]
     variables = {"KMP_BLOCKTIME": "1"}

@@ -161,7 +161,7 @@ class Ranks:
         first = next((rank for rank, failure in enumerate(failures) if failure is not None), None)
         if first is None:
             return
-        if self.heartbeat is not None:  # all ranks end now, for a reason that all know
+        if self.heartbeat is not None:  # all ranks exit now, for a reason that all know
             self.heartbeat.close()
         failure = own if own is not None and first == self.rank else UserError(failures[first][0])
         failure.exit_code = failures[first][1]

@@ -1,4 +1,4 @@
-"""`bert-large ranks`: show which ranks would be started on this machine, and what each is bound to."""
+"""`bert-large ranks`: show which ranks would be started on this host, and what each is bound to."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class Heartbeat:
         return self._fault
 
     def report_failure(self, reason: str) -> None:
-        """Send the reason why this rank ends to the others, unless they end for the same reason."""
+        """Send the reason why this rank exits to the others, unless they exit for the same reason."""
         if self._closed.is_set():
             return
         self._left_to_main.set()

@@ -1,4 +1,4 @@
-"""The machines of a run: how many there are, which one this is, the address of the first, and the interface to use."""
+"""The hosts of a run: how many there are, which one this is, the address of the first, and the interface to use."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from bert_large.errors import InputError
 MAX_PORT = 65535
 _MAX_NUMBER = 100_000
 _BEYOND = "192.0.2.1"
-"""An address for documentation that no machine has (RFC 5737), so its route is the default route."""
+"""An address for documentation that no host has (RFC 5737), so its route is the default route."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine in a host file, and its number of ranks if the file states it."""
+    """A host in a host file, and its number of ranks if the file states it."""
 
     name: str
     ranks: int | None = None
@@ -25,19 +25,19 @@ class Host:
 
 @dataclass(frozen=True)
 class Machines:
-    """The machines of a run, as torchrun needs them."""
+    """The hosts of a run, as torchrun needs them."""
 
     count: int = 1
     own_position: int = 0
     master: str | None = None
     own_ranks: int | None = None
-    """Number of ranks of this machine in the host file."""
+    """Number of ranks of this host in the host file."""
     others: tuple[str, ...] = ()
-    """The other machines in the host file."""
+    """The other hosts in the host file."""
 
 
 def find_machines(variables: Mapping[str, str]) -> Machines:
-    """Return the machines that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE describe; raises `InputError`."""
+    """Return the hosts that NNODES, NODE_RANK, MASTER_ADDR and HOSTFILE describe; raises `InputError`."""
     count = whole_number(variables, "NNODES", least=1)
     position = whole_number(variables, "NODE_RANK", least=0)
     master = variables.get("MASTER_ADDR") or None
@@ -60,7 +60,7 @@ def find_machines(variables: Mapping[str, str]) -> Machines:
         missing = " and ".join(
             name for name, value in (("NODE_RANK", position), ("MASTER_ADDR", master)) if value is None
         )
-        raise InputError(f"NNODES is {count}, but {missing} is not set; set it, or list all machines in a HOSTFILE")
+        raise InputError(f"NNODES is {count}, but {missing} is not set; set it, or list all hosts in a HOSTFILE")
     if (position or 0) >= count:
         raise InputError(f"NODE_RANK is {position}, expected 0 to {count - 1}, because NNODES is {count}")
     return Machines(count, position or 0, master, own_ranks, others)
@@ -124,7 +124,7 @@ def _parse_host(words: Sequence[str]) -> Host | None:
 
 
 def _find_own_position(hosts: Sequence[Host], path: Path) -> int:
-    """Return the position of this machine in a host file, found by name, else by address."""
+    """Return the position of this host in a host file, found by name, else by address."""
     names = network.own_names() | ({"localhost"} if len(hosts) == 1 else set())
     own = [index for index, host in enumerate(hosts) if host.name in names]
     if not own:
@@ -134,20 +134,20 @@ def _find_own_position(hosts: Sequence[Host], path: Path) -> int:
         return own[0]
     found = "none of the hosts" if not own else " and ".join(hosts[index].name for index in own)
     raise InputError(
-        f"HOSTFILE {path}: {found} is this machine, named {', '.join(sorted(names))}, expected exactly one; "
-        "correct the file, or set NODE_RANK to this machine's position in it, from 0"
+        f"HOSTFILE {path}: {found} is this host, named {', '.join(sorted(names))}, expected exactly one; "
+        "correct the file, or set NODE_RANK to this host's position in it, from 0"
     )
 
 
 def find_interface(machines: Machines) -> str:
-    """Return the network interface over which this machine and the others reach each other.
+    """Return the network interface over which this host and the others reach each other.
 
-    By default gloo uses the interface of the address that the machine's own name resolves to. On Debian that is the
-    loopback interface, over which ranks on different machines wait for each other forever. Raises `InputError` if no
+    By default gloo uses the interface of the address that the host's own name resolves to. On Debian that is the
+    loopback interface, over which ranks on different hosts wait for each other forever. Raises `InputError` if no
     interface can be determined.
     """
     everything = network.own_interfaces()
-    if machines.master in ("localhost", "127.0.0.1", "::1"):  # all ranks are on this machine
+    if machines.master in ("localhost", "127.0.0.1", "::1"):  # all ranks are on this host
         return everything["127.0.0.1"]
     interfaces = {address: name for address, name in everything.items() if not network.is_loopback(address)}
     for host in (*machines.others, machines.master, _BEYOND):

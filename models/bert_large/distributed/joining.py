@@ -50,8 +50,8 @@ def joined_ranks(
     They communicate over `backend`, by default the best one that is available; raises `InputError` if it is not.
 
     While the block runs, a rank without a sign of life for `silence_seconds`, or without progress for
-    `timeout_seconds` while others wait for it, ends the run: every other rank ends with an error that names it, even
-    if it is blocked in a collective. An exception that leaves the block on one rank ends all others too.
+    `timeout_seconds` while others wait for it, ends the run: every other rank exits with an error that names it, even
+    if it is blocked in a collective. An exception that leaves the block on one rank terminates all others too.
     """
     check_backend(backend, by_torchrun=distributed.is_torchelastic_launched())
     rank, world_size = whole_number(os.environ, "RANK", least=0), whole_number(os.environ, "WORLD_SIZE", least=1) or 1

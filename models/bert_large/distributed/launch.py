@@ -1,8 +1,8 @@
-"""Start the ranks of this machine: one per NUMA node, or `RANKS_PER_NODE`, through torchrun, each bound to its cores.
+"""Start the ranks of this host: one per NUMA node, or `RANKS_PER_NODE`, through torchrun, each bound to its cores.
 
 `python -m bert_large.distributed.launch ARGUMENT ...` runs `python ARGUMENT ...` once per rank. Settings are
 environment variables: RANKS_PER_NODE, BIND, BACKEND (or the program's own `--backend`), OMP_NUM_THREADS, MAX_RESTARTS,
-DDP, and for several machines NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows the ranks
+DDP, and for several hosts NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT, HOSTFILE. `bert-large ranks` shows the ranks
 that would be started.
 """
 
@@ -32,23 +32,23 @@ _STOP_SECONDS = 600
 
 @dataclass(frozen=True)
 class Plan:
-    """The ranks to start on this machine, and how."""
+    """The ranks to start on this host, and how."""
 
     topology: Topology
     placements: tuple[RankPlacement, ...]
-    """The placement of each rank of this machine."""
+    """The placement of each rank of this host."""
     machines: Machines
     port: int | None
-    """Port of torchrun's store; None: a default."""
+    """Port of torchrun's store. If None, a default."""
     interface: str | None
-    """Network interface for gloo; None: the one that the user has set."""
+    """Network interface for gloo. If None, the one that the user has set."""
     restarts: int
     """How often torchrun starts all ranks again after one has failed."""
     uses_torchrun: bool
 
     @property
     def store_address(self) -> tuple[str, int]:
-        """Address and port at which torchrun's store listens, on the first machine."""
+        """Address and port at which torchrun's store listens, on the first host."""
         if self.machines.count > 1:
             return str(self.machines.master), self.port or _DEFAULT_PORT
         return _LOOPBACK, self.port or free_port()
@@ -57,7 +57,7 @@ class Plan:
         """Return the options for torchrun, with a store at this address."""
         options = ["--nproc-per-node", str(len(self.placements)), "--max-restarts", str(self.restarts), "--no-python"]
         if self.machines.count == 1:
-            # Without --local-addr torchrun needs a host name that resolves. --standalone would do as well, but keeps
+            # Without --local-addr, torchrun needs a host name that resolves. --standalone would do as well, but keeps
             # pickles in a store that anyone on the network can write to.
             options += ["--local-addr", address]
         return [
@@ -70,7 +70,7 @@ class Plan:
 
 
 def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
-    """Return the plan that the environment variables describe for a machine; raises `InputError`."""
+    """Return the plan that the environment variables describe for a host; raises `InputError`."""
     machines = find_machines(variables)
     ranks = whole_number(variables, "RANKS_PER_NODE", least=1) or machines.own_ranks or default_ranks(topology)
     bound = variables.get("BIND") or "auto"
@@ -112,7 +112,7 @@ def with_options(variables: Mapping[str, str], program: Sequence[str]) -> Mappin
 
 
 def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
-    """Return a description of the machine and of each rank to start on it, one line each."""
+    """Return a description of the host and of each rank to start on it, one line each."""
     lines = [
         f"NUMA node {node.number}: {bind.count(len(node.cores), 'core')}"
         + (f", {node.memory_bytes / 2**30:.0f} GiB" if node.memory_bytes else "")
@@ -123,7 +123,7 @@ def describe_plan(plan: Plan, variables: Mapping[str, str]) -> list[str]:
     machines = plan.machines
     if machines.count > 1:
         lines.append(
-            f"this is machine {machines.own_position} of {machines.count}, counted from 0; "
+            f"this is host {machines.own_position} of {machines.count}, counted from 0; "
             f"the first is {machines.master}, port {plan.port or _DEFAULT_PORT}; "
             f"gloo's network interface is {plan.interface or variables['GLOO_SOCKET_IFNAME']}"
         )
@@ -189,13 +189,13 @@ def _signals_to_handle() -> list[str]:
 def _explain_store_error(plan: Plan, address: str, port: int, problem: str) -> UserError:
     if "EADDRINUSE" in problem:
         return InputError(
-            f"MASTER_PORT {port} is in use by another program on this machine; set MASTER_PORT to a free port"
-            + (", the same one on all machines" if plan.machines.count > 1 else "")
+            f"MASTER_PORT {port} is in use by another program on this host; set MASTER_PORT to a free port"
+            + (", the same one on all hosts" if plan.machines.count > 1 else "")
         )
     return UserError(
-        f"machine {plan.machines.own_position} of {plan.machines.count} could not join the others at {address}:{port}: "
-        f"{problem.splitlines()[0]}. Check MASTER_ADDR and MASTER_PORT, that the ranks of all machines were started, "
-        "and that the machines can reach each other"
+        f"host {plan.machines.own_position} of {plan.machines.count} could not join the others at {address}:{port}: "
+        f"{problem.splitlines()[0]}. Check MASTER_ADDR and MASTER_PORT, that the ranks of all hosts were started, "
+        "and that the hosts can reach each other"
     )
 
 

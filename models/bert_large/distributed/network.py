@@ -1,4 +1,4 @@
-"""Names, addresses, routes and free ports of this machine. Nothing is sent except queries to name servers."""
+"""Names, addresses, routes and free ports of this host. Nothing is sent except queries to name servers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _ANY_PORT = 9
 
 
 def own_names() -> set[str]:
-    """Return the names of this machine: short, as configured, and fully qualified."""
+    """Return the names of this host: short, as configured, and fully qualified."""
     name = socket.gethostname()
     return {name, name.split(".")[0], socket.getfqdn()}
 
@@ -30,7 +30,7 @@ def resolve(host: str) -> set[str]:
 
 
 def own_interfaces() -> dict[str, str]:
-    """Return the network interface of each address of this machine."""
+    """Return the network interface of each address of this host."""
     room = array.array("B", bytes(_MOST_ADDRESSES * _REQUEST_BYTES))
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         answer = fcntl.ioctl(asked, _SIOCGIFCONF, struct.pack("iL", len(room), room.buffer_info()[0]))
@@ -54,7 +54,7 @@ def free_port() -> int:
 
 
 def source_address(host: str) -> str | None:
-    """Return the address from which this machine reaches a host; None if it has no route to it."""
+    """Return the address from which this host reaches a host; None if it has no route to it."""
     try:
         for family, kind, *_, address in socket.getaddrinfo(host, _ANY_PORT, type=socket.SOCK_DGRAM):
             with socket.socket(family, kind) as route:
@@ -66,5 +66,5 @@ def source_address(host: str) -> str | None:
 
 
 def is_loopback(address: str) -> bool:
-    """Return whether an address is one that never leaves the machine."""
+    """Return whether an address is one that never leaves the host."""
     return ipaddress.ip_address(address.partition("%")[0]).is_loopback

@@ -1,4 +1,4 @@
-"""Placement of each rank of this machine: its cores, its threads, and the NUMA nodes of its memory."""
+"""Placement of each rank of this host: its cores, its threads, and the NUMA nodes of its memory."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class RankPlacement:
     threads: int
     """Number of computing threads: that of the cores, or fewer if control groups limit CPU time."""
     binds_cores: bool
-    """Whether the process is bound to `cpus`; the only rank of a machine uses all of them without binding."""
+    """Whether the process is bound to `cpus`; the only rank of a host uses all of them without binding."""
     memory_nodes: tuple[int, ...] = ()
-    """NUMA nodes of its memory; empty: the node of the core that first touches a page."""
+    """NUMA nodes of its memory. If empty, the node of the core that first touches a page."""
     ccl_worker_cpus: tuple[int, ...] = ()
     """Cores reserved for oneCCL's workers."""
 
@@ -120,7 +120,7 @@ def _ccl_workers(cores: int) -> int:
 def _memory_nodes(nodes: Sequence[Node], cores: Sequence[_Core]) -> tuple[int, ...]:
     """Return the nodes that a rank's memory is bound to.
 
-    Empty if the machine has one node, or if the rank may not allocate memory on the nodes of its cores.
+    Empty if the host has one node, or if the rank may not allocate memory on the nodes of its cores.
     """
     if len(nodes) == 1:
         return ()

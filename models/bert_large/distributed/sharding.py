@@ -76,7 +76,7 @@ class ParameterShards:
     def send_to_main(self, name: str, tensor: torch.Tensor | None) -> torch.Tensor | None:
         """Return the owner's `tensor` for parameter `name` on the main rank, and None on all others.
 
-        `tensor` has the parameter's shape and type; it is None on ranks that do not own the parameter.
+        `tensor` has the parameter's shape and dtype; it is None on ranks that do not own the parameter.
         """
         self._ranks.meet()
         owner = self._owners[name]

@@ -46,7 +46,7 @@ def _check_evaluation(dataset_dir: Path) -> Finding:
             return Finding(OK, topic, f"none in {dataset_dir}; EVAL_DIR can name a folder")
         return Finding(OK, topic, _read_first(folder)[0])
     except (InputError, OSError) as error:
-        return Finding(PROBLEM, topic, str(error), "remove the folder, or put its records there")
+        return Finding(PROBLEM, topic, str(error), "delete the folder, or put its records there")
 
 
 def _read_first(folder: Path) -> tuple[str, RecordShape]:

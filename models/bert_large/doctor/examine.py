@@ -33,7 +33,7 @@ def examine(
     dataset_dir: Path | None,
     output_dir: Path,
 ) -> list[Finding]:
-    """Return the findings for a run with these settings; None: the run's own choice."""
+    """Return the findings for a run with these settings; None means the run's own choice."""
     variables = dict(os.environ) | ({} if ranks is None else {"RANKS_PER_NODE": str(ranks)})
     cpu_flags, topology = read_cpu_flags(), read_topology()
     rank_findings, plan = processor.check_ranks(variables, topology)

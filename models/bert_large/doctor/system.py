@@ -23,7 +23,7 @@ _ANSWER_SECONDS = 10
 
 
 def check_huge_pages(setting: str | None) -> Finding:
-    """Check Linux's setting of transparent huge pages, `always [madvise] never`; None: the kernel has none."""
+    """Check Linux's setting of transparent huge pages, `always [madvise] never`; None if the kernel has none."""
     chosen = re.search(r"\[(\w+)\]", setting or "")
     if chosen is None:
         remedy = "expect slower memory, or use a kernel that has them"

@@ -16,7 +16,7 @@ from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.train.stopping import StopRequest
 
-LOWER_RATE = "Start again in an empty folder with a lower --learning-rate"
+LOWER_RATE = "Run again in an empty folder with a lower --learning-rate"
 _TIMING_FILE = "timing.json"
 
 

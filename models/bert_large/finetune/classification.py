@@ -25,7 +25,10 @@ _LABEL = "label"
 
 
 def make_task(data_dir: Path | None, labels: Sequence[str] | None) -> SentenceTask:
-    """Return the task of the files in a folder; `labels` are those of a fine-tuned model, None: those of training."""
+    """Return the task of the files in a folder.
+
+    `labels` are those of a fine-tuned model; if None, those of the training data are used.
+    """
     if data_dir is None:
         raise InputError(f"--task {NAME} needs --data-dir: the folder of your train, dev and test files")
     found = find_files(data_dir, _NAMES, ("test",) if labels is None else tuple(_NAMES))

@@ -33,7 +33,7 @@ class NerTask:
     """Entity tags in the scheme IOB2; `Task` documents the members that are not documented here."""
 
     labels: list[str] = field(default_factory=list)
-    """The labels of a fine-tuned model; empty: those of the training data, once it is loaded."""
+    """The labels of a fine-tuned model. If empty, those of the training data, once it is loaded."""
     name: str = "ner"
     main_metric: str = "f1"
     defaults: Mapping[str, Any] = field(default_factory=dict)

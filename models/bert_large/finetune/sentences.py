@@ -39,9 +39,9 @@ class SentenceFile:
     texts: tuple[str, ...]
     """Columns of the sentences."""
     label: str | None = None
-    """Column of the label; None: the split is to be predicted."""
+    """Column of the label. If None, the split is to be predicted."""
     index: str | None = None
-    """Column of the row's number in submissions; None: rows are counted from 0."""
+    """Column of the row's number in submissions. If None, rows are counted from 0."""
     header: tuple[str, ...] | None = None
     """Columns of a file that does not name them itself."""
     skip_short: bool = False
@@ -61,7 +61,7 @@ class SentenceTask:
     name: str
     files: tuple[SentenceFile, ...]
     labels: Mapping[str, str]
-    """Label in files and predictions → its name in the model, in the order of ids. Empty: scores from 0 to 5."""
+    """Label in files and predictions → its name in the model, in the order of ids. If empty, scores from 0 to 5."""
     predictions: Mapping[str, str]
     """Split → file for its predictions, for GLUE's test splits as its server expects it."""
     metric: Callable[[np.ndarray, np.ndarray], dict[str, float]] = accuracy

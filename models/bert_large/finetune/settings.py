@@ -25,7 +25,9 @@ class FinetuneSettings:
         aliases=("batch_size",),
     )
     learning_rate: float = _setting(2e-5, "peak learning rate of AdamW; it decays linearly to 0", within="(0, inf)")
-    warmup_share: float = _setting(0.1, "share of the steps in which the rate rises linearly from 0", within="[0, 1)")
+    warmup_share: float = _setting(
+        0.1, "share of the steps in which the learning rate rises linearly from 0", within="[0, 1)"
+    )
     weight_decay: float = _setting(
         0.01, "decoupled weight decay, not applied to biases and LayerNorm", within="[0, inf)"
     )

@@ -1,4 +1,4 @@
-"""Sentences of words as the model's input, `[CLS] word pieces [SEP]`; a word's tag is predicted at its first piece.
+"""Sentences of words as the model's input, `[CLS] tokens [SEP]`; a word's tag is predicted at its first token.
 
 As in BERT's own experiments (Devlin et al. 2019, arXiv:1810.04805, section 5.3). A sentence that is too long is split
 into chunks of whole words, so that every word gets a tag.

@@ -76,8 +76,8 @@ def save_model(
 ) -> None:
     """Write a model folder with checksums. An older model there is replaced only once the new one is complete.
 
-    `do_lower_case` and `strip_accents` go into the tokenizer's configuration; None: as `resolve_casing` finds. Raises
-    `NonFiniteWeightsError`, and writes nothing, if a weight is NaN or infinite.
+    `do_lower_case` and `strip_accents` go into the tokenizer's configuration; if None, as `resolve_casing` finds.
+    Raises `NonFiniteWeightsError`, and writes nothing, if a weight is NaN or infinite.
     """
     weights = {config.traits.weight_name(name): weight for name, weight in weights_of(model).items()}
     require_finite(weights, f"the model for {folder}")

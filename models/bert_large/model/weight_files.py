@@ -94,7 +94,7 @@ class WeightFiles:
     def read(
         self, shapes: Mapping[str, Collection[int]], *, heads_may_lack: bool = False, other_shapes: tuple[str, ...] = ()
     ) -> dict[str, torch.Tensor]:
-        """Return the tensors of these names, which may share the file's memory, in the type that the file has.
+        """Return the tensors of these names, which may share the file's memory, in the dtype that the file has.
 
         Raises `InputError` for a tensor that is missing or of another shape. With `heads_may_lack`, `HEADS` may be
         missing, each as a whole; a tensor with a prefix in `other_shapes` is left out if its shape differs.

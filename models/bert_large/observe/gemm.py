@@ -108,7 +108,7 @@ class LinearProducts:
 def measure_flops_per_second(
     *, tokens: int, hidden: int, intermediate: int, dtypes: Sequence[torch.dtype]
 ) -> list[float]:
-    """Return the rate of one layer's products in each type: the best of five alternating rounds of the faster form."""
+    """Return the rate of one layer's products in each dtype: the best of five alternating rounds of the faster form."""
     products = [
         LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
         for dtype in dtypes

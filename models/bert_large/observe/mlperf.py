@@ -63,7 +63,7 @@ def check_log(path: Path, output_dir: Path) -> None:
     owner = next((event["value"] for event in _read_events(path) if event["key"] == _OWNER), None)
     if owner != str(output_dir.resolve()):
         belongs = "is not a log of a run" if owner is None else f"is the log of the run in {owner}"
-        raise InputError(f"--mlperf-log {path} exists and {belongs}; name another file, or remove it")
+        raise InputError(f"--mlperf-log {path} exists and {belongs}; name another file, or delete it")
 
 
 class MlperfLog(Observer):

@@ -64,7 +64,7 @@ def mark_methods(owner: object, stages: Mapping[str, str]) -> Iterator[None]:
     Engines are marked this way from outside, so that none of them has to know about stages.
     """
     wrappers = {name: _mark(getattr(owner, name), stage) for name, stage in stages.items()}
-    vars(owner).update(wrappers)  # instance attributes hide methods of the class, also on a frozen dataclass
+    vars(owner).update(wrappers)  # instance attributes hide methods of the class, even on a frozen dataclass
     try:
         yield
     finally:

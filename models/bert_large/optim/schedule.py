@@ -18,8 +18,8 @@ class Schedule(Protocol):
 class PolynomialSchedule:
     """Linear warmup and polynomial decay as in MLCommons' BERT reference.
 
-    The decay is measured from step 0, not from the end of the warmup, so the rate falls when the decay takes over. A
-    negative `start_warmup_step` makes step 0 begin in the middle of the warmup.
+    The decay is measured from step 0, not from the end of the warmup, so the learning rate falls when the decay takes
+    over. A negative `start_warmup_step` makes step 0 begin in the middle of the warmup.
     """
 
     learning_rate: float

@@ -42,7 +42,7 @@ def _json_articles(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
                 found = repr(content["text"])[:40] if "text" in content else f"only {', '.join(content)}"
                 raise ValueError(f'found {found}, expected a field "text" that is a string')
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{path}: line {number} is not a JSON article: {error}; fix or remove the line") from None
+            raise InputError(f"{path}: line {number} is not a JSON article: {error}; fix or delete the line") from None
         paragraphs = [stripped for paragraph in content["text"].split("\n") if (stripped := paragraph.strip())]
         if paragraphs and html.unescape(paragraphs[0]) == content.get("title"):
             del paragraphs[0]

@@ -151,7 +151,7 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
     check_same_task(folder, earlier, before, now)
     if damaged := earlier.damaged_or_missing(folder, _HASHING_THREADS):
         raise DamageError(
-            f"{folder / damaged[0]} is damaged or missing; remove {folder} or give --overwrite to make all of it again"
+            f"{folder / damaged[0]} is damaged or missing; delete {folder} or give --overwrite to make all of it again"
         )
     manifest.outputs = earlier.outputs
     return True

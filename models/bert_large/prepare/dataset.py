@@ -64,12 +64,12 @@ def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Log)
     except MadeOtherwiseError as error:
         raise InputError(
             f"the records in {folder} were made differently from TEXT_DIR {text_dir} with these settings: "
-            f"{error.differences}. Restore the text and the settings, choose another OUTPUT_DIR, or remove {folder}: "
+            f"{error.differences}. Restore the text and the settings, choose another OUTPUT_DIR, or delete {folder}: "
             "the same text and settings give the same records again"
         ) from None
     except DamageError as error:
         raise DamageError(
-            f"{error}. With TEXT_DIR there is no --overwrite: remove {folder}; the same text and settings give the "
+            f"{error}. With TEXT_DIR, there is no --overwrite: delete {folder}; the same text and settings give the "
             "same records again"
         ) from None
     except InputError as error:

@@ -71,7 +71,7 @@ def write_shard(
     if not instances:
         raise InputError(
             f"{task.input_file}: found no sentences in {task.input_file.stat().st_size} bytes, expected one per line; "
-            "fix or remove the file"
+            "fix or delete the file"
         )
     records = (make_record(instance, documents, vocabulary) for instance in instances)
     with replace_atomically(task.output_file) as unfinished:

@@ -78,7 +78,7 @@ def list_files(folder: Path, *, recursive: bool, log: Log = print_status) -> lis
             files.append(path)
         else:
             found = "a broken link" if path.is_symlink() else "not a regular file"
-            raise InputError(f"{path} is {found}; remove it, or move it out of the input folder")
+            raise InputError(f"{path} is {found}; delete it, or move it out of the input folder")
 
     read(folder)
     if not files:

@@ -1,4 +1,4 @@
-"""Lines of text to word-piece ids, equal to those of BERT's reference tokenizer."""
+"""Lines of text to WordPiece ids, equal to those of BERT's reference tokenizer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def word_piece_tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 
 class WordPieceTokenizer:
-    """Longest-match-first word pieces (WordPiece; Wu et al. 2016, arXiv:1609.08144) of normalized text."""
+    """Longest-match-first WordPiece tokens (Wu et al. 2016, arXiv:1609.08144) of normalized text."""
 
     def __init__(self, vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> None:
-        """`strip_accents` None: as `do_lower_case`."""
+        """If `strip_accents` is None, it is as `do_lower_case`."""
         self._normalize = TextNormalizer(do_lower_case=do_lower_case, strip_accents=strip_accents)
         self._tokenizer = word_piece_tokenizer(vocabulary)
         self._tokenizer.pre_tokenizer = WhitespaceSplit()

@@ -1,4 +1,4 @@
-"""A word-piece vocabulary: its file (one token per line, the line number is the id) and its training."""
+"""A WordPiece vocabulary: its file (one token per line, the line number is the id) and its training."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _WHOLE_SCRIPT_SHARE = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """Word pieces; the id of a token is its index in `tokens`."""
+    """WordPiece tokens; the id of a token is its index in `tokens`."""
 
     tokens: tuple[str, ...]
     unk_id: int
@@ -193,10 +193,10 @@ def _fill(tokens: list[str], rare: list[str], continuations: set[str], vocab_siz
 def _choose_alphabet(
     ranked: list[str], characters: Counter[str], continuations: set[str], settings: VocabularySettings
 ) -> frozenset[str]:
-    """Return the characters that get a token before word pieces are made of them; `ranked` by frequency.
+    """Return the characters that get a token before WordPiece tokens are made of them; `ranked` by frequency.
 
-    By default these are the most frequent 1000, so that rare characters do not displace word pieces, and all characters
-    of the text's own scripts: Chinese uses thousands. The latter may take up to half of the vocabulary.
+    By default these are the most frequent 1000, so that rare characters do not displace longer tokens, and all
+    characters of the text's own scripts: Chinese uses thousands. The latter may take up to half of the vocabulary.
     """
     if settings.limit_alphabet is not None:
         return frozenset(ranked[: settings.limit_alphabet])

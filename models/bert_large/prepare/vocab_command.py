@@ -1,4 +1,4 @@
-"""`bert-large vocab`: train a word-piece vocabulary on text."""
+"""`bert-large vocab`: train a WordPiece vocabulary on text."""
 
 from __future__ import annotations
 

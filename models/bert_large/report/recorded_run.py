@@ -41,7 +41,7 @@ class RecordedRun:
     start_lines: Sequence[str]
     """Lines of the log from the last start to the first step: versions, machine, data, settings."""
     ended: str | None
-    """Why the run ended; None: it is running, or was stopped."""
+    """Why the run ended. If None, it is running, or was stopped."""
     results: dict[str, str]
     """Values of `results.yaml` with their units, by name."""
 
@@ -140,7 +140,7 @@ def _read_if_there(path: Path, read: Callable[[Path], dict[str, Any]]) -> dict[s
     try:
         return read(path)
     except DamageError as error:
-        raise DamageError(f"{error}; remove it to report without it") from None
+        raise DamageError(f"{error}; delete it to report without it") from None
 
 
 def _read_reason(path: Path) -> dict[str, Any]:

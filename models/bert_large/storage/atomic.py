@@ -137,7 +137,7 @@ def partial_files(folder: Path) -> list[Path]:
 
 
 def remove_tree(path: Path, *, ignore_errors: bool = False) -> None:
-    """Delete a file, or a folder with its content, if it exists. Of a symbolic link only the link is deleted.
+    """Delete a file, or a folder with its content, if it exists. Of a symbolic link, only the link is deleted.
 
     With `ignore_errors`, what cannot be deleted stays: for cleaning up after another error.
     """

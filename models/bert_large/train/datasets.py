@@ -38,7 +38,7 @@ class RunData:
     training: Dataset
     evaluation: Dataset | None
     masking: DynamicMasking | None
-    """Draws new masks in every epoch; None: the records' own masks are used."""
+    """Draws new masks in every epoch. If None, the records' own masks are used."""
 
 
 def resolve_model_config(
@@ -212,7 +212,7 @@ def resolve_masking(
 
 
 def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
-    """Open a folder of shards: local rank 0 of each machine indexes new shards, for all ranks of the machine."""
+    """Open a folder of shards: local rank 0 of each host indexes new shards, for all ranks of the host."""
     _require_same_folders(folder, index_dir, ranks)
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
@@ -245,7 +245,7 @@ def open_data(
 
 
 def _require_same_folders(folder: Path, index_dir: Path, ranks: Ranks) -> None:
-    """Raise `InputError` unless all ranks of this machine read the same folder and the same indexes.
+    """Raise `InputError` unless all ranks of this host read the same folder and the same indexes.
 
     Only one of them indexes the shards. A rank with another folder, because its environment differs, would find no
     index for its own.
@@ -253,7 +253,7 @@ def _require_same_folders(folder: Path, index_dir: Path, ranks: Ranks) -> None:
     with ranks.failing_together():
         own = {"data folder": str(folder.resolve()), "index folder": str(index_dir.resolve())}
         gathered = ranks.gather([ranks.local_rank, own])
-        # Ranks of a machine are numbered consecutively, beginning with its local rank 0.
+        # Ranks of a host are numbered consecutively, beginning with its local rank 0.
         first = max(rank for rank, (local, _) in enumerate(gathered[: ranks.rank + 1]) if local == 0 or rank == 0)
         chosen = sorted({first, ranks.rank})
         require_agreement([gathered[rank][1] for rank in chosen], [ranks.names[rank] for rank in chosen])

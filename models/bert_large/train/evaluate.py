@@ -19,7 +19,7 @@ from bert_large.train.stopping import WorkDropped
 
 
 def count_eval_records(dataset: Dataset, samples: int | None) -> int:
-    """Return the number of records in an evaluation on the first `samples` (None: all)."""
+    """Return the number of records in an evaluation on the first `samples` (all if None)."""
     return min(samples or len(dataset), len(dataset))
 
 

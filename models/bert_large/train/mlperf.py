@@ -17,10 +17,10 @@ from bert_large.train.evaluate import count_eval_records
 
 
 def forget_records(data: DataConfig, ranks: Ranks) -> None:
-    """Drop the records from this machine's page cache: MLPerf requires runs to start with a cold cache.
+    """Drop the records from this host's page cache: MLPerf requires runs to start with a cold cache.
 
     The kernel is asked to drop each shard, which needs no privileges; pages mapped by other processes stay. All ranks
-    return together, when every machine is done.
+    return together, when every host is done.
     """
     if ranks.local_rank == 0:
         folders = [find_training_folder(data.dataset_dir, data.max_seq_length), data.eval_dir]

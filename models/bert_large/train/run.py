@@ -164,7 +164,7 @@ def _write_results(run: Run, loop: TrainingLoop) -> None:
 
 
 def _save_model(run: Run, loop: TrainingLoop, reason: str) -> None:
-    """Write the model folder, and after it the record that the run has ended."""
+    """Write the model folder, and after it, the note that the run has ended."""
     folder = run.train.output_dir / run_folder.MODEL
     pretrained.save_model(folder, loop.runner.model, run.model, run.vocab_file, run.do_lower_case, run.strip_accents)
     run_folder.mark_ended(run.train, reason)

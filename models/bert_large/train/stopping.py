@@ -18,8 +18,8 @@ class WorkDropped(Exception):
 class StopRequest:
     """Handles SIGTERM, SIGINT and SIGHUP, also as process 1 of a container, which ignores unhandled signals.
 
-    Until `defer` is called, a signal ends the process at once: there is no training progress to lose. After that, the
-    first signal is recorded, and a second one ends the process.
+    Until `defer` is called, a signal terminates the process at once: there is no training progress to lose. After that,
+    the first signal is recorded, and a second one terminates the process.
     """
 
     def __init__(self) -> None:

@@ -24,7 +24,7 @@ _RANK_VARIABLES = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_R
 def find_fault() -> str | None:
     """Return why IPEX cannot be used here and how to fix that; None if it can be used.
 
-    Only versions and CPU flags are compared, because importing an IPEX that does not fit ends the process.
+    Only versions and CPU flags are compared, because importing an IPEX that does not fit terminates the process.
     """
     try:
         found = ipex_version()

@@ -20,7 +20,7 @@ class Rows:
         return torch.empty(self._capacity, columns, dtype=dtype)[:rows]
 
     def like(self, other: torch.Tensor) -> torch.Tensor:
-        """Return an uninitialized matrix of another's shape and type."""
+        """Return an uninitialized matrix of another's shape and dtype."""
         return self.empty(*other.shape, dtype=other.dtype)
 
     def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
