@@ -111,10 +111,11 @@ class RankWatch:
         behind = [rank for rank in stalled if self._beats[rank].meetings < last]
         if not behind and len(stalled) < len(self._names):
             return None
+        named = behind or stalled
         return (
-            f"{self._list(behind or stalled)}: no progress for {self._seconds(self._still[stalled[0]])} s"
-            f"{', while other ranks wait' if behind else ''}; hung, or the current operation takes longer than "
-            f"--rank-timeout. {_ADVICE}"
+            f"{self._list(named)}: no progress for {self._seconds(self._still[stalled[0]])} s"
+            f"{', while others wait' if behind else ''}; {'it' if len(named) == 1 else 'each'} has hung, or its "
+            f"current operation takes longer than --rank-timeout. {_ADVICE}"
         )
 
     def _patience(self) -> int:

@@ -25,7 +25,7 @@ def find_files(folder: Path, names: Mapping[str, Sequence[str]], optional: Colle
         if len(paths) > 1:
             raise InputError(
                 f"--data-dir {folder} has {' and '.join(path.name for path in paths)}, of which only one can be the "
-                f"{split} split; remove the others"
+                f"{split} split; delete the others"
             )
         if paths:
             found[split] = paths[0]

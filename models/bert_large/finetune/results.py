@@ -30,7 +30,7 @@ def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
 
 
 def best_seed(seeds: Sequence[Mapping[str, Any]], main_metric: str) -> int:
-    """Return the seed with the highest main metric on the first split, the first of equals."""
+    """Return the seed with the highest main metric on the first split; on a tie, the earliest."""
     return int(max(seeds, key=lambda seed: next(iter(seed["metrics"].values()))[main_metric])["seed"])
 
 

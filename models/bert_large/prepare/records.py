@@ -88,7 +88,7 @@ def _plan(inputs: Sequence[Path], output_dir: Path, files: RecordFileSettings) -
     name, count = Counter(names).most_common(1)[0]
     if count > 1:
         first, second, *_ = (path for path, other in zip(inputs, names, strict=True) if other == name)
-        raise InputError(f"{first} and {second} would both be made into {name}; remove or rename one of them")
+        raise InputError(f"{first} and {second} would both be made into {name}; delete or rename one of them")
     return [ShardTask(path, output_dir / name) for path, name in zip(inputs, names, strict=True)]
 
 

@@ -100,6 +100,7 @@ def test_a_slow_rank_that_moves_does_not_hang() -> None:
 def test_ranks_that_all_wait_for_one_another() -> None:
     found = str(Course().update(10))
     assert all(name in found for name in NAMES) and "no progress for 20 s" in found
+    assert "others wait" not in found
 
 
 def test_the_verdict_of_another_rank_is_taken_over() -> None:

@@ -98,7 +98,7 @@ def test_a_wrong_command_line_is_reported_by_the_launcher(
 def test_several_machines_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "find_interface", lambda machines: "ib0")
     variables = {"NNODES": "4", "NODE_RANK": "2", "MASTER_ADDR": "node-a"}
-    found = "this is machine 2 of 4, counted from 0; the first is node-a, port {}; gloo's network interface is {}"
+    found = "this is host 2 of 4, counted from 0; the first is node-a, port {}; gloo's network interface is {}"
     assert described("one_node", tmp_path / "a", **variables)[1] == found.format(29500, "ib0")
     variables |= {"MASTER_PORT": "1234", "GLOO_SOCKET_IFNAME": "eth3"}
     assert described("one_node", tmp_path / "b", **variables)[1] == found.format(1234, "eth3")
