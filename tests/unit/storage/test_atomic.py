@@ -114,13 +114,17 @@ def test_file_systems_that_cannot_flush_folders(tmp_path: Path, monkeypatch: pyt
     assert read_json(tmp_path / "out") == {"a": 1}
 
 
-def test_a_disk_that_fails_to_flush_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("number", "is_full"), [(errno.EIO, False), (errno.ENOSPC, True), (errno.EDQUOT, True)])
+def test_a_disk_that_fails_to_flush_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, is_full: bool
+) -> None:
     def fail(descriptor: int) -> None:
-        raise OSError(errno.EIO, os.strerror(errno.EIO))
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(os, "fsync", fail)
-    with pytest.raises(WriteError, match=str(tmp_path / "out")):
+    with pytest.raises(WriteError, match=str(tmp_path / "out")) as raised:
         write_json(tmp_path / "out", {"a": 1})
+    assert ("Free some space" in str(raised.value)) is is_full
     assert list(tmp_path.iterdir()) == []
 
 

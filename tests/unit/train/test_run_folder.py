@@ -217,8 +217,9 @@ def test_a_run_is_not_overwritten(tmp_path: Path, changes: dict[str, Any]) -> No
     assert start(tmp_path, **changes) is None
     assert (tmp_path / "run.json").exists() is not changes.get("benchmark", False)
     run_in(tmp_path, 5)
-    with pytest.raises(InputError, match=rf"OUTPUT_DIR {tmp_path} holds a run"):
+    with pytest.raises(InputError, match=rf"OUTPUT_DIR {tmp_path} holds a run") as raised:
         start(tmp_path, **changes)
+    assert ("--resume auto" in str(raised.value)) is not changes.get("benchmark", False)  # which does not resume
 
 
 def test_an_ended_run_stays_ended_until_it_is_extended(tmp_path: Path) -> None:
