@@ -95,7 +95,7 @@ def test_rows_that_qqp_has_cut_short_are_skipped(glue: Path, tmp_path: Path) -> 
     [
         ("sst2", "train.tsv", ("sentence", "label"), ("x", "2"), "line 2: found label '2'"),
         ("sst2", "dev.tsv", ("text", "label"), ("x", "1"), "line 1: found the columns text, label"),
-        ("sst2", "dev.tsv", ("sentence", "label"), ("x",), "line 2: found 1 fields"),
+        ("sst2", "dev.tsv", ("sentence", "label"), ("x",), "line 2: found 1 field"),
         ("sst2", "test.tsv", ("index", "sentence"), ("x", "y"), "line 2: found index 'x'"),
         ("cola", "train.tsv", None, ("gj04", "yes", "", "x"), "line 1: found label 'yes'"),
         ("stsb", "dev.tsv", ("sentence1", "sentence2", "score"), ("x", "y", "5.1"), "line 2: found score '5.1'"),

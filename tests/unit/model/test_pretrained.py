@@ -88,7 +88,7 @@ def test_weights_of_another_shape_are_refused(tmp_path: Path) -> None:
 
 def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     save_file({"some.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    with pytest.raises(InputError, match=r"46 tensors, bert.embeddings.LayerNorm.bias"):
+    with pytest.raises(InputError, match=r"46.*bert.embeddings.LayerNorm.bias"):
         load_weights(tmp_path / "model.safetensors", tiny_model())
 
 

@@ -56,15 +56,15 @@ def document_of(documents: Documents, token: int) -> int:
 @pytest.mark.parametrize(
     ("setting", "value", "expected"),
     [
-        ("max_seq_length", 4, "at least 5"),
-        ("max_predictions_per_seq", 0, "at least 1"),
+        ("max_seq_length", 4, "from 5"),
+        ("max_predictions_per_seq", 0, "from 1"),
         ("max_predictions_per_seq", 126, "at most 125"),
-        ("dupe_factor", 0, "at least 1"),
+        ("dupe_factor", 0, "from 1"),
         ("masked_lm_prob", 0.0, "above 0"),
         ("masked_lm_prob", 1.5, "at most 1"),
-        ("short_seq_prob", -0.1, "at least 0"),
-        ("short_seq_prob", float("nan"), "at most 1"),
-        ("random_seed", -1, "at least 0"),
+        ("short_seq_prob", -0.1, "from 0 to 1"),
+        ("short_seq_prob", float("nan"), "from 0 to 1"),
+        ("random_seed", -1, "from 0"),
     ],
 )
 def test_invalid_settings_are_refused(setting: str, value: float, expected: str) -> None:
