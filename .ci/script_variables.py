@@ -92,7 +92,7 @@ class PrepareScriptVariables:
         None, "folder for seq_128/, seq_512/, eval/, vocab.txt and corpus/", default_text="required", path="output"
     )
     vocab_file: Path | None = _variable(
-        None, "vocab.txt, one word piece per line", default_text="trained from the text", path="input"
+        None, "vocab.txt, one token per line", default_text="trained from the text", path="input"
     )
 
 

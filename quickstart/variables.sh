@@ -95,8 +95,8 @@ print_PRETRAIN_help() {
                           vocabulary (default: false)
   DATA_WORKERS            processes per rank that read and decode records ahead of training; 0: the training process
                           itself (default: 1)
-  BAD_RECORDS             what a damaged training record does: end the run, or be replaced by the next good record of
-                          its shard (default: stop)
+  BAD_RECORDS             what a bad training record does: end the run, or be replaced by the next good record of its
+                          shard (default: stop)
   MAX_BAD_RECORDS         largest number of training records to skip (default: 100)
   OPTIMIZER               optimizer (default: lamb)
   LEARNING_RATE           peak learning rate (default: that of the recipe)
@@ -233,7 +233,7 @@ print_PREPARE_help() {
   EVAL_ARTICLES           articles to hold out, chosen by a hash of their text; 0, or at least 2 (default: one in 50,
                           at most 10000)
   VOCAB_SIZE              largest number of tokens (default: 30522)
-  VOCAB_FILE              vocab.txt, one word piece per line (default: trained from the text)
+  VOCAB_FILE              vocab.txt, one token per line (default: trained from the text)
   WORKERS                 processes, each with one text file in memory (default: the CPUs that this process may use)
   DUPE_FACTOR             passes over the text, each with different pairs and masks (default: 10)
   RANDOM_SEED             seed of pairs and masks; every file starts from it (default: 12345)

@@ -228,7 +228,7 @@ def test_text_too_small_to_hold_out_articles(small: Path) -> None:
 
 
 def test_cased(place: Path, tmp_path: Path) -> None:
-    """Capitals and accents have their own word pieces, and `transformers` tokenizes as the records were made."""
+    """Capitals and accents have their own tokens, and `transformers` tokenizes as the records were made."""
     words = arguments(place, tmp_path / "out", dynamic_masking=True, max_steps=1)
     assert run_here(*words, "--no-do-lower-case") == 0
     model = tmp_path / "out" / "model_save"

@@ -17,7 +17,7 @@ WORDS = ("good", "bad", "the", "film", "was", "very", "no", "never")
 
 
 def write_model(folder: Path, *, keep_vocab: bool = True, seed: int = 0, **changes: Any) -> Path:
-    """Write and return a model_save folder: two layers of 32, word pieces of single letters and a few words.
+    """Write and return a model_save folder: two layers of 32, tokens of single letters and a few words.
 
     `changes` are those of `tiny_config`. The vocabulary is also beside the folder, and without `keep_vocab` only there.
     """

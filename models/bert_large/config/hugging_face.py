@@ -1,6 +1,6 @@
 """The models that can be trained, as data: their parts, and their names in `transformers`.
 
-Inside this package every model uses BERT's names: those of `ModelConfig`'s fields and of the parameters of
+Inside this package, every model uses BERT's names: those of `ModelConfig`'s fields and of the parameters of
 `BertForPreTraining` in `transformers`. Only model folders, which other programs read, use the model's own names.
 """
 

@@ -85,7 +85,7 @@ class ModelConfig:
         Raises `InputError` that names the file, the key and its value for what has the wrong type or range, and for
         keys that describe a model this package does not have. Other unknown keys are ignored.
 
-        In Google's format `gelu` means the tanh approximation (MLCommons' reference computes that); in Hugging
+        In Google's format, `gelu` means the tanh approximation (MLCommons' reference computes that); in Hugging
         Face's, which names a `model_type`, it means the erf form. `activation` ("tanh" or "erf") overrides both.
         """
         values = _read_object(path)

@@ -139,7 +139,7 @@ class DataConfig(_Checked):
     )
     bad_records: str = setting(
         "stop",
-        "what a damaged training record does: end the run, or be replaced by the next good record of its shard",
+        "what a bad training record does: end the run, or be replaced by the next good record of its shard",
         choices=("stop", "skip"),
     )
     max_bad_records: int = setting(100, "largest number of training records to skip", within=_COUNT)

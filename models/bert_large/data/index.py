@@ -250,6 +250,6 @@ def _scan_in_processes(
                 _scan_in_processes([path], scan, 1, lambda done: None)
             return
         raise DataError(
-            f"{paths[0]}: the process that checked its records died, because damage in the file crashed the library "
-            "that reads it, or memory ran out; create the shard again, or delete it"
+            f"{paths[0]}: the process that checked its records died: either damage in the file crashed the "
+            "library that reads it, or memory ran out; create the shard again, or delete it"
         ) from None

@@ -1,7 +1,7 @@
 """Signs of life between ranks: when one dies, hangs or is cut off, the others end with an error that names it.
 
 Two threads per rank do the work, since the main thread may be blocked in a collective. One writes the rank's beat into
-a key-value store that all ranks reach, and reads the beats of the others. From these a rank finds two kinds of faults:
+a key-value store that all ranks reach, and reads the beats of the others. From these, a rank finds two kinds of faults:
 
 - A rank whose beats stop is lost: its process is dead or stopped, or its host is cut off.
 - A rank that still beats but makes no progress, while others wait for it in a collective, hangs.

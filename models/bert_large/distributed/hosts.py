@@ -142,7 +142,7 @@ def _find_own_position(hosts: Sequence[Host], path: Path) -> int:
 def find_interface(machines: Machines) -> str:
     """Return the network interface over which this host and the others reach each other.
 
-    By default gloo uses the interface of the address that the host's own name resolves to. On Debian that is the
+    By default, gloo uses the interface of the address that the host's own name resolves to. On Debian that is the
     loopback interface, over which ranks on different hosts wait for each other forever. Raises `InputError` if no
     interface can be determined.
     """

@@ -18,7 +18,7 @@ _BAR = "{unit} {n_fmt}/{total_fmt} |{bar}|{postfix}, {remaining} left {desc}"
 class Progress:
     """Shows how many units of work are done: steps, batches, shards, or bytes (`unit="B"`).
 
-    Without a terminal on standard error it writes lines through `write` instead of a bar, at most one per 30 seconds.
+    Without a terminal on standard error, it writes lines through `write` instead of a bar, at most one per 30 seconds.
     """
 
     def __init__(

@@ -87,7 +87,7 @@ def moment_names(parameter: str) -> list[str]:
 def get_moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return both moments of every parameter in the optimizer, by `moment_names`: the tensors themselves, not copies.
 
-    Before the first update they are zeros.
+    Before the first update, they are zeros.
     """
     return {
         name: optimizer.state[parameter][moment] if optimizer.state else torch.zeros_like(parameter.data)

@@ -110,8 +110,8 @@ def _segment_pairs(
 def _random_segment(boundaries: list[list[int]], index: int, target: int, rng: Random) -> tuple[int, int]:
     """Return sentences of a random document, up to `target` tokens or its end.
 
-    Like the reference, this gives up finding a document other than `index` after ten draws. In a file with one document
-    B is from that document but labeled as random; `make_records` warns of such files.
+    Like the reference, this gives up finding a document other than `index` after ten draws. In a file with one
+    document, B is from that document but labeled as random; `make_records` warns of such files.
     """
     for _ in range(RANDOM_DOCUMENT_TRIES):
         other = rng.randint(0, len(boundaries) - 1)

@@ -9,7 +9,8 @@ from sentencex import segment
 
 from bert_large.prepare.normalizer import CharacterTable
 
-# For some scripts the library's time grows with the square of the number of sentences. Paragraphs of prose are shorter.
+# For some scripts, the library's time grows with the square of the number of sentences. Paragraphs of prose are
+# shorter.
 MAX_CHARACTERS = 10_000
 
 

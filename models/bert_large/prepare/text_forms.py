@@ -226,7 +226,7 @@ def _is_table(lines: Sequence[str]) -> bool:
 def _plain_form(path: Path, lines: Sequence[str], first: int, split_sentences: Callable[[str], list[str]]) -> TextForm:
     """Return the form of a file of plain text.
 
-    Blocks of several lines between blank ones are articles, of sentences or paragraphs. Otherwise each line may be an
+    Blocks of several lines between blank ones are articles, of sentences or paragraphs. Otherwise, each line may be an
     article. Only clear cases exclude a form: real text has paragraphs of one sentence, and articles of one paragraph.
     """
     blocks = list(blocks_of(lines))

@@ -8,8 +8,8 @@ What makes it faster than the eager engine:
   `.grad` only, after `loss.backward()`; `torch.autograd.grad` does not return them.
 - Memory of large tensors is kept from one micro-batch to the next.
 
-In bf16 (inside `torch.autocast`) activations and matrix products are bf16; statistics, sums and gradients of parameters
-are float32. bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
+In bf16 (inside `torch.autocast`), activations and matrix products are bf16; statistics, sums and gradients of
+parameters are float32. bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
 """
 
 from __future__ import annotations

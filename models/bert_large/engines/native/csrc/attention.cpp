@@ -58,7 +58,8 @@ class VectorProducts {
     return {to, kPanel, panel_stride};
   }
 
-  // to [rows, padded_length] = the `rows` rows of `left` starting at `begin`, times a transposed matrix stored in panels.
+  // to [rows, padded_length] = the `rows` rows of `left` starting at `begin`, times a transposed matrix stored in
+  // panels.
   void multiply_transpose(int64_t begin, int64_t rows, const float* left, const Panels& right, float* to) {
     multiply(rows, sizes_.padded_length, sizes_.head_size, {left + begin * sizes_.padded_head, sizes_.padded_head, 1},
              right, to, sizes_.score_stride, true);
