@@ -26,7 +26,7 @@ def can_write(path):
     except OSError:
         return False
 
-options = dict(zip(sys.argv, sys.argv[1:]))
+options = dict(word.split("=", 1) for word in sys.argv if "=" in word)
 output = pathlib.Path(options["--output-dir"])
 lines = pathlib.Path("/proc/self/status").read_text().splitlines()
 status = dict(line.split(":\\t", 1) for line in lines if ":\\t" in line)

@@ -260,7 +260,7 @@ def test_a_wrong_setting_is_the_trainers_exit_code(trainee: Caller) -> None:
     trainee.variables["BATCH_SIZE"] = "0"
     result = trainee.run()
     assert result.returncode == 2, result.stdout + result.stderr
-    assert "global-batch-size" in result.stderr
+    assert "BATCH_SIZE is 0" in result.stderr
 
 
 def test_data_is_made_in_the_container(caller: Caller) -> None:

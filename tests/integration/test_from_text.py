@@ -178,7 +178,7 @@ def break_text(place: Path) -> None:
         (
             cut_manifest,
             {},
-            r"seq_128/manifest.json is damaged: .* remove .*/out/records",
+            r"seq_128/manifest.json is damaged: .*/out/records",
         ),
         (clear_text, {}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
         (clear_text, {"output": "new"}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
