@@ -2,17 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-
-
-def print_error(line: str) -> None:
-    """Print a line to standard error if that is possible: a closed stream or full disk must not stop the caller."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        # Not through Python's buffer: what stays in it would change the exit code.
-        os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="backslashreplace"))
-
 
 class UserError(Exception):
     """An error the user can fix. Its message says what was found, what was expected and how to fix it."""

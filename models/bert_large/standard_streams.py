@@ -49,3 +49,12 @@ def print_error(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
     except (OSError, ValueError):
         discard(sys.stderr)
+
+
+def print_error_at_once(line: str) -> None:
+    """Print a line to standard error past Python's buffer and its lock, for a process that is about to end.
+
+    Another thread may hold that lock, on a stream that blocks. Failures are ignored.
+    """
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        os.write(sys.stderr.fileno(), f"{line}\n".encode(errors="backslashreplace"))

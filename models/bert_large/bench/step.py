@@ -141,7 +141,7 @@ def _make_runs(
 def measure(options: StepOptions) -> dict[str, Any]:
     """Measure the encoder on full sequences, without padding; `InputError` if a variant is not available.
 
-    Hugging Face's encoder gets no attention mask, as there is no padding, which favours it.
+    Hugging Face's encoder gets no attention mask, as there is no padding, which favors it.
     """
     compared = resolve_compared(options.engine, options.compare, options.precision)
     model, precision = options.model, apply_precision(options.precision)

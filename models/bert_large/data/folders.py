@@ -56,7 +56,7 @@ def list_shards(folder: Path) -> list[Path]:
         raise InputError(
             f"data folder {folder} holds no shards; expected {' or '.join(FORMATS)} files"
             + (f", found only folders such as {nested[0].name}" if nested else "")
-            + (f"; {skipped[0].name} is skipped, as {skipped[0].suffix} is not the name of a shard" if skipped else "")
+            + (f"; {skipped[0].name} is taken for a note, not for a shard, as its name ends in .txt" if skipped else "")
         )
     return shards
 

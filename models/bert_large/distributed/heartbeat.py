@@ -27,8 +27,8 @@ from typing import NoReturn
 
 from torch import distributed
 
-from bert_large.errors import print_error
 from bert_large.log import log_to_file_only
+from bert_large.standard_streams import print_error_at_once
 
 BEATS_IN_SILENCE = 10
 """A rank is lost when it has missed this many beats in a row."""
@@ -258,7 +258,7 @@ def end_process(fault: str) -> NoReturn:
     """
     with contextlib.suppress(RuntimeError):  # the limit of threads may be reached
         threading.Timer(_LAST_MESSAGES_SECONDS, os._exit, (1,)).start()
-    print_error(f"bert-large: error: {fault}")
+    print_error_at_once(f"bert-large: error: {fault}")
     with contextlib.suppress(Exception):
         log_to_file_only(f"error: {fault}")
     with contextlib.suppress(Exception):

@@ -22,7 +22,8 @@ from bert_large.distributed.hosts import MAX_PORT, Machines, find_interface, fin
 from bert_large.distributed.network import free_port
 from bert_large.distributed.placement import RankPlacement, default_ranks, leave_unbound, place_ranks
 from bert_large.distributed.topology import Topology, format_list, read_topology
-from bert_large.errors import InputError, UserError, print_error
+from bert_large.errors import InputError, UserError
+from bert_large.standard_streams import print_error_at_once
 
 _DEFAULT_PORT = 29500  # that of torchrun
 _LOOPBACK, _LOOPBACK_INTERFACE = "127.0.0.1", "lo"
@@ -167,7 +168,7 @@ def _torchrun(plan: Plan, command: Sequence[str]) -> int:
         rank, failure = error.get_first_failure()
         code = failure.exitcode
         ended = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        print_error(f"bert-large: error: rank {rank} {ended}")
+        print_error_at_once(f"bert-large: error: rank {rank} {ended}")
         return 128 - code if code < 0 else code
     except SignalException as error:
         return 128 + int(error.sigval)
@@ -209,7 +210,7 @@ def main() -> int:
             program = cli.expand_environment(program)
         return start(make_plan(with_options(os.environ, program), read_topology()), program)
     except UserError as error:
-        print_error(f"bert-large: error: {error}")
+        print_error_at_once(f"bert-large: error: {error}")
         return error.exit_code
 
 
