@@ -41,7 +41,7 @@ _RULES = {
     r"\bmisspelt\b": "misspelled",
     r"\b(whence|wherein|hereby|herein|whereof)\b|\bfor lack of\b": "because …, or in which",
 }
-_SUFFIXES = {".py", ".md", ".sh", ".cpp", ".h", ".yaml", ".yml", ".toml", ".ipynb", ".j2"}
+_SUFFIXES = {".py", ".md", ".sh", ".cpp", ".h", ".yaml", ".yml", ".toml", ".ipynb", ".j2", ".jinja"}
 
 
 def main(arguments: list[str]) -> int:

@@ -141,8 +141,8 @@ def make_page(commands: Mapping[str, Sequence[Setting]], regenerate: str) -> str
         "`CONFIG_FILE` is a `bert_config.json` in Google's format, a `config.json` in Hugging Face's, or one of these "
         "names. Attention heads have size 64. GELU is the tanh form, DistilBERT's the erf form.",
         _models_table(),
-        "A file has these keys. Unknown keys that describe another model, such as `is_decoder`, are refused; "
-        "others are ignored.",
+        "A file has these keys. Misspelled and repeated ones are refused, and so are keys that describe another model, "
+        "such as `is_decoder`; others are ignored.",
         _keys_table(),
         "## Recipes",
         _RECIPES,

@@ -83,7 +83,7 @@ class ModelConfig:
         """Read Google's `bert_config.json` or a Hugging Face `config.json`; the architecture is the one that it names.
 
         Raises `InputError` that names the file, the key and its value for what has the wrong type or range, and for
-        keys that describe a model this package does not have. Other unknown keys are ignored.
+        keys that are misspelled, repeated or describe a model this package does not have. Others are ignored.
 
         In Google's format, `gelu` means the tanh approximation (MLCommons' reference computes that); in Hugging
         Face's, which names a `model_type`, it means the erf form. `activation` ("tanh" or "erf") overrides both.
