@@ -3,15 +3,16 @@
 # shellcheck disable=SC2034  # used by the scripts that source this file
 
 PRETRAIN_VARIABLES=(
-  RECIPE OUTPUT_DIR PRECISION ENGINE BATCH_SIZE MICRO_BATCH_TOKENS MAX_STEPS MAX_SAMPLES TARGET_ACCURACY
-  EVAL_EVERY_SAMPLES EVAL_SAMPLES EVAL_AT_START SAVE_EVERY KEEP_CHECKPOINTS MAX_BAD_STEPS DETECT_DIVERGENCE
-  STOP_DEADLINE SEED BENCHMARK PROFILE_STEPS RESUME CONFIG_FILE CHECKPOINT_DIR VOCAB_FILE DO_LOWER_CASE STRIP_ACCENTS
-  MASKED_LM_ONLY GELU DATASET_DIR TEXT_DIR EVAL_DIR MAX_SEQ_LENGTH NO_SHUFFLE DYNAMIC_MASKING DATA_WORKERS BAD_RECORDS
-  MAX_BAD_RECORDS OPTIMIZER LEARNING_RATE BETA_1 BETA_2 EPSILON WEIGHT_DECAY MAX_GRADIENT_NORM TOTAL_STEPS
-  WARMUP_STEPS START_WARMUP_STEP DECAY_POWER BUCKET_MB GRADIENT_COMPRESSION ZERO1 BACKEND RANK_SILENCE RANK_TIMEOUT
-  MLPERF_LOG MLPERF_SUBMITTER MLPERF_PLATFORM MLPERF_DIVISION MLPERF_STATUS RANKS_PER_NODE BIND OMP_NUM_THREADS DDP
-  HOSTFILE NNODES NODE_RANK MASTER_ADDR MASTER_PORT GLOO_SOCKET_IFNAME MAX_RESTARTS TRAIN_SCRIPT ALLOCATOR OPENMP
-  MODEL_DIR
+  RECIPE OUTPUT_DIR PRECISION ENGINE BATCH_SIZE MICRO_BATCH_TOKENS MAX_STEPS MAX_HOURS START_BATCH_SIZE
+  BATCH_RAMP_STEPS MAX_SAMPLES TARGET_ACCURACY EVAL_EVERY_SAMPLES EVAL_SAMPLES EVAL_AT_START SAVE_EVERY
+  KEEP_CHECKPOINTS MAX_BAD_STEPS DETECT_DIVERGENCE STOP_DEADLINE SEED BENCHMARK PROFILE_STEPS RESUME CONFIG_FILE
+  CHECKPOINT_DIR VOCAB_FILE DO_LOWER_CASE STRIP_ACCENTS MASKED_LM_ONLY GELU DATASET_DIR TEXT_DIR EVAL_DIR
+  MAX_SEQ_LENGTH NO_SHUFFLE SEQUENCES DYNAMIC_MASKING MASKING_RATE MASKING_UNIT DATA_WORKERS BAD_RECORDS
+  MAX_BAD_RECORDS OPTIMIZER LEARNING_RATE BETA_1 BETA_2 EPSILON WEIGHT_DECAY MAX_GRADIENT_NORM TOTAL_STEPS SCHEDULE
+  WARMUP_STEPS WARMUP_FRACTION START_WARMUP_STEP DECAY_POWER DECAY_FRACTION BUCKET_MB GRADIENT_COMPRESSION ZERO1
+  BACKEND RANK_SILENCE RANK_TIMEOUT MLPERF_LOG MLPERF_SUBMITTER MLPERF_PLATFORM MLPERF_DIVISION MLPERF_STATUS
+  RANKS_PER_NODE BIND OMP_NUM_THREADS DDP HOSTFILE NNODES NODE_RANK MASTER_ADDR MASTER_PORT GLOO_SOCKET_IFNAME
+  MAX_RESTARTS TRAIN_SCRIPT ALLOCATOR OPENMP MODEL_DIR
 )
 PRETRAIN_INPUTS=(
   RESUME CONFIG_FILE CHECKPOINT_DIR VOCAB_FILE DATASET_DIR TEXT_DIR EVAL_DIR HOSTFILE TRAIN_SCRIPT MODEL_DIR
@@ -32,8 +33,11 @@ declare -A PRETRAIN_CHOICES=(
   [PRECISION]='fp32 avx-fp32 bf16 bf32 fp16'
   [ENGINE]='auto native eager ipex'
   [GELU]='erf tanh'
+  [SEQUENCES]='pairs packed'
+  [MASKING_UNIT]='token word span'
   [BAD_RECORDS]='stop skip'
   [OPTIMIZER]='lamb adamw'
+  [SCHEDULE]='polynomial linear cosine wsd one-cycle'
   [GRADIENT_COMPRESSION]='none bf16'
   [BACKEND]='ccl mpi gloo'
   [MLPERF_DIVISION]='closed open'
@@ -53,6 +57,11 @@ print_PRETRAIN_help() {
   MICRO_BATCH_TOKENS      largest number of tokens in one forward and backward pass of a rank; bounds memory, does not
                           change results (default: 2048)
   MAX_STEPS               optimizer steps to train (default: that of the recipe)
+  MAX_HOURS               train for this time, interruptions not counted, in place of --max-steps; the schedule has
+                          the same length (default: no limit)
+  START_BATCH_SIZE        sequences of the first step, from which the batch grows linearly to --global-batch-size
+                          (default: --global-batch-size)
+  BATCH_RAMP_STEPS        steps over which the batch grows from --start-batch-size (default: 0)
   MAX_SAMPLES             stop after this many sequences
   TARGET_ACCURACY         stop when an evaluation's masked-LM accuracy reaches this
   EVAL_EVERY_SAMPLES      sequences between evaluations; a shorter run has none (default: MLPerf's rule for the global
@@ -83,7 +92,8 @@ print_PRETRAIN_help() {
                           trained)
   STRIP_ACCENTS           whether accents are stripped from the records' text (default: as DO_LOWER_CASE if that is
                           set, otherwise found in the same way)
-  MASKED_LM_ONLY          train without the next-sentence head, its loss and its metrics (default: false)
+  MASKED_LM_ONLY          train without the next-sentence head, its loss and its metrics; with --text-dir, on packed
+                          sequences (default: false)
   GELU                    form of GELU (default: as the configuration says)
   DATASET_DIR             folder with seq_128/ and seq_512/, or folder of shards
   TEXT_DIR                folder of text, as for `bert-large corpus`, of which OUTPUT_DIR/records is made first; some
@@ -91,8 +101,14 @@ print_PRETRAIN_help() {
   EVAL_DIR                held-out records, or none (default: eval/ in the dataset folder, if it exists)
   MAX_SEQ_LENGTH          token slots of the records (default: 128; phase 2: 512)
   NO_SHUFFLE              train on records in file order (default: false)
+  SEQUENCES               what the records hold, and what is made of --text-dir: pairs of segments, or packed
+                          sequences for masked LM only (default: as the records are; with --text-dir, packed for a
+                          model without the next-sentence head, else pairs)
   DYNAMIC_MASKING         draw new masks in every epoch instead of using the records' masks; needs the records'
                           vocabulary (default: false)
+  MASKING_RATE            share of a sequence's tokens that --dynamic-masking masks (default: 0.15)
+  MASKING_UNIT            what --dynamic-masking chooses: single tokens, whole words, or spans of up to ten words
+                          (default: token)
   DATA_WORKERS            processes per rank that read and decode records ahead of training; 0: the training process
                           itself (default: 1)
   BAD_RECORDS             what a bad training record does: end the run, or be replaced by the next good record of its
@@ -107,9 +123,15 @@ print_PRETRAIN_help() {
   MAX_GRADIENT_NORM       gradients are clipped to this global norm (default: 1)
   TOTAL_STEPS             length of the learning-rate schedule; set it if you will raise --max-steps later (default:
                           --max-steps)
-  WARMUP_STEPS            length of the linear warmup (default: 0)
+  SCHEDULE                learning-rate schedule: polynomial decay from step 0 as in MLCommons' reference, linear or
+                          cosine decay after the warmup, wsd (warmup, stable, decay), or one-cycle (default:
+                          polynomial)
+  WARMUP_STEPS            length of the warmup; its peak with one-cycle (default: 0)
+  WARMUP_FRACTION         length of the warmup as a fraction of the schedule, in place of --warmup-steps (default:
+                          that of --warmup-steps; 0.3 with one-cycle)
   START_WARMUP_STEP       step at which the warmup starts; a negative one is before the run (default: 0)
   DECAY_POWER             power of the polynomial decay (default: 1)
+  DECAY_FRACTION          fraction of the schedule in which wsd decays (default: 0.2)
   BUCKET_MB               size of the gradient buckets that are reduced together (default: 25)
   GRADIENT_COMPRESSION    type to which gradients are rounded for communication (default: none)
   ZERO1                   shard the optimizer state across ranks (ZeRO-1) (default: false)
@@ -205,7 +227,7 @@ END
 
 PREPARE_VARIABLES=(
   DATASET_DIR INPUT_DIR INPUT_FORMAT TEXT_LANGUAGE SHARDS PHASE1_FRACTION EVAL_ARTICLES VOCAB_SIZE VOCAB_FILE WORKERS
-  DUPE_FACTOR RANDOM_SEED EVAL_RECORDS MODEL_DIR
+  SEQUENCES DUPE_FACTOR RANDOM_SEED EVAL_RECORDS MODEL_DIR
 )
 PREPARE_INPUTS=(
   INPUT_DIR VOCAB_FILE MODEL_DIR
@@ -215,6 +237,7 @@ PREPARE_OUTPUTS=(
 )
 declare -A PREPARE_CHOICES=(
   [INPUT_FORMAT]='auto sentences paragraphs articles wikiextractor json'
+  [SEQUENCES]='pairs packed'
 )
 print_PREPARE_help() {
   cat <<'END'
@@ -235,6 +258,9 @@ print_PREPARE_help() {
   VOCAB_SIZE              largest number of tokens (default: 30522)
   VOCAB_FILE              vocab.txt, one token per line (default: trained from the text)
   WORKERS                 processes, each with one text file in memory (default: the CPUs that this process may use)
+  SEQUENCES               pairs: two segments for the next-sentence task, as in MLCommons' records; packed: full
+                          sequences of consecutive text for masked LM only, in which documents have separate attention
+                          and positions (default: pairs)
   DUPE_FACTOR             passes over the text, each with different pairs and masks (default: 10)
   RANDOM_SEED             seed of pairs and masks; every file starts from it (default: 12345)
   EVAL_RECORDS            number of records to pick (default: 10000)

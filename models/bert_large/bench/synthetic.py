@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS
+from bert_large.config.training import MASKED_LM_PROB, PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS
 from bert_large.data.formats.tfrecord import encode_record, write_records
-from bert_large.data.masking import MASKED_LM_PROB
 from bert_large.data.record import Record, RecordShape
 from bert_large.storage.atomic import write_atomically
 

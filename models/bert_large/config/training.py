@@ -12,16 +12,23 @@ from bert_large.config.presets import CONFIGURATIONS
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
 PHASE_PREDICTIONS = {1: 20, 2: 76}
 """Slots for masked tokens in MLCommons' records of each phase."""
+MASKED_LM_PROB = 0.15
+"""Fraction of a sequence's tokens that BERT predicts; special tokens are counted but never predicted."""
 PRECISIONS = ("fp32", "avx-fp32", "bf16", "bf32", "fp16")
 RANK_SILENCE_SECONDS = 20.0
 RANK_TIMEOUT_SECONDS = 600.0
 """Long enough for a checkpoint on a slow disk, which takes minutes."""
+STEPS_OF_TIME = 1_000_000_000
+"""Length of the schedule of a run of hours, and more steps than it can train."""
 BENCHMARK_STEPS = 60
 """Steps of a benchmark run, as in Intel's package."""
 BENCHMARK_WARMUP_STEPS = 10
 """Steps left out of a summary's timing."""
 PROFILE_STEPS = 3
 """Default number of steps to profile; a benchmark's are among those left out of its timing."""
+MASKING_UNITS = "token", "word", "span"
+SEQUENCES = "pairs", "packed"
+"""What records hold: pairs of segments, or full sequences for masked LM alone."""
 _COUNT = "[1, inf)"
 _SECONDS = "(0, 31536000]"
 """At most a year: larger numbers overflow the timers that they are given to."""
@@ -69,7 +76,11 @@ class ModelSource:
         "whether accents are stripped from the records' text",
         default_text="as DO_LOWER_CASE if that is set, otherwise found in the same way",
     )
-    masked_lm_only: bool = setting(False, "train without the next-sentence head, its loss and its metrics")
+    masked_lm_only: bool = setting(
+        False,
+        "train without the next-sentence head, its loss and its metrics; with --text-dir, on packed sequences",
+        deferred=True,
+    )
     gelu: str | None = setting(
         None, "form of GELU", choices=tuple(sorted(ACTIVATIONS)), default_text="as the configuration says"
     )
@@ -97,11 +108,28 @@ class OptimConfig(_Checked):
         default_text="--max-steps",
         deferred=True,
     )
-    warmup_steps: int = setting(0, "length of the linear warmup", unit="steps", within="[0, inf)", deferred=True)
+    schedule: str = setting(
+        "polynomial",
+        "learning-rate schedule: polynomial decay from step 0 as in MLCommons' reference, linear or cosine decay after "
+        "the warmup, wsd (warmup, stable, decay), or one-cycle",
+        choices=("polynomial", "linear", "cosine", "wsd", "one-cycle"),
+        deferred=True,
+    )
+    warmup_steps: int = setting(
+        0, "length of the warmup; its peak with one-cycle", unit="steps", within="[0, inf)", deferred=True
+    )
+    warmup_fraction: float | None = setting(
+        None,
+        "length of the warmup as a fraction of the schedule, in place of --warmup-steps",
+        within="[0, 1)",
+        default_text="that of --warmup-steps; 0.3 with one-cycle",
+        deferred=True,
+    )
     start_warmup_step: int = setting(
         0, "step at which the warmup starts; a negative one is before the run", within="(-inf, 0]", deferred=True
     )
     decay_power: float = setting(1.0, "power of the polynomial decay", within="(0, inf)", deferred=True)
+    decay_fraction: float = setting(0.2, "fraction of the schedule in which wsd decays", within="(0, 1]", deferred=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +156,26 @@ class DataConfig(_Checked):
         text="token slots of the records", within="[1, 65536]", default_text="128; phase 2: 512", deferred=True
     )
     shuffle: bool = setting(True, "train on records in file order", option="no-shuffle")
+    sequences: str | None = setting(
+        None,
+        "what the records hold, and what is made of --text-dir: pairs of segments, or packed sequences for masked LM only",
+        choices=SEQUENCES,
+        default_text="as the records are; with --text-dir, packed for a model without the next-sentence head, else pairs",
+        deferred=True,
+    )
     dynamic_masking: bool = setting(
-        False, "draw new masks in every epoch instead of using the records' masks; needs the records' vocabulary"
+        False,
+        "draw new masks in every epoch instead of using the records' masks; needs the records' vocabulary",
+        deferred=True,
+    )
+    masking_rate: float = setting(
+        MASKED_LM_PROB, "share of a sequence's tokens that --dynamic-masking masks", within="(0, 1)", deferred=True
+    )
+    masking_unit: str = setting(
+        "token",
+        "what --dynamic-masking chooses: single tokens, whole words, or spans of up to ten words",
+        choices=MASKING_UNITS,
+        deferred=True,
     )
     workers: int = setting(
         1,
@@ -178,6 +224,24 @@ class TrainConfig(_Checked):
     )
     max_steps: int = setting(
         text="optimizer steps to train", within=_COUNT, default_text="that of the recipe", deferred=True
+    )
+    max_hours: float | None = setting(
+        None,
+        "train for this time, interruptions not counted, in place of --max-steps; the schedule has the same length",
+        unit="hours",
+        within="(0, 87600]",
+        default_text="no limit",
+        deferred=True,
+    )
+    start_batch_size: int | None = setting(
+        None,
+        "sequences of the first step, from which the batch grows linearly to --global-batch-size",
+        within="[1, 1048576]",
+        default_text="--global-batch-size",
+        deferred=True,
+    )
+    batch_ramp_steps: int = setting(
+        0, "steps over which the batch grows from --start-batch-size", within="[0, 10000000]", deferred=True
     )
     max_samples: int | None = setting(None, "stop after this many sequences", within=_COUNT, deferred=True)
     target_accuracy: float | None = setting(
@@ -234,6 +298,11 @@ class TrainConfig(_Checked):
         path="input",
         words=("auto", "never"),
     )
+
+    @property
+    def planned_steps(self) -> int | None:
+        """Number of steps to train; None for a run of hours, which does not know it."""
+        return self.max_steps if self.max_hours is None else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,24 +367,14 @@ class MlperfConfig(_Checked):
     )
 
 
+RECIPE_CONFIGS = (TrainConfig, OptimConfig, DataConfig, ModelSource)
 RECIPE_SETTINGS: dict[str, Setting] = {
     item.name: item
-    for config in (TrainConfig, OptimConfig, DataConfig)
+    for config in RECIPE_CONFIGS
     for item in settings_of(config)
     if item.deferred and item.name != "profile_steps"
 }
 """Settings that a recipe may hold."""
-
-
-def find_schedule_problem(values: dict[str, object]) -> str | None:
-    """Return what is wrong with the schedule as a whole, or None; `values` are named as the fields."""
-    steps, total = values.get("max_steps"), values.get("total_steps")
-    if isinstance(steps, int) and isinstance(total, int) and steps > total:
-        return (
-            f"--max-steps is {steps} and --total-steps {total}: the learning rate is 0 from step {total} on; "
-            "raise --total-steps or lower --max-steps"
-        )
-    return None
 
 
 def reference_eval_every_samples(global_batch_size: int) -> int:

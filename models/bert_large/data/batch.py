@@ -16,10 +16,16 @@ import torch
 
 from bert_large.data.record import Record
 
+_PART_SHIFT = 48
+"""The parts of a sample are numbered in the upper bits of its number, so that each has dropout masks of its own."""
+
 
 @dataclass(frozen=True)
 class RaggedBatch:
-    """B sequences with T tokens in total, M of them masked; all tensors are int64 except `cu_seqlens`."""
+    """B sequences with T tokens in total, M of them masked; all tensors are int64 except `cu_seqlens`.
+
+    A sequence is a record, or one part of a record of several parts.
+    """
 
     input_ids: torch.Tensor
     """[T] token ids."""
@@ -32,13 +38,14 @@ class RaggedBatch:
     cu_seqlens: torch.Tensor
     """[B + 1] int32: sequence b consists of tokens cu_seqlens[b] up to, not including, cu_seqlens[b + 1]."""
     samples: torch.Tensor
-    """[B] number of each sequence in the endless sequence of samples of a run; dropout depends on it."""
+    """[B] number of each sequence in the endless sequence of samples of a run; dropout depends on it. The number of the
+    part, from 0, is added in the bits from 48 on."""
     masked_positions: torch.Tensor
     """[M] indices into the T tokens."""
     masked_labels: torch.Tensor
     """[M] the original token ids at `masked_positions`."""
     next_sentence_labels: torch.Tensor
-    """[B] 1 if segment B is random, 0 if it follows segment A."""
+    """[B] 1 if segment B is random, 0 if it follows segment A, -1 (`NO_PAIR`) if there is none."""
     max_length: int
     """Number of tokens of the longest sequence."""
 
@@ -46,6 +53,11 @@ class RaggedBatch:
     def sequences(self) -> int:
         """B."""
         return len(self.samples)
+
+    @property
+    def records(self) -> int:
+        """Number of records, which is B unless records have several parts."""
+        return int((self.samples >> _PART_SHIFT == 0).sum())
 
     @property
     def tokens(self) -> int:
@@ -60,20 +72,28 @@ class RaggedBatch:
 
 def make_batch(records: Sequence[Record], samples: Sequence[int]) -> RaggedBatch:
     """Lay records end to end; `samples` are the numbers of the samples that they are in the run."""
-    lengths = np.array([len(record.input_ids) for record in records], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)])
-    sequence_ids = np.repeat(np.arange(len(records)), lengths)
-    masked = [record.masked_positions + start for record, start in zip(records, starts[:-1], strict=True)]
+    ends = np.cumsum([len(record.input_ids) for record in records])
+    firsts = ends - [len(record.input_ids) for record in records]
+    parts = [np.array(record.part_starts) + first for record, first in zip(records, firsts, strict=True)]
+    starts = np.concatenate([*parts, ends[-1:]])
+    lengths = np.diff(starts)
+    sequence_ids = np.repeat(np.arange(len(lengths)), lengths)
+    masked = [record.masked_positions + first for record, first in zip(records, firsts, strict=True)]
+    samples = [
+        sample | part << _PART_SHIFT for sample, of in zip(samples, parts, strict=True) for part in range(len(of))
+    ]
     return RaggedBatch(
         input_ids=_tensor(np.concatenate([record.input_ids for record in records])),
         token_type_ids=_tensor(np.concatenate([record.token_type_ids for record in records])),
         position_ids=_tensor(np.arange(starts[-1]) - starts[sequence_ids]),
         sequence_ids=_tensor(sequence_ids),
         cu_seqlens=torch.from_numpy(starts.astype(np.int32)),
-        samples=torch.tensor(list(samples), dtype=torch.int64),
+        samples=torch.tensor(samples, dtype=torch.int64),
         masked_positions=_tensor(np.concatenate(masked)),
         masked_labels=_tensor(np.concatenate([record.masked_ids for record in records])),
-        next_sentence_labels=torch.tensor([record.next_sentence_label for record in records], dtype=torch.int64),
+        next_sentence_labels=torch.tensor(
+            [record.next_sentence_label for record in records for _ in record.part_starts], dtype=torch.int64
+        ),
         max_length=int(lengths.max()),
     )
 

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from bert_large.data.batch import RaggedBatch, from_numpy, make_batch, to_numpy
 from bert_large.data.dataset import Dataset
 from bert_large.data.masking import DynamicMasking
-from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks
+from bert_large.data.order import BatchSizes, SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.data.record import BadRecords
 from bert_large.errors import DataError, UserError
 from bert_large.worker_processes import end_with_parent, require_semaphores
@@ -46,6 +46,8 @@ class StepBatches:
     max_bad_records: int = 0
     masking: DynamicMasking | None = None
     """If None, the masks stored in the records are used."""
+    batch_sizes: BatchSizes | None = None
+    """If None, every step has `global_batch_size` sequences."""
 
     def __getitem__(self, step: int) -> list[RaggedBatch]:
         return self.read(step)[0]
@@ -67,9 +69,9 @@ class StepBatches:
 
     def describe_samples(self, step: int) -> list[dict[str, Any]]:
         """Return the file and place of each sample of the global batch of all ranks, without reading it."""
-        first = step * self.global_batch_size
+        first, stop = self._samples(step)
         described = []
-        for sample, number in enumerate(self.order.record_numbers(first, first + self.global_batch_size), first):
+        for sample, number in enumerate(self.order.record_numbers(first, stop), first):
             shard, row = self.dataset.locate(int(number))
             described.append(
                 {
@@ -89,12 +91,17 @@ class StepBatches:
 
     def _plan(self, step: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Return the record numbers and sample numbers of each micro-batch."""
-        first = step * self.global_batch_size
-        numbers = self.order.record_numbers(first, first + self.global_batch_size)
+        first, stop = self._samples(step)
+        numbers = self.order.record_numbers(first, stop)
         lengths = self.dataset.lengths(numbers)
         mine = deal_to_ranks(lengths, self.world_size)[self.rank]
         cuts = cut_by_tokens(lengths[mine], self.micro_batch_tokens)
         return [(numbers[mine[cut]], first + mine[cut]) for cut in cuts]
+
+    def _samples(self, step: int) -> tuple[int, int]:
+        """Return the first sample of a step, and the first of the next one."""
+        sizes = self.batch_sizes or BatchSizes(self.global_batch_size)
+        return sizes.samples(step), sizes.samples(step + 1)
 
 
 @dataclass(frozen=True)

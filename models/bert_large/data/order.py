@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -65,6 +67,37 @@ class SampleOrder:
             key = splitmix64(splitmix64(self.seed) ^ int(epoch))
             positions[chosen] = permute(positions[chosen], self.records, key)
         return positions
+
+
+@dataclass(frozen=True)
+class BatchSizes:
+    """The number of sequences of each step: `full`, after a linear ramp from `start` over the first `ramp_steps`.
+
+    A smaller batch at first makes more updates of the same samples (Smith et al. 2018, arXiv:1711.00489; Brown et al.
+    2020, GPT-3, arXiv:2005.14165, 2.3).
+    """
+
+    full: int
+    start: int | None = None
+    """None for no ramp."""
+    ramp_steps: int = 0
+
+    def size(self, step: int) -> int:
+        """Return the number of sequences of a step, counted from 0."""
+        if self.start is None or step >= self.ramp_steps:
+            return self.full
+        return self.start + (self.full - self.start) * step // self.ramp_steps
+
+    def samples(self, steps: int) -> int:
+        """Return the number of sequences of the first `steps` steps."""
+        ramp = min(steps, len(self._in_ramp) - 1)
+        return self._in_ramp[ramp] + (steps - ramp) * self.full
+
+    @cached_property
+    def _in_ramp(self) -> list[int]:
+        """[ramp_steps + 1] number of sequences before each step of the ramp, and after it."""
+        sizes = (self.size(step) for step in range(self.ramp_steps if self.start is not None else 0))
+        return [0, *accumulate(sizes)]
 
 
 def deal_to_ranks(lengths: NDArray[np.int64], world_size: int) -> list[NDArray[np.int64]]:

@@ -1,4 +1,4 @@
-"""One pretraining record: a masked pair of segments with its labels, real tokens only."""
+"""One pretraining record: a masked sequence with its labels, real tokens only."""
 
 from __future__ import annotations
 
@@ -9,14 +9,19 @@ from numpy.typing import NDArray
 
 from bert_large.errors import DataError
 
+NO_PAIR = -1
+"""Next-sentence label of a record without a pair of segments."""
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A sequence [CLS] A [SEP] B [SEP] without padding.
+    """A sequence without padding: a pair [CLS] A [SEP] B [SEP], or parts of documents, each [CLS] … [SEP].
 
     `input_ids` int32 [length], `token_type_ids` uint8 [length] (0 for A, 1 for B), `masked_positions` int32
     [predictions] (indices into the sequence), `masked_ids` int32 [predictions] (the original tokens there),
-    `next_sentence_label` 1 when B is random, 0 when it follows A.
+    `next_sentence_label` 1 when B is random, 0 when it follows A, `NO_PAIR` if there are no segments A and B.
+    Positions are counted, and attention is computed, within each part; `part_starts` are the indices of their first
+    tokens.
     """
 
     input_ids: NDArray[np.int32]
@@ -24,6 +29,14 @@ class Record:
     masked_positions: NDArray[np.int32]
     masked_ids: NDArray[np.int32]
     next_sentence_label: int
+    part_starts: tuple[int, ...] = (0,)
+
+    @property
+    def longest_part(self) -> int:
+        """Number of tokens of the longest part."""
+        if len(self.part_starts) == 1:  # this is called for every record of a dataset
+            return len(self.input_ids)
+        return int(np.diff([*self.part_starts, len(self.input_ids)]).max())
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,7 @@ class RecordLimits:
 
     def check(self, record: Record) -> None:
         """Raise `ValueError` if a record exceeds the model's positions or vocabulary."""
-        length = len(record.input_ids)
+        length = record.longest_part
         if length > self.max_positions:
             raise ValueError(
                 f"{length} tokens, the model has {self.max_positions} positions; raise max_position_embeddings in the "

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, select_tokens
+from bert_large.data.record import NO_PAIR
+from bert_large.errors import DataError
 from bert_large.model.dropout import Site, StepDropout, site_dropout
 from bert_large.model.operations import Dense, Norm, Operations, at_least_float32
 
@@ -274,7 +276,10 @@ class BertForPreTraining(nn.Module):
                 parameter.copy_(torch.from_numpy(draws).view_as(parameter))
 
     def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
-        """Return loss sums and correct predictions; `dropout` is None in evaluation."""
+        """Return loss sums and correct predictions; `dropout` is None in evaluation.
+
+        Raises `DataError` if the model has a next-sentence head and a record has no pair of segments.
+        """
         read, hidden = self.bert.encode_for_heads(batch, self.engine, dropout)
         head, words = self.cls.predictions, self.bert.embeddings.word_embeddings.weight
         masked_lm = self.engine.masked_head(
@@ -283,6 +288,11 @@ class BertForPreTraining(nn.Module):
         if not self.config.traits.has_next_sentence_head:
             return PretrainingSums(*masked_lm, *map(torch.zeros_like, masked_lm))
         logits, labels = self.next_sentence_logits(read, hidden), batch.next_sentence_labels
+        if (labels == NO_PAIR).any():
+            raise DataError(
+                "a record without a pair of segments, expected pairs for the model's next-sentence head; give records of "
+                "pairs, or --masked-lm-only to train without that head"
+            )
         next_sentence_loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return PretrainingSums(*masked_lm, next_sentence_loss, (logits.argmax(dim=-1) == labels).sum())
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from bert_large.observe.metrics import EvalMetrics, StepMetrics
 
 
-def step_line(metrics: StepMetrics, max_steps: int) -> str:
-    """Return the log line of a step. Users' scripts parse it, so field names must not change."""
+def step_line(metrics: StepMetrics, max_steps: int | None) -> str:
+    """Return the log line of a step; `max_steps` None: their number is not known.
+
+    Users' scripts parse it, so field names must not change.
+    """
     return (
-        f"step {metrics.step}/{max_steps} loss {metrics.loss:.4f} "
+        f"step {metrics.step}/{max_steps or '?'} loss {metrics.loss:.4f} "
         f"(masked_lm {metrics.masked_lm_loss:.4f}{_if_any(' next_sentence {:.4f}', metrics.next_sentence_loss)}) "
         f"lm_acc {metrics.masked_lm_accuracy:.4f}{_if_any(' seq_acc {:.4f}', metrics.next_sentence_accuracy)} "
         f"lr {metrics.learning_rate:.3e} grad_norm {metrics.gradient_norm:.3f} "

@@ -35,25 +35,30 @@ class StepTotals:
     steps: int = 0
     warmup_seconds: float = 0.0
     timed_seconds: float = 0.0
+    warmup_sequences: float = 0.0
+    timed_sequences: float = 0.0
     masked_lm_accuracy: float = 0.0
     """Accuracy of the last step."""
 
     def add(self, metrics: StepMetrics) -> None:
         """Count one more step."""
+        sequences = metrics.sequences_per_second * metrics.seconds
         if self.steps < self.warmup_steps:
             self.warmup_seconds += metrics.seconds
+            self.warmup_sequences += sequences
         else:
             self.timed_seconds += metrics.seconds
+            self.timed_sequences += sequences
         self.steps += 1
         self.masked_lm_accuracy = metrics.masked_lm_accuracy
 
-    def summarize(self, global_batch_size: int, eval_accuracy: float | None) -> Summary:
+    def summarize(self, eval_accuracy: float | None) -> Summary:
         """Return the summary of at least one step."""
-        timed, seconds = self.steps - self.warmup_steps, self.timed_seconds
+        timed, seconds, sequences = self.steps - self.warmup_steps, self.timed_seconds, self.timed_sequences
         if timed <= 0:
-            timed, seconds = self.steps, self.warmup_seconds
+            timed, seconds, sequences = self.steps, self.warmup_seconds, self.warmup_sequences
         return Summary(
-            sequences_per_second=mean(timed * global_batch_size, seconds),
+            sequences_per_second=mean(sequences, seconds),
             step_seconds=mean(seconds, timed),
             masked_lm_accuracy=self.masked_lm_accuracy if eval_accuracy is None else eval_accuracy,
         )

@@ -10,7 +10,16 @@ from torch import Tensor, nn
 
 from bert_large.config.training import OptimConfig
 from bert_large.optim.lamb import Lamb, LambArrays, LambSettings, update_in_turn
-from bert_large.optim.schedule import PolynomialSchedule, Schedule
+from bert_large.optim.schedule import (
+    OneCycleSchedule,
+    PolynomialSchedule,
+    Schedule,
+    TimedSchedule,
+    WarmupDecaySchedule,
+    cosine,
+    linear,
+    one_minus_sqrt,
+)
 
 _NOT_ADAPTED = ("LayerNorm", "layer_norm", "bias")
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -46,15 +55,27 @@ def build_optimizer(
     return optimizer
 
 
-def build_schedule(config: OptimConfig) -> Schedule:
-    """Return the learning-rate schedule of the settings."""
-    return PolynomialSchedule(
-        learning_rate=config.learning_rate,
-        total_steps=config.total_steps,
-        warmup_steps=config.warmup_steps,
-        start_warmup_step=config.start_warmup_step,
-        decay_power=config.decay_power,
-    )
+def build_schedule(config: OptimConfig, time_share: Callable[[], float] | None = None) -> Schedule:
+    """Return the learning-rate schedule of the settings, as a function of time with `time_share`."""
+    length = {
+        "learning_rate": config.learning_rate,
+        "total_steps": config.total_steps,
+        "warmup_steps": config.warmup_steps,
+    }
+    start = {"start_warmup_step": config.start_warmup_step}
+    schedules: dict[str, Callable[[], Schedule]] = {
+        "polynomial": lambda: PolynomialSchedule(**length, **start, decay_power=config.decay_power),
+        "linear": lambda: WarmupDecaySchedule(**length, **start, curve=linear),
+        "cosine": lambda: WarmupDecaySchedule(**length, **start, curve=cosine),
+        "wsd": lambda: WarmupDecaySchedule(
+            **length, **start, curve=one_minus_sqrt, decay_fraction=config.decay_fraction
+        ),
+        "one-cycle": lambda: OneCycleSchedule(**length),
+    }
+    schedule = schedules[config.schedule]()
+    if time_share is None:
+        return schedule
+    return TimedSchedule(schedule=schedule, total_steps=config.total_steps, time_share=time_share)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

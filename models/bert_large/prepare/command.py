@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.options import add_settings, option, setting
-from bert_large.prepare.settings import InstanceSettings, RecordFileSettings, from_arguments
+from bert_large.errors import InputError
+from bert_large.prepare.settings import PACKED, InstanceSettings, RecordFileSettings, from_arguments
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.prepare.casing import resolve_casing
     from bert_large.prepare.records import make_records
 
+    if arguments.sequences == PACKED and "short_seq_prob" in arguments.origins:
+        raise InputError("--short-seq-prob cannot be given with --sequences packed, whose sequences are full")
     settings, files = from_arguments(InstanceSettings, arguments), from_arguments(RecordFileSettings, arguments)
     options = from_arguments(PrepareOptions, arguments)
     casing = resolve_casing(options.vocab_file, options.do_lower_case, options.strip_accents)

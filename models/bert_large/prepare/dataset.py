@@ -12,7 +12,7 @@ from bert_large.prepare.corpus import make_corpus
 from bert_large.prepare.manifest import MadeOtherwiseError, Manifest, check_same_task, read_manifest
 from bert_large.prepare.pick import pick_records
 from bert_large.prepare.records import make_records
-from bert_large.prepare.settings import CorpusSettings, InstanceSettings, RecordFileSettings, VocabularySettings
+from bert_large.prepare.settings import PAIRS, CorpusSettings, InstanceSettings, RecordFileSettings, VocabularySettings
 from bert_large.prepare.text_files import Log
 from bert_large.prepare.vocab import make_vocabulary
 from bert_large.storage.integrity import facts_of
@@ -37,6 +37,8 @@ class TextSettings:
     """If None, as the vocabulary requires; true for a trained one."""
     strip_accents: bool | None = None
     """If None, as the vocabulary requires, or as `do_lower_case`."""
+    sequences: str = PAIRS
+    """One of `SEQUENCES`."""
 
     @property
     def casing(self) -> Casing:
@@ -96,6 +98,7 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
             max_seq_length=settings.max_seq_length,
             max_predictions_per_seq=settings.max_predictions_per_seq,
             dupe_factor=dupe_factor,
+            sequences=settings.sequences,
         )
         target = folder / name
         log(make_records(input_dir, vocab_file, target, instances, RecordFileSettings(), casing=casing, log=log))
@@ -112,6 +115,8 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
 def _recorded(settings: TextSettings) -> dict[str, object]:
     """Return the settings as the folder's manifest records them: with the vocabulary's content, not its path."""
     recorded = asdict(settings) | settings.casing.letters
+    if settings.sequences == PAIRS:  # as in folders of earlier versions, which do not record it
+        del recorded["sequences"]
     if settings.vocab_file is not None:
         recorded |= {"vocab_file": str(facts_of(settings.vocab_file)), "vocab_size": None}
     return recorded

@@ -1,22 +1,25 @@
-"""Documents to masked pairs of segments: the pretraining tasks of BERT (Devlin et al. 2018, arXiv:1810.04805).
+"""Documents to masked sequences: the pretraining tasks of BERT (Devlin et al. 2018, arXiv:1810.04805).
 
-The records equal those of MLCommons' `create_pretraining_data`, one by one and in the same order. That requires the
+The records of pairs of segments equal those of MLCommons' `create_pretraining_data`, one by one and in the same order. That requires the
 same random draws in the same order: any change in when or how `rng` is called changes every record after it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from array import array
 from collections.abc import Iterator
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY
 from bert_large.data.record import Record
 from bert_large.prepare.documents import Documents
-from bert_large.prepare.settings import MIN_SEGMENT_PAIR, InstanceSettings
+from bert_large.prepare.packing import Packed, pack
+from bert_large.prepare.settings import MIN_SEGMENT_PAIR, SEPARATORS, InstanceSettings
 from bert_large.prepare.vocab import Vocabulary
 
 KEEP = -1  # instead of an id: the input shows the token itself
@@ -32,14 +35,37 @@ class SegmentPair(NamedTuple):
     b_stop: int
     is_random_next: bool
 
+    @property
+    def length(self) -> int:
+        """Number of tokens, with [CLS] and both [SEP]."""
+        return self.a_stop - self.a_start + self.b_stop - self.b_start + SEPARATORS
+
+    def maskable(self) -> list[int]:
+        """Return the positions of all tokens but [CLS] and [SEP]."""
+        separator = self.a_stop - self.a_start + 1
+        return [*range(1, separator), *range(separator + 1, self.length - 1)]
+
+    def lay_out(self, tokens: NDArray[np.int32], vocabulary: Vocabulary) -> Record:
+        """Return [CLS] A [SEP] B [SEP] as a record without masks."""
+        separator, length = self.a_stop - self.a_start + 1, self.length
+        input_ids = np.empty(length, dtype=np.int32)
+        input_ids[0] = vocabulary.cls_id
+        input_ids[1:separator] = tokens[self.a_start : self.a_stop]
+        input_ids[separator] = input_ids[-1] = vocabulary.sep_id
+        input_ids[separator + 1 : -1] = tokens[self.b_start : self.b_stop]
+        token_type_ids = np.zeros(length, dtype=np.uint8)
+        token_type_ids[separator + 1 :] = 1
+        none = np.empty(0, dtype=np.int32)
+        return Record(input_ids, token_type_ids, none, none, int(self.is_random_next))
+
 
 class Instance(NamedTuple):
-    """A pair, its masked positions in the sequence in ascending order, and the ids, or `KEEP`, to show there.
+    """A sequence, its masked positions in ascending order, and the ids, or `KEEP`, to show there.
 
     The tokens stay in `Documents`, to save memory: each of them is part of about `dupe_factor` instances.
     """
 
-    pair: SegmentPair
+    text: SegmentPair | Packed
     masked_positions: array[int]
     masked_inputs: array[int]
 
@@ -50,32 +76,33 @@ def create_instances(documents: Documents, vocabulary: Vocabulary, settings: Ins
     boundaries = list(documents.boundaries)
     rng.shuffle(boundaries)
     instances = [
-        _mask(pair, vocabulary, settings, rng)  # pairs come lazily: its draws are between those of two pairs
+        _mask(text, vocabulary, settings, rng)  # sequences come lazily: its draws are between those of two of them
         for _ in range(settings.dupe_factor)
-        for index in range(len(boundaries))
-        for pair in _segment_pairs(boundaries, index, settings, rng)
+        for text in _sequences(boundaries, settings, rng)
     ]
     rng.shuffle(instances)
     return instances
 
 
 def make_record(instance: Instance, documents: Documents, vocabulary: Vocabulary) -> Record:
-    """Return an instance as [CLS] A [SEP] B [SEP] with its masks and labels."""
-    a_start, a_stop, b_start, b_stop, is_random_next = instance.pair
-    separator = a_stop - a_start + 1
-    length = separator + b_stop - b_start + 2
-    input_ids = np.empty(length, dtype=np.int32)
-    input_ids[0] = vocabulary.cls_id
-    input_ids[1:separator] = documents.tokens[a_start:a_stop]
-    input_ids[separator] = input_ids[-1] = vocabulary.sep_id
-    input_ids[separator + 1 : -1] = documents.tokens[b_start:b_stop]
-    token_type_ids = np.zeros(length, dtype=np.uint8)
-    token_type_ids[separator + 1 :] = 1
+    """Return an instance as a record with its masks and labels."""
+    record = instance.text.lay_out(documents.tokens, vocabulary)
+    input_ids = record.input_ids
     masked_positions = np.array(instance.masked_positions, dtype=np.int32)
     masked_inputs = np.array(instance.masked_inputs, dtype=np.int32)
     masked_ids = input_ids[masked_positions]
     input_ids[masked_positions] = np.where(masked_inputs == KEEP, masked_ids, masked_inputs)
-    return Record(input_ids, token_type_ids, masked_positions, masked_ids, int(is_random_next))
+    return dataclasses.replace(record, masked_positions=masked_positions, masked_ids=masked_ids)
+
+
+def _sequences(
+    boundaries: list[list[int]], settings: InstanceSettings, rng: Random
+) -> Iterator[SegmentPair] | Iterator[Packed]:
+    """Return the sequences of one pass over the documents; packed ones have the documents in a new order each time."""
+    if settings.sequences == "packed":
+        rng.shuffle(boundaries)
+        return pack(((starts[0], starts[-1]) for starts in boundaries), settings.max_seq_length)
+    return (pair for index in range(len(boundaries)) for pair in _segment_pairs(boundaries, index, settings, rng))
 
 
 def _segment_pairs(
@@ -143,17 +170,15 @@ def _truncate(
     return a_start, a_start + length_a, b_start, b_start + length_b
 
 
-def _mask(pair: SegmentPair, vocabulary: Vocabulary, settings: InstanceSettings, rng: Random) -> Instance:
+def _mask(text: SegmentPair | Packed, vocabulary: Vocabulary, settings: InstanceSettings, rng: Random) -> Instance:
     """Choose the positions to predict and the ids to show there."""
-    separator = pair.a_stop - pair.a_start + 1
-    length = separator + pair.b_stop - pair.b_start + 2
-    candidates = [*range(1, separator), *range(separator + 1, length - 1)]
+    candidates = text.maskable()
     rng.shuffle(candidates)
-    predictions = min(settings.max_predictions_per_seq, max(1, round(length * settings.masked_lm_prob)))
+    predictions = min(settings.max_predictions_per_seq, max(1, round(text.length * settings.masked_lm_prob)))
     # The reference draws in the order of the shuffle, before sorting.
     shown = {position: _draw_input(vocabulary, rng) for position in candidates[:predictions]}
     positions = sorted(shown)
-    return Instance(pair, array("i", positions), array("i", [shown[position] for position in positions]))
+    return Instance(text, array("i", positions), array("i", [shown[position] for position in positions]))
 
 
 def _draw_input(vocabulary: Vocabulary, rng: Random) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from bert_large.data.folders import NOT_SHARDS
@@ -14,7 +13,7 @@ from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import Casing
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
-from bert_large.prepare.settings import InstanceSettings, RecordFileSettings
+from bert_large.prepare.settings import PAIRS, InstanceSettings, RecordFileSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
 from bert_large.prepare.text_files import Log, check_outputs, list_files, plain_name, print_status, total_bytes
 from bert_large.prepare.text_forms import require_sentences
@@ -54,7 +53,7 @@ def make_records(
     log(f"text: {casing}")
     make_folder(output_dir)
     recorded = {
-        **asdict(settings),
+        **settings.recorded(),
         **casing.letters,
         "format": files.format,
         "vocabulary_tokens": len(vocabulary.tokens),
@@ -67,7 +66,7 @@ def make_records(
         reports = write_shards(
             missing, vocabulary, settings, **casing.letters, workers=files.workers, output_format=files.format
         )
-        _run(manifest, output_dir, missing, reports, log)
+        _run(manifest, output_dir, missing, reports, log, warns_of_single=settings.sequences == PAIRS)
     _warn_of_unknown(manifest, log)
     made = [manifest.outputs[task.output_file.name] for task in missing]
     records, tokens = sum(output["records"] for output in made), sum(output["tokens"] for output in made)
@@ -137,9 +136,13 @@ def _check_finished(earlier: Manifest, manifest: Manifest, tasks: list[ShardTask
 
 
 def _run(
-    manifest: Manifest, folder: Path, missing: Sequence[ShardTask], reports: Iterable[ShardReport], log: Log
-) -> None:
-    """Make the shards and record in the manifest which are complete; then delete the files of an earlier task."""
+    manifest: Manifest, folder: Path, missing: Sequence[ShardTask], reports: Iterable[ShardReport], log: Log,
+    *, warns_of_single: bool,
+) -> None:  # fmt: skip
+    """Make the shards and record in the manifest which are complete; then delete the files of an earlier task.
+
+    With `warns_of_single`, log a warning for each text of a single article.
+    """
     written = time.monotonic()
     try:
         with Progress(total_bytes(task.input_file for task in missing), "B", description="text", write=log) as progress:
@@ -162,7 +165,7 @@ def _run(
                 if not progress.on_terminal:
                     counts = f"{report.records} records, {report.tokens} tokens, {report.seconds:.1f} s"
                     progress.line(f"{number}/{len(missing)} {name}: {counts}")
-                if report.documents == 1:
+                if report.documents == 1 and warns_of_single:
                     progress.line(
                         f"warning: {name}: its text is a single article, so that sentences labeled as random come from "
                         "the same article; put blank lines between articles, or join files"

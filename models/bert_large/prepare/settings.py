@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.config.options import check_fields, option, setting
+from bert_large.config.training import MASKED_LM_PROB, SEQUENCES
 from bert_large.data.formats import FORMATS
-from bert_large.data.masking import MASKED_LM_PROB
 from bert_large.data.record import RecordShape
 
+PAIRS, PACKED = SEQUENCES
 SEPARATORS = 3  # [CLS], and a [SEP] after each segment
 MIN_SEGMENT_PAIR = 2  # a token in each segment
 MIN_ARTICLES = 2  # a random next sentence is from another article
@@ -103,6 +104,12 @@ class InstanceSettings:
     max_seq_length: int = option(
         128, "tokens per sequence, including [CLS] and both [SEP]", within=f"[{SEPARATORS + MIN_SEGMENT_PAIR}, 65536]"
     )
+    sequences: str = setting(
+        PAIRS,
+        "pairs: two segments for the next-sentence task, as in MLCommons' records; packed: full sequences of consecutive "
+        "text for masked LM only, in which documents have separate attention and positions",
+        choices=SEQUENCES,
+    )
     max_predictions_per_seq: int = option(20, "largest number of masked tokens per sequence", within="[1, 65536]")
     dupe_factor: int = setting(10, "passes over the text, each with different pairs and masks", within="[1, 1000000]")
     masked_lm_prob: float = option(MASKED_LM_PROB, "share of a sequence's tokens to mask", within="(0, 1]")
@@ -124,6 +131,11 @@ class InstanceSettings:
     def max_tokens(self) -> int:
         """Largest number of tokens of both segments together."""
         return self.max_seq_length - SEPARATORS
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings for a manifest; those of earlier versions have no `sequences`, which were pairs."""
+        values = dataclasses.asdict(self)
+        return {name: value for name, value in values.items() if (name, value) != ("sequences", PAIRS)}
 
     @property
     def record_shape(self) -> RecordShape:

@@ -16,8 +16,8 @@ from pathlib import Path
 from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError, UserError
 from bert_large.prepare.documents import read_documents
-from bert_large.prepare.instances import Instance, create_instances, make_record
-from bert_large.prepare.settings import SEPARATORS, InstanceSettings
+from bert_large.prepare.instances import create_instances, make_record
+from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.atomic import replace_atomically
@@ -82,7 +82,7 @@ def write_shard(
         output,
         documents=len(documents.boundaries),
         records=len(instances),
-        tokens=sum(map(_count_tokens, instances)),
+        tokens=sum(instance.text.length for instance in instances),
         text_tokens=len(documents.tokens),
         unknown_tokens=int((documents.tokens == vocabulary.unk_id).sum()),
         seconds=time.perf_counter() - start,
@@ -124,11 +124,6 @@ def write_shards(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _count_tokens(instance: Instance) -> int:
-    pair = instance.pair
-    return pair.a_stop - pair.a_start + pair.b_stop - pair.b_start + SEPARATORS
 
 
 def _start_worker() -> None:

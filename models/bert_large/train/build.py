@@ -26,7 +26,9 @@ from bert_large.observe.observer import Observer
 from bert_large.optim.build import build_optimizer, build_schedule
 from bert_large.storage.atomic import require_free_bytes
 from bert_large.train import checkpoint
+from bert_large.train.cadence import Cadence
 from bert_large.train.checked import Run
+from bert_large.train.clock import TrainingClock
 from bert_large.train.datasets import RunData
 from bert_large.train.evaluate import evaluate
 from bert_large.train.loop import TrainingLoop
@@ -49,6 +51,7 @@ def build_batches(run: Run, data: RunData, ranks: Ranks) -> StepBatches:
         world_size=ranks.world_size,
         max_bad_records=run.data.bad_records_allowed,
         masking=data.masking,
+        batch_sizes=Cadence(run.train).batch_sizes,
     )
 
 
@@ -64,7 +67,8 @@ def build_loop(
     step_batches = build_batches(run, data, ranks)
     bad_records: list[str] = []
     batches = iterate_steps(step_batches, start.state.step, run.train.max_steps, run.data.workers, bad_records.append)
-    runner = build_runner(run, ranks, engine, start, stop_request)
+    clock = TrainingClock(run.train.max_hours, start.state.seconds or 0.0)
+    runner = build_runner(run, ranks, engine, start, stop_request, clock)
     _require_free_space(run.train, runner.model, ranks)
     _log_settings(run, runner.model)
     observers = _open_observers(run, ranks, start, step_batches, data, times)
@@ -94,6 +98,7 @@ def build_loop(
         batches=batches,
         start=start.state,
         stop_request=stop_request,
+        clock=clock,
         evaluate=_build_evaluation(run, ranks, runner, data, stop_request),
         saver=saver,
         observers=observers,
@@ -104,7 +109,9 @@ def build_loop(
     )
 
 
-def build_runner(run: Run, ranks: Ranks, engine: Operations, start: Start, stop_request: StopRequest) -> StepRunner:
+def build_runner(
+    run: Run, ranks: Ranks, engine: Operations, start: Start, stop_request: StopRequest, clock: TrainingClock
+) -> StepRunner:
     """Return the step runner, with the model's weights and the optimizer's state loaded or initialized."""
     precision = apply_precision(run.train.precision)
     model = BertForPreTraining(run.model, engine)
@@ -114,7 +121,7 @@ def build_runner(run: Run, ranks: Ranks, engine: Operations, start: Start, stop_
     return StepRunner(
         model=model,
         optimizer=optimizer,
-        schedule=build_schedule(run.optim),
+        schedule=build_schedule(run.optim, None if run.train.max_hours is None else clock.share),
         ranks=ranks,
         precision=precision,
         global_batch_size=run.train.global_batch_size,
@@ -125,6 +132,7 @@ def build_runner(run: Run, ranks: Ranks, engine: Operations, start: Start, stop_
         shards=shards,
         max_bad_steps=run.train.max_bad_steps,
         skipped=start.state.skipped,
+        batch_sizes=Cadence(run.train).batch_sizes,
         stop_request=stop_request,
     )
 
@@ -176,7 +184,7 @@ def _open_observers(
                     run.train,
                     step_batches=step_batches,
                     eval_dataset=data.evaluation,
-                    first_samples=start.state.step * run.train.global_batch_size,
+                    first_samples=Cadence(run.train).samples(start.state.step),
                     times=times,
                 )
                 observers.append(log)

@@ -47,11 +47,12 @@ class Run:
 def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     """Return the run's settings after every check that needs no records."""
     data, optim, train = resolve(arguments)
-    if train.global_batch_size < world_size:
-        raise InputError(
-            f"--global-batch-size is {train.global_batch_size}, expected at least one sequence per rank; "
-            f"there are {world_size} ranks"
-        )
+    settings = resolve_arguments(arguments)
+    batch, name = train.global_batch_size, "--global-batch-size"
+    if train.start_batch_size is not None:
+        batch, name = train.start_batch_size, "--start-batch-size"
+    if batch < world_size:
+        raise InputError(f"{name} is {batch}, expected at least one sequence per rank; there are {world_size} ranks")
     check_engine(train.engine, train.precision)
     given_dir, checkpoint_dir = arguments.checkpoint_dir, _find_initial_model(arguments)
     model = resolve_model_config(
@@ -59,7 +60,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         checkpoint_dir,
         arguments.gelu,
         vocab_file=arguments.vocab_file,
-        masked_lm_only=arguments.masked_lm_only,
+        masked_lm_only=settings["masked_lm_only"].value,
     )
     mlperf = resolve_mlperf(arguments, data, optim, train, model)
     if mlperf is not None:
@@ -100,7 +101,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         strip_accents=arguments.strip_accents if text is None else text.casing.strip_accents,
         text=text,
         mlperf=mlperf,
-        settings=resolve_arguments(arguments),
+        settings=settings,
     )
 
 

@@ -203,7 +203,7 @@ def read_state(checkpoint: Path) -> tuple[TrainingState, dict[str, Any]]:
     path = checkpoint / STATE_FILE
     try:
         defaults = dataclasses.asdict(TrainingState())  # for values that older versions did not write
-        newer = ("loss_scale", "masked_lm_accuracy", "skipped", "loss_trend")
+        newer = ("loss_scale", "masked_lm_accuracy", "skipped", "loss_trend", "seconds")
         values = {name: defaults[name] for name in newer} | read_json(path)
         identity = values.pop("identity", None)
         if not isinstance(identity, dict):

@@ -5,15 +5,23 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
+
 from bert_large.config.differences import differences
 from bert_large.config.hugging_face import ARCHITECTURES, BERT
 from bert_large.config.model import ModelConfig
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
-from bert_large.config.training import PHASE_PREDICTIONS, PHASE_SEQ_LENGTHS, DataConfig, TrainConfig
+from bert_large.config.training import (
+    MASKED_LM_PROB,
+    PHASE_PREDICTIONS,
+    PHASE_SEQ_LENGTHS,
+    DataConfig,
+    TrainConfig,
+)
 from bert_large.data.dataset import Dataset, check_training_data
 from bert_large.data.folders import EVAL_FOLDERS, find_training_folder, list_subfolders
-from bert_large.data.masking import MASKED_LM_PROB, DynamicMasking
-from bert_large.data.record import BadRecords, RecordLimits
+from bert_large.data.masking import DynamicMasking
+from bert_large.data.record import NO_PAIR, BadRecords, RecordLimits
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.consistency import require_agreement
 from bert_large.errors import InputError
@@ -23,8 +31,8 @@ from bert_large.model.weight_files import NEXT_SENTENCE, WeightFiles
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.dataset import TextSettings, make_dataset
-from bert_large.prepare.settings import InstanceSettings
-from bert_large.prepare.vocab import MOST_UNKNOWN, read_vocab
+from bert_large.prepare.settings import PACKED, PAIRS, InstanceSettings
+from bert_large.prepare.vocab import CONTINUATION, MOST_UNKNOWN, read_vocab
 from bert_large.storage.atomic import read_json
 from bert_large.train.run_folder import DATA_INDEX
 
@@ -146,7 +154,13 @@ def resolve_text(
             f"CHECKPOINT_DIR has no {VOCAB_FILE}, which is needed to make records of TEXT_DIR: set VOCAB_FILE "
             "(--vocab-file)"
         )
-    length = data.max_seq_length
+    length, has_pairs = data.max_seq_length, model.traits.has_next_sentence_head
+    sequences = data.sequences or (PAIRS if has_pairs else PACKED)
+    if sequences == PACKED and has_pairs:
+        raise InputError(
+            "--sequences is packed, and the model has a next-sentence head, which needs pairs; give --masked-lm-only, or "
+            "--sequences pairs"
+        )
     slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
     return TextSettings(
         max_seq_length=length,
@@ -156,6 +170,7 @@ def resolve_text(
         vocab_size=model.vocab_size,
         do_lower_case=do_lower_case,
         strip_accents=strip_accents,
+        sequences=sequences,
     )
 
 
@@ -194,9 +209,20 @@ def resolve_masking(
     if not data.dynamic_masking:
         return None
     vocabulary = read_vocab(require_vocab(vocab_file))
+    shape, is_by_word = dataset.shape, data.masking_unit != DynamicMasking.unit
     masking = DynamicMasking(
         seed=train.seed,
-        max_predictions=dataset.shape.max_predictions,
+        # The slots of the records are for the usual rate; batches have no slots.
+        max_predictions=(
+            shape.max_predictions
+            if data.masking_rate == MASKED_LM_PROB
+            else max(1, round(data.masking_rate * shape.max_seq_length))
+        ),
+        rate=data.masking_rate,
+        unit=data.masking_unit,
+        continues_word=(
+            np.array([token.startswith(CONTINUATION) for token in vocabulary.tokens]) if is_by_word else None
+        ),
         vocab_size=len(vocabulary.tokens),
         cls_id=vocabulary.cls_id,
         sep_id=vocabulary.sep_id,
@@ -206,7 +232,7 @@ def resolve_masking(
     LOGGER.info(
         "dynamic masking: new masks in every epoch, at most %d per record, vocabulary of %s",
         masking.max_predictions,
-        masking.vocabulary,
+        masking.description,
     )
     return masking
 
@@ -225,7 +251,19 @@ def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks
             Dataset.open(
                 folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard
             )
-    return Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
+    dataset = Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
+    if model.traits.has_next_sentence_head and _sequences_of(dataset, max_bad_records) == PACKED:
+        raise InputError(
+            f"the records of {folder} have no pairs of segments, and the model has a next-sentence head; give "
+            "--masked-lm-only, or records of pairs"
+        )
+    return dataset
+
+
+def _sequences_of(dataset: Dataset, max_bad_records: int) -> str:
+    """Return which of `SEQUENCES` the records are, from the first of them."""
+    record = dataset.read(0, BadRecords(max_bad_records))
+    return PACKED if record.next_sentence_label == NO_PAIR else PAIRS
 
 
 def open_data(
@@ -237,7 +275,7 @@ def open_data(
     if data.eval_dir is not None:
         evaluation = open_eval_data(data.eval_dir, train.output_dir / DATA_INDEX, model, ranks)
     masking = resolve_masking(vocab_file, data, train, training)
-    fingerprints = {"data": training.fingerprint(), "masks": masking.vocabulary if masking else "the records' own"}
+    fingerprints = {"data": training.fingerprint(), "masks": masking.description if masking else "the records' own"}
     if evaluation is not None:
         fingerprints["evaluation data"] = evaluation.fingerprint()
     ranks.require_agreement(fingerprints)
@@ -264,6 +302,12 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
     dataset = open_dataset(folder, train.output_dir / DATA_INDEX, model, ranks, data.bad_records_allowed)
     check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
+    found = _sequences_of(dataset, data.bad_records_allowed)
+    if data.sequences not in (None, found):
+        raise InputError(
+            f"--sequences is {data.sequences}, but the records of {folder} hold {found}; make records with `bert-large "
+            f"prepare --sequences {data.sequences}`, or give --sequences {found}"
+        )
     bad = dataset.count_bad_records(data.bad_records_allowed).found
     for text in bad:
         LOGGER.info("bad record skipped: %s", text)

@@ -51,7 +51,7 @@ def evaluate(
             progress.within(f"evaluating: micro-batch {number + 1} of {len(batches)}")
             with precision.autocast():
                 sums += as_row(model(batch, None))
-            counts += torch.tensor([batch.masked_tokens, batch.sequences], dtype=torch.float64)
+            counts += torch.tensor([batch.masked_tokens, batch.records], dtype=torch.float64)
             label_counts += torch.bincount(batch.masked_labels, minlength=len(label_counts))
             progress.advance()
     if ranks.any(is_stop_requested()):

@@ -22,6 +22,7 @@ from bert_large.observe.progress import Progress
 from bert_large.observe.results import StepTotals
 from bert_large.train.bad_steps import BAD_BATCH_FILE, NonFiniteLossError, write_bad_batches
 from bert_large.train.cadence import Cadence
+from bert_large.train.clock import TrainingClock
 from bert_large.train.saving import CheckpointSaver
 from bert_large.train.state import TrainingState
 from bert_large.train.step import StepRunner
@@ -40,6 +41,7 @@ class TrainingLoop:
     start: TrainingState
     """State of the run before the first step of this process."""
     stop_request: StopRequest
+    clock: TrainingClock = field(default_factory=lambda: TrainingClock(None))
     evaluate: Callable[[], EvalMetrics] | None = None
     """If None, the run has no evaluation data."""
     saver: CheckpointSaver | None = None
@@ -67,8 +69,10 @@ class TrainingLoop:
     def run(self) -> str:
         """Train until the end and return the reason why it ended."""
         self._progress = Progress(
-            self.config.max_steps, "step", visible=self.ranks.is_main, initial=self.done, listener=self.ranks.note
-        )
+            self.config.planned_steps or 0, "step", visible=self.ranks.is_main, initial=self.done,
+            listener=self.ranks.note,
+        )  # fmt: skip
+        self.clock.start()
         with self._progress:
             while True:
                 if self._evaluation_due and not self._is_stop_requested():
@@ -78,7 +82,7 @@ class TrainingLoop:
                     return f"stopped by signal {self.stop_signal} after step {self.done}"
                 # Before the first step too: an earlier process may have been killed after the last step, before
                 # it wrote the results.
-                if reason := self.cadence.reason_to_end(self.done, self.accuracy):
+                if reason := self.cadence.reason_to_end(self.done, self.accuracy, self.clock.seconds):
                     self._finish()
                     return reason
                 if self.done % self.config.save_every == 0:
@@ -105,7 +109,7 @@ class TrainingLoop:
         micro_batches = next(self.batches)
         self.note_bad_records()
         data_seconds = time.perf_counter() - started
-        sequences = sum(batch.sequences for batch in micro_batches)
+        sequences = sum(batch.records for batch in micro_batches)
         try:
             metrics = self.runner.run(
                 self.done,
@@ -123,14 +127,16 @@ class TrainingLoop:
         self._log_step(metrics)
         self.done += 1
         self.accuracy = None
-        self._evaluation_due = self.evaluate is not None and self.cadence.is_time_to_evaluate(self.done)
+        self.clock.update(self.ranks)
+        is_due = self.cadence.is_time_to_evaluate(self.done, self.clock.seconds)
+        self._evaluation_due = self.evaluate is not None and is_due
 
     def _log_step(self, metrics: StepMetrics) -> None:
         self.totals.add(metrics)
         for observer in self.observers:
             observer.step(metrics)
         self._progress.advance(status=step_status(metrics))
-        self._progress.line(step_line(metrics, self.config.max_steps), shown_by_bar=True)
+        self._progress.line(step_line(metrics, self.config.planned_steps), shown_by_bar=True)
         # All ranks see the same metrics, so all raise together.
         if self._bad_steps == 0:
             self._loss_trend = self._loss_trend.after(metrics.masked_lm_loss)
@@ -149,6 +155,7 @@ class TrainingLoop:
             self._progress.line(f"evaluation after step {self.done} discarded (it runs again on resume)")
             return
         self._evaluation_due = False
+        self.clock.update(self.ranks)
         self.accuracy = metrics.masked_lm_accuracy
         self._progress.line(f"eval after step {self.done}: {eval_line(metrics)}")
         for observer in self.observers:
@@ -187,6 +194,7 @@ class TrainingLoop:
             skipped=self.runner.skipped,
             loss_trend=self._loss_trend,
             masked_lm_accuracy=self.accuracy,
+            seconds=None if self.clock.max_hours is None else self.clock.seconds,
         )
         self.saver.save(state, self.observers)
 

@@ -75,6 +75,8 @@ class StepProfiler(Observer):
     start_step: int
     """Steps that were done before this process started."""
     runner: StepRunner
+    _done: int = field(init=False)
+    """Steps of the run that are done."""
     _step: contextlib.ExitStack | None = None
     """Ends the profile of the current step when it is closed."""
     _profile: profile | None = None
@@ -84,6 +86,9 @@ class StepProfiler(Observer):
     _profiled: list[int] = field(default_factory=list)
     """Numbers of the profiled steps."""
     _seconds: dict[str, StageSeconds] = field(default_factory=lambda: {stage: StageSeconds() for stage in STAGES})
+
+    def __post_init__(self) -> None:
+        self._done = self.start_step
 
     def watch(self, batches: Iterator[list[RaggedBatch]]) -> Iterator[list[RaggedBatch]]:
         """Yield the micro-batches of each step; record the time to get them and the operations they take."""
@@ -100,7 +105,7 @@ class StepProfiler(Observer):
 
     def step_starts(self, samples: int) -> None:
         """Start the profiler if this step is to be profiled."""
-        step = samples // self.runner.global_batch_size
+        step = self._done
         if not self.start_step + WARMUP_STEPS <= step < self.start_step + WARMUP_STEPS + self.steps:
             return
         runner, engine = self.runner, self.runner.model.engine
@@ -117,6 +122,7 @@ class StepProfiler(Observer):
 
     def step(self, metrics: StepMetrics) -> None:
         """Stop the profiler, write the trace of the step, and after the last profiled step the table."""
+        self._done = metrics.step
         if self._step is None or self._profile is None:
             return
         self._step.close()

@@ -152,7 +152,7 @@ def _write_results(run: Run, loop: TrainingLoop) -> None:
         return
     evaluations = read_rows(metrics_file, "eval")
     accuracy = evaluations[-1]["masked_lm_accuracy"] if evaluations else None
-    summary = loop.totals.summarize(train.global_batch_size, accuracy)
+    summary = loop.totals.summarize(accuracy)
     LOGGER.info(summary.throughput_line())
     write_results(
         train.output_dir,

@@ -87,8 +87,13 @@ def run_identity(
         "model": dataclasses.asdict(model),
         "optimizer": dataclasses.asdict(optim),
     }
+    for name in ("max_hours", "start_batch_size"):  # omitted if not set, for the same reason as below
+        if (value := getattr(train, name)) is not None:
+            identity[name] = value
+    if train.start_batch_size is not None:
+        identity["batch_ramp_steps"] = train.batch_ramp_steps
     if masking is not None:  # omitted for the records' own masks, so that runs of older versions can still be resumed
-        identity["dynamic_masking"] = masking.vocabulary
+        identity["dynamic_masking"] = masking.description
     return json.loads(json.dumps(identity))
 
 
@@ -99,7 +104,12 @@ def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
 
 def flat_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return an identity on one level, with the default of settings that older versions did not have."""
-    return {"model.architecture": BERT, **flatten(identity)}
+    earlier = {
+        "model.architecture": BERT,
+        "optimizer.schedule": OptimConfig.schedule,
+        "optimizer.decay_fraction": OptimConfig.decay_fraction,
+    }
+    return {**earlier, **flatten(identity)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from bert_large.config.model import ModelConfig
 from bert_large.config.options import settings_of
+from bert_large.config import resolved
 from bert_large.config.recipes import Resolved, resolve_settings
 from bert_large.config.training import (
     PROFILE_STEPS,
@@ -19,7 +20,6 @@ from bert_large.config.training import (
     OptimConfig,
     RanksConfig,
     TrainConfig,
-    find_schedule_problem,
 )
 from bert_large.data.folders import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
@@ -53,8 +53,7 @@ def find_conflicts(arguments: argparse.Namespace) -> list[str]:
         settings = resolve_arguments(arguments)
     except InputError as error:
         return [*problems, str(error)]
-    schedule = find_schedule_problem({name: setting.value for name, setting in settings.items()})
-    return problems + ([schedule] if schedule else [])
+    return problems + resolved.find_conflicts(settings)
 
 
 def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, TrainConfig]:
@@ -63,7 +62,7 @@ def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, Tra
     values = {**vars(arguments), **{name: setting.value for name, setting in settings.items()}}
     values["profile_steps"] = (arguments.profile_steps or PROFILE_STEPS) if arguments.profile else 0
     train = TrainConfig(**_pick(values, TrainConfig))
-    return _data_config(arguments, values["max_seq_length"]), OptimConfig(**_pick(values, OptimConfig)), train
+    return _data_config(arguments, values), OptimConfig(**_pick(values, OptimConfig)), train
 
 
 def resolve_ranks(arguments: argparse.Namespace) -> RanksConfig:
@@ -81,6 +80,11 @@ def resolve_mlperf(
             raise InputError(f"--{given[0]} is given without --mlperf-log; name the log too")
         return None
     config = MlperfConfig(**{item.name: getattr(arguments, item.attribute) for item in settings_of(MlperfConfig)})
+    if optim.schedule != "polynomial" or train.max_hours is not None or train.start_batch_size is not None:
+        raise InputError(
+            "--mlperf-log with --schedule, --max-hours or --start-batch-size: the log describes the polynomial decay over "
+            "a number of steps, and a constant batch; leave them out"
+        )
     is_closed = config.division == "closed"
     if optim.optimizer != "lamb":
         raise InputError(f"--mlperf-log with --optimizer {optim.optimizer}: MLPerf's rules for BERT allow only LAMB")
@@ -101,7 +105,7 @@ def resolve_mlperf(
     return config
 
 
-def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConfig:
+def _data_config(arguments: argparse.Namespace, values: Mapping[str, Any]) -> DataConfig:
     text_dir = arguments.text_dir
     dataset_dir = arguments.dataset_dir if text_dir is None else Path(arguments.output_dir) / TEXT_RECORDS
     if arguments.eval_dir is None and text_dir is not None:
@@ -114,12 +118,11 @@ def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConf
         dataset_dir=dataset_dir,
         text_dir=text_dir,
         eval_dir=None if arguments.benchmark or str(arguments.eval_dir) == "none" else eval_dir,
-        max_seq_length=max_seq_length,
         shuffle=not arguments.no_shuffle,
-        dynamic_masking=arguments.dynamic_masking,
         workers=arguments.data_workers,
         bad_records=arguments.bad_records,
         max_bad_records=arguments.max_bad_records,
+        **{item.name: values[item.name] for item in settings_of(DataConfig) if item.deferred},
     )
 
 

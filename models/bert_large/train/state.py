@@ -52,6 +52,8 @@ class TrainingState:
     loss_trend: LossTrend = field(default_factory=LossTrend)
     masked_lm_accuracy: float | None = None
     """Accuracy of the evaluation after this step, or None; the run may have reached its target accuracy with it."""
+    seconds: float | None = None
+    """Time trained; None if the length of the run is not given in hours."""
 
     @property
     def updates(self) -> int:
@@ -68,7 +70,7 @@ class TrainingState:
 def state_from(values: Any) -> TrainingState:
     """Return the state that `dataclasses.asdict` converted to `values`; raises `ValueError` for any other values."""
     _check_types(values, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
-                          "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool})  # fmt: skip
+                          "seconds": float | None, "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool})  # fmt: skip
     scale, skipped, trend = values["loss_scale"], values["skipped"], values["loss_trend"]
     _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
     _check_types(skipped, {"total": int, "in_a_row": int})

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bert_large.data.batch import RaggedBatch
+from bert_large.data.order import BatchSizes
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
@@ -52,6 +53,8 @@ class StepRunner:
     shards: ParameterShards | None = None
     """The assignment of parameters to the ranks' optimizers. If None, every rank updates all parameters."""
     stop_request: StopRequest = field(default_factory=StopRequest)
+    batch_sizes: BatchSizes | None = None
+    """If None, every step has `global_batch_size` sequences."""
 
     def __post_init__(self) -> None:
         if self.precision.scales_loss and self.loss_scale is None:
@@ -74,12 +77,14 @@ class StepRunner:
         changed, if a stop is requested and the step would miss its deadline.
         """
         started = time.perf_counter()
+        sizes = self.batch_sizes or BatchSizes(self.global_batch_size)
+        size = sizes.size(step)
         counts = [sum(batch.masked_tokens for batch in micro_batches), sum(batch.tokens for batch in micro_batches)]
         masked_tokens, tokens = self.ranks.sum(torch.tensor(counts, dtype=torch.float64)).tolist()
-        sums = self._accumulate_gradients(step, micro_batches, masked_tokens, started, on_sequences)
+        sums = self._accumulate_gradients(step, micro_batches, (masked_tokens, size), started, on_sequences)
         masked_lm, masked_lm_correct, next_sentence, next_sentence_correct = self.ranks.sum(sums).tolist()
         masked_lm_mean = masked_lm_loss(masked_lm, masked_tokens)
-        loss = masked_lm_mean + mean(next_sentence, self.global_batch_size)
+        loss = masked_lm_mean + mean(next_sentence, size)
         gradient_norm = self._gradient_norm()
         rate = self.schedule.rate(step)
         if math.isfinite(loss) and math.isfinite(gradient_norm):
@@ -87,11 +92,11 @@ class StepRunner:
         else:
             self._skip_update(step, loss, gradient_norm)
 
-        next_sentences = self.model.next_sentence_predictions(self.global_batch_size)
+        next_sentences = self.model.next_sentence_predictions(size)
         seconds = time.perf_counter() - started + data_seconds
         return StepMetrics(
             step=step + 1,
-            samples=(step + 1) * self.global_batch_size,
+            samples=sizes.samples(step + 1),
             loss=loss,
             masked_lm_loss=masked_lm_mean,
             next_sentence_loss=mean_or_none(next_sentence, next_sentences),
@@ -99,7 +104,7 @@ class StepRunner:
             next_sentence_accuracy=mean_or_none(next_sentence_correct, next_sentences),
             learning_rate=rate,
             gradient_norm=gradient_norm,
-            sequences_per_second=mean(self.global_batch_size, seconds),
+            sequences_per_second=mean(size, seconds),
             tokens_per_second=mean(tokens, seconds),
             seconds=seconds,
             data_seconds=data_seconds,
@@ -110,16 +115,19 @@ class StepRunner:
         self,
         step: int,
         micro_batches: list[RaggedBatch],
-        masked_tokens: float,
+        counts: tuple[float, int],
         started: float,
         on_sequences: Callable[[int], None],
     ) -> torch.Tensor:
-        """Compute the gradients of the global batch and return this rank's sums [4], in the order of `loss.as_row`."""
+        """Compute the gradients of the global batch and return this rank's sums [4], in the order of `loss.as_row`.
+
+        `counts` are the masked tokens and the sequences of the global batch.
+        """
         # Free the gradients, or zero them in place if `DistributedDataParallel` keeps them in its own buckets.
         self.model.zero_grad(set_to_none=self._replica is self.model)
         sums = torch.zeros(4, dtype=torch.float64)
         dropout, done = StepDropout(self.seed, step), 0
-        sequences = sum(batch.sequences for batch in micro_batches)
+        sequences = sum(batch.records for batch in micro_batches)
         for number, batch in enumerate(micro_batches):
             on_sequences(done)
             is_last = number == len(micro_batches) - 1
@@ -129,14 +137,14 @@ class StepRunner:
             if (drops or is_last) and self.ranks.any(drops):
                 raise WorkDropped
             with self._gradient_communication(is_last):
-                sums += as_row(self._forward_backward(batch, dropout, masked_tokens))
-            done += batch.sequences
+                sums += as_row(self._forward_backward(batch, dropout, counts))
+            done += batch.records
         return sums
 
-    def _forward_backward(self, batch: RaggedBatch, dropout: StepDropout, masked_tokens: float) -> PretrainingSums:
+    def _forward_backward(self, batch: RaggedBatch, dropout: StepDropout, counts: tuple[float, int]) -> PretrainingSums:
         with self.precision.autocast():
             sums: PretrainingSums = self._replica(batch, dropout)
-        loss = micro_batch_loss(sums, masked_tokens, self.global_batch_size) * self._loss_factor
+        loss = micro_batch_loss(sums, *counts) * self._loss_factor
         # Outside autograd's nodes, the last micro-batch's backward pass waits for the sums of gradients over ranks.
         with stage_marker("communication" if self.ranks.world_size > 1 else "rest"):
             loss.backward()

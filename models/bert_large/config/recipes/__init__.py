@@ -9,32 +9,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
 from bert_large.config.options import describe_value, find_nearest, find_problems
+from bert_large.config.resolved import Resolved, resolve_length
 from bert_large.config.training import (
-    BENCHMARK_STEPS,
     PHASE_SEQ_LENGTHS,
+    RECIPE_CONFIGS,
     RECIPE_SETTINGS,
-    DataConfig,
-    OptimConfig,
-    TrainConfig,
     reference_eval_every_samples,
 )
 from bert_large.errors import InputError
 
 _REQUIRED = ("global_batch_size", "max_steps", "learning_rate")
-
-
-@dataclass(frozen=True)
-class Resolved:
-    """The value that a run uses for a setting, and its origin."""
-
-    value: Any
-    origin: str
-    """"option", "variable", "recipe NAME", "default", or the setting or rule that it follows from."""
 
 
 def recipe_names() -> list[str]:
@@ -67,7 +55,7 @@ def resolve_recipe(name: str, *, phase: int, precision: str) -> dict[str, Any]:
     unknown = sorted(set(settings) - set(RECIPE_SETTINGS))
     if unknown:
         raise InputError(f"recipe {name} has unknown settings {', '.join(unknown)}")
-    problems = [problem for config in (TrainConfig, OptimConfig, DataConfig)
+    problems = [problem for config in RECIPE_CONFIGS
                 for problem in find_problems(config, settings)]  # fmt: skip
     if problems:
         raise InputError(f"recipe {name}: {'; '.join(problems)}")
@@ -90,13 +78,10 @@ def resolve_settings(
     settings |= {name: Resolved(value, f"recipe {recipe}") for name, value in values.items()}
     settings |= {name: Resolved(given[name], origins.get(name, "option")) for name in settings
                  if given.get(name) is not None}  # fmt: skip
+    resolve_length(settings, benchmark=benchmark)
     missing = [f"--{name.replace('_', '-')}" for name in _REQUIRED if settings[name].value is None]
     if missing:
         raise InputError(f"recipe {recipe} does not set {', '.join(missing)}; give it")
-    if benchmark and settings["max_steps"].origin not in ("option", "variable"):
-        settings["max_steps"] = Resolved(BENCHMARK_STEPS, "--benchmark")
-    if settings["total_steps"].value is None:
-        settings["total_steps"] = Resolved(settings["max_steps"].value, "max_steps")
     if settings["eval_every_samples"].value is None:
         every = reference_eval_every_samples(settings["global_batch_size"].value)
         settings["eval_every_samples"] = Resolved(every, "MLPerf's rule for the global batch size")

@@ -1,6 +1,8 @@
 """The padded form in which both file formats store a record: fields of fixed length under the reference's names.
 
-`input_mask` is 1 for each real token. How the number of real predictions is stored differs between the formats.
+`input_mask` is 1 for each real token, or the number of its part, from 1, in records of several parts (as in Krell et al.
+2021, "Efficient Sequence Packing without Cross-contamination", arXiv:2107.02027). How the number of real predictions is
+stored differs between the formats.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.data.record import Record, RecordShape
+from bert_large.data.record import NO_PAIR, Record, RecordShape
 
 TOKEN_FIELDS = ("input_ids", "input_mask", "segment_ids")
 PREDICTION_FIELDS = ("masked_lm_positions", "masked_lm_ids")
@@ -30,7 +32,7 @@ def pad_record(record: Record, shape: RecordShape) -> dict[str, NDArray[np.int32
         raise ValueError(f"a record of {length} tokens and {predictions} predictions does not fit {shape}")
     fields = {name: np.zeros(width, np.int32) for name, width in field_widths(shape).items()}
     fields["input_ids"][:length] = record.input_ids
-    fields["input_mask"][:length] = 1
+    fields["input_mask"][:length] = np.searchsorted(record.part_starts, np.arange(length), side="right")
     fields["segment_ids"][:length] = record.token_type_ids
     fields["masked_lm_positions"][:predictions] = record.masked_positions
     fields["masked_lm_ids"][:predictions] = record.masked_ids
@@ -43,11 +45,11 @@ def unpad_record(fields: Mapping[str, NDArray[np.int64]], predictions: int, next
     Values in the padding are ignored: generators of records leave arbitrary values there. Raises `ValueError` with
     the field and the value found if a value is out of range.
     """
-    length = count_ones(fields["input_mask"], "input_mask")
-    if length == 0:
-        raise ValueError("the record has no tokens (input_mask is all 0)")
-    if next_sentence_label not in (0, 1):
-        raise ValueError(f"{LABEL_FIELD} is {next_sentence_label}, expected 0 or 1")
+    part_starts, length = _find_parts(fields["input_mask"])
+    if next_sentence_label not in (0, 1, NO_PAIR):
+        raise ValueError(f"{LABEL_FIELD} is {next_sentence_label}, expected 0 or 1, or {NO_PAIR} without a pair")
+    if next_sentence_label != NO_PAIR and len(part_starts) > 1:
+        raise ValueError(f"{LABEL_FIELD} is {next_sentence_label} in a record of {len(part_starts)} parts")
     token_type_ids = fields["segment_ids"][:length]
     if token_type_ids.min() < 0 or token_type_ids.max() > 1:
         raise ValueError(f"segment_ids has values {np.unique(token_type_ids).tolist()[:8]}, expected 0 and 1")
@@ -65,7 +67,21 @@ def unpad_record(fields: Mapping[str, NDArray[np.int64]], predictions: int, next
         masked_positions=positions.astype(np.int32),
         masked_ids=masked_ids.astype(np.int32),
         next_sentence_label=next_sentence_label,
+        part_starts=part_starts,
     )
+
+
+def _find_parts(mask: NDArray[np.int64]) -> tuple[tuple[int, ...], int]:
+    """Return the starts of a record's parts and its number of tokens, from `input_mask`."""
+    length = int(np.count_nonzero(mask))
+    if length == 0:
+        raise ValueError("the record has no tokens (input_mask is all 0)")
+    if np.all(mask[:length] == 1):
+        return (0,), length
+    steps = np.diff(mask[:length], prepend=0)
+    if steps[0] != 1 or steps.min() < 0 or steps.max() > 1:
+        raise ValueError("input_mask is not ones followed by zeros, nor the numbers of parts from 1 on")
+    return tuple(np.flatnonzero(steps).tolist()), length
 
 
 def count_ones(mask: NDArray, name: str) -> int:

@@ -1,0 +1,134 @@
+"""Values of settings with their origins, and the rules by which some of them decide others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bert_large.config.training import BENCHMARK_STEPS, RECIPE_SETTINGS, STEPS_OF_TIME
+
+_GIVEN = ("option", "variable")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The value that a run uses for a setting, and its origin."""
+
+    value: Any
+    origin: str
+    """"option", "variable", "recipe NAME", "default", or the setting or rule that it follows from."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether the user gave the value, and not a recipe or a rule."""
+        return self.origin in _GIVEN
+
+
+def resolve_length(settings: dict[str, Resolved], *, benchmark: bool = False) -> None:
+    """Resolve the length of a run and of its schedule in place, in steps or in hours.
+
+    A length that the user gives replaces the recipe's. The schedule of a run of hours has `STEPS_OF_TIME` steps, which
+    are equal parts of its time, whatever number of steps it trains.
+    """
+    if benchmark and not settings["max_steps"].is_given:
+        settings["max_steps"] = Resolved(BENCHMARK_STEPS, "--benchmark")
+    replaced = "--benchmark" if benchmark else "max_steps"
+    if settings["max_steps"].is_given or benchmark:
+        settings["max_hours"] = _unless_given(settings["max_hours"], Resolved(None, replaced))
+    is_timed = settings["max_hours"].value is not None
+    if is_timed and settings["max_hours"].is_given:
+        settings["max_samples"] = _unless_given(settings["max_samples"], Resolved(None, "max_hours"))
+    if settings["total_steps"].value is None:
+        settings["total_steps"] = Resolved(settings["max_steps"].value, "max_steps")
+    _resolve_warmup(settings)
+    if is_timed:
+        _stretch_over_time(settings)
+    elif settings["warmup_fraction"].value is not None and settings["total_steps"].value is not None:
+        steps = round(settings["warmup_fraction"].value * settings["total_steps"].value)
+        settings["warmup_steps"] = Resolved(steps, "warmup_fraction")
+
+
+def _unless_given(setting: Resolved, other: Resolved) -> Resolved:
+    return setting if setting.is_given else other
+
+
+def _resolve_warmup(settings: dict[str, Resolved]) -> None:
+    """Drop a recipe's warmup where the user gives one in the other unit."""
+    steps, fraction = settings["warmup_steps"], settings["warmup_fraction"]
+    if steps.is_given:
+        settings["warmup_fraction"] = _unless_given(fraction, Resolved(None, "warmup_steps"))
+    elif fraction.value is None and steps.origin == "default" and settings["schedule"].value == "one-cycle":
+        settings["warmup_fraction"] = Resolved(0.3, "schedule one-cycle")
+
+
+def _stretch_over_time(settings: dict[str, Resolved]) -> None:
+    """Convert a schedule of steps to one of hours: a warmup in steps becomes its fraction of the recipe's steps."""
+    fraction, total = settings["warmup_fraction"], settings["total_steps"].value
+    if fraction.value is None:
+        share = min(1.0, settings["warmup_steps"].value / total) if total else 0.0
+        fraction = Resolved(share, settings["warmup_steps"].origin)
+    if not settings["warmup_steps"].is_given:
+        settings["warmup_steps"] = Resolved(round(fraction.value * STEPS_OF_TIME), "max_hours")
+    for name in ("max_steps", "total_steps"):
+        settings[name] = _unless_given(settings[name], Resolved(STEPS_OF_TIME, "max_hours"))
+
+
+def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
+    """Return what is wrong with settings that are right one by one: values that contradict each other or do nothing."""
+    values = {name: setting.value for name, setting in settings.items()}
+    given = {name for name, setting in settings.items() if setting.is_given}
+    set_here = {name for name, setting in settings.items() if setting.origin != "default"}
+    schedule, timed = values["schedule"], values["max_hours"] is not None
+    start, ramp = values["start_batch_size"], values["batch_ramp_steps"]
+    problems = [
+        f"--{option(name)} is given with --max-hours, which sets the length of the run; give one of them"
+        + ("; --warmup-fraction sets the warmup" if name == "warmup_steps" else "")
+        for name in ("max_steps", "total_steps", "warmup_steps")
+        if timed and name in given
+    ]
+    if {"warmup_steps", "warmup_fraction"} <= given:
+        problems.append("--warmup-steps and --warmup-fraction are both given, expected one of them")
+    problems += [
+        f"--{option(name)} is given, but --schedule is {schedule}; it applies to {applies} only"
+        for name, applies in (("decay_power", "polynomial"), ("decay_fraction", "wsd"))
+        if name in given and schedule != applies
+    ]
+    if schedule == "one-cycle" and values["start_warmup_step"]:
+        problems.append(
+            f"--start-warmup-step is {values['start_warmup_step']}, expected 0 with --schedule one-cycle, whose rise "
+            "starts with the run"
+        )
+    problems += _find_short_schedule(values)
+    if (start is None) != (ramp == 0):
+        found = f"--batch-ramp-steps is {ramp}" + ("" if start is None else f" with --start-batch-size {start}")
+        problems.append(f"{found}, expected both --start-batch-size and --batch-ramp-steps above 0, or neither")
+    elif start is not None and start > values["global_batch_size"]:
+        problems.append(f"--start-batch-size is {start}, expected at most --global-batch-size, which is "
+                        f"{values['global_batch_size']}")  # fmt: skip
+    problems += [
+        f"--{option(name)} is {values[name]} without --dynamic-masking, and the records' own masks stay as they are; give "
+        "--dynamic-masking, or leave it out"
+        for name in ("masking_rate", "masking_unit")
+        if name in set_here and not values["dynamic_masking"]
+    ]
+    return problems
+
+
+def _find_short_schedule(values: Mapping[str, Any]) -> list[str]:
+    steps, total, warmup = (values[name] for name in ("max_steps", "total_steps", "warmup_steps"))
+    if steps > total:
+        return [
+            f"--max-steps is {steps} and --total-steps {total}: the learning rate is 0 from step {total} on; "
+            "raise --total-steps or lower --max-steps"
+        ]
+    if values["schedule"] == "one-cycle" and warmup >= total:
+        return [
+            f"--warmup-steps is {warmup}, expected less than --total-steps {total}: one-cycle peaks there and falls"
+        ]
+    return []
+
+
+def option(name: str) -> str:
+    """Return the option of a setting that a recipe may hold, without dashes."""
+    return RECIPE_SETTINGS[name].option
