@@ -101,9 +101,9 @@ print_PRETRAIN_help() {
   EVAL_DIR                held-out records, or none (default: eval/ in the dataset folder, if it exists)
   MAX_SEQ_LENGTH          token slots of the records (default: 128; phase 2: 512)
   NO_SHUFFLE              train on records in file order (default: false)
-  SEQUENCES               what the records hold, and what is made of --text-dir: pairs of segments, or packed
-                          sequences for masked LM only (default: as the records are; with --text-dir, packed for a
-                          model without the next-sentence head, else pairs)
+  SEQUENCES               what the records hold, and what is made of --text-dir: pairs of segments, or full sequences
+                          without pairs (default: as the records are; with --text-dir, pairs, or packed if there is no
+                          next-sentence head)
   DYNAMIC_MASKING         draw new masks in every epoch instead of using the records' masks; needs the records'
                           vocabulary (default: false)
   MASKING_RATE            share of a sequence's tokens that --dynamic-masking masks (default: 0.15)
@@ -259,8 +259,8 @@ print_PREPARE_help() {
   VOCAB_FILE              vocab.txt, one token per line (default: trained from the text)
   WORKERS                 processes, each with one text file in memory (default: the CPUs that this process may use)
   SEQUENCES               pairs: two segments for the next-sentence task, as in MLCommons' records; packed: full
-                          sequences of consecutive text for masked LM only, in which documents have separate attention
-                          and positions (default: pairs)
+                          sequences for masked LM only, in which the parts of different documents have separate
+                          attention and positions (default: pairs)
   DUPE_FACTOR             passes over the text, each with different pairs and masks (default: 10)
   RANDOM_SEED             seed of pairs and masks; every file starts from it (default: 12345)
   EVAL_RECORDS            number of records to pick (default: 10000)

@@ -51,6 +51,6 @@ def record_run(
     totals = StepTotals(warmup_steps=0)
     for step_of_run in metrics:
         totals.add(step_of_run)
-    summary = totals.summarize(8, EVALUATION.masked_lm_accuracy)
+    summary = totals.summarize(EVALUATION.masked_lm_accuracy)
     write_results(folder, summary, phase=1, precision=precision, global_batch_size=8)
     return folder

@@ -94,10 +94,10 @@ def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
         for name, applies in (("decay_power", "polynomial"), ("decay_fraction", "wsd"))
         if name in given and schedule != applies
     ]
-    if schedule == "one-cycle" and values["start_warmup_step"]:
+    if values["start_warmup_step"] and (timed or schedule == "one-cycle"):
         problems.append(
-            f"--start-warmup-step is {values['start_warmup_step']}, expected 0 with --schedule one-cycle, whose rise "
-            "starts with the run"
+            f"--start-warmup-step is {values['start_warmup_step']}, expected 0 with --schedule one-cycle and with "
+            "--max-hours, whose warmup starts with the run"
         )
     problems += _find_short_schedule(values)
     if (start is None) != (ramp == 0):
@@ -107,8 +107,8 @@ def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
         problems.append(f"--start-batch-size is {start}, expected at most --global-batch-size, which is "
                         f"{values['global_batch_size']}")  # fmt: skip
     problems += [
-        f"--{option(name)} is {values[name]} without --dynamic-masking, and the records' own masks stay as they are; give "
-        "--dynamic-masking, or leave it out"
+        f"--{option(name)} is {values[name]} without --dynamic-masking, and the records' own masks stay as they are; "
+        "give --dynamic-masking, or leave it out"
         for name in ("masking_rate", "masking_unit")
         if name in set_here and not values["dynamic_masking"]
     ]

@@ -158,9 +158,9 @@ class DataConfig(_Checked):
     shuffle: bool = setting(True, "train on records in file order", option="no-shuffle")
     sequences: str | None = setting(
         None,
-        "what the records hold, and what is made of --text-dir: pairs of segments, or packed sequences for masked LM only",
+        "what the records hold, and what is made of --text-dir: pairs of segments, or full sequences without pairs",
         choices=SEQUENCES,
-        default_text="as the records are; with --text-dir, packed for a model without the next-sentence head, else pairs",
+        default_text="as the records are; with --text-dir, pairs, or packed if there is no next-sentence head",
         deferred=True,
     )
     dynamic_masking: bool = setting(

@@ -1,9 +1,9 @@
 """Which tokens of a sequence are predicted, and what the input shows there: BERT's rule (arXiv:1810.04805, 3.1).
 
 `prepare` draws masks once and stores them in the records. `DynamicMasking` replaces them by new masks for each sample
-of each epoch, as RoBERTa does (Liu et al. 2019, arXiv:1907.11692, 4.1). It can mask more tokens than BERT (Wettig et al.
-2022, "Should You Mask 15% in Masked Language Modeling?", arXiv:2202.08005, find 40% best for BERT-large), and it chooses
-units of one of three kinds:
+of each epoch, as RoBERTa does (Liu et al. 2019, arXiv:1907.11692, 4.1). It can mask more than 15% of the tokens (Wettig
+et al. 2022, "Should You Mask 15% in Masked Language Modeling?", arXiv:2202.08005, find 40% better for models of
+BERT-large's size), and it chooses units of one of three kinds:
 
 - `token`: single tokens, as BERT does;
 - `word`: all tokens of a word, as in Google's whole-word models of 2019;
@@ -163,7 +163,7 @@ class DynamicMasking:
 
 def _uniform(keys: NDArray[np.uint64], counters: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return random numbers in [0, 1)."""
-    return (random_numbers(keys, counters) >> np.uint64(11)) * 2.0**-53
+    return (random_numbers(keys, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def _choose_tokens(

@@ -290,8 +290,8 @@ class BertForPreTraining(nn.Module):
         logits, labels = self.next_sentence_logits(read, hidden), batch.next_sentence_labels
         if (labels == NO_PAIR).any():
             raise DataError(
-                "a record without a pair of segments, expected pairs for the model's next-sentence head; give records of "
-                "pairs, or --masked-lm-only to train without that head"
+                "a record without a pair of segments, expected pairs for the model's next-sentence head; give records "
+                "of pairs, or --masked-lm-only to train without that head"
             )
         next_sentence_loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
         return PretrainingSums(*masked_lm, next_sentence_loss, (logits.argmax(dim=-1) == labels).sum())

@@ -57,7 +57,7 @@ def build_optimizer(
 
 def build_schedule(config: OptimConfig, time_share: Callable[[], float] | None = None) -> Schedule:
     """Return the learning-rate schedule of the settings, as a function of time with `time_share`."""
-    length = {
+    length: dict[str, Any] = {
         "learning_rate": config.learning_rate,
         "total_steps": config.total_steps,
         "warmup_steps": config.warmup_steps,

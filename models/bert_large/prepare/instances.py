@@ -1,7 +1,7 @@
 """Documents to masked sequences: the pretraining tasks of BERT (Devlin et al. 2018, arXiv:1810.04805).
 
-The records of pairs of segments equal those of MLCommons' `create_pretraining_data`, one by one and in the same order. That requires the
-same random draws in the same order: any change in when or how `rng` is called changes every record after it.
+Records of pairs equal those of MLCommons' `create_pretraining_data`, one by one and in the same order. That requires
+the same random draws in the same order: any change in when or how `rng` is called changes every record after it.
 """
 
 from __future__ import annotations

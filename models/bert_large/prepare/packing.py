@@ -1,8 +1,8 @@
 """Documents to sequences that are packed full, without next-sentence pairs.
 
 A sequence holds consecutive tokens of one or more documents, as in RoBERTa's FULL-SENTENCES (Liu et al. 2019,
-arXiv:1907.11692, 4.2), but sentences may be cut. Each part is [CLS] … [SEP] with positions of its own and no attention to
-the other parts (Krell et al. 2021, arXiv:2107.02027), so short documents share a sequence without influencing each other.
+arXiv:1907.11692, 4.2), but sentences may be cut. Each part is [CLS] … [SEP] with positions of its own and no attention
+to the other parts (Krell et al. 2021, arXiv:2107.02027), so documents in one sequence do not influence each other.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Packed(NamedTuple):
 
 
 def pack(documents: Iterable[tuple[int, int]], max_seq_length: int) -> Iterator[Packed]:
-    """Yield sequences of at most `max_seq_length` tokens that hold all documents, given as ranges, one after another."""
+    """Yield sequences of at most `max_seq_length` tokens that hold all documents, which are ranges, in order."""
     parts: list[tuple[int, int]] = []
     room = max_seq_length
     for start, stop in documents:

@@ -106,8 +106,8 @@ class InstanceSettings:
     )
     sequences: str = setting(
         PAIRS,
-        "pairs: two segments for the next-sentence task, as in MLCommons' records; packed: full sequences of consecutive "
-        "text for masked LM only, in which documents have separate attention and positions",
+        "pairs: two segments for the next-sentence task, as in MLCommons' records; packed: full sequences for masked "
+        "LM only, in which the parts of different documents have separate attention and positions",
         choices=SEQUENCES,
     )
     max_predictions_per_seq: int = option(20, "largest number of masked tokens per sequence", within="[1, 65536]")

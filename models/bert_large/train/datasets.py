@@ -158,8 +158,8 @@ def resolve_text(
     sequences = data.sequences or (PAIRS if has_pairs else PACKED)
     if sequences == PACKED and has_pairs:
         raise InputError(
-            "--sequences is packed, and the model has a next-sentence head, which needs pairs; give --masked-lm-only, or "
-            "--sequences pairs"
+            "--sequences is packed, and the model has a next-sentence head, which needs pairs; give --masked-lm-only, "
+            "or --sequences pairs"
         )
     slots = {PHASE_SEQ_LENGTHS[phase]: predictions for phase, predictions in PHASE_PREDICTIONS.items()}
     return TextSettings(

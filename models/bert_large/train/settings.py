@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bert_large.config import resolved
 from bert_large.config.model import ModelConfig
 from bert_large.config.options import settings_of
-from bert_large.config import resolved
 from bert_large.config.recipes import Resolved, resolve_settings
 from bert_large.config.training import (
     PROFILE_STEPS,
@@ -82,8 +82,8 @@ def resolve_mlperf(
     config = MlperfConfig(**{item.name: getattr(arguments, item.attribute) for item in settings_of(MlperfConfig)})
     if optim.schedule != "polynomial" or train.max_hours is not None or train.start_batch_size is not None:
         raise InputError(
-            "--mlperf-log with --schedule, --max-hours or --start-batch-size: the log describes the polynomial decay over "
-            "a number of steps, and a constant batch; leave them out"
+            "--mlperf-log with --schedule, --max-hours or --start-batch-size: the log describes the polynomial decay "
+            "over a number of steps, and a constant batch; leave them out"
         )
     is_closed = config.division == "closed"
     if optim.optimizer != "lamb":

@@ -70,7 +70,8 @@ class TrainingState:
 def state_from(values: Any) -> TrainingState:
     """Return the state that `dataclasses.asdict` converted to `values`; raises `ValueError` for any other values."""
     _check_types(values, {"loss_scale": dict | None, "masked_lm_accuracy": float | None, "skipped": dict,
-                          "seconds": float | None, "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool})  # fmt: skip
+                          "loss_trend": dict, "step": int, "samples": int | None, "evaluation_due": bool,
+                          "seconds": float | None})  # fmt: skip
     scale, skipped, trend = values["loss_scale"], values["skipped"], values["loss_trend"]
     _check_types(scale or {"scale": 1.0, "good_steps": 0}, {"scale": float, "good_steps": int})
     _check_types(skipped, {"total": int, "in_a_row": int})

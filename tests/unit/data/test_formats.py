@@ -37,8 +37,8 @@ class LinesShard:
             fields = json.loads(self._lines[offset])
         except ValueError as error:
             raise LINES.bad_record(self._path, offset, number, error) from None
-        arrays = {name: np.array(fields[name], dtype) for name, dtype in _TYPES.items()}
-        record = Record(**arrays, next_sentence_label=fields["label"])
+        arrays = [np.array(fields[name], dtype) for name, dtype in _TYPES.items()]
+        record = Record(arrays[0], arrays[1], arrays[2], arrays[3], fields["label"])
         return StoredRecord(record, PHASE_1_SHAPE, hash(self._lines[offset]) & 0xFFFFFFFF)
 
     def close(self) -> None:

@@ -30,10 +30,11 @@ def _list(precision: str) -> str:
         recipe = read_recipe(name)
         for phase in recipe["phases"]:
             settings = resolve_settings(name, phase=phase, precision=precision)
-            batch, rate, steps = (
-                str(settings[setting].value) for setting in ("global_batch_size", "learning_rate", "max_steps")
+            batch, rate, steps, hours = (
+                settings[setting].value for setting in ("global_batch_size", "learning_rate", "max_steps", "max_hours")
             )
-            rows.append((name, recipe["model"], str(phase), batch, rate, steps, recipe["description"]))
+            length = str(steps) if hours is None else f"{hours:g} hours"
+            rows.append((name, recipe["model"], str(phase), str(batch), str(rate), length, recipe["description"]))
     return format_table(rows, left=len(rows[0]))
 
 

@@ -94,7 +94,7 @@ def _checksum(record: Record) -> int:
     """Return a checksum of a record's contents; HDF5 itself keeps none per row."""
     arrays = (record.input_ids, record.token_type_ids, record.masked_positions, record.masked_ids)
     parts = np.array(record.part_starts[1:], np.int32).tobytes()  # nothing in records of one part
-    label = record.next_sentence_label.to_bytes(1, signed=True)
+    label = record.next_sentence_label.to_bytes(1, "little", signed=True)
     return google_crc32c.value(b"".join(array.tobytes() for array in arrays) + label + parts)
 
 

@@ -1,8 +1,8 @@
 """The padded form in which both file formats store a record: fields of fixed length under the reference's names.
 
-`input_mask` is 1 for each real token, or the number of its part, from 1, in records of several parts (as in Krell et al.
-2021, "Efficient Sequence Packing without Cross-contamination", arXiv:2107.02027). How the number of real predictions is
-stored differs between the formats.
+`input_mask` is 1 for each real token. In records of several parts, it is the number of the token's part, from 1 (as in
+Krell et al. 2021, "Efficient Sequence Packing without Cross-contamination", arXiv:2107.02027). How the number of real
+predictions is stored differs between the formats.
 """
 
 from __future__ import annotations
