@@ -90,4 +90,4 @@ def assert_same_record(found: Record, expected: Record) -> None:
         ours, theirs = getattr(found, name), getattr(expected, name)
         assert ours.dtype == theirs.dtype, name
         np.testing.assert_array_equal(ours, theirs, err_msg=name)
-    assert found.next_sentence_label == expected.next_sentence_label
+    assert (found.next_sentence_label, found.part_starts) == (expected.next_sentence_label, expected.part_starts)

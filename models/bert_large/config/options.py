@@ -283,6 +283,9 @@ def add_settings(
         words: dict[str, Any] = {"help": describe_option(item).replace("%", "%%"), "dest": item.attribute}
         if item.kind is bool:
             group.add_argument(f"--{item.option}", **_boolean_action(item), **words)
+            if item.deferred:
+                group.add_argument(f"--no-{item.option}", action="store_const", const=False, dest=item.attribute,
+                                   help=argparse.SUPPRESS)  # fmt: skip
         else:
             kind: dict[str, Any] = {} if checked else {"type": item.convert}
             metavar = {int: "N", float: "X", Path: "PATH"}.get(item.kind, "NAME")

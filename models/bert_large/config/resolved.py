@@ -46,7 +46,7 @@ def resolve_length(settings: dict[str, Resolved], *, benchmark: bool = False) ->
         _stretch_over_time(settings)
     elif settings["warmup_fraction"].value is not None and settings["total_steps"].value is not None:
         steps = round(settings["warmup_fraction"].value * settings["total_steps"].value)
-        settings["warmup_steps"] = Resolved(steps, "warmup_fraction")
+        settings["warmup_steps"] = _unless_given(settings["warmup_steps"], Resolved(steps, "warmup_fraction"))
 
 
 def _unless_given(setting: Resolved, other: Resolved) -> Resolved:
@@ -58,7 +58,7 @@ def _resolve_warmup(settings: dict[str, Resolved]) -> None:
     steps, fraction = settings["warmup_steps"], settings["warmup_fraction"]
     if steps.is_given:
         settings["warmup_fraction"] = _unless_given(fraction, Resolved(None, "warmup_steps"))
-    elif fraction.value is None and steps.origin == "default" and settings["schedule"].value == "one-cycle":
+    elif fraction.value is None and steps.value == 0 and settings["schedule"].value == "one-cycle":
         settings["warmup_fraction"] = Resolved(0.3, "schedule one-cycle")
 
 
@@ -68,10 +68,10 @@ def _stretch_over_time(settings: dict[str, Resolved]) -> None:
     if fraction.value is None:
         share = min(1.0, settings["warmup_steps"].value / total) if total else 0.0
         fraction = Resolved(share, settings["warmup_steps"].origin)
-    if not settings["warmup_steps"].is_given:
-        settings["warmup_steps"] = Resolved(round(fraction.value * STEPS_OF_TIME), "max_hours")
-    for name in ("max_steps", "total_steps"):
-        settings[name] = _unless_given(settings[name], Resolved(STEPS_OF_TIME, "max_hours"))
+    lengths = {"max_steps": STEPS_OF_TIME, "total_steps": STEPS_OF_TIME}
+    lengths["warmup_steps"] = round(fraction.value * STEPS_OF_TIME)
+    for name, steps in lengths.items():  # values that the user gives stay, for `find_conflicts` to report
+        settings[name] = _unless_given(settings[name], Resolved(steps, "max_hours"))
 
 
 def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,10 +12,11 @@ import numpy as np
 import pytest
 from bert_large.data.dataset import Dataset
 from bert_large.data.formats import FORMATS, format_of, hdf5, tfrecord
+from bert_large.data.formats.padded import field_widths, unpad_record
 from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
 from bert_large.data.loader import StepBatches
 from bert_large.data.order import SampleOrder
-from bert_large.data.record import Record, RecordShape
+from bert_large.data.record import NO_PAIR, BadRecordError, Record, RecordShape
 from bert_large.errors import DataError
 
 from tests.support.records import PHASE_1_SHAPE, assert_same_record, make_records, write_shard
@@ -106,3 +109,35 @@ def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(DataError, match=rf"{path}: line 0: "):
         Dataset.open(tmp_path / "data", tmp_path / "index", build=True)
     assert path.stat().st_size == stat.st_size
+
+
+@pytest.mark.parametrize("name", ["shard", "shard.hdf5"])
+def test_records_of_several_parts(tmp_path: Path, name: str) -> None:
+    """They are read as they were written, and a different division into parts has a different checksum."""
+    records = [
+        dataclasses.replace(record, next_sentence_label=NO_PAIR, part_starts=starts)
+        for record, starts in zip(
+            make_records(4, lengths=(20, 40)), [(0,), (0, 5), (0, 5, 6, 19), (0, 19)], strict=True
+        )
+    ]
+    twin = dataclasses.replace(records[1], part_starts=(0, 6))
+    path = tmp_path / name
+    format_of(path).write(path, iter([*records, twin]), 5, PHASE_1_SHAPE)
+    with contextlib.closing(format_of(path).open(path)) as shard:
+        stored = [entry for _, entry in shard.scan()]
+    for found, expected in zip(stored, [*records, twin], strict=True):
+        assert not isinstance(found, BadRecordError)
+        assert_same_record(found.record, expected)
+    checksums = [entry.checksum for entry in stored if not isinstance(entry, BadRecordError)]
+    assert len(set(checksums)) == 5
+
+
+BAD_PARTS = [([1, 1, 3, 3], -1), ([2, 2, 2, 2], -1), ([1, 2, 1, 2], -1), ([1, 1, 2, 2], 0), ([1, 1, 1, 1], -2)]
+
+
+@pytest.mark.parametrize(("mask", "label"), [*BAD_PARTS, ([-1, 0, 1, 2], -1), ([1, 0, 2, 2], -1)])
+def test_parts_that_are_not_numbered_are_refused(mask: list[int], label: int) -> None:
+    fields = {name: np.zeros(width, np.int64) for name, width in field_widths(RecordShape(6, 2)).items()}
+    fields["input_mask"][: len(mask)] = mask
+    with pytest.raises(ValueError, match=r"input_mask|next_sentence_labels"):
+        unpad_record(fields, 0, label)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -155,3 +156,118 @@ def test_records_of_another_vocabulary_are_refused(ids: list[int]) -> None:
     MASKING.check(masked(np.array([CLS, 10, SEP], np.int32), [1]))
     with pytest.raises(InputError, match=rf"--dynamic-masking: .* {ids[0]} .* {ids[-1]}, .*--vocab-file"):
         MASKING.check(masked(np.array(ids, np.int32), [1]))
+
+
+CONTINUES = np.arange(WORDS) % 3 == 0
+"""A third of the tokens continue words, so that words have one to several tokens."""
+
+
+def unit_masking(unit: str, rate: float = 0.15, **changes: Any) -> DynamicMasking:
+    values: dict[str, Any] = {"unit": unit, "rate": rate, "continues_word": CONTINUES, "max_predictions": 400}
+    return dataclasses.replace(MASKING, **values | changes)
+
+
+def words_of(ids: NDArray[np.int32]) -> list[range]:
+    """Return the words of a text as ranges of positions."""
+    words: list[range] = []
+    for position, token in enumerate(ids.tolist()):
+        if token in (CLS, SEP):
+            continue
+        if words and words[-1].stop == position and CONTINUES[token]:
+            words[-1] = range(words[-1].start, position + 1)
+        else:
+            words.append(range(position, position + 1))
+    return words
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(5, 160), min_size=1, max_size=6), st.sampled_from(["word", "span"]),
+       st.sampled_from([0.15, 0.4, 0.9]), st.integers(0, 2**62))  # fmt: skip
+def test_whole_words(lengths: list[int], unit: str, rate: float, first_sample: int) -> None:
+    """Words are predicted as a whole or not at all, up to the number of tokens that the rate gives."""
+    texts = texts_of(lengths)
+    drawn = unit_masking(unit, rate).draw([masked(text, [1]) for text in texts], range(first_sample, first_sample + 99))
+    for text, record in zip(texts, drawn, strict=False):
+        assert original(record) == text.tolist()
+        chosen, words = set(record.masked_positions.tolist()), words_of(text)
+        whole = [word for word in words if chosen.issuperset(word)]
+        assert chosen == {position for word in whole for position in word} and whole
+        wanted, others = max(1, round(rate * len(text))), [word for word in words if word not in whole]
+        assert len(chosen) <= wanted or len(whole) == 1
+        # No word that was left out would fit.
+        assert all(len(word) > wanted - len(chosen) for word in others)
+        assert record.masked_ids.tolist() == text[record.masked_positions].tolist()
+
+
+@pytest.mark.parametrize("unit", ["token", "word", "span"])
+@pytest.mark.parametrize("rate", [0.15, 0.3, 0.4])
+def test_the_rate(unit: str, rate: float) -> None:
+    """Of all tokens, whatever the unit; every word is chosen about equally often."""
+    texts = texts_of([128] * 600)
+    drawn = unit_masking(unit, rate).draw([masked(text, [1]) for text in texts], range(600))
+    share = np.mean([len(record.masked_ids) for record in drawn]) / 128
+    assert share == pytest.approx(round(rate * 128) / 128, abs=0.002)
+    chosen = np.bincount(np.concatenate([record.masked_positions for record in drawn]), minlength=128)[8:120] / 600
+    assert chosen.min() > 0.6 * rate and chosen.max() < 1.5 * rate
+
+
+def test_lengths_of_spans() -> None:
+    """Geometric from 1 to 10 words, normalized, at a rate so low that spans do not meet: SpanBERT's mean is 3.8."""
+    probabilities = 0.8 ** np.arange(10) * 0.2 / (1 - 0.8**10)
+    assert probabilities @ np.arange(1, 11) == pytest.approx(3.8, abs=0.01)
+    masking = unit_masking("span", 0.1, continues_word=np.zeros(WORDS, bool))
+    texts = [
+        np.concatenate([[CLS], text[text > MASK][:400], [SEP]]).astype(np.int32) for text in texts_of([500] * 3000)
+    ]
+    # A random first span: the one that contains the token with the smallest random number is not cut by the rate.
+    lengths = []
+    for record in masking.draw([masked(text, [1]) for text in texts], range(3000)):
+        runs = np.split(record.masked_positions, np.flatnonzero(np.diff(record.masked_positions) > 1) + 1)
+        lengths += [len(run) for run in runs]
+    counts = np.bincount(lengths, minlength=11)
+    # Some spans touch, are cut by the rate or by the end, so the counts agree only roughly.
+    found = counts[1:11] / counts.sum()
+    assert np.abs(found - probabilities).max() < 0.03
+    assert np.mean(np.minimum(lengths, 10)) == pytest.approx(3.8, abs=0.25)
+
+
+def test_a_span_is_shown_in_one_way() -> None:
+    """All [MASK], all unchanged, or all random words, in shares of 80, 10 and 10%; words and tokens are mixed."""
+    texts = texts_of([128] * 3000, seed=1)
+    mixed = {}
+    for unit in ("span", "word"):
+        kinds: list[int] = []
+        mixed[unit] = 0
+        for record in unit_masking(unit).draw([masked(text, [1]) for text in texts], range(3000)):
+            shown = record.input_ids[record.masked_positions]
+            kind = np.where(shown == MASK, 0, np.where(shown == record.masked_ids, 1, 2))
+            runs = np.split(kind, np.flatnonzero(np.diff(record.masked_positions) > 1) + 1)
+            mixed[unit] += sum(len(set(run.tolist())) > 1 for run in runs)
+            kinds += [run[0] for run in runs]
+        assert np.bincount(kinds) / len(kinds) == pytest.approx([0.8, 0.1, 0.1], abs=0.015)
+    assert mixed["span"] < 0.5 * mixed["word"]
+
+
+def test_units_do_not_depend_on_the_company() -> None:
+    texts = texts_of([5, 8, 30, 128, 17, 64])
+    for unit in ("word", "span"):
+        masking = unit_masking(unit)
+        together = masking.draw([masked(text, [1]) for text in texts], range(6))
+        for number, text in enumerate(texts):
+            (alone,) = masking.draw([masked(text, [len(text) - 2], 9)], [number])
+            assert_same_record(alone, together[number])
+
+
+def test_a_record_of_one_long_word_has_a_prediction() -> None:
+    ids = np.array([CLS, 10, *[9] * 9, SEP], dtype=np.int32)
+    for unit in ("word", "span"):
+        (record,) = unit_masking(unit).draw([masked(ids, [1])], [0])
+        assert record.masked_positions.tolist() == list(range(1, 11))
+
+
+def test_description() -> None:
+    """That of the usual masking is the same as in earlier versions, which recorded it."""
+    usual = "5000 words, [CLS] 2, [SEP] 3, [MASK] 4"
+    assert MASKING.description == usual
+    assert dataclasses.replace(MASKING, rate=0.4).description == f"{usual}; rate 0.4"
+    assert unit_masking("span", 0.2).description == f"{usual}, 1667 of them continue a word; rate 0.2; unit span"

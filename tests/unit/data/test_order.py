@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bert_large.data.order import SampleOrder, cut_by_tokens, deal_to_ranks, permute
+from bert_large.data.order import BatchSizes, SampleOrder, cut_by_tokens, deal_to_ranks, permute
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -110,3 +110,20 @@ def test_cut_examples() -> None:
     assert cut_by_tokens(np.array([4, 4, 4]), 8) == [slice(0, 1), slice(1, 3)]
     assert cut_by_tokens(np.array([9, 1, 9]), 8) == [slice(0, 1), slice(1, 2), slice(2, 3)]
     assert cut_by_tokens(np.array([], dtype=np.int64), 8) == []
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 40))
+def test_sizes_of_a_growing_batch(start: int, growth: int, steps: int) -> None:
+    """Linear from the first step to the end of the ramp, and constant after it; samples are the sums."""
+    sizes = BatchSizes(start + growth, start, steps)
+    found = [sizes.size(step) for step in range(steps + 5)]
+    assert found[0] == (start if steps else start + growth) and found[steps:] == [start + growth] * 5
+    assert all(abs(size - (start + growth * step / steps)) < 1 for step, size in enumerate(found[:steps]))
+    assert found == sorted(found)
+    assert [sizes.samples(step) for step in range(steps + 6)] == [sum(found[:step]) for step in range(steps + 6)]
+
+
+def test_a_constant_batch() -> None:
+    sizes = BatchSizes(7)
+    assert [sizes.size(step) for step in (0, 5)] == [7, 7] and sizes.samples(10**9) == 7 * 10**9

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -12,7 +13,10 @@ from bert_large.distributed.collectives import Ranks
 from bert_large.observe.metrics import EvalMetrics, StepMetrics
 from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.observer import Observer
+from bert_large.train import clock
 from bert_large.train.bad_steps import NonFiniteLossError, SkippedSteps
+from bert_large.train.checkpoint import read_state
+from bert_large.train.clock import TrainingClock
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.saving import CheckpointSaver
 from bert_large.train.state import TrainingState
@@ -57,7 +61,8 @@ class Steps:
 
 def make_loop(
     folder: Path, *, start: TrainingState | None = None, accuracies: list[float | None] | None = None,
-    steps: dict[str, int] | None = None, observers: tuple[Observer, ...] = (), **config: Any,
+    steps: dict[str, int] | None = None, observers: tuple[Observer, ...] = (), timer: TrainingClock | None = None,
+    **config: Any,
 ) -> TrainingLoop:  # fmt: skip
     """Return a loop whose evaluations return `accuracies` in turn, or that does not evaluate if it is None.
 
@@ -89,6 +94,7 @@ def make_loop(
         saver=None if train.benchmark else saver,
         observers=[MetricsWriter(folder, start.step, start.evaluation_due), *observers],
         describe_samples=lambda step: [{"sample": 8 * step}],
+        clock=timer or TrainingClock(None),
     )
 
 
@@ -325,3 +331,57 @@ def test_slow_saving_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         assert caplog.messages == []
         saver._log_saved(tmp_path, 6.0, 94.0)
     assert len(caplog.messages) == 1 and "--save-every" in caplog.text
+
+
+@pytest.fixture
+def minutes(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list with the present time in minutes, as clocks of training see it."""
+    now = [1000.0]
+    monkeypatch.setattr(clock, "time", SimpleNamespace(monotonic=lambda: 60 * now[0]))
+    return now
+
+
+def run_of_hours(folder: Path, minutes: list[float], start: TrainingState | None = None, **how: Any) -> TrainingLoop:
+    """Return a loop of one hour whose steps take 8 minutes each."""
+    before = start.seconds if start is not None else None
+    loop = make_loop(
+        folder, start=start, timer=TrainingClock(1.0, before or 0.0), max_hours=1.0, max_steps=10**9, **how
+    )
+    run = loop.runner.run
+
+    def take_time(*arguments: Any) -> StepMetrics:
+        minutes[0] += 8
+        return run(*arguments)
+
+    loop.runner.run = take_time  # type: ignore[method-assign]
+    return loop
+
+
+def test_a_run_ends_when_its_hours_have_passed(tmp_path: Path, minutes: list[float]) -> None:
+    """After 8 steps of 8 minutes; evaluations count too, and the last step is evaluated."""
+    loop = run_of_hours(tmp_path, minutes, accuracies=[0.1] * 9, eval_every_samples=48)
+    minutes[0] += 500  # before the loop starts
+    assert "--max-hours 1" in loop.run()
+    assert trained_steps(tmp_path) == list(range(1, 9))
+    assert evaluated(tmp_path) == [6, 8]
+    assert loop.clock.seconds == 64 * 60 and loop.clock.share() == 1.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-00000008"]
+
+
+def test_hours_count_over_interruptions(tmp_path: Path, minutes: list[float]) -> None:
+    """The time between the processes does not count; that of earlier ones does."""
+    run_of_hours(tmp_path, minutes, steps={"signal_at": 3}).run()
+    state, _ = read_state(tmp_path / "checkpoints" / "step-00000003")
+    assert state.seconds == 24 * 60
+    minutes[0] += 5000
+    loop = run_of_hours(tmp_path, minutes, start=state)
+    loop.run()
+    assert trained_steps(tmp_path) == list(range(1, 9)) and loop.clock.seconds == 64 * 60
+    ended = run_of_hours(tmp_path, minutes, start=TrainingState(8, 64, seconds=3600.0))
+    assert "--max-hours" in ended.run() and ended.totals.steps == 0
+
+
+def test_a_run_of_steps_stores_no_time(tmp_path: Path, minutes: list[float]) -> None:
+    """Its checkpoints are equal bit for bit, however long it took."""
+    make_loop(tmp_path).run()
+    assert read_state(tmp_path / "checkpoints" / "step-00000006")[0].seconds is None

@@ -62,6 +62,35 @@ def test_runs_of_versions_with_one_architecture(tmp_path: Path) -> None:
         plan_start(train_config(tmp_path), other)
 
 
+def test_runs_of_versions_with_one_schedule(tmp_path: Path) -> None:
+    """They resume with that schedule, and with no other; their identities lack the settings added since."""
+    run_in(tmp_path, 3)
+    paths = [tmp_path / "run.json", tmp_path / "checkpoints/step-00000003/state.json"]
+    for path in paths:
+        values = json.loads(path.read_text())
+        for name in ("schedule", "decay_fraction", "warmup_fraction"):
+            del values.get("identity", values)["optimizer"][name]
+        path.write_text(json.dumps(values))
+    write_checksums(paths[1].parent)
+    assert start(tmp_path) == paths[1].parent
+    with pytest.raises(InputError, match=r"optimizer.schedule .*polynomial.*cosine"):
+        start(tmp_path, {"schedule": "cosine"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"max_hours": 2.0}, "max_hours was None, is 2.0"),
+        ({"start_batch_size": 4, "batch_ramp_steps": 3}, "start_batch_size was None, is 4"),
+    ],
+)
+def test_hours_and_batch_ramp_identify_a_run(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    assert not set(changes) & set(identity(tmp_path))  # as in earlier versions, if they are not used
+    run_in(tmp_path, 3)
+    with pytest.raises(InputError, match=named):
+        start(tmp_path, changes)
+
+
 def test_an_empty_folder(tmp_path: Path) -> None:
     assert start(tmp_path) is None
     assert (tmp_path / "run.json").exists()

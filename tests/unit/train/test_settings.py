@@ -58,11 +58,15 @@ def test_every_setting_has_an_option_that_wins(tmp_path: Path) -> None:
         "keep_checkpoints": 29, "optimizer": "adamw", "learning_rate": 0.125, "beta_1": 0.25, "beta_2": 0.375,
         "epsilon": 0.5, "weight_decay": 0.625, "max_gradient_norm": 0.75, "warmup_steps": 31, "start_warmup_step": -37,
         "decay_power": 0.875, "seed": 41, "max_bad_steps": 43, "detect_divergence": 0.9375, "stop_deadline": 47.0,
+        "start_batch_size": 2, "batch_ramp_steps": 53, "schedule": "polynomial", "sequences": "packed",
+        "dynamic_masking": True, "masking_rate": 0.25, "masking_unit": "span",
     }  # fmt: skip
-    assert {*given, "max_seq_length"} == set(RECIPE_SETTINGS)
-    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", str(value).lower())]
-    _, optim, train = resolved(tmp_path, *words)
-    assert {name: getattr(optim if hasattr(optim, name) else train, name) for name in given} == given
+    others = {"max_hours": 59.0, "schedule": "wsd", "warmup_fraction": 0.5, "decay_fraction": 0.75}
+    assert {*given, *others, "max_seq_length", "masked_lm_only"} == set(RECIPE_SETTINGS)
+    for values in (given, others):
+        words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value).lower())]
+        found = {name: value for config in resolved(tmp_path, *words) for name, value in vars(config).items()}
+        assert {name: found[name] for name in values} == values
 
 
 def test_default_length_of_the_schedule(tmp_path: Path) -> None:
@@ -137,6 +141,9 @@ def test_mlperf_options(tmp_path: Path) -> None:
     [
         ({"dynamic_masking": True}, "--dynamic-masking.*--mlperf-division open"),
         ({"optimizer": "adamw"}, "--optimizer adamw"),
+        ({"schedule": "cosine"}, "--schedule"),
+        ({"max_hours": 1}, "--max-hours"),
+        ({"start_batch_size": 8, "batch_ramp_steps": 4}, "--start-batch-size"),
         ({"benchmark": True}, "--mlperf-log with --benchmark"),
         ({"eval_dir": "none"}, "--eval-dir"),
         ({"mlperf_log": None, "mlperf_platform": "x"}, "--mlperf-platform.*--mlperf-log"),
@@ -225,6 +232,25 @@ def test_settings_of_ranks() -> None:
          ("--total-steps is 0", "--eval-every-samples is 0", "--max-seq-length is 0", "--save-every is 0")),
         ({"recipe": "nvidia", "precision": "bf16"}, ("--recipe is 'nvidia'", "nvidia-phase1")),
         ({"precision": "fp8", "phase": 3, "engine": "turbo"}, ("'fp8'", "--phase is 3", "--engine is 'turbo'")),
+        ({"max_hours": 1, "max_steps": 5, "total_steps": 9}, ("--max-steps", "--total-steps", "--max-hours")),
+        ({"max_hours": 1, "warmup_steps": 5}, ("--warmup-steps", "--max-hours", "--warmup-fraction")),
+        ({"max_hours": 1, "start_warmup_step": -5}, ("--start-warmup-step is -5", "--max-hours")),
+        ({"max_hours": 0}, ("--max-hours is 0",)),
+        ({"warmup_steps": 5, "warmup_fraction": 0.5}, ("--warmup-steps", "--warmup-fraction")),
+        ({"schedule": "cosine", "decay_power": 2}, ("--decay-power", "--schedule is cosine")),
+        ({"schedule": "linear", "decay_fraction": 0.5}, ("--decay-fraction", "--schedule is linear")),
+        ({"schedule": "one-cycle", "start_warmup_step": -1}, ("--start-warmup-step is -1", "one-cycle")),
+        ({"schedule": "one-cycle", "max_steps": 5, "warmup_steps": 5}, ("--warmup-steps is 5", "--total-steps 5")),
+        ({"schedule": "triangle"}, ("--schedule is 'triangle'", "one-cycle")),
+        ({"start_batch_size": 8}, ("--start-batch-size 8", "--batch-ramp-steps")),
+        ({"batch_ramp_steps": 8}, ("--start-batch-size", "--batch-ramp-steps is 8")),
+        ({"start_batch_size": 500, "batch_ramp_steps": 8}, ("--start-batch-size is 500", "--global-batch-size")),
+        ({"masking_rate": 0.4}, ("--masking-rate is 0.4", "--dynamic-masking")),
+        ({"masking_rate": 0.15}, ("--masking-rate is 0.15", "--dynamic-masking")),
+        ({"masking_unit": "word"}, ("--masking-unit is word", "--dynamic-masking")),
+        ({"masking_rate": 1, "dynamic_masking": True}, ("--masking-rate is 1",)),
+        ({"masking_unit": "ngram", "dynamic_masking": True}, ("--masking-unit is 'ngram'",)),
+        ({"sequences": "full"}, ("--sequences is 'full'",)),
         ({"max_st": 5}, ("--max-st",)),  # an option added later must not change its meaning
     ],
 )  # fmt: skip
@@ -238,6 +264,47 @@ def test_settings_that_are_refused(
 
 def test_a_precision_in_capitals(tmp_path: Path) -> None:
     assert resolved(tmp_path, precision="BF16")[2].precision == "bf16"
+
+
+def test_a_length_that_is_given_replaces_the_recipes(tmp_path: Path) -> None:
+    """Hours replace steps and samples; steps, and a benchmark, replace hours."""
+    timed = resolved(tmp_path, max_hours=2)
+    assert (timed[2].max_hours, timed[2].max_samples, timed[2].planned_steps) == (2.0, None, None)
+    assert resolved(tmp_path, max_hours=2, max_samples=7)[2].max_samples == 7
+    recipe = {"recipe": "day-on-one-node-base"}
+    assert resolved(tmp_path, **recipe)[2].max_hours == 24
+    assert resolved(tmp_path, **recipe, max_hours=2)[2].max_hours == 2
+    _, optim, train = resolved(tmp_path, **recipe, max_steps=100)
+    assert (train.max_hours, train.planned_steps, optim.total_steps, optim.warmup_steps) == (None, 100, 100, 75)
+    measured = resolved(tmp_path, **recipe, benchmark=True)[2]
+    assert (measured.max_hours, measured.max_steps) == (None, 60)
+
+
+@pytest.mark.parametrize(
+    ("given", "fraction"),
+    [
+        ({"recipe": "bert-base", "max_hours": 3}, 0.01),  # 10,000 of 1,000,000 steps
+        ({"recipe": "bert-base", "max_hours": 3, "warmup_fraction": 0.25}, 0.25),
+        ({"recipe": "day-on-one-node-large"}, 0.06),
+        ({"schedule": "one-cycle", "max_hours": 3}, 0.3),
+        ({"max_hours": 3}, 0.0),
+        ({"schedule": "one-cycle", "max_steps": 1000}, 0.3),
+        ({"schedule": "one-cycle", "max_steps": 1000, "warmup_steps": 500}, 0.5),
+        ({"recipe": "continued", "max_steps": 1000, "warmup_steps": 100}, 0.1),
+        ({"recipe": "continued", "phase": 2}, 0.06),
+    ],
+)
+def test_the_fraction_of_the_warmup(tmp_path: Path, given: dict[str, Any], fraction: float) -> None:
+    optim = resolved(tmp_path, **given)[1]
+    assert optim.warmup_steps / optim.total_steps == pytest.approx(fraction)
+
+
+def test_masking_of_a_recipe_needs_dynamic_masking(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    data = resolved(tmp_path, recipe="roberta-like", phase=2)[0]
+    assert (data.dynamic_masking, data.sequences) == (True, "packed")
+    line = refused(capsys, "--no-dynamic-masking", dataset_dir="d", recipe="continued", masking_unit="word")
+    assert "--masking-unit is word" in line
+    assert not resolved(tmp_path, "--no-dynamic-masking", recipe="continued")[0].dynamic_masking
 
 
 def test_settings_that_a_recipe_lacks_must_be_given(

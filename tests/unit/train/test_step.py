@@ -11,6 +11,7 @@ import torch
 from bert_large.config.hugging_face import BERT
 from bert_large.config.training import OptimConfig
 from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.data.order import BatchSizes
 from bert_large.distributed.collectives import Ranks
 from bert_large.engines.precision import get_precision
 from bert_large.observe.metrics import StepMetrics
@@ -82,6 +83,23 @@ def test_losses_and_gradients_do_not_depend_on_the_cut() -> None:
             # A key's bias shifts all scores of a query equally, so its gradient and its update are rounding errors.
             if not name.endswith("key.bias"):
                 torch.testing.assert_close(parameter, expected, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_a_growing_batch_is_normalized_by_its_own_size() -> None:
+    """The first step has 4 sequences, and the others 12: each has the metrics of a constant batch of its size."""
+    growing = make_runner()
+    growing.batch_sizes = BatchSizes(12, start=4, ramp_steps=1)
+    constant = make_runner()
+    constant.global_batch_size = 4
+    first, expected = (run(runner, 0, cut(3, 1)) for runner in (growing, constant))
+    for name in ("loss", "masked_lm_loss", "next_sentence_loss", "next_sentence_accuracy", "gradient_norm", "samples"):
+        assert getattr(first, name) == getattr(expected, name), name
+    assert first.sequences_per_second * first.seconds == pytest.approx(4)
+    constant.global_batch_size = 12
+    second, expected = (run(runner, 1, cut(5, 7)) for runner in (growing, constant))
+    assert (second.loss, second.next_sentence_loss) == (expected.loss, expected.next_sentence_loss)
+    assert (second.samples, expected.samples) == (16, 24)
+    assert second.sequences_per_second * second.seconds == pytest.approx(12)
 
 
 def test_masked_lm_only() -> None:
