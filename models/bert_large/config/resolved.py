@@ -33,12 +33,11 @@ def resolve_length(settings: dict[str, Resolved], *, benchmark: bool = False) ->
     """
     if benchmark and not settings["max_steps"].is_given:
         settings["max_steps"] = Resolved(BENCHMARK_STEPS, "--benchmark")
-    replaced = "--benchmark" if benchmark else "max_steps"
     if settings["max_steps"].is_given or benchmark:
-        settings["max_hours"] = _unless_given(settings["max_hours"], Resolved(None, replaced))
+        _drop(settings, "max_hours", "--benchmark" if benchmark else "max_steps")
     is_timed = settings["max_hours"].value is not None
     if is_timed and settings["max_hours"].is_given:
-        settings["max_samples"] = _unless_given(settings["max_samples"], Resolved(None, "max_hours"))
+        _drop(settings, "max_samples", "max_hours")
     if settings["total_steps"].value is None:
         settings["total_steps"] = Resolved(settings["max_steps"].value, "max_steps")
     _resolve_warmup(settings)
@@ -53,11 +52,17 @@ def _unless_given(setting: Resolved, other: Resolved) -> Resolved:
     return setting if setting.is_given else other
 
 
+def _drop(settings: dict[str, Resolved], name: str, origin: str) -> None:
+    """Remove the value of a setting, unless the user gave it."""
+    if settings[name].value is not None:
+        settings[name] = _unless_given(settings[name], Resolved(None, origin))
+
+
 def _resolve_warmup(settings: dict[str, Resolved]) -> None:
     """Drop a recipe's warmup where the user gives one in the other unit."""
     steps, fraction = settings["warmup_steps"], settings["warmup_fraction"]
     if steps.is_given:
-        settings["warmup_fraction"] = _unless_given(fraction, Resolved(None, "warmup_steps"))
+        _drop(settings, "warmup_fraction", "warmup_steps")
     elif fraction.value is None and steps.value == 0 and settings["schedule"].value == "one-cycle":
         settings["warmup_fraction"] = Resolved(0.3, "schedule one-cycle")
 

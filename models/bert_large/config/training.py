@@ -241,7 +241,7 @@ class TrainConfig(_Checked):
         deferred=True,
     )
     batch_ramp_steps: int = setting(
-        0, "steps over which the batch grows from --start-batch-size", within="[0, 10000000]", deferred=True
+        0, "steps over which the batch grows from --start-batch-size", within="[0, 1000000]", deferred=True
     )
     max_samples: int | None = setting(None, "stop after this many sequences", within=_COUNT, deferred=True)
     target_accuracy: float | None = setting(

@@ -11,7 +11,6 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,13 +90,15 @@ class BatchSizes:
     def samples(self, steps: int) -> int:
         """Return the number of sequences of the first `steps` steps."""
         ramp = min(steps, len(self._in_ramp) - 1)
-        return self._in_ramp[ramp] + (steps - ramp) * self.full
+        return int(self._in_ramp[ramp]) + (steps - ramp) * self.full
 
     @cached_property
-    def _in_ramp(self) -> list[int]:
+    def _in_ramp(self) -> NDArray[np.int64]:
         """[ramp_steps + 1] number of sequences before each step of the ramp, and after it."""
-        sizes = (self.size(step) for step in range(self.ramp_steps if self.start is not None else 0))
-        return [0, *accumulate(sizes)]
+        steps = np.arange(0 if self.start is None else self.ramp_steps)
+        first = self.start or 0
+        sizes = first + (self.full - first) * steps // max(1, self.ramp_steps)
+        return np.concatenate([[0], np.cumsum(sizes)])
 
 
 def deal_to_ranks(lengths: NDArray[np.int64], world_size: int) -> list[NDArray[np.int64]]:
