@@ -296,10 +296,7 @@ def add_settings(
             parser.set_defaults(**{item.attribute: item.parsed_default})
     has_variables = any(item.variable for item in settings_of(config))
     if checked and has_variables and FROM_ENVIRONMENT not in parser._option_string_actions:
-        explanation = (
-            "read settings that are not given on the command line from environment variables, as the quickstart "
-            "scripts do"
-        )
+        explanation = "read settings that the command line does not give from variables, as the quickstart scripts do"
         parser.add_argument(FROM_ENVIRONMENT, action="store_true", help=explanation)
 
 

@@ -87,7 +87,7 @@ def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
     schedule, timed = values["schedule"], values["max_hours"] is not None
     start, ramp = values["start_batch_size"], values["batch_ramp_steps"]
     problems = [
-        f"--{option(name)} is given with --max-hours, which sets the length of the run; give one of them"
+        f"--{_option(name)} is given with --max-hours, which sets the length of the run; give one of them"
         + ("; --warmup-fraction sets the warmup" if name == "warmup_steps" else "")
         for name in ("max_steps", "total_steps", "warmup_steps")
         if timed and name in given
@@ -95,7 +95,7 @@ def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
     if {"warmup_steps", "warmup_fraction"} <= given:
         problems.append("--warmup-steps and --warmup-fraction are both given, expected one of them")
     problems += [
-        f"--{option(name)} is given, but --schedule is {schedule}; it applies to {applies} only"
+        f"--{_option(name)} is given, but --schedule is {schedule}; it applies to {applies} only"
         for name, applies in (("decay_power", "polynomial"), ("decay_fraction", "wsd"))
         if name in given and schedule != applies
     ]
@@ -112,7 +112,7 @@ def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
         problems.append(f"--start-batch-size is {start}, expected at most --global-batch-size, which is "
                         f"{values['global_batch_size']}")  # fmt: skip
     problems += [
-        f"--{option(name)} is {values[name]} without --dynamic-masking, and the records' own masks stay as they are; "
+        f"--{_option(name)} is {values[name]} without --dynamic-masking, and the records' own masks stay as they are; "
         "give --dynamic-masking, or leave it out"
         for name in ("masking_rate", "masking_unit")
         if name in set_here and not values["dynamic_masking"]
@@ -134,6 +134,6 @@ def _find_short_schedule(values: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def option(name: str) -> str:
+def _option(name: str) -> str:
     """Return the option of a setting that a recipe may hold, without dashes."""
     return RECIPE_SETTINGS[name].option
