@@ -95,7 +95,8 @@ def test_a_run_on_packed_sequences(trained: Path) -> None:
 
 def test_the_masks_are_of_whole_words(place: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """At the rate given, in every batch that the run trains on."""
-    shares, read = [], StepBatches.read
+    shares: list[float] = []
+    read = StepBatches.read
 
     def watch(self: StepBatches, step: int) -> Any:
         batches, bad = read(self, step)

@@ -353,7 +353,7 @@ def run_of_hours(folder: Path, minutes: list[float], start: TrainingState | None
         minutes[0] += 8
         return run(*arguments)
 
-    loop.runner.run = take_time  # type: ignore[method-assign]
+    loop.runner.run = take_time  # type: ignore[method-assign, assignment]
     return loop
 
 
