@@ -81,6 +81,9 @@ class PhaseOptions(BenchmarkOptions):
 class StepOptions(BenchmarkOptions):
     """Options of `bench step`."""
 
+    rounds: int = option(30, "timed rounds", within=COUNT)
+    layers: int = option(1, "encoder layers", within=COUNT)
+    """One: rounds of tenths of a second alternate faster than the machine's load changes."""
     seq_len: int = option(128, "tokens of every sequence", within="[5, 1000000]")
     """At least [CLS], one token of each segment, and two [SEP]."""
     vocab_size: int = 8
