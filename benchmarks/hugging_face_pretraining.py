@@ -35,7 +35,7 @@ from bert_large.storage.output_folder import make_folder
 from torch.nn import functional
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerBase
 
 _EVAL_BATCH_SIZE = 32
 
@@ -74,7 +74,7 @@ class _Log:
         self._file.flush()
 
 
-def _load_sequences(options: TrainerOptions, tokenizer: PreTrainedTokenizerFast) -> Any:
+def _load_sequences(options: TrainerOptions, tokenizer: PreTrainedTokenizerBase) -> Any:
     """Return the text as a data set of full sequences, cached by `datasets`."""
     from datasets import Dataset as TextDataset
 

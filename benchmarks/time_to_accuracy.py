@@ -153,9 +153,9 @@ def read_curve(metrics: Path, pauses: Sequence[Mapping[str, float]]) -> list[dic
     for pause in pauses:
         paused[min(int(pause["rows"]), len(rows))] += pause["seconds"]
     seconds, curve = 0.0, []
-    for row, pause in zip(rows, paused, strict=False):
+    for row, paused_seconds in zip(rows, paused, strict=False):
         if row["event"] == "step":
-            seconds += row["seconds"] - (pause if pause <= row["seconds"] else 0.0)
+            seconds += row["seconds"] - (paused_seconds if paused_seconds <= row["seconds"] else 0.0)
         else:
             curve.append({"step": row["step"], "seconds": seconds, "masked_lm_loss": row["masked_lm_loss"]})
     if not curve:
