@@ -232,8 +232,8 @@ print_PREPARE_help() {
   TEXT_FIELD              field of JSON objects or column of tables that holds the text; a number is a column of a CSV
                           or TSV file whose first row has no names (default: text)
   TEXT_ENCODING           encoding of all text files, such as utf-16-le or cp1252 (default: detected for each file)
-  DUPLICATES              articles to remove: none; copies of earlier ones; or also near-duplicates, which share most
-                          of their word 5-grams (MinHash) (default: exact)
+  DUPLICATES              keep: remove no articles; exact: remove copies of earlier articles; near: also remove near-
+                          duplicates, which share most of their word 5-grams (MinHash) (default: exact)
   TEXT_LANGUAGE           language whose rules split sentences, as an ISO 639 code; English if unknown (default: en)
   SHARDS                  text files to make for both phases (default: one per 32 MiB of text)
   PHASE1_FRACTION         share of the text for phase 1, the rest is for phase 2; with 1, both phases train on all of

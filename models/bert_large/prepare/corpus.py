@@ -126,6 +126,8 @@ def _describe(input_dir: Path, files: Sequence[Path], settings: CorpusSettings, 
         "phase1_fraction": settings.phase1_fraction,
         "eval_articles": "auto" if settings.eval_articles is None else settings.eval_articles,
     }
+    if form == "mediawiki":
+        recorded["wikitext"] = f"mwparserfromhell {version('mwparserfromhell')}"
     log(f"input format: {form}: {TEXT_FORMS[form]}; {len(files)} files")
     others = [path for path, encoding in encodings.items() if encoding != "utf-8"]
     if others and settings.encoding is None:

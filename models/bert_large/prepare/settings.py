@@ -64,8 +64,8 @@ class CorpusSettings:
     )
     duplicates: str = setting(
         "exact",
-        "articles to remove: none; copies of earlier ones; or also near-duplicates, which share most of their word "
-        "5-grams (MinHash)",
+        "keep: remove no articles; exact: remove copies of earlier articles; near: also remove near-duplicates, which "
+        "share most of their word 5-grams (MinHash)",
         choices=DUPLICATES,
     )
     language: str = setting(
