@@ -215,9 +215,8 @@ def _write_corpus(
 
 def _read(files: Sequence[Path], reading: Reading, settings: CorpusSettings, log: Log) -> Iterator[bytes]:
     """Yield every article that has sentences, without duplicates, as UTF-8 lines with one sentence each."""
-    text_bytes = _estimate_text(files)
-    duplicates = Duplicates(settings.duplicates, text_bytes)
-    workers = settings.workers if text_bytes >= _FEWEST_BYTES_FOR_WORKERS else 1
+    duplicates = Duplicates()
+    workers = settings.workers if _estimate_text(files) >= _FEWEST_BYTES_FOR_WORKERS else 1
     maker = SentenceMaker(reading.form, settings.language, settings.duplicates)
     with Progress(total_bytes(files), "B", description="articles", write=log) as progress:
         for article in make_sentences(_read_files(files, reading, progress), maker, workers):
@@ -259,7 +258,7 @@ def _check_shards(shards: Sequence[Shard], held_out: Shard, files: Sequence[Path
     articles = sum(shard.articles for shard in shards)
     if not articles and not held_out.articles:
         more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-        raise InputError(f"found no sentences in {files[0]}{more}")
+        raise InputError(f"found no sentences in {files[0]}{more}; expected text")
     needed = MIN_ARTICLES * len(shards) + held_out.articles
     poorest = min(shards, key=lambda shard: shard.articles)
     if poorest.articles < MIN_ARTICLES:

@@ -21,13 +21,7 @@ _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af\u0e00-\u0e7f]|[^\W
 FINGERPRINT_BYTES = 8
 MOST_TABLE_BYTES = 1 << 30
 """Memory for fingerprints: enough for 100 million articles, or 6 million if near-duplicates are searched for."""
-_BYTES_PER_ARTICLE = 256
-"""The smallest mean length of articles for which the table is large enough."""
-
-
-def fingerprints_per_article(mode: str) -> int:
-    """Return how many fingerprints `fingerprints_of` computes."""
-    return {"keep": 0, "exact": 1, "near": 1 + _BANDS}[mode]
+_FIRST_SLOTS = 1 << 16
 
 
 def describe_method(mode: str) -> str:
@@ -84,13 +78,10 @@ class Duplicates:
     The first of several duplicates is kept, so the result depends on the order of the articles.
     """
 
-    def __init__(self, mode: str, text_bytes: int, most_bytes: int = MOST_TABLE_BYTES) -> None:
-        """Make a table for about `text_bytes` of text; it never uses more than `most_bytes`, a power of two."""
-        expected = fingerprints_per_article(mode) * (text_bytes // _BYTES_PER_ARTICLE + 1)
-        slots = 1 << max(10, (expected * 3 // 2).bit_length())
-        slots = min(slots, most_bytes // FINGERPRINT_BYTES)
-        self._table: Any = np.zeros(slots, dtype=np.uint64).data
-        self._mask, self._room = slots - 1, slots * 3 // 4
+    def __init__(self, most_bytes: int = MOST_TABLE_BYTES) -> None:
+        """Start with a small table, which grows to `most_bytes`, a power of two."""
+        self._most_slots = most_bytes // FINGERPRINT_BYTES
+        self._resize(min(_FIRST_SLOTS, self._most_slots))
         self.exact = self.near = 0
         """Articles found to be duplicates."""
         self.unrecorded = 0
@@ -107,14 +98,26 @@ class Duplicates:
         if any(self._table[slot] for slot in slots[1:]):
             self.near += 1
             return True
+        if self._room < len(fingerprints) and len(self._table) < self._most_slots:
+            recorded = [fingerprint for fingerprint in self._table if fingerprint]
+            self._resize(2 * len(self._table))
+            self._add(recorded)
         if self._room < len(fingerprints):
             self.unrecorded += 1
-            return False
+        else:
+            self._add(fingerprints)
+        return False
+
+    def _resize(self, slots: int) -> None:
+        """Make an empty table, of which three quarters may be used."""
+        self._table: Any = np.zeros(slots, dtype=np.uint64).data
+        self._mask, self._room = slots - 1, slots * 3 // 4
+
+    def _add(self, fingerprints: list[int]) -> None:
         for fingerprint in fingerprints:
-            slot = self._slot_of(fingerprint)  # again: the one before may have taken the same slot
+            slot = self._slot_of(fingerprint)
             self._room -= self._table[slot] == 0
             self._table[slot] = fingerprint
-        return False
 
     def _slot_of(self, fingerprint: int) -> int:
         """Return the slot that holds a fingerprint, or the empty one where it belongs (linear probing)."""

@@ -94,13 +94,11 @@ def resolve_forms(
     form = _resolve_form(forms, settings.input_format)
     if settings.text_field is not None and form not in _WITH_FIELD:
         raise InputError(
-            f"--text-field is {settings.text_field!r}, but the files hold {TEXT_FORMS[form]}, which has no fields; "
+            f"--text-field is {settings.text_field!r}, but the input format {form} ({TEXT_FORMS[form]}) has no fields; "
             "leave it out, or give --input-format"
         )
     if settings.encoding is not None and form in _WITH_ENCODING:
-        raise InputError(
-            f"--encoding is {settings.encoding!r}, but the encoding of {TEXT_FORMS[form]} is fixed; leave it out"
-        )
+        raise InputError(f"--encoding is {settings.encoding!r}, but {form} files state their encoding; leave it out")
     return form, {form.path: form.encoding for form in forms}
 
 

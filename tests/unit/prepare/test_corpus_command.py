@@ -297,9 +297,10 @@ def test_long_articles_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         assert len(parts) >= 7 and max(map(len, parts)) < 1100 and min(map(len, parts[:-2])) > 500
 
 
-def test_memory_for_duplicates_is_bounded() -> None:
-    """A full table forgets no article and records no more."""
-    table = duplicates.Duplicates("exact", 1 << 40, most_bytes=1 << 10)
+def test_memory_for_duplicates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table grows; when it is full, it forgets no article and records no more."""
+    monkeypatch.setattr(duplicates, "_FIRST_SLOTS", 8)
+    table = duplicates.Duplicates(most_bytes=1 << 10)
     found = [duplicates.fingerprints_of(b"%d" % n, "exact") for n in range(200)]
     assert [table.contains(fingerprints) for fingerprints in found] == [False] * 200
     assert (table.unrecorded, len(table._table)) == (200 - 96, 128)
