@@ -170,7 +170,10 @@ def unpack(package: str, work: Path) -> tuple[Path, str]:
     if not found:
         subprocess.run(["apt-get", "download", "--quiet", package], cwd=packages, check=True, stdout=subprocess.DEVNULL)
         found = sorted(packages.glob(f"{package}_*.deb"))
-    subprocess.run(["dpkg-deb", "--extract", found[0], folder], check=True)
+    if not folder.is_dir():
+        partial_folder = folder.with_name(f".{package}")
+        subprocess.run(["dpkg-deb", "--extract", found[0], partial_folder], check=True)
+        partial_folder.rename(folder)
     version = subprocess.run(["dpkg-deb", "--field", found[0], "Version"], check=True, capture_output=True, text=True)
     return folder, version.stdout.strip()
 

@@ -23,6 +23,8 @@ PARQUET_MAGIC = b"PAR1"
 _DELIMITERS = (",", "\t", ";", "|")
 _SAMPLE_LINES = 1000
 _QUOTED = re.compile(r'"((?:[^"]|"")*)"')
+_NAME = re.compile(r"[\w.:/-]*( [\w.:/()-]+){0,2}")
+"""A name of a column, which is not a part of a sentence: three words at most."""
 _ROWS_AT_ONCE = 64
 _MOST_NAMES = 20
 
@@ -69,9 +71,12 @@ def check_column(path: Path, field: str, encoding: str) -> None:
 
 
 def names_column(line: str, field: str) -> bool:
-    """Return whether a line has several cells and one of them is `field`, as in the first row of a table."""
-    tables = (_parse([line], delimiter) for delimiter in _DELIMITERS if delimiter in line)
-    return any(field in map(str.strip, row) for rows in tables for row in rows)
+    """Return whether a line has several cells with names, one of which is `field`, as in the first row of a table."""
+    for delimiter in _DELIMITERS:
+        cells = [cell.strip() for rows in _parse([line], delimiter) for cell in rows]
+        if len(cells) > 1 and field in cells and all(map(_NAME.fullmatch, cells)):
+            return True
+    return False
 
 
 def _find_column(path: Path, lines: Sequence[str], field: str) -> tuple[str, int, int, bool]:

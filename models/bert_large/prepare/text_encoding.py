@@ -52,14 +52,18 @@ def is_encoding(name: str) -> bool:
     return True
 
 
-def detect_encoding(path: Path) -> str:
-    """Return the encoding of a text file; raise `InputError` if it has none.
+def resolve_encoding(path: Path, given: str | None = None) -> str:
+    """Return the encoding of a text file, if it is not `given`; raise `InputError` for binary data.
 
     A byte order mark decides. Otherwise it is UTF-8 if nearly all of the bytes beyond ASCII are, else what `chardet`
     finds most likely in the first 256 KiB.
     """
     with open_decompressed(path) as file:
         sample = file.read(_SAMPLE_BYTES)
+    if given is not None:
+        if _is_binary(sample.decode(given, "replace")):
+            raise InputError(f"{path}: line 1: found binary data, expected text in --encoding {given}; delete the file")
+        return given
     for mark, encoding in _BYTE_ORDER_MARKS:
         if sample.startswith(mark):
             return encoding

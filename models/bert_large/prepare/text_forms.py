@@ -15,7 +15,7 @@ from bert_large.errors import InputError
 from bert_large.prepare.compressed import open_decompressed, plain_name
 from bert_large.prepare.settings import DEFAULT_TEXT_FIELD, TEXT_FORMS, CorpusSettings
 from bert_large.prepare.table_files import PARQUET_MAGIC, check_column, check_parquet, missing_field, names_column
-from bert_large.prepare.text_encoding import detect_encoding, read_text
+from bert_large.prepare.text_encoding import read_text, resolve_encoding
 from bert_large.prepare.text_files import read_lines
 from bert_large.prepare.wikipedia import require_parser
 
@@ -169,7 +169,7 @@ def detect_form(path: Path, settings: CorpusSettings, split_sentences: Callable[
     if _check_head(path, _SIGNATURES).startswith(PARQUET_MAGIC):
         check_parquet(path, field)
         return TextForm(path, "parquet", frozenset(["parquet"]))
-    encoding = settings.encoding or detect_encoding(path)
+    encoding = resolve_encoding(path, settings.encoding)
     lines = list(_sample(map(str.strip, read_text(path, encoding)), _SAMPLE_CHARACTERS))
     first, line = next(((number, line) for number, line in enumerate(lines, start=1) if line), (1, ""))
     found = foreign_form(line, field)

@@ -145,7 +145,13 @@ def test_files_that_are_not_text_are_refused(tmp_path: Path, content: str | byte
 
 
 @pytest.mark.parametrize(
-    "text", ["<unk> is a word. So is <s>.\n", "Hello, you, and me. It is fine, now, so.\n", "{}. a\n"]
+    "text",
+    [
+        "<unk> is a word. So is <s>.\n",
+        "Hello, you, and me. It is fine, now, so.\n",
+        "Of all the words, text\nis one. A text.\n",
+        "{}. a\n",
+    ],
 )
 def test_text_that_resembles_other_forms_is_text(tmp_path: Path, text: str) -> None:
     assert form_of(tmp_path, text * 10) == "articles"

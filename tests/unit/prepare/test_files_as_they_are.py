@@ -210,6 +210,8 @@ def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
         read(tmp_path / "a", b"An article. It ends. It is over.\n" * 9, "body")
     with pytest.raises(InputError, match="--encoding is 'cp1252'"):
         read(tmp_path / "a", parquet(), "body", encoding="cp1252")
+    with pytest.raises(InputError, match=f"{tmp_path}/a: line 1: .*latin-1"):
+        read(tmp_path / "a", bytes(range(256)) * 9, encoding="latin-1")
     for encoding in ("nothing", "hex", "undefined"):
         with pytest.raises(InputError, match=f"--encoding is '{encoding}'"):
             CorpusSettings(encoding=encoding)
