@@ -7,7 +7,7 @@ with `bert-large corpus`, which also removes near-duplicates:
 
     WORK_DIR/corpus/both/     text to train on
     WORK_DIR/held_out/both/   articles of English Wikipedia, from the tests of the package gensim
-    WORK_DIR/sources.json     version, pages, characters and words of every source
+    WORK_DIR/sources.json     version, pages, characters and words of every source; a source in it is not made again
 
 The same versions of the packages give the same bytes. Needs Debian 12, and the extras `bench` and `text`.
 """
@@ -110,10 +110,9 @@ def dictionary_pages(content: bytes) -> Iterator[Page]:
     """Yield pages of definitions of GCIDE (Webster 1913): headwords start a line, their definitions are indented."""
     page: list[str] = []
     for block in re.split(r"\n\s*\n", content.decode("utf-8", "replace")):
-        lines = [line for line in block.split("\n") if line.startswith(" ")]
-        text = " ".join(" ".join(lines).split())
-        text = re.sub(r"\[[^\]]*\]|--[A-Z][\w.' ]*$|[{}]|^\(?\w{1,2}[.)] ", "", text).strip()
-        page.append(" ".join(text.split()))
+        text = " ".join(" ".join(line for line in block.split("\n") if line.startswith(" ")).split())
+        text = re.sub(r"\[[^\]]*\]|[{}]|^\(?\w{1,2}[.)] ", "", text).strip()
+        page.append(re.sub(r"\s*--[A-Z][\w.' ]*$", "", text))
         if sum(map(len, page)) >= _DICTIONARY_PAGE_CHARACTERS:
             yield Page("definitions", page)
             page = []
@@ -190,17 +189,21 @@ def main() -> None:
     work = parser.parse_args().work_dir.resolve()
     for name in ("packages", "unpacked", "text", "wikipedia"):
         (work / name).mkdir(parents=True, exist_ok=True)
-    sources = {}
+    record = work / "sources.json"
+    sources = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         for package in PACKAGES:
             folder, version = unpack(package, work)
-            counts = write_source(package, folder, work / "text" / f"{package}.jsonl", partial(pool.map, chunksize=16))
-            sources[package] = {"version": version, **counts}
-            print(f"{package} {version}: {counts['pages']} pages, {counts['characters'] / 1e6:.1f} million characters")
+            if sources.get(package, {}).get("version") != version:
+                target = work / "text" / f"{package}.jsonl"
+                counts = write_source(package, folder, target, partial(pool.map, chunksize=16))
+                sources[package] = {"version": version, **counts}
+                record.write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
+            found = sources[package]
+            print(f"{package} {version}: {found['pages']} pages, {found['characters'] / 1e6:.1f} million characters")
     run("pip", "install", "--quiet", "--no-deps", "--upgrade", "--target", work / "gensim", HELD_OUT_PACKAGE)
     dump = work / "wikipedia" / "pages.xml.bz2"
     dump.write_bytes((work / "gensim" / HELD_OUT_FILE).read_bytes())
-    (work / "sources.json").write_text(json.dumps(sources, indent=1) + "\n", encoding="utf-8")
     total = sum(counts["characters"] for counts in sources.values())
     print(f"all: {total / 1e6:.1f} million characters, duplicates included", flush=True)
     options = ("--phase1-fraction", 1, "--eval-articles", 0, "--duplicates", "near", "--overwrite")

@@ -8,6 +8,7 @@ import documentation_corpus as corpus
 import pytest
 
 PROSE = "The function returns the number of bytes that were written to the file, which may be fewer than requested."
+WORDS = ["one", "two", "three", "four", "five", "six"]
 HTML = f"""<html><head><title>T</title><script>var a = 1;</script></head><body><nav>Home. Index of all the pages.</nav>
 <main><h1>A heading.</h1><p>{PROSE}</p><pre>int main() {{ return 0; }}</pre>
 <ul><li>If it is <code>-1</code>, an error has occurred and the cause is in the variable errno.</li></ul>
@@ -51,13 +52,16 @@ def test_dictionary_pages() -> None:
 def test_the_pages_of_a_package(tmp_path: Path) -> None:
     """In the order of their paths, without other languages, links, short pages and paragraphs of earlier pages."""
     folder = tmp_path / "package"
+    own = [
+        "".join(f"<p>This is paragraph {word} of page {n}, and it is long enough.</p>" for word in WORDS) for n in "abc"
+    ]
     pages = {
-        "b/index.html": f"<p>{PROSE}</p>"
-        + "".join(f"<p>This is the paragraph of the number {n}00.</p>" for n in range(9)),
-        "a.html.gz": HTML,
-        "c.html": f"<p>{PROSE}</p>",
-        "de/index.html": HTML.replace("bytes", "words"),
-        "index.fr.html": HTML.replace("bytes", "words"),
+        "b/index.html": own[1] + own[0],
+        "a.html.gz": own[0],
+        "c.html": own[0],
+        "de/index.html": own[2],
+        "index.fr.html": own[2],
+        "short.html": f"<p>{PROSE}</p>",
     }
     for name, content in pages.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -67,8 +71,8 @@ def test_the_pages_of_a_package(tmp_path: Path) -> None:
     counts = corpus.write_source("package", folder, tmp_path / "out.jsonl", map)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["source"] for line in lines] == ["package/a.html.gz", "package/b/index.html"]
-    assert PROSE in lines[0]["text"] and PROSE not in lines[1]["text"]
     texts = [line["text"] for line in lines]
-    assert counts == {
-        "pages": 2, "characters": sum(map(len, texts)), "words": sum(len(text.split()) for text in texts)
-    }  # fmt: skip
+    assert [text.count("\n") + 1 for text in texts] == [len(WORDS), len(WORDS)]
+    assert "page a" in texts[0] and "page a" not in texts[1]
+    words = sum(len(text.split()) for text in texts)
+    assert counts == {"pages": 2, "characters": sum(map(len, texts)), "words": words}

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import lzma
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pyarrow.parquet
 import pytest
 from backports import zstd
 from bert_large.errors import InputError
+from bert_large.prepare import compressed
 from bert_large.prepare.articles import Reading, iterate_articles
 from bert_large.prepare.sentences import split_sentences
 from bert_large.prepare.settings import CorpusSettings
@@ -215,6 +217,26 @@ def test_settings_without_meaning_are_refused(tmp_path: Path) -> None:
     for encoding in ("nothing", "hex", "undefined"):
         with pytest.raises(InputError, match=f"--encoding is '{encoding}'"):
             CorpusSettings(encoding=encoding)
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "options"),
+    [
+        ("pyarrow", parquet(), {}),
+        ("mwparserfromhell", dump(TEXTS), {}),
+        ("chardet", "Là où était l'été. Déjà vu.\n".encode("cp1252") * 9, {"input_format": "articles"}),
+        ("zstd", zstd.compress(table()), {}),
+    ],
+)
+def test_the_extra_is_named_where_it_is_needed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, content: bytes, options: dict[str, str]
+) -> None:
+    if package == "zstd":
+        monkeypatch.setattr(compressed, "zstd", None)
+    else:
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=rf"^{tmp_path}/a: .*\[text\]"):
+        read(tmp_path / "a", content, "body" if not options else None, **options)
 
 
 ANY_TEXT = st.lists(st.text(st.characters(codec="utf-8"), max_size=40), min_size=1, max_size=8)
