@@ -226,8 +226,8 @@ END
 }
 
 PREPARE_VARIABLES=(
-  DATASET_DIR INPUT_DIR INPUT_FORMAT TEXT_LANGUAGE SHARDS PHASE1_FRACTION EVAL_ARTICLES VOCAB_SIZE VOCAB_FILE WORKERS
-  SEQUENCES DUPE_FACTOR RANDOM_SEED EVAL_RECORDS MODEL_DIR
+  DATASET_DIR INPUT_DIR INPUT_FORMAT TEXT_FIELD TEXT_ENCODING DUPLICATES TEXT_LANGUAGE SHARDS PHASE1_FRACTION
+  EVAL_ARTICLES VOCAB_SIZE VOCAB_FILE WORKERS SEQUENCES DUPE_FACTOR RANDOM_SEED EVAL_RECORDS MODEL_DIR
 )
 PREPARE_INPUTS=(
   INPUT_DIR VOCAB_FILE MODEL_DIR
@@ -236,19 +236,27 @@ PREPARE_OUTPUTS=(
   DATASET_DIR
 )
 declare -A PREPARE_CHOICES=(
-  [INPUT_FORMAT]='auto sentences paragraphs articles wikiextractor json'
+  [INPUT_FORMAT]='auto sentences paragraphs articles wikiextractor json csv parquet mediawiki'
+  [DUPLICATES]='keep exact near'
   [SEQUENCES]='pairs packed'
 )
 print_PREPARE_help() {
   cat <<'END'
   DATASET_DIR             folder for seq_128/, seq_512/, eval/, vocab.txt and corpus/ (default: required)
-  INPUT_DIR               folder of UTF-8 text files, which may be compressed (gzip, bzip2, xz); folders inside and
-                          links are followed, names that start with a dot are left out
+  INPUT_DIR               folder of files of text, which may be compressed (gzip, bzip2, xz, Zstandard); folders
+                          inside and links are followed, names that start with a dot are left out
   INPUT_FORMAT            sentences: one sentence per line, blank lines between articles (like MLCommons' files);
                           paragraphs: one paragraph per line, blank lines between articles; articles: one article per
                           line; wikiextractor: <doc id=…> … </doc> blocks of WikiExtractor, one paragraph per line;
-                          json: one JSON object per line, with the article in its field "text" (WikiExtractor --json)
-                          (default: detected for each file)
+                          json: one JSON object per line, with the article in the field --text-field (also
+                          WikiExtractor --json); csv: a CSV or TSV table, with an article in the column --text-field
+                          of each row; parquet: a Parquet table, with an article in the column --text-field of each
+                          row; mediawiki: a MediaWiki dump (XML) (default: detected for each file)
+  TEXT_FIELD              field of JSON objects or column of tables that holds the text; a number is a column of a CSV
+                          or TSV file whose first row has no names (default: text)
+  TEXT_ENCODING           encoding of all text files, such as utf-16-le or cp1252 (default: detected for each file)
+  DUPLICATES              keep: remove no articles; exact: remove copies of earlier articles; near: also remove near-
+                          duplicates, which share most of their word 5-grams (MinHash) (default: exact)
   TEXT_LANGUAGE           language whose rules split sentences, as an ISO 639 code; English if unknown (default: en)
   SHARDS                  text files to make for both phases (default: one per 32 MiB of text)
   PHASE1_FRACTION         share of the text for phase 1, the rest is for phase 2; with 1, both phases train on all of
@@ -257,7 +265,7 @@ print_PREPARE_help() {
                           at most 10000)
   VOCAB_SIZE              largest number of tokens (default: 30522)
   VOCAB_FILE              vocab.txt, one token per line (default: trained from the text)
-  WORKERS                 processes, each with one text file in memory (default: the CPUs that this process may use)
+  WORKERS                 processes (default: the CPUs that this process may use)
   SEQUENCES               pairs: two segments for the next-sentence task, as in MLCommons' records; packed: full
                           sequences for masked LM only, in which the parts of different documents have separate
                           attention and positions (default: pairs)

@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 
 from bert_large.errors import UserError
+
+
+def start_worker() -> None:
+    """Prepare a worker process of a pool: one core, no message on Ctrl-C, no life without its parent."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    # Ctrl-C reaches every process of the terminal; the parent reports it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    end_with_parent()
 
 
 def end_with_parent() -> None:

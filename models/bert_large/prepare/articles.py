@@ -6,31 +6,81 @@ import html
 import json
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.prepare.text_files import read_lines
+from bert_large.prepare.sentence_workers import LONGEST_ARTICLE_BYTES
+from bert_large.prepare.settings import DEFAULT_TEXT_FIELD
+from bert_large.prepare.table_files import iterate_delimited, iterate_parquet, missing_field
+from bert_large.prepare.text_encoding import Replaced, read_text
 from bert_large.prepare.text_forms import DOC_START, blocks_of, refuse_markup
+from bert_large.prepare.wikipedia import iterate_pages
 
 _TITLE = re.compile(r'\stitle="([^"]*)"')
 
 
-def iterate_articles(path: Path, form: str) -> Iterator[list[str]]:
-    """Yield the lines of each article of a file in a form of `TEXT_FORMS`, without blank lines.
+@dataclass
+class Reading:
+    """How the files of a corpus are read, and what was found in them."""
 
-    Raises `InputError` for bytes that are not UTF-8, and for a line that does not belong in a file of this form.
+    form: str
+    """A form of `TEXT_FORMS`."""
+    text_field: str = DEFAULT_TEXT_FIELD
+    """Field or column with the text."""
+    encodings: dict[Path, str] = field(default_factory=dict)
+    """Of each file; UTF-8 if it is missing."""
+    replaced: dict[Path, Replaced] = field(default_factory=dict)
+    """Of each file that has bytes that could not be decoded."""
+    without_text: int = 0
+    """JSON objects and rows of tables whose text is null or blank."""
+    cuts: int = 0
+    """Places where an article was divided because of its length."""
+
+
+def iterate_articles(path: Path, reading: Reading) -> Iterator[list[str]]:
+    """Yield the lines of each article of a file, without blank lines; wikitext for a MediaWiki dump (`iterate_pages`).
+
+    A block of lines of more than `LONGEST_ARTICLE_BYTES` characters is divided. Raises `InputError` for a line or row
+    that does not belong in a file of this form, or has too many bytes of another encoding.
     """
-    lines = read_lines(path)
-    if form == "wikiextractor":
-        return _doc_blocks(lines, path)
-    if form == "json":
-        return _json_articles(lines, path)
-    lines = refuse_markup(lines, path)
-    return ([line] for line in lines if line) if form == "articles" else blocks_of(lines)
+    encoding, replaced = reading.encodings.get(path, "utf-8"), Replaced()
+    lines = map(str.strip, read_text(path, encoding, replaced))
+    if reading.form == "mediawiki":
+        yield from iterate_pages(path)
+    elif reading.form == "parquet":
+        yield from _articles_of(iterate_parquet(path, reading.text_field), reading)
+    elif reading.form == "csv":
+        yield from _articles_of(iterate_delimited(path, reading.text_field, encoding, replaced), reading)
+    elif reading.form == "json":
+        yield from _json_articles(lines, path, reading)
+    elif reading.form == "wikiextractor":
+        yield from _doc_blocks(lines, path, reading)
+    elif reading.form == "articles":
+        yield from ([line] for line in refuse_markup(lines, path) if line)
+    else:
+        for block in blocks_of(refuse_markup(lines, path), LONGEST_ARTICLE_BYTES):
+            reading.cuts += sum(map(len, block)) >= LONGEST_ARTICLE_BYTES
+            yield block
+    if replaced.count:
+        reading.replaced[path] = replaced
 
 
-def _json_articles(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
-    """Yield the lines of the field "text" of each line, without the title that WikiExtractor repeats first."""
+def _articles_of(texts: Iterable[str | None], reading: Reading) -> Iterator[list[str]]:
+    """Yield the lines of each text that is not blank, and count the others."""
+    for text in texts:
+        if paragraphs := _paragraphs(text or ""):
+            yield paragraphs
+        else:
+            reading.without_text += 1
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [stripped for line in text.split("\n") if (stripped := line.strip())]
+
+
+def _json_articles(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[list[str]]:
+    """Yield the lines of the text of each JSON object, without the title that WikiExtractor repeats first."""
     for number, line in enumerate(lines, start=1):
         if not line:
             continue
@@ -38,28 +88,32 @@ def _json_articles(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
             content = json.loads(line)
             if not isinstance(content, dict):
                 raise ValueError(f"found {line[:40]!r}, expected an object")
-            if not isinstance(content.get("text"), str):
-                found = repr(content["text"])[:40] if "text" in content else f"only {', '.join(content)}"
-                raise ValueError(f'found {found}, expected a field "text" that is a string')
+            if reading.text_field not in content:
+                raise missing_field(path, f"line {number}", "field", reading.text_field, list(content))
+            text = content[reading.text_field]
+            if not isinstance(text, str | None):
+                raise ValueError(f"the field {reading.text_field!r} is {str(text)[:40]!r}, expected a string")
         except (ValueError, RecursionError) as error:
             raise InputError(f"{path}: line {number} is not a JSON article: {error}; fix or delete the line") from None
-        paragraphs = [stripped for paragraph in content["text"].split("\n") if (stripped := paragraph.strip())]
-        if paragraphs and html.unescape(paragraphs[0]) == content.get("title"):
+        paragraphs = _paragraphs(text or "")
+        if not paragraphs:
+            reading.without_text += 1
+        elif html.unescape(paragraphs[0]) == content.get("title"):
             del paragraphs[0]
         if paragraphs:
             yield paragraphs
 
 
-def _doc_blocks(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
+def _doc_blocks(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[list[str]]:
     """Yield the lines of each <doc id=…> … </doc>, without the title that WikiExtractor repeats as the first line."""
     article: list[str] | None = None
-    title, opened = "", 0
+    title, opened, size = "", 0, 0
     for number, line in enumerate(lines, start=1):
         if line.startswith(DOC_START):
             if article is not None:
                 raise InputError(f"{path}: line {number}: <doc> inside the <doc> of line {opened}, which has no </doc>")
             found = _TITLE.search(line)
-            article, title, opened = [], html.unescape(found[1]) if found else "", number
+            article, title, opened, size = [], html.unescape(found[1]) if found else "", number, 0
         elif line == "</doc>":
             if article is None:
                 raise InputError(f"{path}: line {number}: </doc> without a <doc id=…> before it")
@@ -67,8 +121,13 @@ def _doc_blocks(lines: Iterable[str], path: Path) -> Iterator[list[str]]:
                 yield article
             article = None
         elif article is not None:
-            if line and not (not article and html.unescape(line) == title):
+            if line and not (not article and not size and html.unescape(line) == title):
                 article.append(line)
+                size += len(line)
+                if size >= LONGEST_ARTICLE_BYTES:
+                    reading.cuts += 1
+                    yield article
+                    article, size = [], 1
         elif line:
             raise InputError(
                 f"{path}: line {number}: text outside <doc id=…> … </doc>: {line[:40]!r}; is it WikiExtractor's output?"

@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from bert_large.errors import DamageError, InputError
 from bert_large.observe.progress import Progress
-from bert_large.prepare.articles import iterate_articles
+from bert_large.prepare.articles import Reading, iterate_articles
+from bert_large.prepare.compressed import COMPRESSED_SUFFIXES
+from bert_large.prepare.duplicates import Duplicates, describe_method
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
+from bert_large.prepare.sentence_workers import LONGEST_ARTICLE_BYTES, SentenceMaker, make_sentences
 from bert_large.prepare.sentences import clean, split_sentences
 from bert_large.prepare.settings import (
     DEFAULT_EVAL_ARTICLES,
     DEFAULT_EVAL_SHARE,
+    DEFAULT_TEXT_FIELD,
     MIN_ARTICLES,
     SHARD_BYTES,
     TEXT_FORMS,
     CorpusSettings,
 )
 from bert_large.prepare.split import Dealer, HoldOut, Shard, plan_shards
-from bert_large.prepare.text_files import (
-    COMPRESSED_SUFFIXES,
-    MANIFEST_NAME,
-    Log,
-    list_files,
-    print_status,
-    total_bytes,
-)
-from bert_large.prepare.text_forms import resolve_form
+from bert_large.prepare.text_files import MANIFEST_NAME, Log, list_files, print_status, total_bytes
+from bert_large.prepare.text_forms import resolve_forms
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
 from bert_large.storage.integrity import facts_of
 from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 _COMPRESSION_RATIO = 4
 """Bytes of text per compressed byte, to estimate the number of shards."""
+_FEWEST_BYTES_FOR_WORKERS = 4 << 20
+"""Less text is read before worker processes would have started."""
 _HASHING_THREADS = 4
 
 
@@ -53,13 +52,13 @@ def make_corpus(
     start = time.perf_counter()
     files = _list_texts(input_dir, log)
     _check_folders(input_dir, output_dir)
-    manifest = _describe(input_dir, files, settings, log)
+    manifest, reading = _describe(input_dir, files, settings, log)
     target = output_dir.resolve()
     with _unfinished_folder(target, log) as unfinished:
         if _is_made(manifest, output_dir, overwrite=overwrite):
             return f"{output_dir} is complete: {len(manifest.outputs)} files of the same text, nothing to do"
         with explain_write_errors(output_dir):
-            summary = _write_corpus(unfinished, files, manifest, settings, log)
+            summary = _write_corpus(unfinished, files, manifest, _read(files, reading, settings, log), settings, log)
         (unfinished / LOCK_FILE).unlink()
         _replace_folder(target, unfinished)
     return f"wrote {summary} to {output_dir}, {time.perf_counter() - start:.1f} s"
@@ -113,22 +112,35 @@ def _check_folders(input_dir: Path, output_dir: Path) -> None:
         raise InputError(f"--output-dir {output_dir} is a file; give the path of a folder")
 
 
-def _describe(input_dir: Path, files: Sequence[Path], settings: CorpusSettings, log: Log) -> Manifest:
-    """Return the manifest of the corpus to make, still without outputs."""
-    form = resolve_form(files, settings.input_format, lambda text: split_sentences(clean(text), settings.language))
-    compressed = [path for path in files if path.suffix in COMPRESSED_SUFFIXES]
-    text_bytes = total_bytes(files) + (_COMPRESSION_RATIO - 1) * total_bytes(compressed)
+def _describe(input_dir: Path, files: Sequence[Path], settings: CorpusSettings, log: Log) -> tuple[Manifest, Reading]:
+    """Return the manifest of the corpus to make, still without outputs, and how to read its files."""
+    form, encodings = resolve_forms(files, settings, lambda text: split_sentences(clean(text), settings.language))
     recorded = {
         "input_format": form,
+        "text_field": settings.text_field or DEFAULT_TEXT_FIELD,
+        "encoding": settings.encoding or "auto",
+        "duplicates": describe_method(settings.duplicates),
         "language": settings.language,
         "segmenter": f"sentencex {version('sentencex')}",
-        "shards": settings.shards or max(settings.fewest_shards, -(-text_bytes // SHARD_BYTES)),
+        "shards": settings.shards or max(settings.fewest_shards, -(-_estimate_text(files) // SHARD_BYTES)),
         "phase1_fraction": settings.phase1_fraction,
         "eval_articles": "auto" if settings.eval_articles is None else settings.eval_articles,
     }
+    if form == "mediawiki":
+        recorded["wikitext"] = f"mwparserfromhell {version('mwparserfromhell')}"
     log(f"input format: {form}: {TEXT_FORMS[form]}; {len(files)} files")
+    others = [path for path, encoding in encodings.items() if encoding != "utf-8"]
+    if others and settings.encoding is None:
+        log(f"files in other encodings than UTF-8: {len(others)}, such as {others[0]}: {encodings[others[0]]}")
     names = {path.relative_to(input_dir).as_posix(): path for path in files}
-    return Manifest(recorded, describe_files(names, _HASHING_THREADS, log))
+    manifest = Manifest(recorded, describe_files(names, _HASHING_THREADS, log))
+    return manifest, Reading(form, settings.text_field or DEFAULT_TEXT_FIELD, encodings)
+
+
+def _estimate_text(files: Sequence[Path]) -> int:
+    """Return the bytes of text in files, which may be compressed."""
+    compressed = [path for path in files if path.suffix in COMPRESSED_SUFFIXES]
+    return total_bytes(files) + (_COMPRESSION_RATIO - 1) * total_bytes(compressed)
 
 
 def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
@@ -157,8 +169,15 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
     return True
 
 
-def _write_corpus(folder: Path, files: Sequence[Path], manifest: Manifest, settings: CorpusSettings, log: Log) -> str:
-    """Write the corpus to `folder` and return a summary."""
+def _write_corpus(
+    folder: Path,
+    files: Sequence[Path],
+    manifest: Manifest,
+    articles: Iterable[bytes],
+    settings: CorpusSettings,
+    log: Log,
+) -> str:
+    """Write the corpus of `articles` to `folder` and return a summary."""
     shards = plan_shards(folder, manifest.settings["shards"], settings.phase1_fraction)
     held_out_shard = Shard(folder / "eval" / "part-00000-of-00001", 1.0)
     for shard in (*shards, held_out_shard):
@@ -166,7 +185,7 @@ def _write_corpus(folder: Path, files: Sequence[Path], manifest: Manifest, setti
     wanted = settings.eval_articles
     hold_out = HoldOut(DEFAULT_EVAL_ARTICLES, DEFAULT_EVAL_SHARE) if wanted is None else HoldOut(wanted)
     dealer, evaluation = Dealer(shards), Dealer([held_out_shard])
-    for article in _read(files, manifest.settings["input_format"], settings.language, log):
+    for article in articles:
         kept = hold_out.offer(article)
         if kept is not None:
             dealer.add(kept)
@@ -194,16 +213,44 @@ def _write_corpus(folder: Path, files: Sequence[Path], manifest: Manifest, setti
     )
 
 
-def _read(files: Sequence[Path], form: str, language: str, log: Log) -> Iterator[bytes]:
-    """Yield every article that has sentences as UTF-8 lines with one sentence each."""
+def _read(files: Sequence[Path], reading: Reading, settings: CorpusSettings, log: Log) -> Iterator[bytes]:
+    """Yield every article that has sentences, without duplicates, as UTF-8 lines with one sentence each."""
+    duplicates = Duplicates()
+    workers = settings.workers if _estimate_text(files) >= _FEWEST_BYTES_FOR_WORKERS else 1
+    maker = SentenceMaker(reading.form, settings.language, settings.duplicates)
     with Progress(total_bytes(files), "B", description="articles", write=log) as progress:
-        for path in files:
-            for lines in iterate_articles(path, form):
-                if form != "sentences":
-                    lines = [sentence for line in lines for sentence in split_sentences(clean(line), language)]
-                if lines:
-                    yield "".join(f"{sentence}\n" for sentence in lines).encode()
-            progress.advance(path.stat().st_size)
+        for article in make_sentences(_read_files(files, reading, progress), maker, workers):
+            reading.cuts += article.is_cut
+            if not duplicates.contains(article.fingerprints):
+                yield article.text
+    _report(reading, duplicates, log)
+
+
+def _read_files(files: Sequence[Path], reading: Reading, progress: Progress) -> Iterator[list[str]]:
+    for path in files:
+        yield from iterate_articles(path, reading)
+        progress.advance(path.stat().st_size)
+
+
+def _report(reading: Reading, duplicates: Duplicates, log: Log) -> None:
+    """Log what was left out or replaced."""
+    if reading.replaced:
+        path, first = next(iter(reading.replaced.items()))
+        log(
+            f"warning: places that could not be decoded, which are left out: "
+            f"{sum(replaced.count for replaced in reading.replaced.values())} in {len(reading.replaced)} files, the "
+            f"first in {path}, line {first.first_line}"
+        )
+    if reading.without_text:
+        log(f"objects or rows whose field {reading.text_field!r} is empty, left out: {reading.without_text}")
+    if reading.cuts:
+        log(f"places where articles of more than {LONGEST_ARTICLE_BYTES >> 20} MiB were divided: {reading.cuts}")
+    log(f"duplicate articles left out: {duplicates.exact} copies, {duplicates.near} near-duplicates")
+    if duplicates.unrecorded:
+        log(
+            f"warning: no memory is left to recognize duplicates of {duplicates.unrecorded} articles; make several "
+            "corpora, or remove duplicates before"
+        )
 
 
 def _check_shards(shards: Sequence[Shard], held_out: Shard, files: Sequence[Path]) -> None:
@@ -211,7 +258,7 @@ def _check_shards(shards: Sequence[Shard], held_out: Shard, files: Sequence[Path
     articles = sum(shard.articles for shard in shards)
     if not articles and not held_out.articles:
         more = f" and {len(files) - 1} more files" if len(files) > 1 else ""
-        raise InputError(f"found no sentences in {files[0]}{more}")
+        raise InputError(f"found no sentences in {files[0]}{more}; expected text")
     needed = MIN_ARTICLES * len(shards) + held_out.articles
     poorest = min(shards, key=lambda shard: shard.articles)
     if poorest.articles < MIN_ARTICLES:

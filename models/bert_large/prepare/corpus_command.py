@@ -15,8 +15,8 @@ class CorpusOptions:
     """Input and output of `bert-large corpus`."""
 
     input_dir: Path = setting(
-        text="folder of UTF-8 text files, which may be compressed (gzip, bzip2, xz); folders inside and links are "
-        "followed, names that start with a dot are left out",
+        text="folder of files of text, which may be compressed (gzip, bzip2, xz, Zstandard); folders inside and links "
+        "are followed, names that start with a dot are left out",
         path="input",
     )
     output_dir: Path = option(text="folder to make: phase1/ and phase2/ (or both/), eval/ and manifest.json")

@@ -12,10 +12,11 @@ from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import Casing
+from bert_large.prepare.compressed import plain_name
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.settings import PAIRS, InstanceSettings, RecordFileSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
-from bert_large.prepare.text_files import Log, check_outputs, list_files, plain_name, print_status, total_bytes
+from bert_large.prepare.text_files import Log, check_outputs, list_files, print_status, total_bytes
 from bert_large.prepare.text_forms import require_sentences
 from bert_large.prepare.vocab import MOST_UNKNOWN, UNK, read_vocab
 from bert_large.storage.atomic import remove_partial_files

@@ -26,11 +26,12 @@ def clean(text: str) -> str:
 def split_sentences(text: str, language: str = "en") -> list[str]:
     """Return the sentences of a paragraph of clean text, split by the rules of a language (an ISO 639 code)."""
     sentences: list[str] = []
-    while text:
-        pieces = segment(language, text[:MAX_CHARACTERS])
-        if len(text) > MAX_CHARACTERS and len(pieces) > 1:
+    start = 0
+    while start < len(text):
+        pieces = segment(language, text[start : start + MAX_CHARACTERS])
+        if len(text) - start > MAX_CHARACTERS and len(pieces) > 1:
             pieces.pop()  # it may continue after the cut
-        text = text[sum(map(len, pieces)) :]
+        start += sum(map(len, pieces))
         sentences += (piece.strip() for piece in pieces)
     return [sentence for sentence in sentences if sentence]
 
@@ -38,7 +39,8 @@ def split_sentences(text: str, language: str = "en") -> list[str]:
 def _replacement(character: str) -> str:
     if character.isspace():
         return " "
-    dropped = character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf")
+    # Cs: half of a surrogate pair, which JSON may contain.
+    dropped = character == "\ufffd" or unicodedata.category(character) in ("Cc", "Cf", "Cs")
     return "" if dropped else character
 
 

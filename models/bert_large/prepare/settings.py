@@ -13,6 +13,7 @@ from bert_large.config.options import check_fields, option, setting
 from bert_large.config.training import MASKED_LM_PROB, SEQUENCES
 from bert_large.data.formats import FORMATS
 from bert_large.data.record import RecordShape
+from bert_large.prepare.text_encoding import is_encoding
 
 PAIRS, PACKED = SEQUENCES
 SEPARATORS = 3  # [CLS], and a [SEP] after each segment
@@ -22,14 +23,22 @@ SHARD_BYTES = 32 << 20
 """Text per file of a corpus."""
 DEFAULT_EVAL_ARTICLES, DEFAULT_EVAL_SHARE = 10_000, 0.02
 
+CPUS = len(os.sched_getaffinity(0))
+_WORKERS = {"within": "[1, 4096]", "default_text": "the CPUs that this process may use"}
+
 # Forms of text files, and what each line of them holds.
 TEXT_FORMS = {
     "sentences": "one sentence per line, blank lines between articles (like MLCommons' files)",
     "paragraphs": "one paragraph per line, blank lines between articles",
     "articles": "one article per line",
     "wikiextractor": "<doc id=…> … </doc> blocks of WikiExtractor, one paragraph per line",
-    "json": 'one JSON object per line, with the article in its field "text" (WikiExtractor --json)',
+    "json": "one JSON object per line, with the article in the field --text-field (also WikiExtractor --json)",
+    "csv": "a CSV or TSV table, with an article in the column --text-field of each row",
+    "parquet": "a Parquet table, with an article in the column --text-field of each row",
+    "mediawiki": "a MediaWiki dump (XML)",
 }
+DEFAULT_TEXT_FIELD = "text"
+DUPLICATES = ("keep", "exact", "near")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +50,24 @@ class CorpusSettings:
         "; ".join(f"{name}: {meaning}" for name, meaning in TEXT_FORMS.items()),
         choices=("auto", *TEXT_FORMS),
         default_text="detected for each file",
+    )
+    text_field: str | None = setting(
+        None,
+        "field of JSON objects or column of tables that holds the text; a number is a column of a CSV or TSV file "
+        "whose first row has no names",
+        default_text=DEFAULT_TEXT_FIELD,
+    )
+    encoding: str | None = setting(
+        None,
+        "encoding of all text files, such as utf-16-le or cp1252",
+        variable="TEXT_ENCODING",
+        default_text="detected for each file",
+    )
+    duplicates: str = setting(
+        "exact",
+        "keep: remove no articles; exact: remove copies of earlier articles; near: also remove near-duplicates, which "
+        "share most of their word 5-grams (MinHash)",
+        choices=DUPLICATES,
     )
     language: str = setting(
         "en", "language whose rules split sentences, as an ISO 639 code; English if unknown", variable="TEXT_LANGUAGE"
@@ -62,9 +89,12 @@ class CorpusSettings:
         within="[0, inf)",
         default_text=f"one in {round(1 / DEFAULT_EVAL_SHARE)}, at most {DEFAULT_EVAL_ARTICLES}",
     )
+    workers: int = setting(CPUS, "processes", **_WORKERS)
 
     def __post_init__(self) -> None:
         problems = []
+        if self.encoding is not None and not is_encoding(self.encoding):
+            problems.append(f"--encoding is {self.encoding!r}, expected an encoding that Python knows, such as cp1252")
         if self.shards is not None and self.shards < self.fewest_shards:
             problems.append(f"--shards is {self.shards}, expected at least {self.fewest_shards}, one for each phase")
         if self.eval_articles is not None and 0 < self.eval_articles < MIN_ARTICLES:
@@ -156,12 +186,7 @@ class RecordFileSettings:
         "name of HDF5 files: NAME_0.hdf5, NAME_1.hdf5 … in the order of the text files",
         default_text="corpus_training",
     )
-    workers: int = setting(
-        len(os.sched_getaffinity(0)),
-        "processes, each with one text file in memory",
-        within="[1, 4096]",
-        default_text="the CPUs that this process may use",
-    )
+    workers: int = setting(CPUS, "processes, each with one text file in memory", **_WORKERS)
 
     def __post_init__(self) -> None:
         suffix, name = self.output_suffix, self.output_name

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,7 +20,7 @@ from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.atomic import replace_atomically
 from bert_large.storage.integrity import FileFacts, facts_of
-from bert_large.worker_processes import end_with_parent, require_semaphores
+from bert_large.worker_processes import require_semaphores, start_worker
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +107,7 @@ def write_shards(
     require_semaphores()
     # Not forked: the caller may have threads (of a progress bar or PyTorch), and a fork would copy the locks they hold.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=_start_worker) as pool:
+    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=start_worker) as pool:
         make = partial(
             write_shard, do_lower_case=do_lower_case, strip_accents=strip_accents, output_format=output_format
         )
@@ -126,9 +124,3 @@ def write_shards(
             pool.shutdown(cancel_futures=True)
 
 
-def _start_worker() -> None:
-    """Prepare a worker process: one core, no message on Ctrl-C, no life without its parent."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    # Ctrl-C reaches every process of the terminal; the parent reports it.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    end_with_parent()

@@ -8,12 +8,16 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.prepare.settings import TEXT_FORMS
-from bert_large.prepare.text_files import open_decompressed, plain_name, read_lines
+from bert_large.prepare.compressed import open_decompressed, plain_name
+from bert_large.prepare.settings import DEFAULT_TEXT_FIELD, TEXT_FORMS, CorpusSettings
+from bert_large.prepare.table_files import PARQUET_MAGIC, check_column, check_parquet, missing_field, names_column
+from bert_large.prepare.text_encoding import read_text, resolve_encoding
+from bert_large.prepare.text_files import read_lines
+from bert_large.prepare.wikipedia import require_parser
 
 PLAIN_FORMS = ("sentences", "paragraphs", "articles")
 DOC_START = "<doc id="
@@ -32,23 +36,35 @@ _SIGNATURES = (
     (b"PK\x03\x04", "a ZIP archive (also .docx, .xlsx, .epub and .odt)"),
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
     (b"Rar!", "a RAR archive"),
-    (b"\x28\xb5\x2f\xfd", "Zstandard data, expected UTF-8 text; decompress it with `zstd -d`"),
     (b"{\\rtf", "an RTF document"),
     (b"\xd0\xcf\x11\xe0", "a Microsoft Office document"),
-    (b"PAR1", "a Parquet table"),
-    (b"\xff\xfe\0\0", "UTF-32 text, expected UTF-8; convert it with `iconv -f UTF-32 -t UTF-8`"),
-    (b"\0\0\xfe\xff", "UTF-32 text, expected UTF-8; convert it with `iconv -f UTF-32 -t UTF-8`"),
-    (b"\xff\xfe", "UTF-16 text, expected UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"),
-    (b"\xfe\xff", "UTF-16 text, expected UTF-8; convert it with `iconv -f UTF-16 -t UTF-8`"),
+    (b"SQLite format 3", "an SQLite database"),
+    (b"ARROW1", "an Arrow file"),
+    (b"Obj\x01", "an Avro file"),
+    (b"\x89HDF", "an HDF5 file"),
 )
+_CONVERT = "`bert-large corpus` converts it"
+_NOT_SENTENCES = (
+    (PARQUET_MAGIC, f"a Parquet table; {_CONVERT}"),
+    (b"\xff\xfe\0\0", f"UTF-32 text, expected UTF-8; {_CONVERT}"),
+    (b"\0\0\xfe\xff", f"UTF-32 text, expected UTF-8; {_CONVERT}"),
+    (b"\xff\xfe", f"UTF-16 text, expected UTF-8; {_CONVERT}"),
+    (b"\xfe\xff", f"UTF-16 text, expected UTF-8; {_CONVERT}"),
+)
+"""Starts of files that only `corpus` reads."""
 _TAR_OFFSET, _TAR_MAGIC = 257, b"ustar"
 _NUL_SHARE = 0.1
-"""Share of zero bytes above which a file is not text: UTF-16 has about half. Single ones occur in crawled text."""
+"""Share of zero bytes above which a file is not UTF-8: UTF-16 has about half. Single ones occur in crawled text."""
 _MARKUP_START = re.compile(r"<(\?xml|!doctype|html|mediawiki)\b", re.IGNORECASE)
 _MARKUP_LINE = re.compile(r"<(\?xml|!doctype|html|mediawiki)\b.*>", re.IGNORECASE)
 """A line of markup alone; a sentence may begin with a tag, but does not end with one."""
 _TAG = re.compile(r"""<([A-Za-z][\w:.-]*)(\s+[\w:.-]+\s*=\s*["'][^<]*)?\s*>""")
-_MARKUP_ADVICE = "extract its text first, as WikiExtractor does of a Wikipedia dump"
+_MARKUP_ADVICE = "extract its text first"
+_DUMP_START = re.compile(r"(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)?<mediawiki\b", re.IGNORECASE | re.DOTALL)
+_TABLE_SUFFIXES = (".csv", ".tsv", ".tab")
+_WITH_FIELD = ("csv", "json", "parquet")
+_WITH_ENCODING = ("mediawiki", "parquet")
+"""Forms whose files state or fix their encoding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +79,30 @@ class TextForm:
     fits: frozenset[str]
     line: int = 1
     """Line that shows the form."""
+    encoding: str = "utf-8"
 
 
-def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[str], list[str]]) -> str:
-    """Return the form that all files have: `wanted`, or if that is "auto", the form that is detected.
+def resolve_forms(
+    files: Sequence[Path], settings: CorpusSettings, split_sentences: Callable[[str], list[str]]
+) -> tuple[str, dict[Path, str]]:
+    """Return the form that all files have, and the encoding of each: those of `settings`, or those that are detected.
 
-    Every file is looked at. Raises `InputError` for the first that is not text, or differs from `wanted` or from most
-    other files.
+    Every file is looked at. Raises `InputError` for the first that is not text, lacks the field with the text, or
+    differs from the given form or from most other files, and for settings that have no meaning for the form.
     """
-    forms = [detect_form(path, split_sentences, is_given=wanted != "auto") for path in files]
+    forms = [detect_form(path, settings, split_sentences) for path in files]
+    form = _resolve_form(forms, settings.input_format)
+    if settings.text_field is not None and form not in _WITH_FIELD:
+        raise InputError(
+            f"--text-field is {settings.text_field!r}, but the input format {form} ({TEXT_FORMS[form]}) has no fields; "
+            "leave it out, or give --input-format"
+        )
+    if settings.encoding is not None and form in _WITH_ENCODING:
+        raise InputError(f"--encoding is {settings.encoding!r}, but {form} files state their encoding; leave it out")
+    return form, {form.path: form.encoding for form in forms}
+
+
+def _resolve_form(forms: Sequence[TextForm], wanted: str) -> str:
     definite = [form for form in forms if form.name in TEXT_FORMS and form.name not in PLAIN_FORMS]
     if wanted != "auto":
         expected = set(PLAIN_FORMS) if wanted in PLAIN_FORMS else {wanted}
@@ -86,7 +117,7 @@ def resolve_form(files: Sequence[Path], wanted: str, split_sentences: Callable[[
     if chosen is None:
         unclear = next((form.path for form in forms if len(form.fits) < len(TEXT_FORMS)), None)
         if unclear is None:
-            raise InputError(f"{files[0].parent}: all files are blank; expected text")
+            raise InputError(f"{forms[0].path.parent}: all files are blank; expected text")
         raise InputError(
             f"{unclear} has about one sentence per line and no blank lines between articles; add them, or give "
             "--input-format if each line is an article"
@@ -116,7 +147,9 @@ def _most_common(forms: Iterable[TextForm]) -> str | None:
 
 def require_sentences(path: Path) -> None:
     """Raise `InputError` if a file for `prepare` or `vocab` is not plain text, which has one sentence per line."""
-    _check_head(path)
+    head = _check_head(path, (*_SIGNATURES, *_NOT_SENTENCES))
+    if head.count(0) > _NUL_SHARE * len(head):
+        raise InputError(f"{path}: line 1: found binary data, or UTF-16 text, expected UTF-8 text; delete the file")
     number, line = next(((number, line) for number, line in enumerate(read_lines(path), start=1) if line), (1, ""))
     found = foreign_form(line)
     if found or _MARKUP_START.match(line):
@@ -126,30 +159,49 @@ def require_sentences(path: Path) -> None:
         )
 
 
-def detect_form(path: Path, split_sentences: Callable[[str], list[str]], *, is_given: bool = False) -> TextForm:
+def detect_form(path: Path, settings: CorpusSettings, split_sentences: Callable[[str], list[str]]) -> TextForm:
     """Return the form of a file by its first lines; raise `InputError` if it is not text.
 
-    `is_given`: the user gave the form, so that only what certainly is not text is refused.
+    If the settings give the form, only what certainly is not text is refused.
     """
-    _check_head(path)
-    lines = list(_sample(read_lines(path), _SAMPLE_CHARACTERS))
+    field, wanted = settings.text_field or DEFAULT_TEXT_FIELD, settings.input_format
+    is_given = wanted != "auto"
+    if _check_head(path, _SIGNATURES).startswith(PARQUET_MAGIC):
+        check_parquet(path, field)
+        return TextForm(path, "parquet", frozenset(["parquet"]))
+    encoding = resolve_encoding(path, settings.encoding)
+    lines = list(_sample(map(str.strip, read_text(path, encoding)), _SAMPLE_CHARACTERS))
     first, line = next(((number, line) for number, line in enumerate(lines, start=1) if line), (1, ""))
-    if found := foreign_form(line):
-        return TextForm(path, found, frozenset([found]), first)
+    found = foreign_form(line, field)
+    if _DUMP_START.match("\n".join(lines[first - 1 : first + 9])):
+        require_parser(path)
+        found = "mediawiki"
+    elif not found and (wanted == "csv" or (not is_given and _looks_like_table(path, lines, field))):
+        check_column(path, field, encoding)
+        found = "csv"
+    if found:
+        return TextForm(path, found, frozenset([found]), first, encoding)
     if problem := _not_text(path, line, lines, is_given):
         raise InputError(f"{path}: line {first}: found {problem}")
-    return _plain_form(path, lines, first, split_sentences)
+    if names := _names_of(line):
+        raise missing_field(path, f"line {first}", "field", field, names)
+    return replace(_plain_form(path, lines, first, split_sentences), encoding=encoding)
 
 
-def foreign_form(line: str) -> str | None:
+def foreign_form(line: str, field: str = DEFAULT_TEXT_FIELD) -> str | None:
     """Return "wikiextractor" or "json" if a line starts an article in that form, None if it is plain text."""
     if line.startswith(DOC_START):
         return "wikiextractor"
+    return "json" if field in _names_of(line) else None
+
+
+def _names_of(line: str) -> list[str]:
+    """Return the names of the fields of a line that is a JSON object, empty for other lines."""
     if line.startswith("{") and line.endswith("}"):
         with contextlib.suppress(ValueError, RecursionError):
             content = json.loads(line)
-            return "json" if isinstance(content, dict) and isinstance(content.get("text"), str) else None
-    return None
+            return list(content) if isinstance(content, dict) else []
+    return []
 
 
 def refuse_markup(lines: Iterable[str], path: Path) -> Iterator[str]:
@@ -161,15 +213,16 @@ def refuse_markup(lines: Iterable[str], path: Path) -> Iterator[str]:
         yield line
 
 
-def blocks_of(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Yield the lines between blank ones."""
+def blocks_of(lines: Iterable[str], most_characters: int | None = None) -> Iterator[list[str]]:
+    """Yield the lines between blank ones; a block that reaches `most_characters` ends there."""
     block: list[str] = []
+    size = 0
     for line in lines:
-        if line:
-            block.append(line)
-        elif block:
+        block += [line] if line else []
+        size += len(line)
+        if block and (not line or (most_characters is not None and size >= most_characters)):
             yield block
-            block = []
+            block, size = [], 0
     if block:
         yield block
 
@@ -183,38 +236,42 @@ def _sample(lines: Iterable[str], fewest_characters: int) -> Iterator[str]:
             return
 
 
-def _check_head(path: Path) -> None:
-    """Raise `InputError` if the first bytes show that a file is not UTF-8 text."""
+def _check_head(path: Path, signatures: Iterable[tuple[bytes, str]]) -> bytes:
+    """Return the first bytes of a file; raise `InputError` if they show that it is not text."""
     with open_decompressed(path) as file:
         head = file.read(_HEAD_BYTES)
-    found = next((meaning for magic, meaning in _SIGNATURES if head.startswith(magic)), None)
+    found = next((meaning for magic, meaning in signatures if head.startswith(magic)), None)
     if head[_TAR_OFFSET:].startswith(_TAR_MAGIC):
-        found = "a tar archive, expected UTF-8 text; unpack it"
-    elif found is None and head.count(0) > _NUL_SHARE * len(head):
-        found = "binary data, or UTF-16 text"
+        found = "a tar archive, expected text; unpack it"
     if found:
-        remedy = "" if ";" in found else ", expected UTF-8 text; convert the file, or delete it"
+        remedy = "" if ";" in found else ", expected text; convert the file, or delete it"
         raise InputError(f"{path}: line 1: found {found}{remedy}")
+    return head
 
 
 def _not_text(path: Path, first: str, lines: Sequence[str], is_given: bool) -> str | None:
     """Return what a file holds whose first line is `first`, and what to do about it; None if it may be text."""
     if _MARKUP_START.match(first):
         return f"XML or HTML, expected text; {_MARKUP_ADVICE}"
-    if first in ("{", "[", "[{") or first.startswith(('{"', '[{"')):
-        return 'JSON, expected one complete object with a field "text" on each line'
+    if first in ("{", "[", "[{") or (first.startswith(('{"', '[{"')) and not _names_of(first)):
+        return "JSON, expected one complete object on each line"
     if is_given:
         return None
     tag = _TAG.match(first)
     if tag and (tag[2] or any(f"</{tag[1]}>" in line for line in lines)):
         return f"the markup <{tag[1]}>, expected text; {_MARKUP_ADVICE}, or give --input-format if it is text"
-    if plain_name(path).lower().endswith((".csv", ".tsv")) or _is_table(lines):
-        return "a table of values (CSV or TSV), expected text; extract its text column, or give --input-format"
     return None
 
 
-def _is_table(lines: Sequence[str]) -> bool:
-    """Return whether all lines have the same number of tabs, or of commas or semicolons without a space behind."""
+def _looks_like_table(path: Path, lines: Sequence[str], field: str) -> bool:
+    """Return whether a file is named as a table, its first line names the column `field`, or its lines are alike.
+
+    That is, they have equal numbers of tabs, or of commas or semicolons without a space after them.
+    """
+    if plain_name(path).lower().endswith(_TABLE_SUFFIXES):
+        return any(lines)
+    if names_column(next(filter(None, lines), ""), field):
+        return True
     rows = [line for line in lines if line][:100]
     for separator, fewest in (("\t", 1), (",", 2), (";", 2)):
         counts = {len(re.findall(rf"{separator}(?! )", row)) for row in rows}

@@ -9,6 +9,9 @@ import os
 from pathlib import Path
 
 import pytest
+from backports import zstd
+from bert_large.prepare import articles, duplicates, sentence_workers
+from bert_large.prepare import corpus as corpus_module
 from bert_large.storage.lock import LOCK_FILE, FolderLock
 
 from tests.support.raw_text import LONG
@@ -184,9 +187,9 @@ def test_impossible_settings_are_refused(
 
 def test_wrong_text_leaves_nothing(tmp_path: Path, raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with (raw / "A3" / "wiki_00").open("ab") as file:
-        file.write(b"<doc id='9'>\ncaf\xe9\n</doc>\n")
+        file.write(b'<doc id="9">\ncaf\xe9\n')
     assert corpus(raw, tmp_path / "out") == 2
-    assert "A3/wiki_00: line " in (err := capsys.readouterr().err) and "0xe9" in err
+    assert "A3/wiki_00: the <doc> of line 126" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["raw"]
 
 
@@ -239,3 +242,82 @@ def test_a_link_where_the_corpus_is_made_is_not_written_through(tmp_path: Path, 
     assert corpus(raw, tmp_path / "out") == 0
     assert list((tmp_path / "other").iterdir()) == []
     assert not (tmp_path / "out").is_symlink()
+
+
+def test_the_number_of_workers_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several batches per worker, an article that is divided, and duplicates across batches."""
+    monkeypatch.setattr(corpus_module, "_FEWEST_BYTES_FOR_WORKERS", 0)
+    (tmp_path / "raw").mkdir()
+    for number in range(4):
+        lines = [
+            f"{article(n)} {'It is a long article. ' * (n % 400)}\n" for n in range(150 * number, 150 * number + 200)
+        ]
+        (tmp_path / "raw" / f"part-{number}.zst").write_bytes(zstd.compress("".join(lines).encode()))
+    options = ("--shards", "3", "--eval-articles", "7", "--input-format", "articles")
+    for workers in ("1", "3"):
+        assert corpus(tmp_path / "raw", tmp_path / workers, *options, "--workers", workers) == 0
+    found = read(tmp_path / "1")
+    assert sum(map(len, found.values())) == 650
+    assert read(tmp_path / "3") == found
+    assert (tmp_path / "1" / "manifest.json").read_bytes() == (tmp_path / "3" / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("keep", 62), ("exact", 61), ("near", 60)])
+def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str, kept: int) -> None:
+    """Spacing does not matter for a copy; case, and a word among many, not for a near-duplicate."""
+    words = [f"w{n}" for n in range(300)]
+    texts = [" ".join(f"{word}x{n}" for word in words) for n in range(60)]
+    copies = [texts[3].replace(" ", "  "), texts[7].upper().replace("W8X7", "another")]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "a").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts + copies))
+    assert corpus(tmp_path / "raw", tmp_path / "out", "--duplicates", mode, "--eval-articles", "0") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith(f"wrote {kept} articles")
+    counts = {"keep": (0, 0), "exact": (1, 0), "near": (1, 1)}[mode]
+    assert f"{counts[0]} copies, {counts[1]} near-duplicates" in err
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["settings"]["duplicates"].startswith(mode)
+
+
+def test_long_articles_are_divided(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether lines are read one by one or an article is one cell of a table; nothing is lost."""
+    for module in (articles, sentence_workers):
+        monkeypatch.setattr(module, "LONGEST_ARTICLE_BYTES", 1000)
+    sentences = [f"Sentence {n} of a long article." for n in range(200)]
+    inputs = {
+        "sentences": "\n".join(sentences) + "\n\nAnother one.\n",
+        "csv": f"id,text\n1,{' '.join(sentences)}\n2,Another one.\n",
+    }
+    for form, text in inputs.items():
+        (tmp_path / form).mkdir()
+        (tmp_path / form / "text").write_text(text)
+        options = ("--shards", "1", "--phase1-fraction", "1", "--eval-articles", "0", "--input-format", form)
+        assert corpus(tmp_path / form, tmp_path / f"{form} out", *options) == 0
+        parts = read(tmp_path / f"{form} out")["both/part-00000-of-00001"]
+        assert [line for part in parts for line in part.split("\n")] == [*sentences, "Another one."]
+        assert len(parts) >= 7 and max(map(len, parts)) < 1100 and min(map(len, parts[:-2])) > 500
+
+
+def test_memory_for_duplicates_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table grows; when it is full, it forgets no article and records no more."""
+    monkeypatch.setattr(duplicates, "_FIRST_SLOTS", 8)
+    table = duplicates.Duplicates(most_bytes=1 << 10)
+    found = [duplicates.fingerprints_of(b"%d" % n, "exact") for n in range(200)]
+    assert [table.contains(fingerprints) for fingerprints in found] == [False] * 200
+    assert (table.unrecorded, len(table._table)) == (200 - 96, 128)
+    assert [table.contains(fingerprints) for fingerprints in found] == [True] * 96 + [False] * 104
+
+
+def test_near_duplicates_are_found_by_similarity() -> None:
+    """The share of pairs found agrees with the formula of MinHash with bands, for pairs of known Jaccard similarity."""
+    words = [f"word{n}" for n in range(1000)]
+    shares = {}
+    for changed in (5, 62):
+        pairs = 0
+        for seed in range(40):
+            text = [f"{word}v{seed}" for word in words]
+            other = [word + "x" if n % (1000 // changed) == 7 else word for n, word in enumerate(text)]
+            one, two = (duplicates.fingerprints_of(" ".join(words).encode(), "near")[1:] for words in (text, other))
+            pairs += bool(set(one) & set(two))
+        shares[changed] = pairs / 40
+    assert shares[5] > 0.9  # Jaccard similarity 0.95: expected 1 - 3e-7
+    assert shares[62] < 0.5  # 0.52: expected 0.07

@@ -22,6 +22,7 @@ from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shard, write_shards
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.lock import LOCK_FILE
+from bert_large.worker_processes import start_worker
 
 SETTINGS = InstanceSettings(max_seq_length=32, max_predictions_per_seq=5, dupe_factor=2)
 
@@ -184,5 +185,5 @@ def _status(pid: str) -> str:
 def test_worker_uses_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
     context = multiprocessing.get_context("spawn")
-    with shards.ProcessPoolExecutor(1, context, initializer=shards._start_worker) as pool:
+    with shards.ProcessPoolExecutor(1, context, initializer=start_worker) as pool:
         assert pool.submit(os.getenv, "TOKENIZERS_PARALLELISM").result() == "false"

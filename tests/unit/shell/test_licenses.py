@@ -21,7 +21,7 @@ def used_by_the_package() -> set[str]:
     lists = dict(re.findall(r"^([a-z]+) = \[(.*?)\](?:\n|$)", project, re.MULTILINE | re.DOTALL))
     extras = project.split("[project.optional-dependencies]")[1].split("[project.scripts]")[0]
     chosen = {"dependencies", *re.findall(r"^([a-z]+) = \[", extras, re.MULTILINE)} - _TOOLS
-    return {name.lower() for extra in chosen for name in re.findall(r'"([A-Za-z0-9-]+)[<>=]', lists[extra])}
+    return {name.lower() for extra in chosen for name in re.findall(r'"([A-Za-z0-9.-]+)[<>=]', lists[extra])}
 
 
 def in_the_images() -> set[str]:
