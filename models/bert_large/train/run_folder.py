@@ -75,6 +75,7 @@ def run_identity(
     train: TrainConfig,
     fingerprint: str,
     masking: DynamicMasking | None = None,
+    windows: int = 1,
 ) -> dict[str, Any]:
     """Return the settings that must stay the same when a run resumes; all others may change."""
     identity = {
@@ -89,6 +90,8 @@ def run_identity(
     }
     if masking is not None:  # omitted for the records' own masks, so that runs of older versions can still be resumed
         identity["dynamic_masking"] = masking.vocabulary
+    if windows > 1:  # likewise: in one window, the order is that of older versions
+        identity["shuffle_window"] = data.shuffle_window
     return json.loads(json.dumps(identity))
 
 
@@ -99,7 +102,7 @@ def imported_identity(source: str, model: ModelConfig) -> dict[str, Any]:
 
 def flat_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
     """Return an identity on one level, with the default of settings that older versions did not have."""
-    return {"model.architecture": BERT, **flatten(identity)}
+    return {"model.architecture": BERT, "shuffle_window": 0, **flatten(identity)}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -116,6 +116,8 @@ def _data_config(arguments: argparse.Namespace, max_seq_length: int) -> DataConf
         eval_dir=None if arguments.benchmark or str(arguments.eval_dir) == "none" else eval_dir,
         max_seq_length=max_seq_length,
         shuffle=not arguments.no_shuffle,
+        shuffle_window=arguments.shuffle_window,
+        index_dir=arguments.index_dir,
         dynamic_masking=arguments.dynamic_masking,
         workers=arguments.data_workers,
         bad_records=arguments.bad_records,

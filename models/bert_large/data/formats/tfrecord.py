@@ -24,7 +24,7 @@ from bert_large.data.formats.padded import (
     pad_record,
     unpad_record,
 )
-from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
+from bert_large.data.formats.shard_format import RecordFacts, ShardFormat, StoredRecord
 from bert_large.data.record import BadRecordError, Record, RecordShape
 from bert_large.errors import DataError
 
@@ -46,11 +46,14 @@ class TFRecordShard:
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, open_shard(path)
 
-    def scan(self) -> Iterator[tuple[int, StoredRecord | BadRecordError]]:
-        """Yield the byte offset and contents of every record in file order, with an error in place of a damaged one."""
+    def scan(self) -> Iterator[tuple[int, RecordFacts | BadRecordError]]:
+        """Yield the byte offset of every record with facts about it, or with an error if it is damaged."""
         for number, (offset, payload) in enumerate(_iterate_frames(self._file, self._path)):
+            if isinstance(payload, BadRecordError):
+                yield offset, payload
+                continue
             try:
-                yield offset, payload if isinstance(payload, BadRecordError) else self._decode(payload, offset, number)
+                yield offset, RecordFacts.of(self._decode(payload, offset, number))
             except BadRecordError as error:
                 yield offset, error
 
