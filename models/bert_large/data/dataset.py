@@ -153,7 +153,9 @@ class Dataset:
 
     def estimate_records(self) -> float:
         """Return the number of records of all shards, estimated from the shards' sizes and the open windows."""
-        known, total = (sum(path.stat().st_size for path in paths) for paths in (self.paths[: len(self.shards)], self.paths))
+        known, total = (
+            sum(path.stat().st_size for path in paths) for paths in (self.paths[: len(self.shards)], self.paths)
+        )
         return len(self) * total / known
 
     def total_tokens(self) -> int:

@@ -224,7 +224,9 @@ def _reopen(path: Path, target: Path) -> ShardIndex:
     try:
         return _read(path, target, verify=False)
     except (DamageError, OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"the index {target} of {path} cannot be read any more: {error}; run the command again") from None
+        raise DataError(
+            f"the index {target} of {path} cannot be read any more: {error}; run the command again"
+        ) from None
 
 
 def _checksum(facts: Mapping[str, Any]) -> int:
@@ -302,9 +304,7 @@ def build_indexes(
     missing = [path for path in paths if find_index(path, index_dir, limits) is None]
     done, total = 0, len(missing)
     for wait in (False, True):
-        make = partial(
-            make_index, index_dir=index_dir, limits=limits, max_bad_records=max_bad_records, wait=wait
-        )
+        make = partial(make_index, index_dir=index_dir, limits=limits, max_bad_records=max_bad_records, wait=wait)
         busy = []
         for path, has_index in zip(missing, _make_all(missing, make), strict=True):
             if not has_index:

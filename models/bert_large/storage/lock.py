@@ -29,8 +29,10 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 class FolderLock:
     """A lock on a folder, held from construction until `close` or the end of the process."""
 
-    def __init__(self, folder: Path, what: str, warn: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, what: str, warn: Callable[[str], object], *, shared: bool = False) -> None:
         """Lock `folder`, which messages call `what`. `warn` is called if the file system does not support locks.
+
+        A `shared` lock can be held by several processes, but not together with one that is not shared.
 
         Raises `InputError` if another process holds the lock, or if the folder is not writable.
         """
@@ -43,7 +45,7 @@ class FolderLock:
                 "choose another folder"
             ) from None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 warn(f"warning: {what} {folder} is on a file system without locks: do not start a second writer there")

@@ -233,9 +233,7 @@ def open_dataset(
                 folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard,
                 windows=windows,
             )  # fmt: skip
-    return Dataset.open(
-        folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records, windows=windows
-    )
+    return Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records, windows=windows)
 
 
 def open_data(
@@ -245,9 +243,7 @@ def open_data(
     training = open_training_data(data, train, model, ranks)
     evaluation = None
     if data.eval_dir is not None:
-        evaluation = open_eval_data(
-            data.eval_dir, data.index_dir, model, ranks, fallback=train.output_dir / DATA_INDEX
-        )
+        evaluation = open_eval_data(data.eval_dir, data.index_dir, model, ranks, fallback=train.output_dir / DATA_INDEX)
     masking = resolve_masking(vocab_file, data, train, training)
     fingerprints = {"data": training.fingerprint(), "masks": masking.vocabulary if masking else "the records' own"}
     if evaluation is not None:

@@ -53,9 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
             engine, _ = resolve_engine(arguments.engine, arguments.precision)
             config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
             # Every rank may index the records for itself: ranks may not share a folder.
-            dataset = open_eval_data(
-                arguments.eval_dir, arguments.index_dir, config, Ranks(), fallback=Path(fallback)
-            )
+            dataset = open_eval_data(arguments.eval_dir, arguments.index_dir, config, Ranks(), fallback=Path(fallback))
             model = BertForPreTraining(config, engine)
             load_model(arguments.checkpoint_dir, model)
         metrics = evaluate(
