@@ -40,7 +40,7 @@ from bert_large.data.formats import format_of
 from bert_large.data.formats.shard_format import ShardFormat
 from bert_large.data.record import BadRecordError, BadRecords, RecordLimits, RecordShape
 from bert_large.errors import DamageError, DataError
-from bert_large.storage.atomic import crc32c_of, read_json, write_atomically
+from bert_large.storage.atomic import crc32c_of, partial_files, read_json, write_atomically
 from bert_large.storage.lock import file_lock
 from bert_large.storage.output_folder import make_folder
 from bert_large.worker_processes import end_with_parent, require_semaphores
@@ -52,6 +52,10 @@ BESIDE = ".bert_large_index"
 _PATIENCE_SECONDS = 30.0
 """How long to wait for another process that scans a shard: it may have a low priority, or be on a dead host."""
 _POLL_SECONDS = 0.1
+_LEFTOVER_SECONDS = 86400.0
+"""Age at which no process still writes to a temporary file."""
+_BYTES_PER_PROCESS = 16 << 20
+"""Fewer are scanned in less time than it takes to start a process."""
 _NAME_CHARACTERS = 48
 """How much of a shard's name an index file's name begins with: names are limited to 255 bytes, also temporary ones."""
 _ARRAYS: dict[str, type[np.generic]] = {"offsets": np.int64, "lengths": np.int32, "checksums": np.uint32}
@@ -258,11 +262,20 @@ def make_index(
             if find_index(path, index_dir, limits) is not None:
                 return True
             if is_mine or (wait and time.monotonic() >= deadline):
+                _remove_leftovers(index_dir)
                 _scan_and_store(path, index_dir, limits, max_bad_records)
                 return True
         if not wait:
             return False
         time.sleep(_POLL_SECONDS)
+
+
+def _remove_leftovers(index_dir: Path) -> None:
+    """Delete temporary files that killed processes left in the folder, where others may be writing now."""
+    for leftover in partial_files(index_dir):
+        with contextlib.suppress(OSError):
+            if time.time() - leftover.stat().st_mtime > _LEFTOVER_SECONDS:
+                leftover.unlink()
 
 
 def _scan_and_store(path: Path, index_dir: Path, limits: RecordLimits | None, max_bad_records: int) -> None:
@@ -317,7 +330,8 @@ def build_indexes(
 
 def _make_all(paths: Sequence[Path], make: Callable[[Path], bool]) -> Iterator[bool]:
     """Yield the results of `make` for every shard, which runs in several processes if that is useful."""
-    workers = min(len(paths), len(os.sched_getaffinity(0)))
+    total_bytes = sum(path.stat().st_size for path in paths)
+    workers = min(len(paths), len(os.sched_getaffinity(0)), 1 + total_bytes // _BYTES_PER_PROCESS)
     if workers > 1 or any(format_of(path).can_crash for path in paths):
         return _make_in_processes(paths, make, workers)
     return map(make, paths)

@@ -29,15 +29,16 @@ def choose_index_dir(folder: Path, index_dir: Path | None, fallback: Path) -> Pa
         needed_bytes = _INDEX_SHARE * sum(path.stat().st_size for path in list_shards(folder))
     except OSError as error:
         raise DataError(f"{error.filename} cannot be opened: {error.strerror}") from None
-    candidates = (folder / BESIDE, _cache_folder())
+    candidates = [folder / BESIDE]
+    with contextlib.suppress(RuntimeError):  # the user has no home directory
+        candidates.append(_cache_folder())
     return next((place for place in candidates if _accepts(place, needed_bytes)), fallback)
 
 
 def _cache_folder() -> Path:
     """Return the folder for indexes in the user's cache, as the XDG Base Directory Specification defines the latter."""
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # Without HOME, and for users without a home folder, `expanduser` returns the path unchanged or "/…".
-    return (Path(cache) if os.path.isabs(cache) else Path(os.path.expanduser("~/.cache"))) / "bert-large" / "index"
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (cache if cache.is_absolute() else Path("~/.cache").expanduser()) / "bert-large" / "index"
 
 
 def _accepts(place: Path, needed_bytes: float) -> bool:

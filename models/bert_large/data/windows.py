@@ -2,7 +2,7 @@
 
 The windows are a function of the shards' names and sizes and of the seed. They can be computed without reading any
 record, so training can start when the shards of the first window have been indexed. A window of 1 GB holds about a
-million records of 128 tokens. The shards are taken in a random order, as files that follow each other often have similar
+million records of 128 tokens. The shards are taken in a random order, because consecutive files often have similar
 content.
 """
 

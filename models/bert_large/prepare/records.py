@@ -48,10 +48,10 @@ def make_records(
 ) -> str:
     """Make a record file of each text file in `input_dir`; return a summary.
 
-    With `files.part`, only the files of that part, and `manifest.json` if they complete the folder (see
-    `prepare.parts`). Complete files of the same task are verified and kept. With `overwrite`, all files are made again; those of an
-    earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises `InputError`
-    for wrong inputs, before anything is changed, and for files of another task.
+    With `files.part`, make only the files of that part, and `manifest.json` if they complete the folder (see
+    `prepare.parts`). Complete files of the same task are verified and kept. With `overwrite`, all files are made again;
+    those of an earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises
+    `InputError` for wrong inputs, before anything is changed, and for files of another task.
     """
     start = time.perf_counter()
     part = None if files.part is None else Part.parse(files.part)

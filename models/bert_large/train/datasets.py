@@ -340,8 +340,8 @@ def _log_dataset(use: str, dataset: Dataset) -> None:
     )  # fmt: skip
     if dataset.open_windows < dataset.window_count:
         LOGGER.info(
-            "%s data: these are the first of %d windows; in all %d shards, about %.3g million records, as far as their "
-            "sizes show. Indexing continues in the background",
+            "%s data: these are the first of %d windows. All %d shards have about %.3g million records, estimated from "
+            "their sizes",
             use, dataset.window_count, len(dataset.paths), dataset.estimate_records() / 1e6,
         )  # fmt: skip
     LOGGER.info("%s data: index in %s", use, dataset.shards[0].stored_in)

@@ -112,7 +112,7 @@ def test_bad_records_are_left_to_the_other_decoder(change: Callable[[Example], N
 
 
 def test_other_encodings_are_left_to_the_other_decoder() -> None:
-    """They are good records: a list that is not packed, a list in two parts, a message in two parts, an unknown field."""
+    """They are good records: a list that is not packed, a list or a message in two parts, an unknown field."""
     good, other = payloads_of(2)
     features = Example.FromString(other).features.feature
     (label,), ids = features["next_sentence_labels"].int64_list.value, bytes(features["input_ids"].int64_list.value)

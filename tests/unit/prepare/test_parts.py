@@ -54,13 +54,13 @@ def test_hdf5_files_keep_their_numbers(tmp_path: Path, text_dir: Path, vocab_fil
     assert content(tmp_path / "out") == content(tmp_path / "whole")
 
 
-def test_parts_run_at_the_same_time(
-    tmp_path: Path, text_dir: Path, vocab_file: Path, whole: dict[str, bytes]
-) -> None:
+def test_parts_run_at_the_same_time(tmp_path: Path, text_dir: Path, vocab_file: Path, whole: dict[str, bytes]) -> None:
     def make(number: int) -> str:
         files = RecordFileSettings(workers=1, part=f"{number}/3")
         settings, out = InstanceSettings(max_seq_length=32), tmp_path / "out"
-        return make_records(text_dir, vocab_file, out, settings, files, casing=Casing(True, True), log=lambda text: None)
+        return make_records(
+            text_dir, vocab_file, out, settings, files, casing=Casing(True, True), log=lambda text: None
+        )
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(make, (1, 2, 3)))

@@ -2,8 +2,8 @@
 
 A packed list of integers is a byte string in its message. Parsed with a schema that declares it as one, the message
 costs little, and NumPy decodes and checks the lists of all records together. Only the usual encoding is understood, and
-only records without any error: for all others `read_facts` returns None, and the caller decodes them one by one. So this
-module accepts nothing that `decode_record` does not, and errors come from one place.
+only records without any error: for all others `read_facts` returns None, and the caller decodes them one by one. This
+module therefore accepts no record that `decode_record` refuses, and all errors come from there.
 """
 
 from __future__ import annotations

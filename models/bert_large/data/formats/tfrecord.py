@@ -54,8 +54,7 @@ class TFRecordShard:
         """Yield the byte offset of every record with facts about it, or with an error if it is damaged."""
         frames, number = _iterate_frames(self._file, self._path), 0
         while batch := list(islice(frames, _SCAN_RECORDS)):
-            for offset, facts in zip((offset for offset, _ in batch), self._facts(batch, number), strict=True):
-                yield offset, facts
+            yield from zip((offset for offset, _ in batch), self._facts(batch, number), strict=True)
             number += len(batch)
 
     def _facts(
