@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from bert_large.data.index import BESIDE
+from bert_large.train import datasets
 from bert_large.train.indexing import WINDOWS_FILE
 
 from tests.support.records import make_records, write_shard
@@ -23,6 +24,13 @@ from tests.support.runs import (
     wait_for_steps,
     without_timings,
 )
+
+
+@pytest.fixture(autouse=True)
+def no_time_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise such small data are indexed before the first step."""
+    monkeypatch.setattr(datasets, "_START_SECONDS", 0.0)
+
 
 WINDOW_GB = 11e-6
 """Two of the shards."""
@@ -74,6 +82,17 @@ def test_a_run_starts_with_the_first_window(fresh: Task, whole: Path, tmp_path: 
     assert without_timings(step_rows(out)) == without_timings(step_rows(whole))
     assert model_of(out) == model_of(whole)
     assert len(indexed(fresh)) == 6
+
+
+def test_small_data_are_indexed_before_the_first_step(
+    fresh: Task, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is left for the background; the order is the same."""
+    monkeypatch.setattr(datasets, "_START_SECONDS", 60.0)
+    monkeypatch.setattr("bert_large.train.indexing.BackgroundIndexing", None)
+    out = fresh.run(tmp_path / "out", max_steps=1, total_steps=8)
+    assert len(indexed(fresh)) == 6
+    assert without_timings(step_rows(out)) == without_timings(step_rows(whole))[:1]
 
 
 def test_any_number_of_ranks(fresh: Task, whole: Path, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import bisect
 import hashlib
+import itertools
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,21 +63,41 @@ class Dataset:
     ) -> Dataset:  # fmt: skip
         """Open a folder of shards, and its first window: without `windows`, all of it.
 
-        With `build`, first index the shards of that window that have no index yet: one process does that, and the
-        others open the folder after it. Raises `DataError` if more than `max_bad_records` of all records are bad or
-        exceed `limits`.
+        With `build`, first index the shards of that window that have no index yet, and of others if there is time: one
+        process does that, and the others open the folder after it. Raises `DataError` if more than `max_bad_records` of
+        all records are bad or exceed `limits`.
         """
         dataset = cls(*divide(list_shards(folder), windows), index_dir, limits, max_bad_records)
         if build:
-            dataset.build_indexes(0, on_shard)
+            dataset._build_first(0.0 if windows is None else windows.start_seconds, on_shard)
         dataset._open_window(build=False)
         dataset.take_unreported()
         return dataset
 
     def build_indexes(self, window: int, on_shard: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Index the shards up to the end of a window that have no index yet, in parallel."""
+        """Index the shards up to the end of a window that are neither open nor indexed, in parallel."""
         paths = self.paths[len(self.shards) : self.ends[window]]
         build_indexes(paths, self.index_dir, on_shard, self.limits, self.max_bad_records)
+
+    def _build_first(self, seconds: float, on_shard: Callable[[int, int], None]) -> None:
+        """Index the first window, and others while that takes no longer than `seconds` in all."""
+        started = now = time.monotonic()
+        self.build_indexes(0, on_shard)
+        for first, end in itertools.pairwise(self.ends):
+            latest, now = time.monotonic() - now, time.monotonic()
+            if now + latest - started > seconds:  # the next window may take as long as the last one
+                return
+            paths = self._without_index(self.paths[first:end])
+            build_indexes(paths, self.index_dir, on_shard, self.limits, self.max_bad_records)
+
+    def is_indexed(self) -> bool:
+        """Return whether all shards have an index now."""
+        return not self._without_index(self.paths[len(self.shards) :])
+
+    def _without_index(self, paths: Sequence[Path]) -> list[Path]:
+        """Return the shards without an index, which is not verified here but when it is opened."""
+        how = (self.index_dir, self.limits)
+        return [path for path in paths if find_index(path, *how, verify=False) is None]
 
     def _open_window(self, *, build: bool = True) -> None:
         """Open the next window; with `build`, index its shards that have no index yet in this process.

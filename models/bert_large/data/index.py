@@ -10,6 +10,10 @@ it. It stores three values per record:
   same, and both can be unchanged when the content is not: failing disks, copies that preserve times, shards swapped
   while a run is going. Every record read is compared with it, in TFRecords and in HDF5, which has no checksums itself.
 
+All runs on the data share their index, and several may make it at once (`data.index_folder`). Each index is written
+atomically and depends on the shard alone, apart from records that exceed the limits of one model. Processes that scan
+the same shard therefore store the same bytes, and the lock on a shard only avoids that they do so.
+
 A bad record that is skipped keeps its number: the next good record of its shard is indexed in its place. So the order
 of all other samples is the same as without the damage.
 """
@@ -213,7 +217,7 @@ def _read(path: Path, target: Path, *, verify: bool) -> ShardIndex:
     if facts.pop("crc32c") != _checksum(facts):
         raise ValueError("its facts are damaged")
     shape = RecordShape(facts["max_seq_length"], facts["max_predictions"])
-    arrays = {name: np.memmap(_part(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()}
+    arrays: dict[str, Any] = {name: np.memmap(_part(target, name), dtype, mode="r") for name, dtype in _ARRAYS.items()}
     if {len(array) for array in arrays.values()} != {facts["records"]}:
         raise ValueError("its arrays are not as long as it says")
     if verify and facts["arrays_crc32c"] != {name: crc32c_of(_part(target, name)) for name in _ARRAYS}:

@@ -27,6 +27,8 @@ class WindowSettings:
     """Size from which a window is complete; 0 for one window."""
     seed: int | None
     """Seed of the order of the shards; None for the order of the files."""
+    start_seconds: float = 0.0
+    """Time in which further windows are indexed at the start."""
 
 
 def divide(paths: Sequence[Path], settings: WindowSettings | None) -> tuple[list[Path], list[int]]:

@@ -33,6 +33,8 @@ from bert_large.storage.atomic import read_json
 from bert_large.train.run_folder import DATA_INDEX
 
 _UNKNOWN_SAMPLE = 1000
+_START_SECONDS = 15.0
+"""Data that are indexed within this time are indexed before training, on all cores, and not in the background."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -285,7 +287,7 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
     """Open the training records and check that they fit the phase and the model."""
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
     index_dir = _choose_index_dir(folder, data.index_dir, train.output_dir / DATA_INDEX, ranks)
-    windows = WindowSettings(round(data.shuffle_window * 1e9), train.seed if data.shuffle else None)
+    windows = WindowSettings(round(data.shuffle_window * 1e9), train.seed if data.shuffle else None, _START_SECONDS)
     dataset = open_dataset(folder, index_dir, model, ranks, data.bad_records_allowed, windows)
     check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
     bad = dataset.count_bad_records(data.bad_records_allowed).found

@@ -128,8 +128,8 @@ def test_one_index_serves_all_models(folder: Path, tmp_path: Path, monkeypatch: 
         found = find_index(path, where, limits)
         assert found is not None and found.bad_records
     forbid_scans(monkeypatch)
-    for limits in (None, fitting, RecordLimits(30522, 512)):
-        found = find_index(path, where, limits)
+    for wide in (None, fitting, RecordLimits(30522, 512)):
+        found = find_index(path, where, wide)
         assert found is not None and found.digest == scanned.digest and not found.bad_records
 
 

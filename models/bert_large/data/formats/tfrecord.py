@@ -65,8 +65,8 @@ class TFRecordShard:
         together = read_facts(payloads, _WEIGHTS) if len(payloads) == len(frames) else None
         if together is not None:
             shape, lengths, largest = together
-            for payload, length, largest_id in zip(payloads, lengths.tolist(), largest.tolist(), strict=True):
-                yield RecordFacts(shape, length, largest_id, masked_crc32c(payload))
+            for good, length, largest_id in zip(payloads, lengths.tolist(), largest.tolist(), strict=True):
+                yield RecordFacts(shape, length, largest_id, masked_crc32c(good))
             return
         for number, (offset, payload) in enumerate(frames, first):
             try:
