@@ -7,9 +7,9 @@
 #
 # Required variables: those of the script. --help lists them and the optional ones.
 #
-# Every path has the same name inside. The script's output folder and HF_HOME are writable; everything else that a
-# variable names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling user,
-# without any capability, and ends with the script: signals reach the script's command and its exit code comes back.
+# Every path has the same name inside. The script's output folder, INDEX_DIR and HF_HOME are writable; everything else
+# that a variable names is read-only, and so is the image; /tmp is empty and in memory. The container runs as the calling
+# user, without any capability, and ends with the script: signals reach the script's command and its exit code comes back.
 # Proxy variables are passed on. The engine shows the run's health: whether its log still grows (docker/healthcheck.sh).
 # With several machines it uses the host's network. Docker's seccomp profile prevents containers without CAP_SYS_NICE
 # from binding memory to NUMA nodes; ranks log that and are bound only to their cores. DOCKER_ARGS="--cap-add SYS_NICE"
@@ -53,6 +53,18 @@ mount_paths() {
   done
 }
 
+# Without INDEX_DIR, keep the index of the records in the caller's cache: DATASET_DIR is read-only inside, and the home
+# directory is empty.
+choose_index_dir() {
+  local cache="${XDG_CACHE_HOME:-}"
+  [[ "$cache" == /* ]] || cache="${HOME:-}/.cache"
+  cache+="/bert-large/index"
+  if [[ "$KIND" == PRETRAIN && -n "${DATASET_DIR:-}" && -z "${INDEX_DIR:-}" && -n "${HOME:-}" ]] &&
+    mkdir -p -- "$cache" 2>/dev/null && [[ -w "$cache" ]]; then
+    export INDEX_DIR="$cache"
+  fi
+}
+
 # Set VARIABLES to the arguments that pass on every variable that is set, by name: the engine takes the value itself.
 pass_variables() {
   local name
@@ -92,6 +104,7 @@ case "${RUNTIME:-container}" in
   *) die "RUNTIME=$RUNTIME is unknown: choose container or native" ;;
 esac
 
+choose_index_dir
 check_variables "$SCRIPT"
 split_words DOCKER_ARGS
 choose_engine

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from bert_large.data.formats.tfrecord import HEADER_BYTES
-from bert_large.data.index import scan_shard
+from bert_large.data.index import BESIDE, scan_shard
 
 from tests.support.runs import Task, run_here, run_torchrun, step_rows, without_timings
 
@@ -29,7 +29,7 @@ def damage(path: Path, record: int) -> int:
 @pytest.fixture
 def copy(task: Task, tmp_path: Path) -> Task:
     """The task with a copy of the data, to be damaged, and without evaluation."""
-    shutil.copytree(task.dataset_dir, tmp_path / "data")
+    shutil.copytree(task.dataset_dir, tmp_path / "data", ignore=shutil.ignore_patterns(BESIDE))
     return dataclasses.replace(task, dataset_dir=tmp_path / "data", settings={**task.settings, "eval_dir": "none"})
 
 
@@ -47,7 +47,9 @@ def test_skipped_from_the_start(copy: Task, tmp_path: Path) -> None:
     log = (whole / "train.log").read_text()
     assert f"bad record skipped: {shard_of(copy)}: record 3 at byte {offset}: " in log
     assert "1 bad records skipped" in log
-    listed = [json.loads(path.read_text())["bad_records"] for path in (whole / "data_index").glob("*.json")]
+    listed = [
+        json.loads(path.read_text())["bad_records"] for path in shard_of(copy).parent.joinpath(BESIDE).glob("*.json")
+    ]
     assert sorted(map(len, listed)) == [0, 0, 1]
     parts = tmp_path / "parts"
     copy.run(parts, **SKIP, max_steps=3, total_steps=8)
@@ -119,7 +121,7 @@ def test_a_changed_shard_at_resume(copy: Task, tmp_path: Path, capsys: pytest.Ca
 
 def test_held_out_records_are_never_skipped(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Metrics of an evaluation on fewer records would not be comparable."""
-    shutil.copytree(task.dataset_dir / "eval", tmp_path / "eval")
+    shutil.copytree(task.dataset_dir / "eval", tmp_path / "eval", ignore=shutil.ignore_patterns(BESIDE))
     (shard,) = (tmp_path / "eval").iterdir()
     damage(shard, 5)
     assert run_here(*task.arguments(tmp_path / "out", eval_dir=tmp_path / "eval", **SKIP)) == 2

@@ -34,7 +34,7 @@ from tests.support.runs import (
     without_timings,
 )
 
-FILES = [".lock", "checkpoints", "data_index", "ended.json", "metrics.jsonl", "model_save", "results.yaml", "run.json",
+FILES = [".lock", "checkpoints", "ended.json", "metrics.jsonl", "model_save", "results.yaml", "run.json",
          "summary.log", "tensorboard", "train.log"]  # fmt: skip
 
 
@@ -220,7 +220,7 @@ def test_benchmark(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str
     printed = re.findall(r"Throughput: (\d+\.\d{3}) sentence/s$", capsys.readouterr().out, flags=re.MULTILINE)
     assert len(printed) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        ".lock", "data_index", "metrics.jsonl", "results.yaml", "summary.log", "tensorboard", "train.log",
+        ".lock", "metrics.jsonl", "results.yaml", "summary.log", "tensorboard", "train.log",
     ]  # fmt: skip
     assert (tmp_path / "summary.log").read_text() == f"BERT;training phase1 throughput;fp32; 8;{printed[0]}\n"
     timed = [row["seconds"] for row in step_rows(tmp_path)][10:]

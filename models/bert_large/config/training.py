@@ -163,6 +163,19 @@ class DataConfig(_Checked):
         default_text="as the records are; with --text-dir, pairs, or packed if there is no next-sentence head",
         deferred=True,
     )
+    shuffle_window: float = setting(
+        1.0,
+        "data whose records are shuffled with each other in the first epoch, in whole shards; training starts when the "
+        "first window is indexed. 0: all data",
+        unit="GB",
+        within="[0, 1000000]",
+    )
+    index_dir: Path | None = setting(
+        None,
+        "folder for the index of the records, which all runs on the same data share",
+        default_text="beside the data, or else in ~/.cache/bert-large",
+        path="output",
+    )
     dynamic_masking: bool = setting(
         False,
         "draw new masks in every epoch instead of using the records' masks; needs the records' vocabulary",

@@ -55,8 +55,8 @@ class StepBatches:
     def read(self, step: int) -> tuple[list[RaggedBatch], list[str]]:
         """Return the micro-batches, and the error message of each bad record that was replaced by another one.
 
-        The cuts into micro-batches are those of the index, whether or not a record turns out to be bad. Raises
-        `DataError` if too many are.
+        They include the bad records of all windows that this process opened for the step. The cuts into micro-batches
+        are those of the index, whether or not a record turns out to be bad. Raises `DataError` if too many are.
         """
         bad = BadRecords(self.max_bad_records)
         batches = []
@@ -65,7 +65,7 @@ class StepBatches:
             if self.masking is not None:
                 records = self.masking.draw(records, samples)
             batches.append(make_batch(records, samples.tolist()))
-        return batches, list(bad.found)
+        return batches, [*self.dataset.take_unreported(), *bad.found]
 
     def describe_samples(self, step: int) -> list[dict[str, Any]]:
         """Return the file and place of each sample of the global batch of all ranks, without reading it."""
@@ -76,7 +76,7 @@ class StepBatches:
             described.append(
                 {
                     "sample": sample,
-                    "epoch": sample // self.order.records,
+                    "epoch": self.order.epoch_of(sample),
                     "file": str(shard.path),
                     "record": shard.number_of(row),
                     shard.format.offset_unit: int(shard.offsets[row]),
@@ -210,7 +210,7 @@ def explain_dead_worker() -> Iterator[None]:
         raise UserError(
             f"a data worker process died ({str(error).splitlines()[0]}): either memory ran out, or a damaged HDF5 "
             "shard crashed the HDF5 library. Run the same command again to resume from the last checkpoint; if it dies "
-            "again, delete data_index in OUTPUT_DIR, so that every shard is checked again"
+            "again, delete the index of the records (INDEX_DIR), so that every shard is checked again"
         ) from None
 
 

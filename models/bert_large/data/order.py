@@ -4,6 +4,13 @@ The order of an epoch is not a shuffled list but a keyed permutation: a function
 from the position and a key. It has no state. Any process computes any part of the order alone, a run resumes at any
 sample with one integer in its checkpoint, and nothing depends on the number of ranks, workers or restarts. A list of
 BERT's roughly 150 million records would take 1.2 GB in every process, and shuffling it several seconds in every epoch.
+
+A permutation of all records needs their number, which is known when all shards have been indexed. A large data set is
+therefore divided into windows of consecutive records (`data.windows`). In the first epoch the windows come one after
+another, each in a permutation of its own, so that the first steps only need the first window. In later epochs every
+record is known, and one permutation shuffles all of them. The sample at a position is still a function of (seed, epoch,
+position) and of the files' names and sizes, which define the windows. Data of one window have one permutation in every
+epoch.
 """
 
 from __future__ import annotations
@@ -11,6 +18,7 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +26,8 @@ from numpy.typing import NDArray
 from bert_large.data.hashing import mix64, splitmix64
 
 _ROUNDS = 6
+_EPOCH_BITS = 32
+"""Bits of a permutation's key for the epoch; the bits above are for the window."""
 
 
 def permute(indices: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64]:
@@ -47,25 +57,66 @@ def permute(indices: NDArray[np.int64], size: int, key: int) -> NDArray[np.int64
     return values.astype(np.int64)
 
 
+class Windows(Protocol):
+    """Consecutive records in windows, which are counted only when their sizes are needed."""
+
+    @property
+    def window_count(self) -> int:
+        """Number of windows."""
+
+    def window_end(self, window: int) -> int:
+        """Return the number of records in all windows up to and including this one."""
+
+
+class _Block(NamedTuple):
+    """Samples that are one permutation of consecutive records."""
+
+    epoch: int
+    first_sample: int
+    first_record: int
+    size: int
+    window: int
+
+
 @dataclass(frozen=True)
 class SampleOrder:
     """The endless sequence of samples: epoch after epoch, each one a permutation of all records of all files."""
 
-    records: int
+    records: int | Windows
+    """The number of records, or the windows of a data set whose number of records may not be known yet."""
     seed: int
     shuffle: bool = True
 
     def record_numbers(self, start: int, stop: int) -> NDArray[np.int64]:
         """Return the record numbers [stop - start] of samples from `start` up to, but not including, `stop`."""
-        samples = np.arange(start, stop, dtype=np.int64)
-        epochs, positions = np.divmod(samples, self.records)
-        if not self.shuffle:
-            return positions
-        for epoch in np.unique(epochs):
-            chosen = epochs == epoch
-            key = splitmix64(splitmix64(self.seed) ^ int(epoch))
-            positions[chosen] = permute(positions[chosen], self.records, key)
-        return positions
+        numbers = np.empty(stop - start, dtype=np.int64)
+        sample = start
+        while sample < stop:
+            block = self._block_of(sample)
+            end = min(stop, block.first_sample + block.size)
+            positions = np.arange(sample, end, dtype=np.int64) - block.first_sample
+            if self.shuffle:
+                key = splitmix64(splitmix64(self.seed) ^ block.epoch ^ block.window << _EPOCH_BITS)
+                positions = permute(positions, block.size, key)
+            numbers[sample - start : end - start] = block.first_record + positions
+            sample = end
+        return numbers
+
+    def epoch_of(self, sample: int) -> int:
+        """Return the epoch of a sample, from 0."""
+        return self._block_of(sample).epoch
+
+    def _block_of(self, sample: int) -> _Block:
+        if isinstance(self.records, int):
+            total = self.records
+        else:
+            total = 0
+            for window in range(self.records.window_count):
+                first, total = total, self.records.window_end(window)
+                if sample < total:
+                    return _Block(0, first, first, total - first, window)
+        epoch = sample // total
+        return _Block(epoch, epoch * total, 0, total, 0)
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,10 @@ class RecordLimits:
     vocab_size: int
     max_positions: int
 
+    def include(self, largest_id: int, length: int) -> bool:
+        """Return whether records up to this token id and number of tokens are within the limits."""
+        return largest_id < self.vocab_size and length <= self.max_positions
+
     def check(self, record: Record) -> None:
         """Raise `ValueError` if a record exceeds the model's positions or vocabulary."""
         length = record.longest_part

@@ -14,14 +14,14 @@ from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import Casing
 from bert_large.prepare.compressed import plain_name
 from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
-from bert_large.prepare.settings import PAIRS, InstanceSettings, RecordFileSettings
+from bert_large.prepare.parts import join_manifests, manifest_folder, read_all_manifests, remove_part_folders
+from bert_large.prepare.settings import PAIRS, InstanceSettings, Part, RecordFileSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
 from bert_large.prepare.text_files import Log, check_outputs, list_files, print_status, total_bytes
 from bert_large.prepare.text_forms import require_sentences
 from bert_large.prepare.vocab import MOST_UNKNOWN, UNK, read_vocab
 from bert_large.storage.atomic import remove_partial_files
 from bert_large.storage.integrity import facts_of
-from bert_large.storage.lock import FolderLock
 from bert_large.storage.output_folder import make_folder
 
 MANIFEST_SECONDS = 5.0
@@ -41,14 +41,19 @@ def make_records(
 ) -> str:
     """Make a record file of each text file in `input_dir`; return a summary.
 
-    Complete files of the same task are verified and kept. With `overwrite`, all files are made again; those of an
-    earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises `InputError`
-    for wrong inputs, before anything is changed, and for files of another task.
+    With `files.part`, make only the files of that part, and `manifest.json` if they complete the folder (see
+    `prepare.parts`). Complete files of the same task are verified and kept. With `overwrite`, all files are made again;
+    those of an earlier task are deleted when the new ones are complete. `log` receives warnings and progress. Raises
+    `InputError` for wrong inputs, before anything is changed, and for files of another task.
     """
     start = time.perf_counter()
-    tasks = _plan(list_files(input_dir, recursive=False, log=log), output_dir, files)
+    part = None if files.part is None else Part.parse(files.part)
+    if part is not None and overwrite:
+        raise InputError(f"--part {part} with --overwrite: parts cannot replace files; give an empty --output-dir")
+    all_tasks = _plan(list_files(input_dir, recursive=False, log=log), output_dir, files)
+    tasks = all_tasks if part is None else all_tasks[part.number - 1 :: part.count]
     vocabulary = read_vocab(vocab_file)
-    check_outputs([task.output_file for task in tasks], input_dir=input_dir, overwrite=True)
+    check_outputs([task.output_file for task in all_tasks], input_dir=input_dir, overwrite=True)
     for task in tasks:
         require_sentences(task.input_file)
     log(f"text: {casing}")
@@ -60,14 +65,17 @@ def make_records(
         "vocabulary_tokens": len(vocabulary.tokens),
         "vocabulary": str(facts_of(vocab_file)),
     }
-    with FolderLock(output_dir, "--output-dir", log):
+    with manifest_folder(output_dir, part, log) as folder:
         inputs = describe_files({task.input_file.name: task.input_file for task in tasks}, files.workers, log)
         manifest = Manifest(recorded, inputs)
-        missing = _open_work(manifest, tasks, output_dir, files.workers, overwrite=overwrite, log=log)
+        missing = _open_work(manifest, tasks, folder, files.workers, overwrite=overwrite, log=log)
         reports = write_shards(
             missing, vocabulary, settings, **casing.letters, workers=files.workers, output_format=files.format
         )
-        _run(manifest, output_dir, missing, reports, log, warns_of_single=settings.sequences == PAIRS)
+        _run(manifest, folder, missing, reports, log, warns_of_single=settings.sequences == PAIRS)
+        is_complete = part is None or join_manifests(output_dir, all_tasks, log)
+    if is_complete:
+        remove_part_folders(output_dir)
     _warn_of_unknown(manifest, log)
     made = [manifest.outputs[task.output_file.name] for task in missing]
     records, tokens = sum(output["records"] for output in made), sum(output["tokens"] for output in made)
@@ -101,21 +109,33 @@ def _without_text_suffix(name: str) -> str:
 def _open_work(
     manifest: Manifest, tasks: list[ShardTask], folder: Path, workers: int, *, overwrite: bool, log: Log
 ) -> list[ShardTask]:
-    """Compare the task with the files in the output folder, write the manifest, and return the shards to make."""
-    earlier = read_manifest(folder)
+    """Compare the tasks with the files made before, write the manifest to `folder`, and return the shards to make.
+
+    `folder` is the output folder, or that of a part's manifest.
+    """
     outputs = [task.output_file for task in tasks]
+    if not outputs:  # there are more parts than files
+        manifest.write(folder)
+        return []
+    output_dir = outputs[0].parent
+    earlier = read_all_manifests(output_dir) if not overwrite else read_manifest(output_dir)
     check_outputs(outputs, input_dir=tasks[0].input_file.parent, overwrite=overwrite or earlier is not None)
+    names = {path.name for path in outputs}
     if earlier is not None:
         if not overwrite:
+            if folder != output_dir:
+                earlier.outputs = {name: facts for name, facts in earlier.outputs.items() if name in names}
             _check_finished(earlier, manifest, tasks)
             manifest.outputs = earlier.outputs
-            for name in manifest.damaged_or_missing(folder, workers):
+            for name in manifest.damaged_or_missing(output_dir, workers):
                 log(f"{name} is damaged or missing and is made again")
                 del manifest.outputs[name]
-        names = {path.name for path in outputs}
         former = [*earlier.replaced, *(earlier.outputs if overwrite else ())]
         manifest.replaced = sorted({name for name in former if Path(name).name == name} - names)
-    remove_partial_files(folder)
+    if folder == output_dir:
+        remove_partial_files(output_dir)
+    else:  # other parts are writing there
+        manifest.replaced = []
     manifest.write(folder)
     return [task for task in tasks if task.output_file.name not in manifest.outputs]
 

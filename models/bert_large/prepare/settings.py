@@ -173,6 +173,27 @@ class InstanceSettings:
         return RecordShape(self.max_seq_length, self.max_predictions_per_seq)
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of several parts of the files, numbered from 1."""
+
+    number: int
+    count: int
+
+    @classmethod
+    def parse(cls, text: str) -> Part:
+        """Return the part that `I/N` means; raises `ValueError`."""
+        number, slash, count = text.partition("/")
+        if not (slash and number.isdecimal() and count.isdecimal() and text.isascii()):
+            raise ValueError(text)
+        if not 1 <= int(number) <= int(count):
+            raise ValueError(text)
+        return cls(int(number), int(count))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RecordFileSettings:
     """How `prepare` writes record files. Raises `InputError` naming every invalid value."""
@@ -187,6 +208,11 @@ class RecordFileSettings:
         default_text="corpus_training",
     )
     workers: int = setting(CPUS, "processes, each with one text file in memory", **_WORKERS)
+    part: str | None = option(
+        None,
+        "I/N: make only every N-th file, beginning with the I-th, for array jobs that share the output folder",
+        default_text="all files",
+    )
 
     def __post_init__(self) -> None:
         suffix, name = self.output_suffix, self.output_name
@@ -200,7 +226,13 @@ class RecordFileSettings:
             ),
             (name is None or has_suffix, f"--output-name is {name!r}, but TFRecords are named after the text files"),
         )
-        check_fields(self, [problem for is_valid, problem in checks if not is_valid])
+        problems = [problem for is_valid, problem in checks if not is_valid]
+        if self.part is not None:
+            try:
+                Part.parse(self.part)
+            except ValueError:
+                problems.append(f"--part is {self.part!r}, expected I/N with I from 1 to N, such as 3/16")
+        check_fields(self, problems)
 
 
 def from_arguments(config: type, arguments: argparse.Namespace) -> Any:

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -85,7 +86,9 @@ def replace_atomically(path: Path) -> Iterator[Path]:
 def _partial_path(path: Path) -> Path:
     name = os.fsencode(path.name)
     stem = path.name if len(name) <= _LONGEST_NAME else hashlib.sha256(name).hexdigest()
-    return path.with_name(f".{stem}.{os.getpid()}.partial")
+    # Process ids are unique only on one host, and writers on several hosts or in several containers can share a folder.
+    host = hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:8]
+    return path.with_name(f".{stem}.{os.getpid()}-{host}.partial")
 
 
 @contextlib.contextmanager

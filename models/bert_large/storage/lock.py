@@ -9,13 +9,14 @@ hosts. If the file system supports no locks at all, a warning is logged.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bert_large.errors import InputError
@@ -28,8 +29,10 @@ _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EINVAL)
 class FolderLock:
     """A lock on a folder, held from construction until `close` or the end of the process."""
 
-    def __init__(self, folder: Path, what: str, warn: Callable[[str], object]) -> None:
+    def __init__(self, folder: Path, what: str, warn: Callable[[str], object], *, shared: bool = False) -> None:
         """Lock `folder`, which messages call `what`. `warn` is called if the file system does not support locks.
+
+        A `shared` lock can be held by several processes, but not together with one that is not shared.
 
         Raises `InputError` if another process holds the lock, or if the folder is not writable.
         """
@@ -42,7 +45,7 @@ class FolderLock:
                 "choose another folder"
             ) from None
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except OSError as error:
             if error.errno in _UNSUPPORTED:
                 warn(f"warning: {what} {folder} is on a file system without locks: do not start a second writer there")
@@ -69,6 +72,32 @@ class FolderLock:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+@contextlib.contextmanager
+def file_lock(path: Path) -> Iterator[bool]:
+    """Try to lock the file `path`, without waiting; yield whether the block may do what the lock protects.
+
+    That is also true if the file system does not support locks, or if the file is another user's: so this lock may only
+    avoid that work is done twice. The file is deleted by the holder of the lock.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+    except PermissionError:
+        yield True
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        is_mine = error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    else:
+        is_mine = True
+    try:
+        yield is_mine
+    finally:
+        if is_mine:
+            path.unlink(missing_ok=True)
+        os.close(descriptor)
 
 
 def _describe_holder(path: Path) -> str:

@@ -11,7 +11,6 @@ from bert_large.config.recipes import describe_settings
 from bert_large.config.training import TrainConfig
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.data.order import SampleOrder
-from bert_large.data.record import BadRecordError, BadRecords
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.sharding import ParameterShards
@@ -31,6 +30,7 @@ from bert_large.train.checked import Run
 from bert_large.train.clock import TrainingClock
 from bert_large.train.datasets import RunData
 from bert_large.train.evaluate import evaluate
+from bert_large.train.indexing import WINDOWS_FILE, BackgroundIndexing, RecordChecks, open_first_step
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import open_log
 from bert_large.train.profile import StepProfiler
@@ -44,7 +44,9 @@ def build_batches(run: Run, data: RunData, ranks: Ranks) -> StepBatches:
     """Return this rank's micro-batches of every step."""
     return StepBatches(
         dataset=data.training,
-        order=SampleOrder(len(data.training), run.train.seed, run.data.shuffle),
+        order=SampleOrder(
+            data.training if data.training.window_count > 1 else len(data.training), run.train.seed, run.data.shuffle
+        ),
         global_batch_size=run.train.global_batch_size,
         micro_batch_tokens=run.train.micro_batch_tokens,
         rank=ranks.rank,
@@ -56,8 +58,9 @@ def build_batches(run: Run, data: RunData, ranks: Ranks) -> StepBatches:
 
 
 def build_loop(
-    run: Run, ranks: Ranks, engine: Operations, data: RunData, start: Start, stop_request: StopRequest, times: RunTimes
-) -> TrainingLoop:
+    run: Run, ranks: Ranks, engine: Operations, data: RunData, start: Start, stop_request: StopRequest, times: RunTimes,
+    background: BackgroundIndexing | None = None,
+) -> TrainingLoop:  # fmt: skip
     """Return the loop, and carry out the start in the output folder once nothing else can refuse the run.
 
     The order matters. The loader's processes start before the weights exist, so that they hold no copies of them. The
@@ -65,6 +68,7 @@ def build_loop(
     not have deleted checkpoints or metrics.
     """
     step_batches = build_batches(run, data, ranks)
+    open_first_step(step_batches, start.state.step, ranks)
     bad_records: list[str] = []
     batches = iterate_steps(step_batches, start.state.step, run.train.max_steps, run.data.workers, bad_records.append)
     clock = TrainingClock(run.train.max_hours, start.state.seconds or 0.0)
@@ -103,8 +107,12 @@ def build_loop(
         saver=saver,
         observers=observers,
         describe_samples=step_batches.describe_samples,
-        note_bad_records=partial(
-            note_bad_records, ranks, data.training.count_bad_records(run.data.bad_records_allowed), bad_records
+        check_records=RecordChecks(
+            step_batches,
+            ranks,
+            bad_records,
+            background,
+            None if run.train.benchmark else run.train.output_dir / WINDOWS_FILE,
         ),
     )
 
@@ -208,15 +216,3 @@ def _build_evaluation(
         samples=run.train.eval_samples,
         is_stop_requested=lambda: stop_request.signal_number > 0,
     )
-
-
-def note_bad_records(ranks: Ranks, known: BadRecords, found: list[str]) -> None:
-    """Count and log the records that any rank has `found` to have become bad since they were indexed."""
-    if known.most == 0 or not ranks.any(bool(found)):
-        return
-    texts = [text for texts in ranks.gather(found) for text in texts]
-    found.clear()
-    with ranks.failing_together():
-        for text in texts:
-            if known.add(BadRecordError(text)) and ranks.is_main:
-                LOGGER.warning("bad record skipped: %s; the next good record of its shard replaces it", text)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,8 +22,10 @@ from bert_large.config.training import (
 )
 from bert_large.data.dataset import Dataset, check_training_data
 from bert_large.data.folders import EVAL_FOLDERS, find_training_folder, list_subfolders
+from bert_large.data.index_folder import choose_index_dir
 from bert_large.data.masking import DynamicMasking
 from bert_large.data.record import NO_PAIR, BadRecords, RecordLimits
+from bert_large.data.windows import WindowSettings
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.consistency import require_agreement
 from bert_large.errors import InputError
@@ -37,6 +41,8 @@ from bert_large.storage.atomic import read_json
 from bert_large.train.run_folder import DATA_INDEX
 
 _UNKNOWN_SAMPLE = 1000
+_START_SECONDS = 15.0
+"""Data that are indexed within this time are indexed before training, on all cores, and not in the background."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,8 +243,11 @@ def resolve_masking(
     return masking
 
 
-def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0) -> Dataset:
-    """Open a folder of shards: local rank 0 of each host indexes new shards, for all ranks of the host."""
+def open_dataset(
+    folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks, max_bad_records: int = 0,
+    windows: WindowSettings | None = None,
+) -> Dataset:  # fmt: skip
+    """Open a folder of shards and its first window: local rank 0 of each host indexes new shards, for all its ranks."""
     _require_same_folders(folder, index_dir, ranks)
     limits = RecordLimits(model.vocab_size, model.max_position_embeddings)
     progress = Progress(0, "shard", visible=ranks.is_main, listener=ranks.note)
@@ -249,9 +258,12 @@ def open_dataset(folder: Path, index_dir: Path, model: ModelConfig, ranks: Ranks
     with progress, ranks.failing_together():
         if ranks.local_rank == 0:
             Dataset.open(
-                folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard
-            )
-    dataset = Dataset.open(folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records)
+                folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard,
+                windows=windows,
+            )  # fmt: skip
+    dataset = Dataset.open(
+        folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records, windows=windows
+    )
     if model.traits.has_next_sentence_head and _sequences_of(dataset, max_bad_records) == PACKED:
         raise InputError(
             f"the records of {folder} have no pairs of segments, and the model has a next-sentence head; give "
@@ -273,13 +285,29 @@ def open_data(
     training = open_training_data(data, train, model, ranks)
     evaluation = None
     if data.eval_dir is not None:
-        evaluation = open_eval_data(data.eval_dir, train.output_dir / DATA_INDEX, model, ranks)
+        evaluation = open_eval_data(data.eval_dir, data.index_dir, model, ranks, fallback=train.output_dir / DATA_INDEX)
     masking = resolve_masking(vocab_file, data, train, training)
     fingerprints = {"data": training.fingerprint(), "masks": masking.description if masking else "the records' own"}
     if evaluation is not None:
         fingerprints["evaluation data"] = evaluation.fingerprint()
     ranks.require_agreement(fingerprints)
     return RunData(training, evaluation, masking)
+
+
+def _choose_index_dir(folder: Path, index_dir: Path | None, fallback: Path, ranks: Ranks) -> Path:
+    """Return where the first rank of this host keeps the index: another choice by the others would not find it."""
+    with ranks.failing_together():
+        own = str(choose_index_dir(folder, index_dir, fallback).resolve())
+    gathered = ranks.gather([ranks.local_rank, own])
+    return Path(gathered[_first_of_host(gathered, ranks)][1])
+
+
+def _first_of_host(gathered: Sequence[Sequence[Any]], ranks: Ranks) -> int:
+    """Return the number of the first rank of this host; `gathered` begins with the local rank of each rank.
+
+    Ranks of a host are numbered consecutively, beginning with its local rank 0.
+    """
+    return max(rank for rank, (local, _) in enumerate(gathered[: ranks.rank + 1]) if local == 0 or rank == 0)
 
 
 def _require_same_folders(folder: Path, index_dir: Path, ranks: Ranks) -> None:
@@ -291,16 +319,16 @@ def _require_same_folders(folder: Path, index_dir: Path, ranks: Ranks) -> None:
     with ranks.failing_together():
         own = {"data folder": str(folder.resolve()), "index folder": str(index_dir.resolve())}
         gathered = ranks.gather([ranks.local_rank, own])
-        # Ranks of a host are numbered consecutively, beginning with its local rank 0.
-        first = max(rank for rank, (local, _) in enumerate(gathered[: ranks.rank + 1]) if local == 0 or rank == 0)
-        chosen = sorted({first, ranks.rank})
+        chosen = sorted({_first_of_host(gathered, ranks), ranks.rank})
         require_agreement([gathered[rank][1] for rank in chosen], [ranks.names[rank] for rank in chosen])
 
 
 def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig, ranks: Ranks) -> Dataset:
     """Open the training records and check that they fit the phase and the model."""
     folder = find_training_folder(data.dataset_dir, data.max_seq_length)
-    dataset = open_dataset(folder, train.output_dir / DATA_INDEX, model, ranks, data.bad_records_allowed)
+    index_dir = _choose_index_dir(folder, data.index_dir, train.output_dir / DATA_INDEX, ranks)
+    windows = WindowSettings(round(data.shuffle_window * 1e9), train.seed if data.shuffle else None, _START_SECONDS)
+    dataset = open_dataset(folder, index_dir, model, ranks, data.bad_records_allowed, windows)
     check_training_data(dataset, max_seq_length=data.max_seq_length, phase=train.phase)
     found = _sequences_of(dataset, data.bad_records_allowed)
     if data.sequences not in (None, found):
@@ -340,20 +368,31 @@ def log_vocabulary(
         )  # fmt: skip
 
 
-def open_eval_data(eval_dir: Path, index_dir: Path, model: ModelConfig, ranks: Ranks) -> Dataset:
-    """Open held-out records of any sequence length that the model supports; none of them may be bad."""
-    dataset = open_dataset(eval_dir, index_dir, model, ranks)
+def open_eval_data(
+    eval_dir: Path, index_dir: Path | None, model: ModelConfig, ranks: Ranks, *, fallback: Path
+) -> Dataset:
+    """Open held-out records of any sequence length that the model supports; none of them may be bad.
+
+    `fallback` is the folder for their index if `index_dir` is None and no shared place can be written to.
+    """
+    dataset = open_dataset(eval_dir, _choose_index_dir(eval_dir, index_dir, fallback, ranks), model, ranks)
     _log_dataset("evaluation", dataset)
     return dataset
 
 
 def _log_dataset(use: str, dataset: Dataset) -> None:
-    tokens = dataset.total_tokens()
+    tokens, folder = dataset.total_tokens(), dataset.paths[0].parent
     LOGGER.info(
         "%s data: %d records in %d shards of %s, %d real tokens, %.1f per record of %d slots",
-        use, len(dataset), len(dataset.shards), dataset.shards[0].path.parent, tokens, tokens / len(dataset),
-        dataset.shape.max_seq_length,
+        use, len(dataset), len(dataset.shards), folder, tokens, tokens / len(dataset), dataset.shape.max_seq_length,
     )  # fmt: skip
-    skipped = list_subfolders(dataset.shards[0].path.parent)
+    if dataset.open_windows < dataset.window_count:
+        LOGGER.info(
+            "%s data: these are the first of %d windows. All %d shards have about %.3g million records, estimated from "
+            "their sizes",
+            use, dataset.window_count, len(dataset.paths), dataset.estimate_records() / 1e6,
+        )  # fmt: skip
+    LOGGER.info("%s data: index in %s", use, dataset.shards[0].stored_in)
+    skipped = list_subfolders(folder)
     if skipped:
         LOGGER.info("%s data: folders are not read: %s", use, ", ".join(path.name for path in skipped))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.options import add_settings, setting
-from bert_large.config.training import Communication, ModelSource, TrainConfig
+from bert_large.config.training import Communication, DataConfig, ModelSource, TrainConfig
 from bert_large.errors import UserError
 
 
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, EvaluateOptions)
     add_settings(parser, TrainConfig, only=("eval_samples", "micro_batch_tokens", "precision", "engine"))
     add_settings(parser, ModelSource, only=("gelu",))
+    add_settings(parser, DataConfig, only=("index_dir",))
     add_settings(parser, Communication)
 
 
@@ -46,13 +47,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     with (
         joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks,
-        tempfile.TemporaryDirectory(prefix="bert-large-index-") as index_dir,
+        tempfile.TemporaryDirectory(prefix="bert-large-index-") as fallback,
     ):
         with ranks.failing_together():
             engine, _ = resolve_engine(arguments.engine, arguments.precision)
             config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
-            # Every rank indexes the records for itself: ranks may not share a folder.
-            dataset = open_eval_data(arguments.eval_dir, Path(index_dir), config, Ranks())
+            # Every rank may index the records for itself: ranks may not share a folder.
+            dataset = open_eval_data(arguments.eval_dir, arguments.index_dir, config, Ranks(), fallback=Path(fallback))
             model = BertForPreTraining(config, engine)
             load_model(arguments.checkpoint_dir, model)
         metrics = evaluate(

@@ -50,8 +50,8 @@ class TrainingLoop:
     """Receive the run's events. On ranks other than the main one, the only observer is the profiler, if any."""
     describe_samples: Callable[[int], list[dict[str, Any]]] = lambda step: []
     """Returns the locations of the records of a step (from 0)."""
-    note_bad_records: Callable[[], None] = lambda: None
-    """Counts the bad records skipped by the loader; called on all ranks when the data of a step have arrived."""
+    check_records: Callable[[int], None] = lambda step: None
+    """Checks the records of a step (from 0); called on all ranks when its data have arrived."""
     totals: StepTotals = field(default_factory=lambda: StepTotals(warmup_steps=BENCHMARK_WARMUP_STEPS))
     """Totals over the steps run by this process."""
     stop_signal: int = 0
@@ -107,7 +107,7 @@ class TrainingLoop:
         started = time.perf_counter()
         self._progress.within(f"step {self.done + 1}: waiting for data")
         micro_batches = next(self.batches)
-        self.note_bad_records()
+        self.check_records(self.done)
         data_seconds = time.perf_counter() - started
         sequences = sum(batch.records for batch in micro_batches)
         try:

@@ -42,7 +42,7 @@ def open_log(
         settings=submission_settings(config, optim, train),
         data={
             "max_sequence_length": step_batches.dataset.shape.max_seq_length,
-            "train_samples": len(step_batches.dataset),
+            "train_samples": step_batches.dataset.count_records(),
             "eval_samples": count_eval_records(eval_dataset, train.eval_samples),
             # Of the first step: micro-batches are cut by tokens, so other steps may have one more or less.
             "gradient_accumulation_steps": step_batches.count(0),

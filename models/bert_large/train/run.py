@@ -28,6 +28,7 @@ from bert_large.train import run_folder
 from bert_large.train.build import build_loop
 from bert_large.train.checked import Run, check_settings
 from bert_large.train.datasets import RunData, log_vocabulary, make_text_records, open_data
+from bert_large.train.indexing import background_indexing
 from bert_large.train.loop import TrainingLoop
 from bert_large.train.mlperf import forget_records
 from bert_large.train.state import state_from
@@ -66,10 +67,11 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         if run.train.resume not in ("auto", "never"):
             LOGGER.info("to train again from %s, delete %s", run.train.resume, start.folder / run_folder.ENDED_FILE)
         return 0
-    loop = build_loop(run, ranks, engine, data, start, stop_request, times)
-    stop_request.defer(run.train.stop_deadline)
-    with explain_dead_worker():
-        reason = loop.run()
+    with background_indexing(data.training, ranks, wanted=not run.train.benchmark) as background:
+        loop = build_loop(run, ranks, engine, data, start, stop_request, times, background)
+        stop_request.defer(run.train.stop_deadline)
+        with explain_dead_worker():
+            reason = loop.run()
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
         observer.close()
@@ -127,7 +129,8 @@ def _plan_start(run: Run, data: RunData, ranks: Ranks) -> run_folder.Start:
     The main rank decides, since only its host must see the folder, and broadcasts the result.
     """
     fingerprint = data.training.fingerprint()
-    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprint, data.masking)
+    windows = data.training.window_count
+    identity = run_folder.run_identity(run.model, run.data, run.optim, run.train, fingerprint, data.masking, windows)
     start = run_folder.Start(folder=run.train.output_dir, identity=identity)
     with ranks.failing_together():
         if ranks.is_main:

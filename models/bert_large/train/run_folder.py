@@ -75,6 +75,7 @@ def run_identity(
     train: TrainConfig,
     fingerprint: str,
     masking: DynamicMasking | None = None,
+    windows: int = 1,
 ) -> dict[str, Any]:
     """Return the settings that must stay the same when a run resumes; all others may change."""
     identity = {
@@ -94,6 +95,8 @@ def run_identity(
         identity["batch_ramp_steps"] = train.batch_ramp_steps
     if masking is not None:  # omitted for the records' own masks, so that runs of older versions can still be resumed
         identity["dynamic_masking"] = masking.description
+    if windows > 1:  # likewise: in one window, the order is that of older versions
+        identity["shuffle_window"] = data.shuffle_window
     return json.loads(json.dumps(identity))
 
 
@@ -108,6 +111,7 @@ def flat_identity(identity: Mapping[str, Any]) -> dict[str, Any]:
         "model.architecture": BERT,
         "optimizer.schedule": OptimConfig.schedule,
         "optimizer.decay_fraction": OptimConfig.decay_fraction,
+        "shuffle_window": 0,
     }
     return {**earlier, **flatten(identity)}
 

@@ -119,6 +119,8 @@ def _data_config(arguments: argparse.Namespace, values: Mapping[str, Any]) -> Da
         text_dir=text_dir,
         eval_dir=None if arguments.benchmark or str(arguments.eval_dir) == "none" else eval_dir,
         shuffle=not arguments.no_shuffle,
+        shuffle_window=arguments.shuffle_window,
+        index_dir=arguments.index_dir,
         workers=arguments.data_workers,
         bad_records=arguments.bad_records,
         max_bad_records=arguments.max_bad_records,

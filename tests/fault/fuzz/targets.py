@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 
 import h5py
+import numpy as np
 from bert_large.config.model import ModelConfig
 from bert_large.data.dataset import Dataset
 from bert_large.data.formats.hdf5 import write_shard as write_blocks
@@ -99,7 +100,7 @@ def check_shard(name: str, content: bytes) -> None:
             assert str(error).startswith(str(path)), error
             continue
         assert bool(index.bad_records) <= bool(max_bad_records)
-        dataset = Dataset([index], index.offsets[:0])
+        dataset = Dataset([path], [1], folder(), shards=[index], starts=np.array([0, len(index.offsets)]))
         for row in range(len(index.offsets)):
             try:
                 LIMITS.check(dataset._read_row(0, row))

@@ -352,7 +352,7 @@ def test_a_shard_that_crashes_its_reader_is_named(tmp_path: Path) -> None:
     """The HDF5 library is written in C: on a damaged file it can crash the process."""
     paths = [tmp_path / name for name in "ba"]
     with pytest.raises(DataError, match=rf"^{paths[0]}: the process that checked its records died"):
-        index_module._scan_in_processes(paths, crash_on_b, 2, lambda done: None)
+        list(index_module._make_in_processes(paths, crash_on_b, 2))
 
 
 @pytest.fixture

@@ -97,15 +97,17 @@ def test_a_changed_shard_is_indexed_again(tmp_path: Path, change: str) -> None:
     assert np.array_equal(load_index(path, tmp_path / "index").lengths, scan_shard(path).lengths)
 
 
-def test_several_shards_are_indexed_in_parallel(tmp_path: Path) -> None:
+def test_several_shards_are_indexed_in_parallel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each index is that of its own shard, in whatever order they are completed."""
+    monkeypatch.setattr(index, "_BYTES_PER_PROCESS", 1)
     paths = [write_shard(tmp_path / f"part-{number}", RECORDS[: 5 + number]) for number in range(3)]
     assert build(paths, tmp_path / "index") == [(1, 3), (2, 3), (3, 3)]
     assert [len(load_index(path, tmp_path / "index").offsets) for path in paths] == [5, 6, 7]
 
 
-def test_damage_in_one_of_several_shards_is_named(tmp_path: Path) -> None:
+def test_damage_in_one_of_several_shards_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The error of a scanning process reaches the caller unchanged, and the damaged shard gets no index."""
+    monkeypatch.setattr(index, "_BYTES_PER_PROCESS", 1)
     paths = [write_shard(tmp_path / f"part-{number}", RECORDS) for number in range(2)]
     paths[1].write_bytes(paths[1].read_bytes()[:-1])
     with pytest.raises(DataError, match=r"part-1: record 29 at byte \d+: "):

@@ -14,6 +14,7 @@ GOLDEN_WIKIPEDIA = [7060640, 30800833, 50910655, 5141009, 138441564, 149025408]
 
 
 def epoch_of(order: SampleOrder, epoch: int) -> np.ndarray:
+    assert isinstance(order.records, int)
     return order.record_numbers(epoch * order.records, (epoch + 1) * order.records)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from bert_large.errors import WriteError
 from bert_large.storage.atomic import (
+    _partial_path,
     partial_files,
     read_json,
     remove_partial_files,
@@ -24,7 +25,8 @@ def test_output_appears_when_complete(tmp_path: Path) -> None:
     with write_atomically(path) as file:
         file.write(b"new")
         assert not path.exists()
-        assert [entry.name for entry in tmp_path.iterdir()] == [f".out.{os.getpid()}.partial"]
+        (partial,) = tmp_path.iterdir()
+        assert partial.name.startswith(f".out.{os.getpid()}-") and partial.name.endswith(".partial")
     assert path.read_bytes() == b"new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -42,7 +44,7 @@ def test_failed_output_leaves_the_old_one(tmp_path: Path) -> None:
 def test_a_link_in_place_of_the_temporary_file_is_not_written_through(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"keep")
-    (tmp_path / f".out.{os.getpid()}.partial").symlink_to(other)
+    _partial_path(tmp_path / "out").symlink_to(other)
     with write_atomically(tmp_path / "out") as file:
         file.write(b"new")
     assert other.read_bytes() == b"keep"

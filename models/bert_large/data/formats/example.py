@@ -24,12 +24,12 @@ def _add_field(
     return field
 
 
-def _example_class() -> type[Any]:
+def _example_class(*, packed_as_bytes: bool = False) -> type[Any]:
     file = descriptor_pb2.FileDescriptorProto(name="bert_large/example.proto", package=_PACKAGE, syntax="proto3")
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
     for number, kind in enumerate(("Bytes", "Float", "Int64"), start=1):
-        value_type = getattr(_FIELD, f"TYPE_{kind.upper()}")
+        value_type = _FIELD.TYPE_BYTES if packed_as_bytes else getattr(_FIELD, f"TYPE_{kind.upper()}")
         _add_field(file.message_type.add(name=f"{kind}List"), "value", 1, value_type, repeated=True)
         _add_field(feature, f"{kind.lower()}_list", number, _FIELD.TYPE_MESSAGE, of=f"{kind}List").oneof_index = 0
 
@@ -49,3 +49,6 @@ def _example_class() -> type[Any]:
 
 Example: type[Any] = _example_class()
 """Message class: `Example().features.feature[name].int64_list.value` and so on."""
+
+PackedExample: type[Any] = _example_class(packed_as_bytes=True)
+"""The same message with each packed list as the byte string that it is encoded in."""

@@ -20,7 +20,7 @@ from bert_large.data.formats.padded import (
     pad_record,
     unpad_record,
 )
-from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
+from bert_large.data.formats.shard_format import RecordFacts, ShardFormat, StoredRecord
 from bert_large.data.record import BadRecordError, Record, RecordShape
 from bert_large.errors import DataError
 
@@ -48,10 +48,11 @@ class HDF5Shard:
         self.shape = RecordShape(self._file["input_ids"].shape[1], self._file["masked_lm_positions"].shape[1])
         self._rows = len(self._file[LABEL_FIELD])
 
-    def scan(self) -> Iterator[tuple[int, StoredRecord | BadRecordError]]:
-        """Yield the number and contents of every row, with an error in place of a damaged one."""
+    def scan(self) -> Iterator[tuple[int, RecordFacts | BadRecordError]]:
+        """Yield the number of every row with facts about it, or with an error if it is damaged."""
         for start in range(0, self._rows, _SCAN_ROWS):
-            yield from enumerate(self._read_rows(start, min(start + _SCAN_ROWS, self._rows)), start)
+            for row, stored in enumerate(self._read_rows(start, min(start + _SCAN_ROWS, self._rows)), start):
+                yield row, stored if isinstance(stored, BadRecordError) else RecordFacts.of(stored)
 
     def read(self, offset: int, number: int) -> StoredRecord:
         """Read row `offset`; raises `BadRecordError` if it is damaged, `DataError` if the file has fewer rows."""

@@ -20,11 +20,31 @@ class StoredRecord:
     """32-bit checksum of the record's contents, equal whenever the stored record is the same."""
 
 
+@dataclass(frozen=True, slots=True)
+class RecordFacts:
+    """What the index keeps or checks of a record."""
+
+    shape: RecordShape
+    length: int
+    """Number of real tokens."""
+    largest_id: int
+    """Largest token id, as an input or as a label."""
+    checksum: int
+    """That of `StoredRecord`."""
+
+    @classmethod
+    def of(cls, stored: StoredRecord) -> RecordFacts:
+        """Return the facts about a record that has been read."""
+        record = stored.record
+        largest_id = int(max(record.input_ids.max(), record.masked_ids.max(initial=0)))
+        return cls(stored.shape, len(record.input_ids), largest_id, stored.checksum)
+
+
 class Shard(Protocol):
     """A shard opened for reading."""
 
-    def scan(self) -> Iterator[tuple[int, StoredRecord | BadRecordError]]:
-        """Yield the offset and contents of every record in file order, with an error in place of a damaged one."""
+    def scan(self) -> Iterator[tuple[int, RecordFacts | BadRecordError]]:
+        """Check every record in file order; yield its offset with facts about it, or with an error if it is damaged."""
 
     def read(self, offset: int, number: int) -> StoredRecord:
         """Read the record at `offset`, which is the shard's `number`th; raises `BadRecordError` if it is damaged.

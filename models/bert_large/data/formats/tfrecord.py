@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,6 +17,7 @@ import google_crc32c
 import numpy as np
 
 from bert_large.data.formats.example import Example
+from bert_large.data.formats.packed import read_facts
 from bert_large.data.formats.padded import (
     LABEL_FIELD,
     PREDICTION_FIELDS,
@@ -24,7 +26,7 @@ from bert_large.data.formats.padded import (
     pad_record,
     unpad_record,
 )
-from bert_large.data.formats.shard_format import ShardFormat, StoredRecord
+from bert_large.data.formats.shard_format import RecordFacts, ShardFormat, StoredRecord
 from bert_large.data.record import BadRecordError, Record, RecordShape
 from bert_large.errors import DataError
 
@@ -36,6 +38,8 @@ FRAME_BYTES = HEADER_BYTES + _CHECKSUM.size
 MAX_RECORD_BYTES = 1 << 24
 _WINDOW_BYTES = 1 << 20
 """Bytes searched at a time for the next record after a damaged one."""
+_SCAN_RECORDS = 512
+"""Records checked together when a whole shard is read."""
 _PLACE = "record {number} at byte {offset}"
 _WEIGHTS = "masked_lm_weights"
 
@@ -46,13 +50,31 @@ class TFRecordShard:
     def __init__(self, path: Path) -> None:
         self._path, self._file = path, open_shard(path)
 
-    def scan(self) -> Iterator[tuple[int, StoredRecord | BadRecordError]]:
-        """Yield the byte offset and contents of every record in file order, with an error in place of a damaged one."""
-        for number, (offset, payload) in enumerate(_iterate_frames(self._file, self._path)):
+    def scan(self) -> Iterator[tuple[int, RecordFacts | BadRecordError]]:
+        """Yield the byte offset of every record with facts about it, or with an error if it is damaged."""
+        frames, number = _iterate_frames(self._file, self._path), 0
+        while batch := list(islice(frames, _SCAN_RECORDS)):
+            yield from zip((offset for offset, _ in batch), self._facts(batch, number), strict=True)
+            number += len(batch)
+
+    def _facts(
+        self, frames: Sequence[tuple[int, bytes | BadRecordError]], first: int
+    ) -> Iterator[RecordFacts | BadRecordError]:
+        """Yield the facts about consecutive records, of which the first has number `first`."""
+        payloads = [payload for _, payload in frames if isinstance(payload, bytes)]
+        together = read_facts(payloads, _WEIGHTS) if len(payloads) == len(frames) else None
+        if together is not None:
+            shape, lengths, largest = together
+            for good, length, largest_id in zip(payloads, lengths.tolist(), largest.tolist(), strict=True):
+                yield RecordFacts(shape, length, largest_id, masked_crc32c(good))
+            return
+        for number, (offset, payload) in enumerate(frames, first):
             try:
-                yield offset, payload if isinstance(payload, BadRecordError) else self._decode(payload, offset, number)
+                if isinstance(payload, BadRecordError):
+                    raise payload
+                yield RecordFacts.of(self._decode(payload, offset, number))
             except BadRecordError as error:
-                yield offset, error
+                yield error
 
     def read(self, offset: int, number: int) -> StoredRecord:
         """Read the record at byte `offset`; raises `BadRecordError` if it is damaged."""
