@@ -9,11 +9,13 @@ from bert_large.data.folders import EVAL_FOLDERS
 from bert_large.errors import DamageError, InputError
 from bert_large.prepare.casing import Casing, resolve_casing
 from bert_large.prepare.corpus import make_corpus
+from bert_large.prepare.extended_vocab import make_extended_vocabulary
 from bert_large.prepare.manifest import MadeOtherwiseError, Manifest, check_same_task, read_manifest
 from bert_large.prepare.pick import pick_records
 from bert_large.prepare.records import make_records
 from bert_large.prepare.settings import CorpusSettings, InstanceSettings, RecordFileSettings, VocabularySettings
 from bert_large.prepare.text_files import Log
+from bert_large.prepare.tokenizer_files import VOCAB_FILE
 from bert_large.prepare.vocab import make_vocabulary
 from bert_large.storage.integrity import facts_of
 
@@ -37,6 +39,8 @@ class TextSettings:
     """If None, as the vocabulary requires; true for a trained one."""
     strip_accents: bool | None = None
     """If None, as the vocabulary requires, or as `do_lower_case`."""
+    extend_vocab: int = 0
+    """Tokens of the text to add to `vocab_file`."""
 
     @property
     def casing(self) -> Casing:
@@ -49,7 +53,7 @@ class TextSettings:
 
 def vocab_of(folder: Path, settings: TextSettings) -> Path:
     """Return the vocabulary that the records of `folder` are made with."""
-    return folder / "vocab.txt" if settings.vocab_file is None else settings.vocab_file
+    return settings.vocab_file if settings.vocab_file and not settings.extend_vocab else folder / VOCAB_FILE
 
 
 def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> None:
@@ -90,6 +94,13 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
     if settings.vocab_file is None and not vocab_file.exists():
         vocabulary_settings = VocabularySettings(vocab_size=settings.vocab_size, **casing.letters)
         log(make_vocabulary(text, vocab_file, vocabulary_settings, log=log))
+    elif settings.vocab_file is not None and not vocab_file.exists():
+        added = settings.extend_vocab
+        log(
+            make_extended_vocabulary(
+                text, settings.vocab_file, vocab_file, added, casing=casing, overwrite=True, log=log
+            )
+        )
 
     def make(input_dir: Path, name: str, dupe_factor: int) -> Path:
         instances = InstanceSettings(
@@ -112,6 +123,8 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
 def _recorded(settings: TextSettings) -> dict[str, object]:
     """Return the settings as the folder's manifest records them: with the vocabulary's content, not its path."""
     recorded = asdict(settings) | settings.casing.letters
+    if not settings.extend_vocab:  # as in manifests of older versions
+        del recorded["extend_vocab"]
     if settings.vocab_file is not None:
         recorded |= {"vocab_file": str(facts_of(settings.vocab_file)), "vocab_size": None}
     return recorded
