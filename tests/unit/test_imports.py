@@ -28,8 +28,9 @@ ORDER = (
     ("train",),
     # `convert` makes checkpoints that training resumes from; `report` reads the folders of runs, also for model cards.
     ("convert", "report", "doctor", "bench"),
+    # A plan measures steps as `bench` does, and predicts memory as `doctor` does.
     # Fine-tuning saves the tokenizer that `export` makes.
-    ("export",),
+    ("plan", "export"),
     ("finetune",),
     ("cli",),
     ("__main__",),
