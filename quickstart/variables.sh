@@ -6,7 +6,7 @@ PRETRAIN_VARIABLES=(
   RECIPE OUTPUT_DIR PRECISION ENGINE BATCH_SIZE MICRO_BATCH_TOKENS MAX_STEPS MAX_HOURS START_BATCH_SIZE
   BATCH_RAMP_STEPS MAX_SAMPLES TARGET_ACCURACY EVAL_EVERY_SAMPLES EVAL_SAMPLES EVAL_AT_START SAVE_EVERY
   KEEP_CHECKPOINTS MAX_BAD_STEPS DETECT_DIVERGENCE STOP_DEADLINE SEED BENCHMARK PROFILE_STEPS RESUME CONFIG_FILE
-  CHECKPOINT_DIR VOCAB_FILE DO_LOWER_CASE STRIP_ACCENTS MASKED_LM_ONLY GELU DATASET_DIR TEXT_DIR EVAL_DIR
+  CHECKPOINT_DIR VOCAB_FILE EXTEND_VOCAB DO_LOWER_CASE STRIP_ACCENTS MASKED_LM_ONLY GELU DATASET_DIR TEXT_DIR EVAL_DIR
   MAX_SEQ_LENGTH NO_SHUFFLE SEQUENCES SHUFFLE_WINDOW INDEX_DIR DYNAMIC_MASKING MASKING_RATE MASKING_UNIT DATA_WORKERS
   BAD_RECORDS MAX_BAD_RECORDS OPTIMIZER LEARNING_RATE BETA_1 BETA_2 EPSILON WEIGHT_DECAY MAX_GRADIENT_NORM TOTAL_STEPS
   SCHEDULE WARMUP_STEPS WARMUP_FRACTION START_WARMUP_STEP DECAY_POWER DECAY_FRACTION BUCKET_MB GRADIENT_COMPRESSION
@@ -83,10 +83,11 @@ print_PRETRAIN_help() {
                           a checkpoint's folder to start from (default: auto)
   CONFIG_FILE             model configuration: a bert_config.json or config.json, or the name of a model (default:
                           that of --checkpoint-dir)
-  CHECKPOINT_DIR          model_save folder to start from; an empty folder in phase 1 means new weights (default: new
-                          weights)
+  CHECKPOINT_DIR          model folder to start from: model_save or a published BERT, which may also be OWNER/NAME of
+                          a model of the hub; an empty folder in phase 1 means new weights (default: new weights)
   VOCAB_FILE              vocab.txt to check against the model and to save with it; sets vocab_size of a named model
                           (default: that of --checkpoint-dir; with --text-dir, trained from the text)
+  EXTEND_VOCAB            tokens to train on --text-dir and to add to the vocabulary of --checkpoint-dir (default: 0)
   DO_LOWER_CASE           whether the records' text is lowercase; saved with the model, and applied to --text-dir
                           (default: as the vocabulary or tokenizer_config.json beside it says; true where one is
                           trained)
@@ -196,7 +197,7 @@ print_FINETUNE_help() {
   TASK                    one of cola, sst2, mrpc, qqp, stsb, mnli, qnli, rte, wnli, squad, squad2, ner,
                           classification
   DATASET_DIR             folder of the task's files, or of GLUE's folders (default: from Hugging Face's hub)
-  CHECKPOINT_DIR          model_save folder to start from
+  CHECKPOINT_DIR          model folder to start from, or OWNER/NAME of a model of the hub
   OUTPUT_DIR              folder for everything that the run writes; one per run
   VOCAB_FILE              vocabulary (default: that of the model folder)
   DO_LOWER_CASE           convert text to lowercase and strip accents (default: as the model folder or the vocabulary

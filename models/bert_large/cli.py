@@ -34,6 +34,7 @@ COMMANDS = {
     "export": ("bert_large.export.command", "export a model folder to ONNX, or to a Hugging Face folder with a card"),
     "kernels": ("bert_large.engines.native.command", "build the native engine's kernels, as the setup does"),
     "doctor": ("bert_large.doctor.command", "report what this machine offers and what is wrong with the setup"),
+    "plan": ("bert_large.plan.command", "forecast a run's steps, hours, memory and disk, and fit it into a budget"),
     "ranks": ("bert_large.distributed.command", "show the ranks that a run would start here, and their cores"),
     "recipes": ("bert_large.config.recipes.command", "list the named sets of hyperparameters"),
     "bench": ("bert_large.bench.command", "measure speed and memory, against matrix products and Hugging Face"),

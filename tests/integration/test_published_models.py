@@ -14,7 +14,7 @@ import torch
 from bert_large.config.model import ModelConfig
 from bert_large.engines.eager import EagerEngine
 from bert_large.model.bert import BertForPreTraining
-from bert_large.model.pretrained import load_model
+from bert_large.model.pretrained import load_to_train
 from safetensors.torch import load_file, save_file
 
 from tests.support.runs import Task, options, run_here, step_rows
@@ -106,7 +106,7 @@ def test_hidden_states_of_a_real_encoder(minilm: Path) -> None:
     from bert_large.export.onnx_graph import ragged_outputs, relative_difference, sample_batch
 
     model = BertForPreTraining(ModelConfig.from_json(minilm / "config.json"), EagerEngine())
-    load_model(minilm, model, draw_heads_with=1)
+    load_to_train(minilm, model, 1)
     batch = sample_batch(model.config.vocab_size, 512)
     places = batch.sequence_ids, batch.position_ids
     feeds = {

@@ -14,7 +14,7 @@ ORDER = (
     ("errors", "cpu", "standard_streams", "tables"),
     ("extras", "storage", "worker_processes"),
     ("log",),
-    ("config",),
+    ("config", "hub"),
     ("data",),
     # Metrics, machine, timing: they know steps and records as plain values, and no stage of training. The event files
     # of TensorBoard have the framing of TFRecords, which `data` reads and writes.
@@ -28,8 +28,9 @@ ORDER = (
     ("train",),
     # `convert` makes checkpoints that training resumes from; `report` reads the folders of runs, also for model cards.
     ("convert", "report", "doctor", "bench"),
+    # A plan measures steps as `bench` does, and predicts memory as `doctor` does.
     # Fine-tuning saves the tokenizer that `export` makes.
-    ("export",),
+    ("plan", "export"),
     ("finetune",),
     ("cli",),
     ("__main__",),

@@ -55,7 +55,8 @@ class ModelSource:
     )
     checkpoint_dir: Path | None = setting(
         None,
-        "model_save folder to start from; an empty folder in phase 1 means new weights",
+        "model folder to start from: model_save or a published BERT, which may also be OWNER/NAME of a model of the "
+        "hub; an empty folder in phase 1 means new weights",
         default_text="new weights",
         path="input",
         aliases=("PRETRAINED_MODEL",),
@@ -65,6 +66,9 @@ class ModelSource:
         "vocab.txt to check against the model and to save with it; sets vocab_size of a named model",
         default_text="that of --checkpoint-dir; with --text-dir, trained from the text",
         path="input",
+    )
+    extend_vocab: int = setting(
+        0, "tokens to train on --text-dir and to add to the vocabulary of --checkpoint-dir", within="[0, 1000000]"
     )
     do_lower_case: bool | None = setting(
         None,

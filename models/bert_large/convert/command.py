@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and print what was written and what was ignored."""
     from bert_large.convert.from_tensorflow import from_tensorflow, to_tensorflow  # imports torch
+    from bert_large.hub import model_folder
 
     if arguments.tf_checkpoint is not None:
         check_options(arguments, "--tf-checkpoint", _FROM_TF_NEEDS, _TO_TF)
@@ -63,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
     step = arguments.global_step or 0
     if step < 0:
         raise InputError(f"--global-step is {step}, expected 0 or more")
-    variables = to_tensorflow(arguments.checkpoint_dir, arguments.to_tf, step=step, overwrite=arguments.overwrite)
+    variables = to_tensorflow(
+        model_folder(arguments.checkpoint_dir), arguments.to_tf, step=step, overwrite=arguments.overwrite
+    )
     print(f"wrote {variables} variables to {arguments.to_tf}")
     return 0

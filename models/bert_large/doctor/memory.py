@@ -15,13 +15,13 @@ from bert_large.model.bert import skeleton
 from bert_large.optim.build import MOMENTS
 
 _MASKED_SHARE = 0.15
-_LEAST_TOKENS = 512
+LEAST_TOKENS = 512
 """The longest sequence of phase 2: a micro-batch holds at least one."""
 _PROCESS_BYTES = 360 << 20
 """Memory of Python, PyTorch, the kernels and the buffers of libraries: measured."""
 _ONEDNN_BYTES = 100 << 20
 """Memory that oneDNN keeps for bf16 products of many sizes: measured."""
-_TIGHT_SHARE = 0.9
+TIGHT_SHARE = 0.9
 """Share of the available memory to use at most: the prediction is accurate to about a tenth."""
 
 
@@ -124,12 +124,12 @@ def check_memory(need: MemoryNeed, ranks: int, available: int | None) -> Finding
         found += "; the system does not report what is available"
         return Finding(WARNING, topic, found, "check that it is enough")
     found += f"; {_gib(available)} available"
-    if total <= _TIGHT_SHARE * available:
+    if total <= TIGHT_SHARE * available:
         return Finding(OK, topic, found)
-    most = need.most_tokens(int(_TIGHT_SHARE * available / ranks))
+    most = need.most_tokens(int(TIGHT_SHARE * available / ranks))
     remedy = (
         f"MICRO_BATCH_TOKENS={most} fits; it does not change the results"
-        if most >= _LEAST_TOKENS
+        if most >= LEAST_TOKENS
         else "no micro-batch is small enough: start fewer ranks (RANKS_PER_NODE), end other processes, or use a "
         "smaller model or a machine with more memory"
     )

@@ -18,7 +18,7 @@ GRAPHS = ("encoder", "pretraining")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of both formats."""
-    parser.add_argument("--checkpoint-dir", type=Path, required=True, help="model_save folder")
+    parser.add_argument("--checkpoint-dir", type=Path, required=True, help="model folder, or OWNER/NAME on the hub")
     parser.add_argument("--format", choices=("onnx", "hugging-face"), required=True, help="format to write")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder to write")
     parser.add_argument("--overwrite", action="store_true", help="replace what an earlier export wrote")
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Export, and print what was written."""
-    from bert_large.storage.output_folder import require_free  # imports torch, which `--help` does not need
+    from bert_large.hub import model_folder
+    from bert_large.storage.output_folder import require_free
 
     way = f"--format {arguments.format}"
     check_options(arguments, way, (), _HUGGING_FACE if arguments.format == "onnx" else _ONNX)
@@ -51,17 +52,18 @@ def run(arguments: argparse.Namespace) -> int:
     if opset not in OPSETS:
         raise InputError(f"--opset is {opset}, expected {OPSETS[0]} to {OPSETS[-1]}")
     require_free(arguments.output_dir, overwrite=arguments.overwrite)
+    checkpoint_dir = model_folder(arguments.checkpoint_dir)
     if arguments.format == "onnx":
         from bert_large.export.onnx_graph import export_onnx
 
         graphs = GRAPHS if arguments.model in (None, "both") else (arguments.model,)
-        for path, difference in export_onnx(arguments.checkpoint_dir, arguments.output_dir, graphs, opset):
+        for path, difference in export_onnx(checkpoint_dir, arguments.output_dir, graphs, opset):
             print(f"wrote {path}: outputs within {difference:.1e} of the model's, relative to the largest")
         return 0
     from bert_large.export.hugging_face import export_folder
 
     export_folder(
-        arguments.checkpoint_dir,
+        checkpoint_dir,
         arguments.output_dir,
         vocab_file=arguments.vocab_file,
         do_lower_case=arguments.do_lower_case,

@@ -9,7 +9,8 @@ from bert_large.export.model_card import model_card
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
 from bert_large.model import pretrained
 from bert_large.model.bert import skeleton
-from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
+from bert_large.prepare.casing import resolve_casing
+from bert_large.prepare.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, VOCAB_FILE
 from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import write_atomically, write_json
 from bert_large.storage.integrity import write_checksums
@@ -29,7 +30,7 @@ def export_folder(
     config = resolve_model_config(None, str(checkpoint_dir), None)
     vocab_path = resolve_vocab(vocab_file, str(checkpoint_dir), config)
     if vocab_path is None:
-        raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {pretrained.VOCAB_FILE}; give --vocab-file")
+        raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {VOCAB_FILE} or {TOKENIZER_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)
     casing = resolve_casing(vocab_path, do_lower_case)
     letters = casing.letters
@@ -47,7 +48,7 @@ def export_folder(
     }
     with partial_folder(output_dir) as partial:
         pretrained.save_model(partial, model, config, vocab_path, **letters)
-        _write_text(partial / "tokenizer.json", build_tokenizer(vocabulary, **letters).to_str(pretty=True))
+        _write_text(partial / TOKENIZER_FILE, build_tokenizer(vocabulary, **letters).to_str(pretty=True))
         write_json(partial / TOKENIZER_CONFIG_FILE, settings)
         write_checksums(partial)
         _write_text(partial / "README.md", card)  # without a checksum, as users edit it

@@ -32,7 +32,7 @@ _SURROGATES = range(0xD800, 0xE000)
 def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> Tokenizer:
     """Return a tokenizer with the ids of `WordPieceTokenizer` between [CLS] and [SEP].
 
-    Unlike there, special tokens such as `[MASK]` are recognized in the text.
+    Unlike there, special tokens such as `[MASK]` are recognized in the text, as added tokens are.
     """
     tokenizer = word_piece_tokenizer(vocabulary)
     tokenizer.normalizer = _normalizer(do_lower_case, do_lower_case if strip_accents is None else strip_accents)
@@ -40,6 +40,7 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accent
     tokenizer.pre_tokenizer = PreTokenizers([WhitespaceSplit(), Split(Regex(alone), "isolated")])
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
     tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in SPECIAL_TOKENS])
+    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in vocabulary.added])
     tokenizer.post_processor = TemplateProcessing(
         single=f"{CLS} $A {SEP}",
         pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",

@@ -33,7 +33,11 @@ class FinetuneOptions:
         variable="DATASET_DIR",
         path="input",
     )
-    checkpoint_dir: Path = setting(text="model_save folder to start from", path="input", aliases=("PRETRAINED_MODEL",))
+    checkpoint_dir: Path = setting(
+        text="model folder to start from, or OWNER/NAME of a model of the hub",
+        path="input",
+        aliases=("PRETRAINED_MODEL",),
+    )
     output_dir: Path = setting(text="folder for everything that the run writes; one per run", path="output")
     vocab_file: Path | None = setting(None, "vocabulary", default_text="that of the model folder", path="input")
     do_lower_case: bool | None = setting(
@@ -72,6 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.finetune.seed_run import PREDICTIONS, Stopped
     from bert_large.finetune.seeds import FinetuneRun
     from bert_large.finetune.tokenizer import load_tokenizer
+    from bert_large.hub import model_folder
     from bert_large.log import LOGGER, start_logging
     from bert_large.model.pretrained import check_model_intact
     from bert_large.storage.output_folder import make_folder
@@ -81,6 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     stop = StopRequest()
     if not arguments.predict_only:
         stop.listen()
+    arguments.checkpoint_dir = model_folder(arguments.checkpoint_dir)
     check_model_intact(arguments.checkpoint_dir)
     labels = trained_labels(arguments.checkpoint_dir) if arguments.predict_only else None
     task = make_task(arguments, labels)

@@ -7,15 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from bert_large.errors import InputError
 from bert_large.export.tokenizer_file import build_tokenizer, tokenizer_settings
-from bert_large.model.pretrained import VOCAB_FILE, find_config_file
+from bert_large.model.pretrained import find_config_file
 from bert_large.prepare.casing import resolve_casing
+from bert_large.prepare.tokenizer_files import TOKENIZER_FILE, VOCAB_FILE, find_vocab
 from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import read_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-TOKENIZER_FILE = "tokenizer.json"
 
 
 def load_tokenizer(
@@ -39,8 +38,8 @@ def load_tokenizer(
         _check_size(checkpoint_dir / TOKENIZER_FILE, len(tokenizer), config)
         tokenizer.model_max_length = min(tokenizer.model_max_length, config["max_position_embeddings"])
         return tokenizer
-    path = vocab_file or checkpoint_dir / VOCAB_FILE
-    if vocab_file is None and not path.is_file():
+    path = vocab_file or find_vocab(checkpoint_dir)
+    if path is None:
         raise InputError(
             f"CHECKPOINT_DIR {checkpoint_dir} has neither {TOKENIZER_FILE} nor {VOCAB_FILE}; give the vocabulary that "
             "it was pretrained with: --vocab-file"

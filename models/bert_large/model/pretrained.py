@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -13,6 +14,7 @@ from bert_large.config.model import ModelConfig
 from bert_large.errors import DamageError, InputError
 from bert_large.log import LOGGER
 from bert_large.model.bert import BertForPreTraining
+from bert_large.model.growing import POSITIONS, WORDS, grow_positions, grow_words, new_pieces
 from bert_large.model.tensor_file import save_tensors
 from bert_large.model.weight_files import (
     CONFIG_FILES,
@@ -23,13 +25,15 @@ from bert_large.model.weight_files import (
     find_file,
     require_finite,
 )
-from bert_large.prepare.casing import TOKENIZER_CONFIG_FILE, resolve_casing
+from bert_large.prepare.casing import resolve_casing
+from bert_large.prepare.tokenizer_files import ADDED_TOKENS_FILE, TOKENIZER_CONFIG_FILE, VOCAB_FILE, find_vocab
 from bert_large.prepare.vocab import read_vocab, write_vocab
 from bert_large.storage.atomic import explain_write_errors, write_json
 from bert_large.storage.integrity import CHECKSUMS_FILE, check_checksums, write_checksums
 from bert_large.storage.output_folder import CONFIG_FILE, WEIGHTS_FILE, partial_folder, publish_model
 
-VOCAB_FILE = "vocab.txt"
+Grow = Callable[[torch.Tensor, int], torch.Tensor]
+"""Maps a tensor of a file to one with that many rows."""
 
 
 def weights_of(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -44,17 +48,20 @@ def load_weights(
     weight_name: Callable[[str], str] = str,
     *,
     draw_heads: Callable[[], None] | None = None,
+    grow: Mapping[str, Grow] | None = None,
 ) -> None:
     """Copy weights from a file, or from the shards of an index, into the model; every shape is checked first.
 
     `weight_name` returns what the file calls a parameter. `draw_heads` initializes the model when heads are missing;
-    without it they are required. Raises `InputError` for tensors that are missing, of another shape or unknown,
-    `NonFiniteWeightsError` for tensors with NaN or infinity.
+    without it they are required. `grow` has functions that make parameters from tensors which may have fewer rows.
+    Raises `InputError` for tensors that are missing, of another shape or unknown, `NonFiniteWeightsError` for tensors
+    with NaN or infinity.
     """
+    growing = {weight_name(name): function for name, function in (grow or {}).items()}
     file = WeightFiles(path)
     parameters = {weight_name(name): parameter for name, parameter in model.named_parameters()}
     shapes = {name: parameter.shape for name, parameter in parameters.items()}
-    tensors = file.read(shapes, heads_may_lack=draw_heads is not None)
+    tensors = file.read(shapes, heads_may_lack=draw_heads is not None, may_be_shorter=growing)
     file.refuse_unknown(parameters, ignored=NEXT_SENTENCE_HEAD)
     file.refuse_own_decoder()
     for name, tensor in tensors.items():
@@ -63,7 +70,8 @@ def load_weights(
         LOGGER.info("%s lacks %s: drawn from the seed", path, ", ".join(drawn))
         draw_heads()
     for name in list(tensors):
-        parameters[name].copy_(as_float32(path, name, tensors.pop(name)))
+        weight = as_float32(path, name, tensors.pop(name))
+        parameters[name].copy_(growing[name](weight, len(parameters[name])) if name in growing else weight)
 
 
 def save_model(
@@ -94,7 +102,10 @@ def _save_vocabulary(
     folder: Path, config: ModelConfig, vocab_file: Path, do_lower_case: bool | None, strip_accents: bool | None
 ) -> None:
     casing = resolve_casing(vocab_file, do_lower_case, strip_accents)
-    write_vocab(folder / VOCAB_FILE, read_vocab(vocab_file).tokens)  # without a byte order mark, uncompressed
+    vocabulary = read_vocab(vocab_file)
+    write_vocab(folder / VOCAB_FILE, vocabulary.tokens)  # without a byte order mark, uncompressed
+    if vocabulary.added:
+        write_json(folder / ADDED_TOKENS_FILE, {token: vocabulary.tokens.index(token) for token in vocabulary.added})
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": casing.do_lower_case,
@@ -121,14 +132,34 @@ def find_config_file(folder: Path) -> Path:
     return find_file(folder, CONFIG_FILES) or folder / CONFIG_FILE
 
 
-def load_model(folder: Path, model: BertForPreTraining, *, draw_heads_with: int | None = None) -> None:
-    """Copy the weights of a model folder into the model; where the folder has checksums, they must match.
+def load_model(folder: Path, model: BertForPreTraining) -> None:
+    """Copy the weights of a model folder into the model; where the folder has checksums, they must match."""
+    load_weights(check_model_intact(folder), model, model.config.traits.weight_name)
 
-    `draw_heads_with` is the seed for heads that the folder lacks, as an encoder does; None refuses such a folder.
+
+def load_to_train(folder: Path, model: BertForPreTraining, seed: int, vocab_file: Path | None = None) -> None:
+    """Copy the weights of a model folder into a model that may have more heads, positions and words than the folder.
+
+    Missing heads are drawn from `seed`. The tokens of `vocab_file` that follow those of the folder's vocabulary start
+    from the pieces that they consist of (`model.growing`). The log names everything that the folder did not have.
     """
-    seed = draw_heads_with
-    draw = None if seed is None else lambda: model.initialize(seed)
-    load_weights(check_model_intact(folder), model, model.config.traits.weight_name, draw_heads=draw)
+    before, own = ModelConfig.from_json(find_config_file(folder)), find_vocab(folder)
+    new = new_pieces(read_vocab(own), read_vocab(vocab_file)) if own is not None and vocab_file is not None else {}
+    grow: dict[str, Grow] = {}
+    if model.config.max_position_embeddings > before.max_position_embeddings:
+        sizes = before.max_position_embeddings, model.config.max_position_embeddings
+        LOGGER.info("%s has %d positions: extended to %d by copying them", folder, *sizes)
+        grow[POSITIONS] = grow_positions
+    if new or model.config.vocab_size > before.vocab_size:
+        sizes = before.vocab_size, model.config.vocab_size
+        LOGGER.info(
+            "%s has %d rows of words, now %d; new tokens, the means of their pieces: %d", folder, *sizes, len(new)
+        )
+        grow |= dict.fromkeys(WORDS, partial(grow_words, pieces=new))
+    load_weights(
+        check_model_intact(folder), model, model.config.traits.weight_name,
+        draw_heads=lambda: model.initialize(seed), grow=grow,
+    )  # fmt: skip
 
 
 def check_model_intact(folder: Path) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -92,12 +92,18 @@ class WeightFiles:
         return {name for name in self._tensors if not name.endswith(_BUFFERS)}
 
     def read(
-        self, shapes: Mapping[str, Collection[int]], *, heads_may_lack: bool = False, other_shapes: tuple[str, ...] = ()
+        self,
+        shapes: Mapping[str, Sequence[int]],
+        *,
+        heads_may_lack: bool = False,
+        other_shapes: tuple[str, ...] = (),
+        may_be_shorter: Collection[str] = (),
     ) -> dict[str, torch.Tensor]:
         """Return the tensors of these names, which may share the file's memory, in the dtype that the file has.
 
         Raises `InputError` for a tensor that is missing or of another shape. With `heads_may_lack`, `HEADS` may be
-        missing, each as a whole; a tensor with a prefix in `other_shapes` is left out if its shape differs.
+        missing, each as a whole; a tensor with a prefix in `other_shapes` is left out if its shape differs; one in
+        `may_be_shorter` may have fewer rows.
         """
         missing = sorted(shapes.keys() - self._tensors.keys())
         without_heads = [name for name in missing if not self._lacks_whole_head(name)]
@@ -111,7 +117,10 @@ class WeightFiles:
             )
         tensors = {name: self._tensors[name]() for name in shapes if name in self._tensors}
         for name, tensor in list(tensors.items()):
-            if list(tensor.shape) == list(shapes[name]):
+            rows, *row = tensor.shape or (0,)
+            if [rows, *row] == list(shapes[name]) or (
+                name in may_be_shorter and 0 < rows < shapes[name][0] and row == list(shapes[name][1:])
+            ):
                 continue
             if name.startswith(other_shapes):
                 del tensors[name]

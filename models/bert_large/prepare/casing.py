@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.errors import InputError
+from bert_large.prepare.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, read_normalizer
 from bert_large.prepare.vocab import CONTINUATION, read_vocab
 
-TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
 """Tokens that never result from text, such as [unused1] or <S>: their case has no meaning."""
 
@@ -39,20 +39,26 @@ class Casing:
 def resolve_casing(vocab_file: Path, do_lower_case: bool | None = None, strip_accents: bool | None = None) -> Casing:
     """Return how text is treated for a vocabulary.
 
-    A given value wins. Otherwise `tokenizer_config.json` beside the vocabulary (as in model folders) decides; without
-    that file, the tokens themselves do. If only one of both is given, accents are stripped if and only if text is
-    lowercased, as in BERT. Raises `InputError` if the configuration is invalid.
+    A given value wins. Otherwise `tokenizer_config.json` beside the vocabulary (as in model folders) decides, or else
+    the normalizer of `tokenizer.json` there; without them, the tokens themselves do. If only one of both is given,
+    accents are stripped if and only if text is lowercased, as in BERT. Raises `InputError` if the configuration is
+    invalid.
     """
     reason = "as given"
     if do_lower_case is None:
-        configured = _read_config(vocab_file.parent / TOKENIZER_CONFIG_FILE)
+        source = vocab_file.parent / TOKENIZER_CONFIG_FILE
+        configured = _read_config(source)
+        if not isinstance(configured.get("do_lower_case"), bool):
+            source = vocab_file.parent / TOKENIZER_FILE
+            configured = read_normalizer(source.parent)
         do_lower_case = configured.get("do_lower_case")
         if isinstance(do_lower_case, bool):
-            reason = f"as in {vocab_file.parent / TOKENIZER_CONFIG_FILE}"
+            reason = f"as in {source}"
             if strip_accents is None and isinstance(configured.get("strip_accents"), bool):
                 strip_accents = configured["strip_accents"]
         else:
-            casing = casing_of(read_vocab(vocab_file).tokens)
+            vocabulary = read_vocab(vocab_file)
+            casing = casing_of(token for token in vocabulary.tokens if token not in vocabulary.added)
             do_lower_case, reason = casing.do_lower_case, casing.reason
             strip_accents = casing.strip_accents if strip_accents is None else strip_accents
     return Casing(do_lower_case, do_lower_case if strip_accents is None else strip_accents, reason)

@@ -19,7 +19,16 @@ class PrepareOptions:
         text="folder of UTF-8 text files, which may be compressed, with one sentence per line and blank lines between "
         "articles, as `bert-large corpus` makes them; each becomes one record file"
     )
-    vocab_file: Path = setting(text="vocabulary with one token per line", path="input")
+    vocab_file: Path = setting(
+        text="vocabulary with one token per line, or the tokenizer.json of a model",
+        path="input",
+        alternative="tokenizer",
+    )
+    tokenizer: Path | None = option(
+        None,
+        "model whose tokenizer makes the records: its folder, or OWNER/NAME of a model of the hub; vocabulary, added "
+        "tokens and treatment of letters are the model's",
+    )
     output_dir: Path = option(text="folder for the record files")
     do_lower_case: bool | None = option(
         None,
@@ -47,12 +56,14 @@ def run(arguments: argparse.Namespace) -> int:
     # Slow to import, and not needed by `--help`.
     from bert_large.prepare.casing import resolve_casing
     from bert_large.prepare.records import make_records
+    from bert_large.prepare.tokenizer_files import vocab_of_model
 
     if arguments.sequences == PACKED and "short_seq_prob" in arguments.origins:
         raise InputError("--short-seq-prob cannot be given with --sequences packed, whose sequences are full")
     settings, files = from_arguments(InstanceSettings, arguments), from_arguments(RecordFileSettings, arguments)
     options = from_arguments(PrepareOptions, arguments)
-    casing = resolve_casing(options.vocab_file, options.do_lower_case, options.strip_accents)
-    paths = options.input_dir, options.vocab_file, options.output_dir
+    vocab_file = options.vocab_file if options.tokenizer is None else vocab_of_model(options.tokenizer)
+    casing = resolve_casing(vocab_file, options.do_lower_case, options.strip_accents)
+    paths = options.input_dir, vocab_file, options.output_dir
     print(make_records(*paths, settings, files, casing=casing, overwrite=options.overwrite))
     return 0

@@ -9,11 +9,13 @@ from bert_large.data.folders import EVAL_FOLDERS
 from bert_large.errors import DamageError, InputError
 from bert_large.prepare.casing import Casing, resolve_casing
 from bert_large.prepare.corpus import make_corpus
+from bert_large.prepare.extended_vocab import make_extended_vocabulary
 from bert_large.prepare.manifest import MadeOtherwiseError, Manifest, check_same_task, read_manifest
 from bert_large.prepare.pick import pick_records
 from bert_large.prepare.records import make_records
 from bert_large.prepare.settings import PAIRS, CorpusSettings, InstanceSettings, RecordFileSettings, VocabularySettings
 from bert_large.prepare.text_files import Log
+from bert_large.prepare.tokenizer_files import VOCAB_FILE
 from bert_large.prepare.vocab import make_vocabulary
 from bert_large.storage.integrity import facts_of
 
@@ -39,6 +41,8 @@ class TextSettings:
     """If None, as the vocabulary requires, or as `do_lower_case`."""
     sequences: str = PAIRS
     """One of `SEQUENCES`."""
+    extend_vocab: int = 0
+    """Tokens of the text to add to `vocab_file`."""
 
     @property
     def casing(self) -> Casing:
@@ -51,7 +55,7 @@ class TextSettings:
 
 def vocab_of(folder: Path, settings: TextSettings) -> Path:
     """Return the vocabulary that the records of `folder` are made with."""
-    return folder / "vocab.txt" if settings.vocab_file is None else settings.vocab_file
+    return settings.vocab_file if settings.vocab_file and not settings.extend_vocab else folder / VOCAB_FILE
 
 
 def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> None:
@@ -92,6 +96,13 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
     if settings.vocab_file is None and not vocab_file.exists():
         vocabulary_settings = VocabularySettings(vocab_size=settings.vocab_size, **casing.letters)
         log(make_vocabulary(text, vocab_file, vocabulary_settings, log=log))
+    elif settings.vocab_file is not None and not vocab_file.exists():
+        added = settings.extend_vocab
+        log(
+            make_extended_vocabulary(
+                text, settings.vocab_file, vocab_file, added, casing=casing, overwrite=True, log=log
+            )
+        )
 
     def make(input_dir: Path, name: str, dupe_factor: int) -> Path:
         instances = InstanceSettings(
@@ -117,6 +128,8 @@ def _recorded(settings: TextSettings) -> dict[str, object]:
     recorded = asdict(settings) | settings.casing.letters
     if settings.sequences == PAIRS:  # as in folders of earlier versions, which do not record it
         del recorded["sequences"]
+    if not settings.extend_vocab:  # as in manifests of older versions
+        del recorded["extend_vocab"]
     if settings.vocab_file is not None:
         recorded |= {"vocab_file": str(facts_of(settings.vocab_file)), "vocab_size": None}
     return recorded

@@ -17,6 +17,8 @@ from bert_large.prepare.text_files import MANIFEST_NAME, Log, total_bytes
 from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import FileFacts, facts_of
 
+VOCABULARY = "vocabulary"
+"""Setting in the manifest of records: size and checksum of their vocabulary (`Vocabulary.facts`)."""
 _FORMAT = 2
 _FORMAT_WITH_SHA256 = 1
 """Of earlier versions. Its outputs can be replaced, but not verified and kept."""

@@ -13,7 +13,7 @@ from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import Casing
 from bert_large.prepare.compressed import plain_name
-from bert_large.prepare.manifest import Manifest, check_same_task, describe_files, read_manifest
+from bert_large.prepare.manifest import VOCABULARY, Manifest, check_same_task, describe_files, read_manifest
 from bert_large.prepare.parts import join_manifests, manifest_folder, read_all_manifests, remove_part_folders
 from bert_large.prepare.settings import PAIRS, InstanceSettings, Part, RecordFileSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shards
@@ -21,7 +21,6 @@ from bert_large.prepare.text_files import Log, check_outputs, list_files, print_
 from bert_large.prepare.text_forms import require_sentences
 from bert_large.prepare.vocab import MOST_UNKNOWN, UNK, read_vocab
 from bert_large.storage.atomic import remove_partial_files
-from bert_large.storage.integrity import facts_of
 from bert_large.storage.output_folder import make_folder
 
 MANIFEST_SECONDS = 5.0
@@ -63,7 +62,7 @@ def make_records(
         **casing.letters,
         "format": files.format,
         "vocabulary_tokens": len(vocabulary.tokens),
-        "vocabulary": str(facts_of(vocab_file)),
+        VOCABULARY: str(vocabulary.facts),
     }
     with manifest_folder(output_dir, part, log) as folder:
         inputs = describe_files({task.input_file.name: task.input_file for task in tasks}, files.workers, log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from tokenizers import Tokenizer
@@ -30,9 +31,23 @@ class WordPieceTokenizer:
         self._normalize = TextNormalizer(do_lower_case=do_lower_case, strip_accents=strip_accents)
         self._tokenizer = word_piece_tokenizer(vocabulary)
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
+        self._added = {token: vocabulary.tokens.index(token) for token in vocabulary.added}
+        longest_first = sorted(self._added, key=lambda token: (-len(token), token))
+        self._parts = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
 
     def encode(self, lines: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each line, without special tokens; a line without words gives an empty list."""
+        if self._parts is None:
+            return self._encode(lines)
+        parts = [self._parts.split(line) for line in lines]  # every second part is an added token
+        encoded = iter(self._encode([text for line in parts for text in line[::2]]))
+        return [
+            [number for place, text in enumerate(line)
+             for number in ([self._added[text]] if place % 2 else next(encoded))]
+            for line in parts
+        ]  # fmt: skip
+
+    def _encode(self, lines: Sequence[str]) -> list[list[int]]:
         normalized = [self._normalize(line) for line in lines]
         encodings = self._tokenizer.encode_batch_fast(normalized, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]

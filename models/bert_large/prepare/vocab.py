@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import unicodedata
 from collections import Counter
@@ -19,7 +20,9 @@ from bert_large.prepare.normalizer import TextNormalizer
 from bert_large.prepare.settings import VocabularySettings
 from bert_large.prepare.text_files import Log, check_outputs, decode_lines, list_files, print_status, read_lines
 from bert_large.prepare.text_forms import require_sentences
-from bert_large.storage.atomic import write_atomically
+from bert_large.prepare.tokenizer_files import TOKENIZER_FILE, VOCAB_FILE, read_added_tokens, read_word_pieces
+from bert_large.storage.atomic import crc32c_of_bytes, write_atomically
+from bert_large.storage.integrity import FileFacts
 from bert_large.storage.output_folder import make_folder
 
 PAD, UNK, CLS, SEP, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
@@ -40,10 +43,25 @@ class Vocabulary:
     cls_id: int
     sep_id: int
     mask_id: int
+    added: tuple[str, ...] = ()
+    """Tokens that were added to a published model: they are found in the text as they are written, before WordPiece."""
+
+    @property
+    def facts(self) -> FileFacts:
+        """Size and checksum of the vocabulary as `write_vocab` writes it: equal for equal tokens."""
+        content = _content(self.tokens)
+        return FileFacts(len(content), crc32c_of_bytes(content))
+
+    def difference(self, other: Vocabulary) -> str | None:
+        """Return the first id that has another token in `other`, in words; None if one continues the other."""
+        for number, (own, theirs) in enumerate(zip(self.tokens, other.tokens, strict=False)):
+            if own != theirs:
+                return f"token {number} is {own!r} and not {theirs!r}"
+        return None
 
 
 def read_vocab(path: Path) -> Vocabulary:
-    """Read a vocabulary file.
+    """Read a vocabulary file; `vocab.txt` or `tokenizer.json` of a model folder with the folder's added tokens.
 
     Every line is a token as it is, also white space: published vocabularies have a token U+2028. Raises `InputError`
     for an empty or duplicate line and for a missing special token.
@@ -51,7 +69,10 @@ def read_vocab(path: Path) -> Vocabulary:
     if path.is_dir() or not path.exists():
         found = "It is a folder" if path.is_dir() else "No such file"
         raise InputError(f"--vocab-file {path}: {found}; expected a file with one token per line")
-    tokens = _tokens_of(path)
+    tokens = read_word_pieces(path) if path.suffix == ".json" else _tokens_of(path)
+    added: list[str] = []
+    if path.name in (VOCAB_FILE, TOKENIZER_FILE):
+        tokens, added = read_added_tokens(path.parent, tokens)
     ids: dict[str, int] = {}
     for index, token in enumerate(tokens):
         if not token:
@@ -71,7 +92,14 @@ def read_vocab(path: Path) -> Vocabulary:
             f"--vocab-file {path}: {len(tokens)} tokens without {' '.join(missing)}; expected a BERT vocabulary "
             "(`bert-large vocab` makes one)"
         )
-    return Vocabulary(tuple(tokens), unk_id=ids[UNK], cls_id=ids[CLS], sep_id=ids[SEP], mask_id=ids[MASK])
+    matched = tuple(token for token in added if token not in SPECIAL_TOKENS)
+    special = {"unk_id": ids[UNK], "cls_id": ids[CLS], "sep_id": ids[SEP], "mask_id": ids[MASK]}
+    return Vocabulary(tuple(tokens), **special, added=matched)
+
+
+def extend(vocabulary: Vocabulary, tokens: Iterable[str]) -> Vocabulary:
+    """Return a vocabulary with further tokens after its own."""
+    return dataclasses.replace(vocabulary, tokens=(*vocabulary.tokens, *tokens))
 
 
 def _tokens_of(path: Path) -> list[str]:
@@ -92,7 +120,11 @@ def _tokens_of(path: Path) -> list[str]:
 def write_vocab(path: Path, tokens: Iterable[str]) -> None:
     """Write a vocabulary file atomically."""
     with write_atomically(path) as file:
-        file.writelines(f"{token}\n".encode() for token in tokens)
+        file.write(_content(tokens))
+
+
+def _content(tokens: Iterable[str]) -> bytes:
+    return "".join(f"{token}\n" for token in tokens).encode()
 
 
 def make_vocabulary(
@@ -143,7 +175,7 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     gives the same tokens. Raises `InputError` if the text has no words, or too many characters for `vocab_size`.
     """
     normalize = TextNormalizer(do_lower_case=settings.do_lower_case, strip_accents=settings.strip_accents)
-    characters, continuations = _count_characters(_words(files, normalize))
+    characters, continuations = _count_characters(words_of(files, normalize))
     if not characters:
         raise InputError(f"the files of {files[0].parent} have no words; expected text")
     ranked = sorted(characters, key=lambda character: (-characters[character], character))
@@ -166,7 +198,7 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
     )
     tokenizer = Tokenizer(WordPiece(unk_token=UNK))
     tokenizer.pre_tokenizer = WhitespaceSplit()
-    lines = (" ".join(filter(alphabet.issuperset, words)) for words in _words(files, normalize))
+    lines = (" ".join(filter(alphabet.issuperset, words)) for words in words_of(files, normalize))
     tokenizer.train_from_iterator(lines, trainer=trainer)
     ids = tokenizer.get_vocab()
     tokens = sorted(ids, key=ids.__getitem__)
@@ -174,7 +206,7 @@ def train_vocab(files: Sequence[Path], settings: VocabularySettings) -> TrainedV
         rare = [character for character in ranked if character not in alphabet]
         alphabet |= _fill(tokens, rare, continuations, settings.vocab_size)
     dropped = len(characters) - len(alphabet)
-    share = _unknown_share(_words(files, normalize), alphabet) if dropped else 0.0
+    share = _unknown_share(words_of(files, normalize), alphabet) if dropped else 0.0
     return TrainedVocabulary(tokens, len(characters), dropped, share)
 
 
@@ -219,7 +251,7 @@ def _script(character: str) -> str:
     return unicodedata.name(character, "NONE").split()[0]
 
 
-def _words(files: Sequence[Path], normalize: TextNormalizer) -> Iterator[list[str]]:
+def words_of(files: Sequence[Path], normalize: TextNormalizer) -> Iterator[list[str]]:
     """Yield the words of every line."""
     for line in itertools.chain.from_iterable(map(read_lines, files)):
         yield normalize(line).split()

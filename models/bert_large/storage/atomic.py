@@ -174,6 +174,11 @@ class GrowingFile:
         self._file.close()
 
 
+def crc32c_of_bytes(content: bytes) -> str:
+    """Return the CRC-32C of bytes as eight hexadecimal digits."""
+    return f"{google_crc32c.value(content):08x}"
+
+
 def crc32c_of(path: Path) -> str:
     """Return the CRC-32C of a file's bytes as eight hexadecimal digits; about as fast as memory can be read."""
     checksum = 0

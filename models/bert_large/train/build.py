@@ -154,7 +154,7 @@ def _load_weights(
         LOGGER.info("resuming after step %d from %s", state.step, resume_from)
     elif run.initial_weights is not None:
         with ranks.failing_together():
-            pretrained.load_model(run.initial_weights, model, draw_heads_with=run.train.seed)
+            pretrained.load_to_train(run.initial_weights, model, run.train.seed, run.vocab_file)
         LOGGER.info("starting from the weights of %s", run.initial_weights)
     else:
         model.initialize(run.train.seed)

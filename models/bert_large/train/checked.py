@@ -13,6 +13,7 @@ from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, Ra
 from bert_large.data.folders import find_training_folder
 from bert_large.engines import check_engine
 from bert_large.errors import InputError
+from bert_large.hub import model_folder
 from bert_large.observe.mlperf import check_log
 from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.train.datasets import describe_origin, require_vocab, resolve_model_config, resolve_text, resolve_vocab
@@ -61,6 +62,8 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         arguments.gelu,
         vocab_file=arguments.vocab_file,
         masked_lm_only=settings["masked_lm_only"].value,
+        least_positions=data.max_seq_length,
+        extend_vocab=arguments.extend_vocab,
     )
     mlperf = resolve_mlperf(arguments, data, optim, train, model)
     if mlperf is not None:
@@ -80,6 +83,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         from_checkpoint=checkpoint_dir is not None,
         do_lower_case=arguments.do_lower_case,
         strip_accents=arguments.strip_accents,
+        extend_vocab=arguments.extend_vocab,
     )
     if text is not None:
         vocab_file = vocab_of(data.dataset_dir, text)
@@ -110,7 +114,7 @@ def _find_initial_model(arguments: argparse.Namespace) -> str | None:
 
     Phase 1 takes an empty CHECKPOINT_DIR for none: Intel's instructions set one that phase 1 is to fill.
     """
-    folder: Path | None = arguments.checkpoint_dir
+    folder: Path | None = None if arguments.checkpoint_dir is None else model_folder(arguments.checkpoint_dir)
     if folder is not None and arguments.phase == 1 and folder.is_dir() and not any(folder.iterdir()):
         return None
     return None if folder is None else str(folder)

@@ -28,21 +28,26 @@ from bert_large.data.record import NO_PAIR, BadRecords, RecordLimits
 from bert_large.data.windows import WindowSettings
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.consistency import require_agreement
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
 from bert_large.log import LOGGER
-from bert_large.model.pretrained import VOCAB_FILE, check_model_folder, find_config_file
+from bert_large.model.pretrained import check_model_folder, find_config_file
 from bert_large.model.weight_files import NEXT_SENTENCE, WeightFiles
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import resolve_casing
 from bert_large.prepare.dataset import TextSettings, make_dataset
+from bert_large.prepare.manifest import VOCABULARY, read_manifest
 from bert_large.prepare.settings import PACKED, PAIRS, InstanceSettings
+from bert_large.prepare.tokenizer_files import VOCAB_FILE, find_vocab
 from bert_large.prepare.vocab import CONTINUATION, MOST_UNKNOWN, read_vocab
 from bert_large.storage.atomic import read_json
+from bert_large.storage.integrity import facts_of
 from bert_large.train.run_folder import DATA_INDEX
 
 _UNKNOWN_SAMPLE = 1000
 _START_SECONDS = 15.0
 """Data that are indexed within this time are indexed before training, on all cores, and not in the background."""
+_INCOMPLETE = ("BertModel", "BertForNextSentencePrediction", "DistilBertModel")
+"""Classes of models that lack a pretraining head."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +67,14 @@ def resolve_model_config(
     *,
     vocab_file: str | None = None,
     masked_lm_only: bool = False,
+    least_positions: int = 0,
+    extend_vocab: int = 0,
 ) -> ModelConfig:
     """Return the configuration of the model, from a file, a preset's name or a checkpoint, which must agree.
 
     `config_file` is a path or one of `CONFIGURATIONS`. A preset takes its vocabulary size from the checkpoint, or else
-    from `vocab_file`. The heads are those of the checkpoint, unless `masked_lm_only`.
+    from `vocab_file`. The heads are those of the checkpoint, unless `masked_lm_only`. The vocabulary of a checkpoint
+    grows with `vocab_file`, which must begin with it, or by `extend_vocab` tokens; its positions to `least_positions`.
     """
     if checkpoint_dir is not None:
         weights_file = check_model_folder(Path(checkpoint_dir))
@@ -76,23 +84,31 @@ def resolve_model_config(
         # Google's own models have both heads, and a config.json that names the masked language model alone.
         if from_checkpoint.architecture == "BertForMaskedLM" and NEXT_SENTENCE in WeightFiles(weights_file).names:
             from_checkpoint = dataclasses.replace(from_checkpoint, architecture=BERT)
+        grown = _grow(from_checkpoint, Path(checkpoint_dir), vocab_file, least_positions, extend_vocab)
+    elif extend_vocab:
+        raise InputError("--extend-vocab is given without CHECKPOINT_DIR, whose vocabulary it extends; set it")
     if config_file is None:
         if checkpoint_dir is None:
             raise InputError(
                 "CONFIG_FILE (--config-file) is not set; expected a bert_config.json, or one of "
                 f"{', '.join(CONFIGURATIONS)}"
             )
-        config = from_checkpoint
+        config = grown
     elif checkpoint_dir is None:
         words = len(read_vocab(Path(vocab_file)).tokens) if vocab_file else None
         config = read_configuration(config_file, activation, vocab_size=words)
     else:
-        config = read_configuration(config_file, activation, vocab_size=from_checkpoint.vocab_size)
+        config = read_configuration(config_file, activation, vocab_size=grown.vocab_size)
+        if config.vocab_size == from_checkpoint.vocab_size:
+            config = dataclasses.replace(config, vocab_size=grown.vocab_size)
+        positions = max(grown.max_position_embeddings, config.max_position_embeddings)
+        if config.max_position_embeddings >= from_checkpoint.max_position_embeddings:
+            grown, config = (dataclasses.replace(each, max_position_embeddings=positions) for each in (grown, config))
         if config.traits.model_type == from_checkpoint.traits.model_type:
             config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
         problems = [
             f"{name} is {theirs}, in {config_file} {ours}"
-            for name, (theirs, ours) in differences(vars(from_checkpoint), vars(config)).items()
+            for name, (theirs, ours) in differences(vars(grown), vars(config)).items()
             if not name.endswith("dropout_prob")
         ]
         if problems:
@@ -102,13 +118,35 @@ def resolve_model_config(
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
+def _grow(
+    config: ModelConfig, folder: Path, vocab_file: str | None, least_positions: int, extend_vocab: int
+) -> ModelConfig:
+    """Return the configuration of a checkpoint with room for more positions and words."""
+    words, own = config.vocab_size, find_vocab(folder)
+    before = read_vocab(own) if own is not None and (vocab_file or extend_vocab) else None
+    if extend_vocab:
+        if before is None:
+            raise InputError(f"--extend-vocab: CHECKPOINT_DIR {folder} has no {VOCAB_FILE} to extend; add it there")
+        words = max(words, len(before.tokens) + extend_vocab)
+    elif vocab_file and before is not None:
+        given = read_vocab(Path(vocab_file))
+        if difference := given.difference(before):
+            raise InputError(
+                f"VOCAB_FILE {vocab_file} is not the vocabulary of CHECKPOINT_DIR {folder}, nor does it begin with it: "
+                f"{difference}; leave it out, or extend the model's own (`bert-large vocab --extend-vocab`)"
+            )
+        words = max(words, len(given.tokens))
+    positions = max(config.max_position_embeddings, least_positions)
+    return dataclasses.replace(config, vocab_size=words, max_position_embeddings=positions)
+
+
 def _require_pretraining_model(config_file: Path) -> None:
     """Raise `InputError` if a model folder names a class for another use, such as a fine-tuned model.
 
-    The classes of the encoder alone are accepted: pretraining draws the heads, and evaluation finds them missing.
+    Classes without heads or with one of them are accepted: pretraining draws the heads, evaluation finds them missing.
     """
     named = read_json(config_file).get("architectures")
-    if isinstance(named, list) and named and named[0] not in (*ARCHITECTURES, "BertModel", "DistilBertModel"):
+    if isinstance(named, list) and named and named[0] not in (*ARCHITECTURES, *_INCOMPLETE):
         raise InputError(
             f"CHECKPOINT_DIR {config_file.parent} holds a {named[0]}, expected one of {', '.join(ARCHITECTURES)}; set "
             "it to a model_save of pretraining. Fine-tuned models can be used with `transformers` and `bert-large "
@@ -132,8 +170,8 @@ def describe_origin(config_file: str | None, checkpoint_dir: str | None, config:
 def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
     """Return the vocabulary to store with the model: `vocab_file`, else the checkpoint's, or None if neither exists."""
     path = Path(vocab_file) if vocab_file else None
-    if path is None and checkpoint_dir is not None and (Path(checkpoint_dir) / VOCAB_FILE).is_file():
-        path = Path(checkpoint_dir) / VOCAB_FILE
+    if path is None and checkpoint_dir is not None:
+        path = find_vocab(Path(checkpoint_dir))
     if path is None:
         return None
     words = len(read_vocab(path).tokens)
@@ -147,13 +185,18 @@ def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: Mo
 
 def resolve_text(
     data: DataConfig, vocab_file: Path | None, model: ModelConfig, *, from_checkpoint: bool, do_lower_case: bool | None,
-    strip_accents: bool | None = None,
+    strip_accents: bool | None = None, extend_vocab: int = 0,
 ) -> TextSettings | None:  # fmt: skip
     """Return how to make the records of a run on text; None for a run on existing records.
 
     A checkpoint's weights belong to its own vocabulary: raises `InputError` if the checkpoint has none.
     """
     if data.text_dir is None:
+        if extend_vocab:
+            raise InputError(
+                "--extend-vocab is given without TEXT_DIR, whose text the new tokens are trained on; for existing text "
+                "files, make the vocabulary with `bert-large vocab --extend-vocab`, then the records with it"
+            )
         return None
     if from_checkpoint and vocab_file is None:
         raise InputError(
@@ -177,6 +220,7 @@ def resolve_text(
         do_lower_case=do_lower_case,
         strip_accents=strip_accents,
         sequences=sequences,
+        extend_vocab=extend_vocab,
     )
 
 
@@ -291,6 +335,9 @@ def open_data(
     if evaluation is not None:
         fingerprints["evaluation data"] = evaluation.fingerprint()
     ranks.require_agreement(fingerprints)
+    with ranks.failing_together():
+        for dataset in filter(None, (training, evaluation)):
+            check_vocabulary(dataset, vocab_file)
     return RunData(training, evaluation, masking)
 
 
@@ -343,6 +390,28 @@ def open_training_data(data: DataConfig, train: TrainConfig, model: ModelConfig,
         LOGGER.info("%d bad records skipped: each is replaced by the next good record of its shard", len(bad))
     _log_dataset("training", dataset)
     return dataset
+
+
+def check_vocabulary(dataset: Dataset, vocab_file: Path | None) -> None:
+    """Raise `InputError` if records were made with another vocabulary than the model's.
+
+    Records of `bert-large prepare` name theirs in their manifest; of others, only the range of ids is known.
+    """
+    folder = dataset.shards[0].path.parent
+    try:
+        manifest = read_manifest(folder)
+    except DamageError:  # perhaps of another program; only `prepare` depends on it
+        return
+    made_with = manifest.settings.get(VOCABULARY) if manifest is not None else None
+    if vocab_file is None or made_with is None:
+        return
+    vocabulary = read_vocab(vocab_file)
+    if made_with not in (str(vocabulary.facts), str(facts_of(vocab_file))):
+        raise InputError(
+            f"the records in {folder} were made with another vocabulary ({made_with}) than that of the model, "
+            f"{vocab_file} ({vocabulary.facts}): their ids mean other tokens. Make the records with the model's: "
+            f"`bert-large prepare --vocab-file {vocab_file}`"
+        )
 
 
 def log_vocabulary(

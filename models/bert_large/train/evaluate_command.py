@@ -19,7 +19,7 @@ from bert_large.errors import UserError
 class EvaluateOptions:
     """Input and output of `bert-large evaluate`."""
 
-    checkpoint_dir: Path = setting(text="model_save folder", variable="")
+    checkpoint_dir: Path = setting(text="model folder, or OWNER/NAME of a model of the hub", variable="")
     eval_dir: Path = setting(text="folder of held-out records", variable="")
     json: bool = setting(False, "print the metrics as JSON", variable="")
 
@@ -39,10 +39,12 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.distributed.joining import joined_ranks
     from bert_large.engines import resolve_engine
     from bert_large.engines.precision import apply_precision
+    from bert_large.hub import model_folder
     from bert_large.model.bert import BertForPreTraining
     from bert_large.model.pretrained import load_model
     from bert_large.observe.console import eval_line
-    from bert_large.train.datasets import open_eval_data, resolve_model_config
+    from bert_large.prepare.tokenizer_files import find_vocab
+    from bert_large.train.datasets import check_vocabulary, open_eval_data, resolve_model_config
     from bert_large.train.evaluate import evaluate
 
     with (
@@ -51,11 +53,13 @@ def run(arguments: argparse.Namespace) -> int:
     ):
         with ranks.failing_together():
             engine, _ = resolve_engine(arguments.engine, arguments.precision)
-            config = resolve_model_config(None, arguments.checkpoint_dir, arguments.gelu)
+            folder = model_folder(arguments.checkpoint_dir)
+            config = resolve_model_config(None, str(folder), arguments.gelu)
             # Every rank may index the records for itself: ranks may not share a folder.
             dataset = open_eval_data(arguments.eval_dir, arguments.index_dir, config, Ranks(), fallback=Path(fallback))
             model = BertForPreTraining(config, engine)
-            load_model(arguments.checkpoint_dir, model)
+            check_vocabulary(dataset, find_vocab(folder))
+            load_model(folder, model)
         metrics = evaluate(
             model,
             dataset,

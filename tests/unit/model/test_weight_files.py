@@ -12,7 +12,7 @@ import pytest
 import torch
 from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
-from bert_large.model.pretrained import check_model_folder, find_config_file, load_model, save_model
+from bert_large.model.pretrained import check_model_folder, find_config_file, load_model, load_to_train, save_model
 from bert_large.model.weight_files import WeightFiles
 from safetensors.torch import load_file, save_file
 
@@ -137,7 +137,7 @@ def test_missing_heads_are_drawn_only_for_training(model: BertForPreTraining, fo
     with pytest.raises(InputError, match=r"bert\.pooler\.dense\.bias"):
         load_model(folder, tiny_model())
     loaded, fresh = tiny_model(seed=9), dict(tiny_model(seed=5).named_parameters())
-    load_model(folder, loaded, draw_heads_with=5)
+    load_to_train(folder, loaded, 5)
     expected = dict(model.named_parameters())
     for name, parameter in loaded.named_parameters():
         drawn = name.startswith(("cls.", "bert.pooler."))
@@ -145,7 +145,7 @@ def test_missing_heads_are_drawn_only_for_training(model: BertForPreTraining, fo
 
     change_weights(folder, {"pooler.dense.weight": torch.zeros(32, 32)})
     with pytest.raises(InputError, match=r"bert\.pooler\.dense\.bias"):
-        load_model(folder, tiny_model(), draw_heads_with=5)
+        load_to_train(folder, tiny_model(), 5)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_other_models_are_refused_by_name(changes: dict[str, torch.Tensor | None
     change_weights(folder, changes)
     for seed in (None, 1):
         with pytest.raises(InputError) as error:
-            load_model(folder, tiny_model(), draw_heads_with=seed)
+            load_model(folder, tiny_model()) if seed is None else load_to_train(folder, tiny_model(), seed)
         assert named in str(error.value) and str(folder) in str(error.value)
 
 

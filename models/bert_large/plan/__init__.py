@@ -1,0 +1,1 @@
+"""`bert-large plan`: what a run would take, before it starts."""
