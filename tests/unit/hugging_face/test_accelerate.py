@@ -15,6 +15,7 @@ from bert_large.errors import InputError
 transformers = pytest.importorskip("transformers", minversion="5", reason="needs Hugging Face's transformers")
 
 from bert_large.hugging_face.encoders import ENCODERS, Accelerated  # noqa: E402
+
 from tests.support.transformers_models import (  # noqa: E402
     add_labels,
     assert_same,

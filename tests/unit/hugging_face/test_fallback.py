@@ -100,29 +100,20 @@ def checkpoint(model: Any) -> None:
 
 
 def own_attention(model: Any) -> None:
-    model.config._attn_implementation = "mine"
+    def attend(*args: Any, **kwargs: Any) -> Any:
+        output, weights = transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS["sdpa"](*args, **kwargs)
+        return 2 * output, weights
+
+    transformers.AttentionInterface.register("of_this_test", attend)
+    transformers.AttentionMaskInterface.register("of_this_test", transformers.masking_utils.sdpa_mask)
+    model.config._attn_implementation = "of_this_test"
 
 
 CHANGES = [adapt, parametrize, prune, hook, pre_hook, replace_forward, add_module, remove_bias, scale, chunk, widen]
 
 
-@pytest.fixture
-def mine() -> Iterator[None]:
-    """An attention function of a user, which doubles the result."""
-    functions = transformers.modeling_utils.ALL_ATTENTION_FUNCTIONS
-
-    def attend(*args: Any, **kwargs: Any) -> Any:
-        output, weights = functions["sdpa"](*args, **kwargs)
-        return 2 * output, weights
-
-    transformers.AttentionInterface.register("mine", attend)
-    transformers.AttentionMaskInterface.register("mine", transformers.masking_utils.sdpa_mask)
-    yield
-    functions.pop("mine", None)
-
-
 @pytest.mark.parametrize("change", [*CHANGES, checkpoint, drop_everything, own_attention])
-def test_changed_after_accelerate(change: Any, caplog: pytest.LogCaptureFixture, mine: None) -> None:
+def test_changed_after_accelerate(change: Any, caplog: pytest.LogCaptureFixture) -> None:
     model, reference = bert_large.accelerate(make_model(CLASSIFIER)), make_model(CLASSIFIER)
     inputs = add_labels(CLASSIFIER, make_inputs())
     found = []
