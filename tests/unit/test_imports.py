@@ -25,6 +25,7 @@ ORDER = (
     ("optim",),
     ("model",),
     ("engines",),
+    ("hugging_face",),
     ("train",),
     # `convert` makes checkpoints that training resumes from; `report` reads the folders of runs, also for model cards.
     ("convert", "report", "doctor", "bench"),

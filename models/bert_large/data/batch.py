@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,6 +18,30 @@ from bert_large.data.record import Record
 
 _PART_SHIFT = 48
 """The parts of a sample are numbered in the upper bits of its number, so that each has dropout masks of its own."""
+
+
+class RaggedRows(Protocol):
+    """Where the T rows of a ragged matrix belong: what the layers of an encoder know of a `RaggedBatch`."""
+
+    @property
+    def cu_seqlens(self) -> torch.Tensor:
+        """[B + 1] int32: sequence b consists of rows cu_seqlens[b] up to, not including, cu_seqlens[b + 1]."""
+
+    @property
+    def sequence_ids(self) -> torch.Tensor:
+        """[T] int64: index of each row's sequence."""
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """[T] int64: position of each row in its sequence."""
+
+    @property
+    def samples(self) -> torch.Tensor:
+        """[B] int64: number of each sequence, on which dropout depends."""
+
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """[B] int32: the first keys[b] rows of sequence b are attended to; None if all are."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +87,11 @@ class RaggedBatch:
     def tokens(self) -> int:
         """T."""
         return len(self.input_ids)
+
+    @property
+    def keys(self) -> None:
+        """None: all tokens are attended to."""
+        return None
 
     @property
     def masked_tokens(self) -> int:
