@@ -9,12 +9,32 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
 from bert_large.data.record import Record
+
+
+class RaggedRows(Protocol):
+    """Where the T rows of a ragged matrix belong: what the layers of an encoder know of a `RaggedBatch`."""
+
+    @property
+    def cu_seqlens(self) -> torch.Tensor:
+        """[B + 1] int32: sequence b consists of rows cu_seqlens[b] up to, not including, cu_seqlens[b + 1]."""
+
+    @property
+    def sequence_ids(self) -> torch.Tensor:
+        """[T] int64: index of each row's sequence."""
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """[T] int64: position of each row in its sequence."""
+
+    @property
+    def samples(self) -> torch.Tensor:
+        """[B] int64: number of each sequence, on which dropout depends."""
 
 
 @dataclass(frozen=True)

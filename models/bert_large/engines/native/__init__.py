@@ -4,8 +4,9 @@ What makes it faster than the eager engine:
 - Attention never holds a whole score matrix and computes no padding.
 - Bias, dropout, residual and LayerNorm are one pass over memory; so are bias and GELU.
 - Dropout's masks are computed again in the backward pass instead of being stored.
-- Weight gradients are added to `parameter.grad` by the matrix products themselves. So gradients of parameters exist in
-  `.grad` only, after `loss.backward()`; `torch.autograd.grad` does not return them.
+- In pretraining, weight gradients are added to `parameter.grad` by the matrix products themselves. So gradients of
+  parameters exist in `.grad` only, after `loss.backward()`; `torch.autograd.grad` does not return them. An engine with
+  `ReturnedGradients` returns them to autograd.
 - Memory of large tensors is kept from one micro-batch to the next.
 
 In bf16 (inside `torch.autocast`), activations and matrix products are bf16; statistics, sums and gradients of
@@ -14,15 +15,22 @@ parameters are float32. bf16 copies of the weights are kept and renewed when the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from bert_large.data.batch import RaggedBatch
+from bert_large.data.batch import RaggedBatch, RaggedRows
 from bert_large.engines.eager import GELU_FORMS, EagerEngine
 from bert_large.engines.native.build import load_kernels
-from bert_large.engines.native.functions import AttentionBlock, EmbedNormDropout, FeedForwardBlock, MaskedCrossEntropy
+from bert_large.engines.native.functions import (
+    AttentionBlock,
+    EmbedNormDropout,
+    FeedForwardBlock,
+    MaskedCrossEntropy,
+    Workspace,
+)
+from bert_large.engines.native.gradients import DirectGradients, Gradients
 from bert_large.engines.native.memory import Rows, WeightCopies
 from bert_large.model.dropout import DropoutSite
 from bert_large.model.operations import Dense, Norm
@@ -38,11 +46,11 @@ class NativeEngine:
     dtypes = (torch.float32, torch.bfloat16)
     """Types of activations it has kernels for."""
 
-    def __init__(self) -> None:
+    def __init__(self, gradients: Callable[[], Gradients] = DirectGradients) -> None:
         self.instructions = load_kernels()
         _kernels.keep_large_blocks()
         self._copies = WeightCopies()
-        self._rows = Rows()
+        self._workspace = Workspace(Rows(), gradients)
         self._eager = EagerEngine()
 
     def embed_norm_dropout(
@@ -51,35 +59,35 @@ class NativeEngine:
     ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         return EmbedNormDropout.apply(
-            batch, norm, _dropout_arguments(dropout), _activation_type(), words, positions, token_types,
-            norm.weight, norm.bias,
+            self._workspace, batch, norm, _dropout_arguments(dropout), _activation_type(), words, positions,
+            token_types, norm.weight, norm.bias,
         )  # fmt: skip
 
     def attention_block(
-        self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
+        self, batch: RaggedRows, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
         probabilities_dropout: DropoutSite | None, output: Dense, norm: Norm, output_dropout: DropoutSite | None,
     ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         projections = (query, key, value)
-        weights = [
+        weights = (
             self._copies.of(hidden.dtype, *(dense.weight for dense in projections)),
-            self._copies.of(hidden.dtype, output.weight),
-        ]
+            *self._copies.of(hidden.dtype, output.weight),
+        )
         dropouts = (_dropout_arguments(probabilities_dropout), _dropout_arguments(output_dropout))
         return AttentionBlock.apply(
-            self._rows, batch, projections, heads, output, norm, dropouts, weights, hidden,
+            self._workspace, batch, projections, heads, output, norm, dropouts, weights, hidden,
             *_parameters(*projections, output, norm),
         )  # fmt: skip
 
     def feed_forward_block(
-        self, batch: RaggedBatch, hidden: Tensor, intermediate: Dense, activation: str, output: Dense, norm: Norm,
+        self, batch: RaggedRows, hidden: Tensor, intermediate: Dense, activation: str, output: Dense, norm: Norm,
         dropout: DropoutSite | None,
     ) -> Tensor:  # fmt: skip
         """See `Operations`."""
-        weights = [self._copies.of(hidden.dtype, dense.weight) for dense in (intermediate, output)]
+        weights = [*self._copies.of(hidden.dtype, intermediate.weight), *self._copies.of(hidden.dtype, output.weight)]
         return FeedForwardBlock.apply(
-            self._rows, batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout), weights,
-            hidden, *_parameters(intermediate, output, norm),
+            self._workspace, batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout),
+            weights, hidden, *_parameters(intermediate, output, norm),
         )  # fmt: skip
 
     def masked_head(
@@ -89,8 +97,8 @@ class NativeEngine:
         """See `Operations`. PyTorch transforms the few masked rows; the kernels compute the vocabulary's part."""
         masked = hidden.index_select(0, batch.masked_positions)
         transformed = self._eager.transform(masked, transform, activation, norm)
-        weight = self._copies.of(transformed.dtype, words)
-        loss, correct = MaskedCrossEntropy.apply(batch.masked_labels, weight, transformed, words, bias)
+        (weight,) = self._copies.of(transformed.dtype, words)
+        loss, correct = MaskedCrossEntropy.apply(self._workspace, batch.masked_labels, weight, transformed, words, bias)
         return loss, correct
 
     def lamb(self, arrays: Sequence[LambArrays], settings: LambSettings) -> None:

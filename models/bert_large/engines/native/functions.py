@@ -2,24 +2,35 @@
 
 Formulas are in the headers of `csrc/`. These functions define the order of matrix products and kernels, and the
 ownership of memory: a backward pass takes its forward pass's activations, overwrites them in place where their values
-are no longer needed, and frees them, so it can run only once. Gradients of parameters go to `.grad` (`gradients`), and
-autograd gets None for them; the parameters are arguments only so that autograd knows that the result depends on them.
+are no longer needed, and frees them, so it can run only once. Gradients of parameters go where `Workspace.gradients`
+puts them. The parameters are also arguments, so that autograd knows that the result depends on them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from bert_large.data.batch import RaggedBatch
-from bert_large.engines.native.gradients import add_product, add_weight_gradient, gradient_of, weight_gradient
+from bert_large.data.batch import RaggedBatch, RaggedRows
+from bert_large.engines.native.gradients import Gradients, add_product, weight_gradient
 from bert_large.engines.native.memory import Rows
 from bert_large.model.operations import Dense, Norm
 
 HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
 _kernels = torch.ops.bert_large
+
+
+class Workspace(NamedTuple):
+    """What the functions of one engine share."""
+
+    rows: Rows
+    gradients: Callable[[], Gradients]
+    """Makes the object that collects the gradients of one backward pass."""
 
 
 def _take_saved(ctx: Any) -> Any:
@@ -33,12 +44,33 @@ def _take_saved(ctx: Any) -> Any:
     return saved
 
 
-def _token_places(batch: RaggedBatch) -> tuple[Tensor, Tensor, Tensor]:
+def _without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a backward pass, which may be run inside `torch.autocast`: it has chosen the types of its products."""
+
+    @functools.wraps(backward)
+    def wrapper(ctx: Any, *gradients: Tensor) -> Any:
+        with torch.autocast("cpu", enabled=False):
+            return backward(ctx, *gradients)
+
+    return wrapper
+
+
+def _token_places(batch: RaggedRows) -> tuple[Tensor, Tensor, Tensor]:
     return batch.samples, batch.sequence_ids, batch.position_ids
 
 
+def _products(memory: Rows, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
+    """Return inputs @ weight.T of all weights side by side."""
+    if len(weights) == 1:
+        return memory.product(inputs, weights[0].t())
+    out = memory.empty(len(inputs), sum(map(len, weights)), dtype=inputs.dtype)
+    for weight, part in zip(weights, out.split([len(weight) for weight in weights], dim=1), strict=True):
+        torch.mm(inputs, weight.t(), out=part)
+    return out
+
+
 def _residual_norm(
-    memory: Rows, dense: Tensor, output: Dense, hidden: Tensor, norm: Norm, batch: RaggedBatch,
+    memory: Rows, dense: Tensor, output: Dense, hidden: Tensor, norm: Norm, batch: RaggedRows,
     dropout: tuple[float, int],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return a block's output norm(hidden + dropout(dense + bias)) and the norm's reciprocal standard deviations [T].
@@ -53,14 +85,18 @@ def _residual_norm(
 
 
 def _residual_norm_gradient(
-    memory: Rows, gradient: Tensor, normalized: Tensor, rstds: Tensor, output: Dense, norm: Norm, batch: RaggedBatch,
-    dropout: tuple[float, int],
+    found: Gradients, memory: Rows, gradient: Tensor, saved: tuple[Tensor, Tensor], output: Dense, norm: Norm,
+    batch: RaggedRows, dropout: tuple[float, int],
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Return the gradients of `hidden` and `dense`, and add those of the bias and the norm's parameters."""
+    """Return the gradients of `hidden` and `dense`, and add those of the bias and the norm's parameters to `found`.
+
+    `saved` are the normalized rows and the reciprocal standard deviations.
+    """
+    normalized, rstds = saved
     hidden_gradient, dense_gradient = memory.like(normalized), memory.like(normalized)
     _kernels.residual_norm_gradient(
         gradient.contiguous(), normalized, rstds, norm.weight, *_token_places(batch), *dropout, hidden_gradient,
-        dense_gradient, gradient_of(norm.weight), gradient_of(norm.bias), gradient_of(output.bias),
+        dense_gradient, found.of(norm.weight), found.of(norm.bias), found.of(output.bias),
     )  # fmt: skip
     return hidden_gradient, dense_gradient
 
@@ -70,8 +106,8 @@ class EmbedNormDropout(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, batch: RaggedBatch, norm: Norm, dropout: tuple[float, int], dtype: torch.dtype, words: Tensor,
-        positions: Tensor, token_types: Tensor, *_: Tensor,
+        ctx: Any, workspace: Workspace, batch: RaggedBatch, norm: Norm, dropout: tuple[float, int], dtype: torch.dtype,
+        words: Tensor, positions: Tensor, token_types: Tensor, *_: Tensor,
     ) -> Tensor:  # fmt: skip
         out = torch.empty(batch.tokens, words.shape[1], dtype=dtype)
         means, rstds = torch.empty(2, batch.tokens, dtype=torch.float32)
@@ -79,53 +115,59 @@ class EmbedNormDropout(torch.autograd.Function):
             words, positions, token_types, batch.input_ids, batch.position_ids, batch.token_type_ids,
             norm.weight, norm.bias, norm.eps, batch.samples, batch.sequence_ids, *dropout, out, means, rstds,
         )  # fmt: skip
-        ctx.saved = batch, norm, dropout, (words, positions, token_types), means, rstds
+        ctx.saved = workspace, batch, norm, dropout, (words, positions, token_types), means, rstds
         return out
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
-        batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        workspace, batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
+        found = workspace.gradients()
         _kernels.embed_norm_gradient(
             gradients[0].contiguous(), *tables, batch.input_ids, batch.position_ids, batch.token_type_ids,
             means, rstds, norm.weight, batch.samples, batch.sequence_ids, *dropout,
-            *map(gradient_of, tables), gradient_of(norm.weight), gradient_of(norm.bias),
+            *map(found.of, tables), found.of(norm.weight), found.of(norm.bias),
         )  # fmt: skip
-        return (None,) * 9
+        return (*(None,) * 5, *found.results(*tables, norm.weight, norm.bias))
 
 
 class AttentionBlock(torch.autograd.Function):
     """norm(hidden + dropout(output(attention(hidden)))).
 
-    The query, key and value projections are computed as one matrix product.
+    `weights` are those of the query, key and value projections, as one matrix or three, and that of `output`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, memory: Rows, batch: RaggedBatch, projections: tuple[Dense, Dense, Dense], heads: int, output: Dense,
-        norm: Norm, dropouts: tuple[tuple[float, int], tuple[float, int]], weights: list[Tensor], hidden: Tensor,
-        *_: Tensor,
+        ctx: Any, workspace: Workspace, batch: RaggedRows, projections: tuple[Dense, Dense, Dense], heads: int,
+        output: Dense, norm: Norm, dropouts: tuple[tuple[float, int], tuple[float, int]],
+        weights: tuple[Sequence[Tensor], Tensor], hidden: Tensor, *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
-        rows = len(hidden)
+        rows, memory = len(hidden), workspace.rows
         with torch.autocast("cpu", enabled=False):
-            qkv = memory.product(hidden, weights[0].t())
+            qkv = _products(memory, hidden, weights[0])
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
             # Holds the product until `_residual_norm` overwrites it.
             normalized = memory.product(context, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
-        ctx.parts = memory, batch, projections, heads, output, norm, dropouts, weights
-        ctx.saved = hidden, qkv, bias, context, log_sums, normalized, rstds
+        ctx.save_for_backward(*parameters)
+        ctx.parts = workspace, batch, projections, heads, output, norm, dropouts, weights
+        ctx.saved = hidden, qkv, bias, context, log_sums, (normalized, rstds)
         return out
 
     @staticmethod
+    @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        memory, batch, projections, heads, output, norm, dropouts, weights = ctx.parts
-        hidden, qkv, bias, context, log_sums, normalized, rstds = _take_saved(ctx)
+        (memory, new_gradients), batch, projections, heads, output, norm, dropouts, weights = ctx.parts
+        parameters, found = ctx.saved_tensors, new_gradients()
+        hidden, qkv, bias, context, log_sums, of_norm = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
-            memory, gradients[0], normalized, rstds, output, norm, batch, dropouts[1]
+            found, memory, gradients[0], of_norm, output, norm, batch, dropouts[1]
         )
-        add_weight_gradient(dense_gradient, context, output.weight)
+        found.add_product(dense_gradient, context, output.weight)
         context_gradient = memory.product(dense_gradient, weights[1])
         qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
         _kernels.attention_gradient(
@@ -133,10 +175,12 @@ class AttentionBlock(torch.autograd.Function):
             qkv_gradient, bias_gradient,
         )  # fmt: skip
         for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
-            gradient_of(dense.bias).add_(part)
-        add_weight_gradient(qkv_gradient, hidden, *(dense.weight for dense in projections))
-        hidden_gradient.addmm_(qkv_gradient, weights[0])  # the residual's gradient plus that of the projections
-        return (*(None,) * 8, hidden_gradient, *(None,) * 10)
+            found.of(dense.bias).add_(part)
+        found.add_product(qkv_gradient, hidden, *(dense.weight for dense in projections))
+        parts = qkv_gradient.split([len(weight) for weight in weights[0]], dim=1)
+        for weight, part in zip(weights[0], parts, strict=True):
+            hidden_gradient.addmm_(part, weight)  # the residual's gradient plus those of the projections
+        return (*(None,) * 8, hidden_gradient, *found.results(*parameters))
 
 
 class FeedForwardBlock(torch.autograd.Function):
@@ -144,9 +188,10 @@ class FeedForwardBlock(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, memory: Rows, batch: RaggedBatch, intermediate: Dense, gelu_form: str, output: Dense, norm: Norm,
-        dropout: tuple[float, int], weights: list[Tensor], hidden: Tensor, *_: Tensor,
+        ctx: Any, workspace: Workspace, batch: RaggedRows, intermediate: Dense, gelu_form: str, output: Dense,
+        norm: Norm, dropout: tuple[float, int], weights: list[Tensor], hidden: Tensor, *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
+        memory = workspace.rows
         with torch.autocast("cpu", enabled=False):
             derivative = memory.product(hidden, weights[0].t())
             activated = memory.like(derivative)
@@ -154,24 +199,28 @@ class FeedForwardBlock(torch.autograd.Function):
             # Holds the product until `_residual_norm` overwrites it.
             normalized = memory.product(activated, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropout)
-        ctx.parts = memory, batch, intermediate, output, norm, dropout, weights
-        ctx.saved = hidden, derivative, activated, normalized, rstds
+        ctx.save_for_backward(*parameters)
+        ctx.parts = workspace, batch, intermediate, output, norm, dropout, weights
+        ctx.saved = hidden, derivative, activated, (normalized, rstds)
         return out
 
     @staticmethod
+    @once_differentiable
+    @_without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        memory, batch, intermediate, output, norm, dropout, weights = ctx.parts
-        hidden, derivative, activated, normalized, rstds = _take_saved(ctx)
+        (memory, new_gradients), batch, intermediate, output, norm, dropout, weights = ctx.parts
+        parameters, found = ctx.saved_tensors, new_gradients()
+        hidden, derivative, activated, of_norm = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
-            memory, gradients[0], normalized, rstds, output, norm, batch, dropout
+            found, memory, gradients[0], of_norm, output, norm, batch, dropout
         )
-        add_weight_gradient(dense_gradient, activated, output.weight)
+        found.add_product(dense_gradient, activated, output.weight)
         # `activated` is reused: its values are no longer needed.
         activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)
-        _kernels.gelu_gradient(derivative, activated_gradient, gradient_of(intermediate.bias))
-        add_weight_gradient(activated_gradient, hidden, intermediate.weight)
+        _kernels.gelu_gradient(derivative, activated_gradient, found.of(intermediate.bias))
+        found.add_product(activated_gradient, hidden, intermediate.weight)
         hidden_gradient.addmm_(activated_gradient, weights[0])
-        return (*(None,) * 8, hidden_gradient, *(None,) * 6)
+        return (*(None,) * 8, hidden_gradient, *found.results(*parameters))
 
 
 class MaskedCrossEntropy(torch.autograd.Function):
@@ -186,7 +235,8 @@ class MaskedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, labels: Tensor, weight: Tensor, transformed: Tensor, words: Tensor, bias: Tensor,
+        ctx: Any, workspace: Workspace, labels: Tensor, weight: Tensor, transformed: Tensor, words: Tensor,
+        bias: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         wants_gradients = any(ctx.needs_input_grad)
         loss, correct = 0.0, 0
@@ -209,22 +259,23 @@ class MaskedCrossEntropy(torch.autograd.Function):
                 else:
                     add_product(words_gradient, logits, transformed[rows])
         if wants_gradients:
-            ctx.parameters = words, bias
+            ctx.parts = workspace, words, bias
             ctx.saved = words_gradient, last_block, bias_gradient, transformed_gradient
         right = torch.tensor(correct)
         ctx.mark_non_differentiable(right)
         return torch.tensor(loss, dtype=torch.float32), right
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        words, bias = ctx.parameters
+        workspace, words, bias = ctx.parts
         words_gradient, last_block, bias_gradient, transformed_gradient = _take_saved(ctx)
-        scale = float(gradients[0])
-        gradient_of(bias).add_(bias_gradient, alpha=scale)
-        if words_gradient is not None:
-            gradient_of(words).add_(words_gradient, alpha=scale)
-        if last_block is None:  # no masked tokens: a gradient of zeros
-            gradient_of(words)
-        else:
-            add_weight_gradient(last_block[0], last_block[1] * scale, words)
-        return None, None, transformed_gradient * scale, None, None
+        scale, found = float(gradients[0]), workspace.gradients()
+        found.of(bias).add_(bias_gradient, alpha=scale)
+        if last_block is not None:  # without masked tokens, the gradient is zero
+            found.add_product(last_block[0], last_block[1] * scale, words)
+        if last_block is None or words_gradient is not None:
+            of_words = found.of(words)
+            if words_gradient is not None:
+                of_words.add_(words_gradient, alpha=scale)
+        return None, None, None, transformed_gradient * scale, *found.results(words, bias)

@@ -1,51 +1,102 @@
-"""How the native engine adds up gradients of parameters: in `.grad`, where possible by the matrix products themselves.
+"""Where backward passes of the native engine put gradients of parameters: into `.grad`, or into autograd's hands.
 
-Autograd would compute each micro-batch's gradient as a new tensor and add it to `.grad`. A product that adds to its
-result saves that memory and two passes over it; of BERT-large's weights they are 1.3 GB per micro-batch.
+Both classes implement `Gradients`; a backward pass makes an object of one of them, adds all gradients to it, and
+returns its `results` to autograd.
+
+`DirectGradients` is for pretraining. Autograd would compute each micro-batch's gradient as a new tensor and add it to
+`.grad`. A product that adds to its result saves that memory and two passes over it; of BERT-large's weights they are
+1.3 GB per micro-batch. But only `loss.backward()` on parameters that are leaves gives gradients.
+
+`ReturnedGradients` is for code that relies on autograd: hooks, `DistributedDataParallel`, `torch.autograd.grad`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
+from torch import Tensor
 
 _kernels = torch.ops.bert_large
 
 
-def gradient_of(parameter: torch.Tensor) -> torch.Tensor:
-    """Return the tensor to add a parameter's gradient to: its `.grad`, or a temporary one for a frozen parameter."""
-    if not parameter.requires_grad:
-        return torch.zeros_like(parameter)
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
+class Gradients(Protocol):
+    """Collects the gradients of one backward pass."""
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """Return a float32 tensor to add a parameter's gradient to. For a frozen parameter, its values are not used."""
+
+    def add_product(self, out_gradient: Tensor, inputs: Tensor, *weights: Tensor) -> None:
+        """Add out_gradient.T @ inputs to the gradients of weights whose rows follow one another in that product."""
+
+    def results(self, *parameters: Tensor) -> list[Tensor | None]:
+        """Return what the backward pass returns to autograd for its parameters."""
 
 
-def add_weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor, *weights: torch.Tensor) -> None:
-    """Add out_gradient.T @ inputs to the gradients of weights that are consecutive rows of one matrix, in float32.
+class DirectGradients:
+    """Adds gradients to `parameter.grad`, where possible by the matrix products themselves."""
 
-    The first gradients of several weights (query, key and value) are made as parts of one tensor, so that then and in
-    later micro-batches one product serves all of them.
-    """
-    gradients = [weight.grad for weight in weights]
-    all_wanted = all(weight.requires_grad for weight in weights)
-    if all_wanted and all(gradient is None for gradient in gradients):
-        joint = weight_gradient(out_gradient, inputs).float()
-        for weight, part in zip(weights, joint.split([len(weight) for weight in weights]), strict=True):
-            weight.grad = part
-        return
-    joint_gradient = _as_one(gradients) if all_wanted else None
-    if joint_gradient is not None:
-        add_product(joint_gradient, out_gradient, inputs)
-        return
-    parts = out_gradient.split([len(weight) for weight in weights], dim=1)
-    for weight, part in zip(weights, parts, strict=True):
-        if weight.requires_grad:
-            add_product(gradient_of(weight), part, inputs)
+    def of(self, parameter: Tensor) -> Tensor:
+        """See `Gradients`."""
+        if not parameter.requires_grad:
+            return torch.zeros_like(parameter)
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        return parameter.grad
+
+    def add_product(self, out_gradient: Tensor, inputs: Tensor, *weights: Tensor) -> None:
+        """See `Gradients`.
+
+        The first gradients of several weights (query, key and value) are made as parts of one tensor, so that then and
+        in later micro-batches one product serves all of them.
+        """
+        gradients = [weight.grad for weight in weights]
+        all_wanted = all(weight.requires_grad for weight in weights)
+        if all_wanted and all(gradient is None for gradient in gradients):
+            for weight, part in zip(weights, _product_parts(out_gradient, inputs, weights), strict=True):
+                weight.grad = part
+            return
+        joint_gradient = _as_one(gradients) if all_wanted else None
+        if joint_gradient is not None:
+            add_product(joint_gradient, out_gradient, inputs)
+            return
+        parts = out_gradient.split([len(weight) for weight in weights], dim=1)
+        for weight, part in zip(weights, parts, strict=True):
+            if weight.requires_grad:
+                add_product(self.of(weight), part, inputs)
+
+    def results(self, *parameters: Tensor) -> list[Tensor | None]:
+        """See `Gradients`. Autograd gets None: the gradients are in `.grad` already."""
+        return [None] * len(parameters)
 
 
-def add_product(target: torch.Tensor, out_gradient: torch.Tensor, inputs: torch.Tensor) -> None:
+class ReturnedGradients:
+    """Keeps gradients until they are returned to autograd."""
+
+    def __init__(self) -> None:
+        self._gradients: dict[int, Tensor] = {}
+
+    def of(self, parameter: Tensor) -> Tensor:
+        """See `Gradients`."""
+        return self._gradients.setdefault(id(parameter), torch.zeros_like(parameter))
+
+    def add_product(self, out_gradient: Tensor, inputs: Tensor, *weights: Tensor) -> None:
+        """See `Gradients`."""
+        if not any(weight.requires_grad for weight in weights):
+            return
+        for weight, part in zip(weights, _product_parts(out_gradient, inputs, weights), strict=True):
+            earlier = self._gradients.get(id(weight))  # of the same tensor in another role, such as query and key
+            self._gradients[id(weight)] = part if earlier is None else earlier + part
+
+    def results(self, *parameters: Tensor) -> list[Tensor | None]:
+        """See `Gradients`. Autograd adds up what it gets, so a tensor in two roles is returned once."""
+        return [
+            self._gradients.pop(id(parameter), None) if parameter.requires_grad else None for parameter in parameters
+        ]
+
+
+def add_product(target: Tensor, out_gradient: Tensor, inputs: Tensor) -> None:
     """target += out_gradient.T @ inputs; the sum is in float32 whatever the type of the factors."""
     if inputs.dtype == target.dtype:
         target.addmm_(out_gradient.t(), inputs)
@@ -53,7 +104,7 @@ def add_product(target: torch.Tensor, out_gradient: torch.Tensor, inputs: torch.
         _kernels.add_bfloat16(target, weight_gradient(out_gradient, inputs))
 
 
-def weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+def weight_gradient(out_gradient: Tensor, inputs: Tensor) -> Tensor:
     """Return out_gradient.T @ inputs in their type.
 
     In bfloat16, oneDNN's product of a transposed view takes twice as long as the product of a transposed copy.
@@ -63,7 +114,12 @@ def weight_gradient(out_gradient: torch.Tensor, inputs: torch.Tensor) -> torch.T
     return torch.mm(out_gradient.t(), inputs)
 
 
-def _as_one(parts: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+def _product_parts(out_gradient: Tensor, inputs: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return out_gradient.T @ inputs in float32, cut into the rows of the weights."""
+    return weight_gradient(out_gradient, inputs).float().split([len(weight) for weight in weights])
+
+
+def _as_one(parts: Sequence[Tensor | None]) -> Tensor | None:
     """Return matrices that follow one another in the memory of one tensor as one matrix, else None."""
     first = parts[0]
     if first is None:

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
 import torch
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+_SAMPLES = 64  # elements of a weight that are compared with its copy
+_kernels = torch.ops.bert_large
 
 
 class Rows:
@@ -28,22 +37,49 @@ class Rows:
         return torch.mm(left, right, out=self.empty(len(left), right.shape[1], dtype=left.dtype))
 
 
-class WeightCopies:
-    """Copies of weights for matrix products: in the activations' type, several joined to one; renewed on change."""
+class _Steps:
+    """Counts the steps of all optimizers of the process; fused ones change weights without a change of `_version`."""
 
     def __init__(self) -> None:
-        self._copies: dict[int, tuple[tuple[torch.Tensor, ...], list[int], torch.Tensor]] = {}
+        self.count = 0
+        register_optimizer_step_post_hook(self._add)
 
-    def of(self, dtype: torch.dtype, *weights: torch.Tensor) -> torch.Tensor:
-        """Return weights [rows, columns] concatenated by rows in `dtype`; a single one of that type is not copied."""
-        first = weights[0]
-        if len(weights) == 1 and first.dtype == dtype:
-            return first.detach()
-        # Holding the weights keeps their ids from being reused. Autograd counts changes of a tensor in `_version`.
-        held, versions, copy = self._copies.get(id(first), (weights, [], None))
-        if copy is None or copy.dtype != dtype:
-            copy, versions = torch.empty(sum(map(len, weights)), *first.shape[1:], dtype=dtype), []
-        if versions != [weight._version for weight in weights]:
-            torch.cat([weight.detach() for weight in weights], out=copy)
-            self._copies[id(first)] = held, [weight._version for weight in weights], copy
-        return copy
+    def _add(self, *_: Any) -> None:
+        self.count += 1
+
+
+_STEPS = _Steps()
+
+
+class _Copy(NamedTuple):
+    weights: tuple[Tensor, ...]
+    """Holding the weights keeps their ids from being reused."""
+    state: list[int]
+    joined: Tensor
+
+
+class WeightCopies:
+    """Copies of weights in the type of activations, for matrix products; renewed when the weights have changed.
+
+    Changes are seen by autograd's version counters, by steps of optimizers, and by a comparison of some elements spread
+    over a weight, because assignments through `.data` leave no other trace.
+    """
+
+    def __init__(self) -> None:
+        self._copies: dict[int, _Copy] = {}
+
+    def of(self, dtype: torch.dtype, *weights: Tensor) -> Sequence[Tensor]:
+        """Return weights [rows, columns] in `dtype`: themselves if they have it, else copies joined by rows."""
+        if all(weight.dtype == dtype for weight in weights):
+            return [weight.detach() for weight in weights]
+        state = [_STEPS.count, *(weight._version for weight in weights)]
+        found = self._copies.get(id(weights[0]))
+        if found is None or found.joined.dtype != dtype or not all(map(operator.is_, found.weights, weights)):
+            joined = torch.empty(sum(map(len, weights)), *weights[0].shape[1:], dtype=dtype)
+        elif found.state == state and _kernels.samples_match(list(weights), found.joined, _SAMPLES):
+            return [found.joined]
+        else:
+            joined = found.joined
+        torch.cat([weight.detach() for weight in weights], out=joined)
+        self._copies[id(weights[0])] = _Copy(weights, state, joined)
+        return [joined]

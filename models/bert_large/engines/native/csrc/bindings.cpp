@@ -311,6 +311,25 @@ void add_bfloat16(const Tensor& target, const Tensor& source) {
   add_to(threads(), target.numel(), POINTER(BFloat16, source, target.sizes()), POINTER(float, target, target.sizes()));
 }
 
+// Whether `count` elements spread over each weight (float) equal those of `copy`, which holds all of them one after the
+// other in bfloat16.
+bool samples_match(at::TensorList weights, const Tensor& copy, int64_t count) {
+  const BFloat16* copied = POINTER(BFloat16, copy, copy.sizes());
+  const BFloat16* const end = copied + copy.numel();
+  for (const Tensor& weight : weights) {
+    const float* values = POINTER(float, weight, weight.sizes());
+    const int64_t size = weight.numel(), distance = std::max<int64_t>(1, size / count);
+    TORCH_CHECK(size <= end - copied, "the copy has ", copy.numel(), " elements, fewer than the weights");
+    for (int64_t i = distance / 2; i < size; i += distance) {
+      BFloat16 rounded[kLanes];
+      store(rounded, broadcast(values[i]));
+      if (rounded[0].bits != copied[i].bits) return false;
+    }
+    copied += size;
+  }
+  return true;
+}
+
 // A contiguous transpose of a bfloat16 matrix.
 Tensor transposed(const Tensor& matrix) {
   const int64_t rows = matrix.size(0), columns = matrix.size(1);
@@ -386,6 +405,7 @@ TORCH_LIBRARY(bert_large, library) {
       "-> ()",
       &lamb);
   library.def("add_bfloat16(Tensor(a!) target, Tensor source) -> ()", &add_bfloat16);
+  library.def("samples_match(Tensor[] weights, Tensor copy, int count) -> bool", &samples_match);
   library.def("transposed(Tensor matrix) -> Tensor", &transposed);
   library.def("global_norm(Tensor[] tensors) -> float", &global_norm);
 }
