@@ -231,6 +231,11 @@ class TaskTrainer(Trainer):
         self._task, self._data = task, data
         self.remove_callback(PrinterCallback)
 
+    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        if not model.training:  # with this number, the base class multiplies the loss by the number of ranks
+            options["num_items_in_batch"] = None
+        return super().compute_loss(model, inputs, *arguments, **options)
+
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         watched = self._data.watched
         outcome = self.predict(watched.features, metric_key_prefix="eval")

@@ -78,21 +78,22 @@ def run(arguments: argparse.Namespace) -> int:
         do_lower_case=arguments.do_lower_case,
     )
     _note(embedder.engine)
-    file = EmbeddingFile(arguments.output_file, embedder.dimension, _identity(arguments, embedder), _note)
-    texts = read_texts(arguments.input_file, arguments.field)
-    if file.rows:
-        file.skip_finished(texts)
-        _note(f"continuing behind {file.rows} texts")
-    started, before = time.monotonic(), file.rows
-    with Progress(total, "texts", initial=before, description="embedded", write=_note) as progress:
-        for chunk in chunks(texts):
-            file.append(chunk, embedder(chunk, progress.advance))
-    speed = (file.rows - before) / max(time.monotonic() - started, 1e-9)
-    file.publish(lambda: read_texts(arguments.input_file, arguments.field))
+    identity = _identity(arguments, embedder)
+    with EmbeddingFile(arguments.output_file, embedder.dimension, identity, _note) as file:
+        texts = read_texts(arguments.input_file, arguments.field)
+        if file.rows:
+            file.skip_finished(texts)
+            _note(f"continuing after {file.rows} texts")
+        started, before = time.monotonic(), file.rows
+        with Progress(total, "texts", initial=before, description="embedded", write=_note) as progress:
+            for chunk in chunks(texts):
+                file.append(chunk, embedder(chunk, progress.advance))
+        speed = (file.rows - before) / max(time.monotonic() - started, 1e-9)
+        file.publish(lambda: read_texts(arguments.input_file, arguments.field))
+        rows = file.rows
     pooling = embedder.pooling
     kind = f"{pooling.mode} pooling{', normalized' * pooling.normalize}, texts of up to {embedder.max_length} tokens"
-    print(f"wrote {arguments.output_file}: {file.rows} embeddings of {embedder.dimension} values ({kind}); "
-          f"{speed:.1f} texts/s")  # fmt: skip
+    print(f"wrote {arguments.output_file}: {rows} embeddings of {embedder.dimension} values ({kind}); {speed:.1f} texts/s")
     return 0
 
 

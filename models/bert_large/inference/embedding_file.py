@@ -40,7 +40,10 @@ _STATE, _ROWS = "progress.json", "rows.npy"
 
 
 class EmbeddingFile:
-    """The rows computed so far, float32, and the finished file; at most one process writes it."""
+    """The rows computed so far, float32, and the finished file; at most one process writes it.
+
+    It is locked from construction until the end of its `with` block.
+    """
 
     def __init__(self, path: Path, dimension: int, settings: Mapping[str, Any], warn: Callable[[str], object]) -> None:
         """Open the rows of an interrupted command, or start without any; raise `InputError` if its settings differ."""
@@ -48,18 +51,31 @@ class EmbeddingFile:
         self._folder = path.with_name(f".{path.name}.partial")
         make_folder(self._folder)
         self._lock = FolderLock(self._folder, "the folder", warn)
+        try:
+            self._open(settings)
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def _open(self, settings: Mapping[str, Any]) -> None:
         self._rows_file = self._folder / _ROWS
         self._state: dict[str, Any] = {"settings": dict(settings), "rows": 0, "crc32c": 0}
         if (self._folder / _STATE).exists():
             found = read_json(self._folder / _STATE)
             self._require_same(found["settings"])
             self._state = found
-        self._header = _npy_header(0, dimension)
+        self._header = _npy_header(0, self._dimension)
         if self.rows == 0:
-            with explain_write_errors(path):
+            with explain_write_errors(self.path):
                 self._rows_file.write_bytes(self._header)
         else:  # a killed command may have written a part of the next chunk
-            os.truncate(self._rows_file, len(self._header) + self.rows * dimension * 4)
+            os.truncate(self._rows_file, len(self._header) + self.rows * self._dimension * 4)
+
+    def __enter__(self) -> EmbeddingFile:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.close()
 
     @property
     def rows(self) -> int:
@@ -108,7 +124,6 @@ class EmbeddingFile:
             else:
                 self._rows_file.replace(self.path)
                 sync_folder(self.path.parent)
-        self._lock.close()
         remove_tree(self._folder)
 
     def _write_parquet(self, texts: Iterator[str]) -> None:

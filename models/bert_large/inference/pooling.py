@@ -85,10 +85,14 @@ def _add_module(pooling: Pooling, folder: Path, module: dict[str, Any], *, ignor
     found = kind
     if kind == "Pooling":
         path = folder / place / "config.json"
-        mode = _pooling_mode(_read(path))
-        if mode in POOLINGS:
+        config = _read(path)
+        mode = _pooling_mode(config)
+        if config.get("include_prompt") is False:
+            found = "pooling with include_prompt false"
+        elif mode in ("mean", "cls"):
             return replace(pooling, mode=mode)
-        found = f"the pooling {mode!r}"
+        else:
+            found = f"the pooling {mode!r}"
     raise InputError(
         f"{folder / 'modules.json'} asks for {found}, expected mean or cls pooling and an optional Normalize; compute "
         "embeddings without it with --pooling mean, or use sentence-transformers"
