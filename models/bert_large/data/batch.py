@@ -36,6 +36,10 @@ class RaggedRows(Protocol):
     def samples(self) -> torch.Tensor:
         """[B] int64: number of each sequence, on which dropout depends."""
 
+    @property
+    def keys(self) -> torch.Tensor | None:
+        """[B] int32: the first keys[b] rows of sequence b are attended to; None if all are."""
+
 
 @dataclass(frozen=True)
 class RaggedBatch:
@@ -71,6 +75,11 @@ class RaggedBatch:
     def tokens(self) -> int:
         """T."""
         return len(self.input_ids)
+
+    @property
+    def keys(self) -> None:
+        """None: all tokens are attended to."""
+        return None
 
     @property
     def masked_tokens(self) -> int:

@@ -44,12 +44,12 @@ _COMPILED = Reasons()
 class State:
     """What an accelerated encoder has besides its modules. A copy of it shares nothing with it."""
 
-    def __init__(self, precision: str | None) -> None:
-        self.precision = precision
+    def __init__(self, precision: str | None, computes_padding: bool) -> None:
+        self.precision, self.computes_padding = precision, computes_padding
         self.reasons = Reasons()
 
-    def __reduce__(self) -> tuple[type[State], tuple[str | None]]:
-        return State, (self.precision,)
+    def __reduce__(self) -> tuple[type[State], tuple[str | None, bool]]:
+        return State, (self.precision, self.computes_padding)
 
     @cached_property
     def engine(self) -> NativeEngine:
@@ -78,7 +78,7 @@ class Accelerated(nn.Module):
     output: ClassVar[Callable[..., Any]]
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
-        """Return what Hugging Face's encoder returns; rows of padding are zero."""
+        """Return what Hugging Face's encoder returns; rows that `find_rows` leaves out are zero."""
         if torch.compiler.is_compiling():
             _warn_compiling()
             return super().forward(hidden_states, attention_mask, *args, **kwargs)
@@ -87,7 +87,7 @@ class Accelerated(nn.Module):
             _check_call(hidden_states, args, kwargs)
             dtype = state.activation_type()
             layers = read_layers(self, type(self), hidden_states.shape[-1])
-            rows = find_rows(attention_mask, *hidden_states.shape[:2])
+            rows = find_rows(attention_mask, *hidden_states.shape[:2], all_rows=state.computes_padding)
         except UnsupportedError as reason:
             state.reasons.warn(str(reason))
             return super().forward(hidden_states, attention_mask, *args, **kwargs)

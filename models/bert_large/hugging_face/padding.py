@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,14 +13,15 @@ from bert_large.hugging_face.fallback import UnsupportedError
 
 @dataclass(frozen=True)
 class PaddedRows:
-    """The T rows of a padded batch [B, S] that are computed; a `RaggedRows`."""
+    """The T rows of a padded batch [B, S] that are computed, sequence by sequence; a `RaggedRows`."""
 
     places: Tensor | None
-    """[T] int64, ascending: their indices among the B * S rows of the batch; None if all are computed."""
+    """[T] int64: their indices among the B * S rows of the batch; None if they are all of them, in order."""
     cu_seqlens: Tensor
     sequence_ids: Tensor
     position_ids: Tensor
     samples: Tensor
+    keys: Tensor | None
 
     def gather(self, padded: Tensor) -> Tensor:
         """Return the rows [T, columns] of [B, S, columns]."""
@@ -33,30 +35,45 @@ class PaddedRows:
         return rows.new_zeros(shape[0] * shape[1], shape[2]).index_copy(0, self.places, rows).view(shape)
 
 
-def find_rows(attention_mask: Tensor | None, sequences: int, length: int) -> PaddedRows:
-    """Return the rows of the tokens that a prepared attention mask (see `real_tokens`) lets others attend to."""
+def find_rows(attention_mask: Any, sequences: int, length: int, *, all_rows: bool = False) -> PaddedRows:
+    """Return the rows to compute, given a prepared attention mask (see `real_tokens`).
+
+    They are the tokens that others attend to and, because poolers and classification heads read it, the first token of
+    every sequence, which is padding in a batch padded on the left. Hugging Face's models compute outputs for padding,
+    too: from attention to the real tokens. `all_rows` asks for all of them.
+    """
     real = real_tokens(attention_mask, sequences, length)
     if real is None or bool(real.all()):
-        places = None
-        lengths = torch.full((sequences,), length)
-        sequence_ids = torch.arange(sequences).repeat_interleave(length)
-    else:
-        places = real.flatten().nonzero().flatten()
-        lengths = real.sum(dim=1)
-        sequence_ids = places.div(length, rounding_mode="floor")
-    if not bool(lengths.all()):
+        return _rows(None, torch.full((sequences,), length), None)
+    keys = real.sum(dim=1)
+    if not bool(keys.all()):
         raise UnsupportedError("a sequence of the batch has no token that its attention mask keeps")
+    wanted = torch.ones_like(real) if all_rows else real.clone()
+    wanted[:, 0] = True
+    places = wanted.flatten().nonzero().flatten()
+    lengths = wanted.sum(dim=1)
+    if bool((lengths == keys).all()):
+        return _rows(places, lengths, None)
+    # Real tokens first in every sequence, because the kernels attend to the first rows only.
+    order = 2 * places.div(length, rounding_mode="floor") + ~real.flatten()[places]
+    return _rows(places[order.argsort(stable=True)], lengths, keys.int())
+
+
+def _rows(places: Tensor | None, lengths: Tensor, keys: Tensor | None) -> PaddedRows:
+    """Return rows of sequences with these lengths [B]."""
+    sequence_ids = torch.arange(len(lengths)).repeat_interleave(lengths)
     starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     return PaddedRows(
         places=places,
         cu_seqlens=starts.int(),
         sequence_ids=sequence_ids,
         position_ids=torch.arange(len(sequence_ids)) - starts[sequence_ids],
-        samples=torch.arange(sequences),
+        samples=torch.arange(len(lengths)),
+        keys=keys,
     )
 
 
-def real_tokens(mask: Tensor | None, sequences: int, length: int) -> Tensor | None:
+def real_tokens(mask: Any, sequences: int, length: int) -> Tensor | None:
     """Return bool [B, S], True for the tokens that all others attend to, from a mask as `transformers` prepares it.
 
     Such a mask is None (no padding), or [B or 1, 1, S or 1, S] with True (0) where attention is allowed, and False (the

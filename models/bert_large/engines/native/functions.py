@@ -148,7 +148,9 @@ class AttentionBlock(torch.autograd.Function):
             qkv = _products(memory, hidden, weights[0])
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
-            _kernels.attention(qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums)
+            _kernels.attention(
+                qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, batch.keys
+            )
             # Holds the product until `_residual_norm` overwrites it.
             normalized = memory.product(context, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
@@ -172,7 +174,7 @@ class AttentionBlock(torch.autograd.Function):
         qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
         _kernels.attention_gradient(
             qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
-            qkv_gradient, bias_gradient,
+            qkv_gradient, bias_gradient, batch.keys,
         )  # fmt: skip
         for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
             found.of(dense.bias).add_(part)

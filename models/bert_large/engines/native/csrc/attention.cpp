@@ -131,7 +131,9 @@ class VectorBackward : public VectorProducts {
       const BackwardRow row = row_at(r);
       float *scores = scores_ + r * sizes_.score_stride, *gradients = gradients_ + r * sizes_.score_stride;
       for (int64_t c = 0; c < sizes_.length; c += kLanes) {
-        const Floats probability = exponential(load(scores + c) - row.log_sum);
+        Floats probability = exponential(load(scores + c) - row.log_sum);
+        // Products leave out what is beyond the sequence, but not what is beyond its keys.
+        if (sizes_.keys < sizes_.length) probability = first_lanes(probability, sizes_.keys - c, 0.0f);
         const ScoreGradient result = differentiate(probability, load(gradients + c), row, dropout, c);
         store(scores + c, result.dropped);
         store(gradients + c, result.gradient);

@@ -18,6 +18,8 @@
 // gives D_i = sum_k (M * P / (1 - p))_ik (dO V^T)_ik = dO_i . O_i: a product of two rows of the context's size, not of
 // the scores'. The biases' gradients are the column sums of dQ, dK and dV.
 //
+// With `keys` below n, columns of S from there on are left out: their P is 0, and so are those rows of dK and dV.
+//
 // This is the scheme of FlashAttention-2 (Dao 2023, arXiv 2307.08691) with one difference: a block of 64 rows of scores
 // over all keys of a sequence fits into a core's second-level cache (512 tokens: 128 KiB), so that a row's softmax is
 // computed in one piece, without FlashAttention's running maximum and rescaling.
@@ -31,6 +33,7 @@ struct AttentionShape {
   int64_t sequences, heads, head_size;
   const int32_t* cu_seqlens;  // [sequences + 1]
   const int64_t* samples;     // [sequences]
+  const int32_t* keys;        // [sequences]: only so many first rows of a sequence are attended to; nullptr: all
   int64_t tokens() const { return cu_seqlens[sequences]; }
   int64_t width() const { return heads * head_size; }
 };

@@ -223,7 +223,7 @@ class AmxBackward : public AmxProducts {
 
  private:
   ScoreGradient score_gradient(int64_t r, int64_t rows, int64_t c, const BackwardRow& row, const Dropout& dropout) {
-    const int64_t left = sizes_.length - c, at = r * sizes_.score_stride + c;
+    const int64_t left = sizes_.keys - c, at = r * sizes_.score_stride + c;
     if (r >= rows || left <= 0) return {Floats{}, Floats{}};
     const Floats probability = first_lanes(exponential(load(scores_ + at) - row.log_sum), left, 0.0f);
     const ScoreGradient result = differentiate(probability, load(gradients_ + at), row, dropout, c);

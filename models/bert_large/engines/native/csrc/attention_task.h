@@ -46,6 +46,7 @@ struct TaskSizes {
       : head(task.head),
         first_token(shape.cu_seqlens[task.sequence]),
         length(shape.cu_seqlens[task.sequence + 1] - first_token),
+        keys(shape.keys ? shape.keys[task.sequence] : length),
         head_size(shape.head_size),
         width(shape.width()),
         column(head * head_size),
@@ -57,6 +58,7 @@ struct TaskSizes {
         scale(1 / std::sqrt((float)head_size)) {}
 
   const int64_t head, first_token, length;   // the sequence is tokens first_token .. first_token + length - 1
+  const int64_t keys;                        // of which so many are attended to
   const int64_t head_size, width, column;    // columns of a head and of all heads; this head's first column
   const int64_t padded_length, padded_head;  // `length` and `head_size`, rounded up
   const int64_t score_stride;                // not a power of two: rows would compete for the same cache sets
@@ -127,7 +129,7 @@ class BiasSums {
   std::vector<float> sums_;
 };
 
-// Writes exp(score - largest) to `powers` for the row's `length` scores, after dropout but without the factors
+// Writes exp(score - largest) to `powers` for the row's first `length` scores, after dropout but without the factors
 // 1 / (1 - p) and 1 / denominator, which are applied to the far smaller output; zeros up to `padded_length`. `powers`
 // may be `scores`. Returns the logarithm of the denominator, and 1 / denominator in `inverse`.
 template <typename T>
@@ -201,7 +203,7 @@ void forward_task(const TaskSizes& sizes, const Dropout& dropout, const Attentio
     float inverses[kQueryBlock];
     for (int64_t r = 0; r < rows; ++r) {
       arrays.log_sums[sizes.first_log_sum + begin + r] =
-          softmax_row(products.scores(r), sizes.length, sizes.padded_length, dropout,
+          softmax_row(products.scores(r), sizes.keys, sizes.padded_length, dropout,
                       attention_row_key(sizes.sample_key, sizes.head, begin + r), products.powers(r), &inverses[r]);
     }
     products.multiply_values(rows);

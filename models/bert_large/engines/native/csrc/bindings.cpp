@@ -80,16 +80,21 @@ NormParameters norm_parameters(const Tensor& weight, const Tensor& bias, double 
   return {POINTER(float, weight, {columns}), POINTER(float, bias, {columns}), (float)eps};
 }
 
-// cu_seqlens int32 [sequences + 1]; samples [sequences]; `width` columns in `heads` heads.
-AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, int64_t heads, int64_t rows,
-                               int64_t width) {
+// cu_seqlens int32 [sequences + 1]; samples, keys (int32) [sequences]; `width` columns in `heads` heads.
+AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, const std::optional<Tensor>& keys,
+                               int64_t heads, int64_t rows, int64_t width) {
   const int64_t sequences = samples.numel();
   TORCH_CHECK(heads > 0 && width % heads == 0, "hidden size ", width, " is not a multiple of ", heads, " heads");
   const AttentionShape shape{sequences, heads, width / heads, POINTER(int32_t, cu_seqlens, {sequences + 1}),
-                             POINTER(int64_t, samples, {sequences})};
+                             POINTER(int64_t, samples, {sequences}),
+                             keys ? pointer<int32_t>(*keys, {sequences}, "keys") : nullptr};
   const int32_t* ends = shape.cu_seqlens;
   TORCH_CHECK(ends[0] == 0 && ends[sequences] == rows && std::is_sorted(ends, ends + sequences + 1),
               "cu_seqlens does not go up from 0 to the ", rows, " tokens");
+  for (int64_t i = 0; keys && i < sequences; ++i) {
+    TORCH_CHECK_INDEX(shape.keys[i] > 0 && shape.keys[i] <= ends[i + 1] - ends[i], "keys of sequence ", i, " are ",
+                      shape.keys[i], ", expected 1 to its length ", ends[i + 1] - ends[i]);
+  }
   return shape;
 }
 
@@ -117,9 +122,10 @@ GeluForm gelu_form(string_view name) {
 
 // qkv [rows, 3 * width] without its bias -> context [rows, width] and log_sums [heads, rows].
 void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples, int64_t heads,
-               double probability, int64_t key, const Tensor& context, const Tensor& log_sums) {
+               double probability, int64_t key, const Tensor& context, const Tensor& log_sums,
+               const std::optional<Tensor>& keys) {
   const int64_t rows = context.size(0), width = context.size(1);
-  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, rows, width);
+  const AttentionShape shape = attention_shape(cu_seqlens, samples, keys, heads, rows, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
     forward_kernel<T>()(threads(), shape, make_dropout(probability, key),
@@ -131,9 +137,10 @@ void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, 
 // The inputs and results of `attention` and context's gradient -> qkv_gradient; bias_gradient [3 * width] is added to.
 void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples,
                         int64_t heads, double probability, int64_t key, const Tensor& context, const Tensor& log_sums,
-                        const Tensor& context_gradient, const Tensor& qkv_gradient, const Tensor& bias_gradient) {
+                        const Tensor& context_gradient, const Tensor& qkv_gradient, const Tensor& bias_gradient,
+                        const std::optional<Tensor>& keys) {
   const int64_t rows = context.size(0), width = context.size(1);
-  const AttentionShape shape = attention_shape(cu_seqlens, samples, heads, rows, width);
+  const AttentionShape shape = attention_shape(cu_seqlens, samples, keys, heads, rows, width);
   with_type(qkv, [&](auto element) {
     using T = decltype(element);
     backward_kernel<T>()(threads(), shape, make_dropout(probability, key),
@@ -364,12 +371,12 @@ TORCH_LIBRARY(bert_large, library) {
   library.def("memory() -> (int in_use, int kept)", &memory);
   library.def(
       "attention(Tensor qkv, Tensor bias, Tensor cu_seqlens, Tensor samples, int heads, float probability, int key, "
-      "Tensor(a!) context, Tensor(b!) log_sums) -> ()",
+      "Tensor(a!) context, Tensor(b!) log_sums, Tensor? keys=None) -> ()",
       &attention);
   library.def(
       "attention_gradient(Tensor qkv, Tensor bias, Tensor cu_seqlens, Tensor samples, int heads, float probability, "
       "int key, Tensor context, Tensor log_sums, Tensor context_gradient, Tensor(a!) qkv_gradient, "
-      "Tensor(b!) bias_gradient) -> ()",
+      "Tensor(b!) bias_gradient, Tensor? keys=None) -> ()",
       &attention_gradient);
   library.def(
       "residual_norm(Tensor(a!) dense, Tensor dense_bias, Tensor residual, Tensor weight, Tensor bias, float eps, "
