@@ -14,7 +14,6 @@ batch; and from text to embeddings, where `embed` and the loop of sentence-trans
 from __future__ import annotations
 
 import copy
-import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -26,18 +25,16 @@ import bert_large
 import numpy as np
 import torch
 from bert_large.bench.options import COUNT, BenchmarkOptions, parse_options, script_parser
-from bert_large.bench.output import describe_run, measure_and_print, run_script, seconds_cells
+from bert_large.bench.output import describe_run, measure_and_print, run_script
 from bert_large.bench.training import SEED
-from bert_large.config.options import setting
+from bert_large.config.options import option
 from bert_large.engines.precision import Precision, apply_precision
 from bert_large.errors import InputError
 from bert_large.observe.machine import package_version
-from bert_large.observe.timing import Timing, Variant, alternate, as_dicts
+from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, format_spread, spread
 from bert_large.tables import format_table
 
 OURS = ("accelerate", "embed")
-WIDE_SPREAD = 0.1
-"""Distance of the quartiles over the median above which a ratio is marked as uncertain."""
 _LENGTH_SHAPE = 4.5
 """Shape of the gamma distribution of lengths: with a mean of 25 tokens, the standard deviation is 11.8."""
 _SHORTEST, _LONGEST = 4, 128
@@ -49,15 +46,15 @@ class HuggingFaceOptions(BenchmarkOptions):
     """Options of this benchmark."""
 
     engine: str = "native"
-    rounds: int = setting(15, "timed rounds", within=COUNT, variable="")
-    layers: int = setting(12, "encoder layers", within=COUNT, variable="")
-    hidden_size: int = setting(768, "hidden size", within=COUNT, variable="")
-    batch_size: int = setting(32, "sequences of a batch", within=COUNT, variable="")
-    steps: int = setting(1, "optimizer steps per round", within=COUNT, variable="")
-    mean_tokens: float = setting(25.0, "mean tokens of a sequence", within="[4, 128]", variable="")
-    model_dir: Path | None = setting(None, "model folder, to measure inference", variable="")
-    texts: Path | None = setting(None, "sentences for inference, one per line", variable="")
-    sentences: int = setting(512, "sentences per round of inference, the first ones", within=COUNT, variable="")
+    rounds: int = option(15, "timed rounds", within=COUNT)
+    layers: int = option(12, "encoder layers", within=COUNT)
+    hidden_size: int = option(768, "hidden size", within=COUNT)
+    batch_size: int = option(32, "sequences of a batch", within=COUNT)
+    steps: int = option(1, "optimizer steps per round", within=COUNT)
+    mean_tokens: float = option(25.0, "mean tokens of a sequence", within="[4, 128]")
+    model_dir: Path | None = option(None, "model folder, to measure inference")
+    texts: Path | None = option(None, "sentences for inference, one per line")
+    sentences: int = option(512, "sentences per round of inference, the first ones", within=COUNT)
 
 
 def measure(options: HuggingFaceOptions) -> dict[str, Any]:
@@ -226,17 +223,9 @@ def _results(
 
 
 def _speedups(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
-    """Return how often as fast as every other variant ours is: quartiles of the ratios round by round."""
+    """Return how often as fast as every other variant ours is, from the ratios round by round."""
     ours = next(timings[name] for name in OURS if name in timings)
-    found = {}
-    for name, timing in timings.items():
-        if name in OURS:
-            continue
-        ratios = [theirs / own for theirs, own in zip(timing.seconds, ours.seconds, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        wide = (high - low) / median > WIDE_SPREAD
-        found[name] = {"median": median, "quartiles": [low, high], "is_wide": wide}
-    return found
+    return {name: spread(timing.over(ours)) for name, timing in timings.items() if name not in OURS}
 
 
 def render(results: dict[str, Any]) -> str:
@@ -246,15 +235,11 @@ def render(results: dict[str, Any]) -> str:
         f"{results['positions']} positions; {results['rounds']} alternating rounds, {results['threads']} threads"
     ]
     for group, compared in results["comparisons"].items():
-        rows = [[group, "seconds, min", "median", "sequences/s", "our speed-up", "quartiles"]]
+        rows = [[group, "seconds", "sequences/s", "our speed-up"]]
         for name, timing in compared["seconds"].items():
             speedup = compared["speedup"].get(name)
-            cells = ["", ""]
-            if speedup is not None:
-                low, high = speedup["quartiles"]
-                spread = f"{low:.2f} to {high:.2f}" + (", wide" if speedup["is_wide"] else "")
-                cells = [f"{speedup['median']:.2f}", spread]
-            rows.append([name, *seconds_cells(timing), f"{results['sequences'] / timing['median']:.1f}", *cells])
+            rate = results["sequences"] / timing["median"]
+            rows.append([name, f"{timing['median']:.4f}", f"{rate:.1f}", format_spread(speedup) if speedup else ""])
         lines.append(format_table(rows))
     return "\n\n".join(lines)
 
