@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
+from bert_large.config.hugging_face import IGNORED_LABEL
 from bert_large.distributed.collectives import Ranks
 from bert_large.errors import DamageError, UserError
 from bert_large.finetune.callbacks import LOWER_RATE, Log, Stop, Timer, is_stopped
@@ -231,10 +232,18 @@ class TaskTrainer(Trainer):
         self._task, self._data = task, data
         self.remove_callback(PrinterCallback)
 
-    def compute_loss(self, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        if not model.training:  # with this number, the base class multiplies the loss by the number of ranks
-            options["num_items_in_batch"] = None
-        return super().compute_loss(model, inputs, *arguments, **options)
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the mean loss over the labels of a batch. In training, they are those of all ranks.
+
+        The base class multiplies losses by the number of ranks that are means already, as those of classification.
+        """
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if model.training and num_items_in_batch is not None:
+            own = (inputs["labels"] != IGNORED_LABEL).sum()
+            loss = loss * (own * self.args.world_size / num_items_in_batch)  # gradients are averaged over the ranks
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         watched = self._data.watched
