@@ -116,9 +116,7 @@ def _measure_training(options: HuggingFaceOptions, precision: Precision) -> dict
     return _results("fine-tuning", options, facts, {"training": timings})
 
 
-def _measure_inference(
-    options: HuggingFaceOptions, precision: Precision, folder: Path, path: Path
-) -> dict[str, Any]:
+def _measure_inference(options: HuggingFaceOptions, precision: Precision, folder: Path, path: Path) -> dict[str, Any]:
     from bert_large.finetune.tokenizer import load_tokenizer
 
     texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][: options.sentences]
@@ -143,9 +141,7 @@ def _measure_inference(
     return _results("inference", options, facts, timings)
 
 
-def _encoders(
-    folder: Path, precision: Precision, sample: Batch, scratch: Path
-) -> dict[str, Callable[[Batch], object]]:
+def _encoders(folder: Path, precision: Precision, sample: Batch, scratch: Path) -> dict[str, Callable[[Batch], object]]:
     """Return the ways to compute hidden states of a padded batch."""
     from transformers import AutoModel
 

@@ -115,9 +115,7 @@ def _prepare(
         raise InputError(f"max_seq_length is {length}, the model has positions for {positions}")
     make_folder(arguments.output_dir)
     if ranks.is_main:
-        stack.enter_context(
-            FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr))
-        )
+        stack.enter_context(FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)))
     start_logging(arguments.output_dir / "train.log" if ranks.is_main else None)
     apply_precision(settings.precision)
     return FinetuneRun(

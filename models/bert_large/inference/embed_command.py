@@ -93,7 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
         rows = file.rows
     pooling = embedder.pooling
     kind = f"{pooling.mode} pooling{', normalized' * pooling.normalize}, texts of up to {embedder.max_length} tokens"
-    print(f"wrote {arguments.output_file}: {rows} embeddings of {embedder.dimension} values ({kind}); {speed:.1f} texts/s")
+    print(
+        f"wrote {arguments.output_file}: {rows} embeddings of {embedder.dimension} values ({kind}); {speed:.1f} texts/s"
+    )
     return 0
 
 
@@ -109,8 +111,8 @@ def _check_output(arguments: argparse.Namespace) -> None:
     if path.suffix == PARQUET:
         if not Path(arguments.input_file).is_file():
             raise InputError(
-                f"--input-file is {arguments.input_file}, but {path} also gets the texts, which are read twice; expected a "
-                "file, or --output-file FILE.npy"
+                f"--input-file is {arguments.input_file}, expected a file, because texts are read twice for {path}; or "
+                "give --output-file FILE.npy"
             )
         try:
             import pyarrow.parquet  # noqa: F401

@@ -69,9 +69,7 @@ class MaskFiller:
         words = iter(
             [
                 Candidate(token, probability)
-                for token, probability in zip(
-                    self._tokenizer.convert_ids_to_tokens(ids), probabilities, strict=True
-                )
+                for token, probability in zip(self._tokenizer.convert_ids_to_tokens(ids), probabilities, strict=True)
             ]
             for ids, probabilities in zip(found.indices.tolist(), found.values.tolist(), strict=True)
         )

@@ -66,9 +66,7 @@ def read_pooling(folder: Path, mode: str | None = None, normalize: bool | None =
         described = _read(settings) if settings.is_file() else {}
         prompt = (described.get("prompts") or {}).get(described.get("default_prompt_name"))
         found = replace(found, prompt=prompt or "")
-    return replace(
-        found, mode=mode or found.mode, normalize=found.normalize if normalize is None else normalize
-    )
+    return replace(found, mode=mode or found.mode, normalize=found.normalize if normalize is None else normalize)
 
 
 def _add_module(pooling: Pooling, folder: Path, module: dict[str, Any], *, ignore_others: bool) -> Pooling:

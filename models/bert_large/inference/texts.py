@@ -31,10 +31,11 @@ def read_texts(source: str, field: str | None = None) -> Iterator[str]:
         raise InputError(f"--field is {field!r}, but {source} has no fields; expected a file .jsonl, .csv or .tsv")
     else:
         texts = (text for _, text in read_lines(path))
-    number = -1
-    for number, text in enumerate(texts):
+    has_text = False
+    for text in texts:
         yield text
-    if number < 0:
+        has_text = True
+    if not has_text:
         raise DataError(f"{source} has no text, expected at least one")
 
 

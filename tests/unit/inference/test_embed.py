@@ -237,8 +237,10 @@ def test_models_that_cannot_be_computed(
 
 def test_roberta_has_fewer_positions_than_rows_of_their_table(model: Path, texts: Path, tmp_path: Path) -> None:
     """A text that is too long is truncated to the positions behind that of the padding token."""
-    config = RobertaConfig(vocab_size=78, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-                           intermediate_size=64, max_position_embeddings=20, pad_token_id=0, type_vocab_size=1)  # fmt: skip
+    config = RobertaConfig(
+        vocab_size=78, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
+        max_position_embeddings=20, pad_token_id=0, type_vocab_size=1,
+    )  # fmt: skip
     folder = tiny(tmp_path / "roberta", model, RobertaModel, config)
     assert embed(tmp_path / "out.npy", checkpoint_dir=folder, input_file=texts) == 0
     assert embed(tmp_path / "long.npy", checkpoint_dir=folder, input_file=texts, max_length=19) == 0
@@ -248,8 +250,8 @@ def test_roberta_has_fewer_positions_than_rows_of_their_table(model: Path, texts
 def test_a_sentence_transformers_folder(model: Path, texts: Path, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(model, folder / "0_Transformer")
-    modules = [{"type": f"sentence_transformers.models.{name}", "path": path}
-               for name, path in (("Transformer", "0_Transformer"), ("Pooling", "1_Pooling"), ("Normalize", "2"))]  # fmt: skip
+    paths = {"Transformer": "0_Transformer", "Pooling": "1_Pooling", "Normalize": "2_Normalize"}
+    modules = [{"type": f"sentence_transformers.models.{name}", "path": path} for name, path in paths.items()]
     (folder / "1_Pooling").mkdir()
     (folder / "modules.json").write_text(json.dumps(modules))
     (folder / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
