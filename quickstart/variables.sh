@@ -174,9 +174,9 @@ END
 }
 
 FINETUNE_VARIABLES=(
-  TASK DATASET_DIR CHECKPOINT_DIR OUTPUT_DIR VOCAB_FILE DO_LOWER_CASE SEEDS SEED SAVE_EVERY RESUME PREDICT_ONLY EPOCHS
-  BATCH_SIZE LEARNING_RATE WARMUP_SHARE WEIGHT_DECAY MAX_SEQ_LENGTH PRECISION MAX_TRAIN_SAMPLES MAX_EVAL_SAMPLES
-  HF_HOME OMP_NUM_THREADS ALLOCATOR OPENMP MODEL_DIR
+  TASK DATASET_DIR CHECKPOINT_DIR OUTPUT_DIR VOCAB_FILE DO_LOWER_CASE SEEDS SEED SAVE_EVERY RESUME ENGINE PREDICT_ONLY
+  EPOCHS BATCH_SIZE LEARNING_RATE WARMUP_SHARE WEIGHT_DECAY MAX_SEQ_LENGTH PRECISION MAX_TRAIN_SAMPLES
+  MAX_EVAL_SAMPLES HF_HOME OMP_NUM_THREADS ALLOCATOR OPENMP MODEL_DIR
 )
 FINETUNE_INPUTS=(
   DATASET_DIR CHECKPOINT_DIR VOCAB_FILE MODEL_DIR
@@ -188,6 +188,7 @@ declare -A FINETUNE_CHOICES=(
   [DO_LOWER_CASE]='0 1 false true no yes'
   [PREDICT_ONLY]='0 1 false true no yes'
   [RESUME]='auto never'
+  [ENGINE]='auto native eager'
   [PRECISION]='fp32 avx-fp32 bf16 bf32'
   [ALLOCATOR]='auto system tcmalloc jemalloc'
   [OPENMP]='pytorch intel'
@@ -206,6 +207,7 @@ print_FINETUNE_help() {
   SEED                    train once, with this seed
   SAVE_EVERY              steps between checkpoints (default: 200)
   RESUME                  auto: continue the folder's run; never: refuse a folder that holds a run (default: auto)
+  ENGINE                  native: C++ kernels; eager: plain PyTorch; auto: native where it can (default: auto)
   PREDICT_ONLY            only predict, with a fine-tuned model as CHECKPOINT_DIR; no training file is needed
                           (default: false)
   EPOCHS                  passes over the training examples (default: 3)

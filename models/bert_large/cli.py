@@ -29,6 +29,8 @@ COMMANDS = {
         "bert_large.finetune.command",
         "fine-tune a pretrained model on a labeled task: GLUE, SQuAD, entities",
     ),
+    "embed": ("bert_large.inference.embed_command", "compute embeddings of texts"),
+    "fill-mask": ("bert_large.inference.fill_mask_command", "predict the masked tokens of texts"),
     "evaluate": ("bert_large.train.evaluate_command", "evaluate a model folder on held-out records"),
     "convert": ("bert_large.convert.command", "convert a TensorFlow checkpoint to a model folder, or the reverse"),
     "export": ("bert_large.export.command", "export a model folder to ONNX, or to a Hugging Face folder with a card"),

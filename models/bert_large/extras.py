@@ -9,7 +9,7 @@ from pathlib import Path
 from bert_large.errors import InputError
 
 _PROJECT = Path(__file__).parents[2]
-_IN_IMAGES = {"finetune": "FINETUNE=1 ./build.sh makes an image that has them"}
+_IN_IMAGES = dict.fromkeys(("finetune", "inference"), "FINETUNE=1 ./build.sh makes an image that has them")
 
 
 def missing_extra(purpose: str, extra: str, found: object) -> InputError:

@@ -115,6 +115,20 @@ def test_performance_guide(workshop: Path) -> None:
 
 
 @pytest.mark.slow
+def test_inference_guide(workshop: Path, text: Path) -> None:
+    """Embeddings of three texts in both formats, and candidates for a masked token."""
+    (workshop / "data" / "texts.txt").write_text("the cat\na dog sat on the mat .\n\n")
+    model = tiny_model()
+    pretrained.save_model(
+        workshop / "runs" / "phase2" / "model_save", model, model.config, workshop / "data" / "bert" / "vocab.txt"
+    )
+    printed = documents.run_group("docs/finetuning_and_export.md", "inference", workshop, {})
+    assert printed.count("3 embeddings of 32 values") == 2
+    assert printed.count("mask 1 ") == 3
+    assert {"texts.npy", "texts.parquet"} <= {path.name for path in (workshop / "runs").iterdir()}
+
+
+@pytest.mark.slow
 def test_mlperf_guide(workshop: Path, text: Path) -> None:
     """From text and a TensorFlow checkpoint of a tiny model to a log; test_mlperf.py runs the guide's checker."""
     data = workshop / "data" / "mlperf"

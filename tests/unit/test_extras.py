@@ -12,7 +12,7 @@ from bert_large import extras
 from tests.support.runs import PROJECT
 
 
-@pytest.mark.parametrize("extra", ["plot", "mlperf", "tensorflow", "onnx", "finetune"])
+@pytest.mark.parametrize("extra", ["plot", "mlperf", "tensorflow", "onnx", "finetune", "inference"])
 def test_the_project_folder_is_installed(extra: str) -> None:
     message = str(extras.missing_extra("this", extra, "no module"))
     assert f"pip install -e {PROJECT}[{extra}]" in message.replace("'", "") and "image" in message

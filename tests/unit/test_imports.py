@@ -25,6 +25,7 @@ ORDER = (
     ("optim",),
     ("model",),
     ("engines",),
+    # Models of `transformers` on the native kernels: fine-tuning and inference use them.
     ("hugging_face",),
     ("train",),
     # `convert` makes checkpoints that training resumes from; `report` reads the folders of runs, also for model cards.
@@ -33,6 +34,8 @@ ORDER = (
     # Fine-tuning saves the tokenizer that `export` makes.
     ("plan", "export"),
     ("finetune",),
+    # Inference reads tokenizers and files of texts as fine-tuning does.
+    ("inference",),
     ("cli",),
     ("__main__",),
 )

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from bert_large.distributed.collectives import Ranks
 from bert_large.errors import UserError
 from bert_large.log import LOGGER
 from bert_large.observe.progress import LINE_EVERY_SECONDS
@@ -23,11 +24,12 @@ _TIMING_FILE = "timing.json"
 class Timer(TrainerCallback):
     """Sums the time of optimizer steps, without evaluations and checkpoints, over all restarts.
 
-    It writes the last file of a checkpoint, and therefore the checksums too.
+    Rank 0 writes the last file of a checkpoint, and therefore the checksums too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks) -> None:
         self.seconds = 0.0
+        self._ranks = ranks
         self._started = 0.0
 
     def resume(self, checkpoint: Path) -> None:
@@ -40,6 +42,9 @@ class Timer(TrainerCallback):
         self.seconds += time.perf_counter() - self._started
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._ranks.wait_for_all()  # every rank writes the state of its random numbers
+        if not self._ranks.is_main:
+            return
         folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         write_json(folder / _TIMING_FILE, {"seconds": self.seconds})
         write_checksums(folder)
@@ -81,14 +86,22 @@ class Log(TrainerCallback):
 
 
 class Stop(TrainerCallback):
-    """Ends training with a checkpoint after the step in which a signal arrived."""
+    """Ends training with a checkpoint after the step in which a signal arrived, at any rank."""
 
-    def __init__(self, stop: StopRequest) -> None:
-        self._stop = stop
+    def __init__(self, stop: StopRequest, ranks: Ranks) -> None:
+        self._stop, self._ranks = stop, ranks
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop.defer(math.inf)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self._stop.signal_number:
+        if is_stopped(self._stop, self._ranks):
             control.should_save = control.should_training_stop = True
+
+
+def is_stopped(stop: StopRequest, ranks: Ranks) -> bool:
+    """Return, on all ranks, whether one of them got a signal; then all know it. Called by all ranks."""
+    if not ranks.any(stop.signal_number > 0):
+        return False
+    stop.signal_number = max(ranks.gather(stop.signal_number))
+    return True

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
@@ -17,6 +19,11 @@ from bert_large.finetune.registry import TASKS, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
 from bert_large.storage.lock import FolderLock
+
+if TYPE_CHECKING:
+    from bert_large.distributed.collectives import Ranks
+    from bert_large.finetune.seeds import FinetuneRun
+    from bert_large.train.stopping import StopRequest
 
 _LARGEST_SEED = 2**32 - 1
 
@@ -51,6 +58,11 @@ class FinetuneOptions:
     resume: str = setting(
         "auto", "auto: continue the folder's run; never: refuse a folder that holds a run", choices=("auto", "never")
     )
+    engine: str = setting(
+        "auto",
+        "native: C++ kernels; eager: plain PyTorch; auto: native where it can",
+        choices=("auto", "native", "eager"),
+    )
     predict_only: bool = setting(
         False, "only predict, with a fine-tuned model as CHECKPOINT_DIR; no training file is needed"
     )
@@ -70,51 +82,79 @@ def run(arguments: argparse.Namespace) -> int:
     task_name(arguments)  # an unknown task is reported before missing packages
     _require_packages()
 
-    from bert_large.engines.precision import apply_precision
-    from bert_large.finetune.model import trained_labels
-    from bert_large.finetune.results import metrics_table, results_table
-    from bert_large.finetune.seed_run import PREDICTIONS, Stopped
-    from bert_large.finetune.seeds import FinetuneRun
-    from bert_large.finetune.tokenizer import load_tokenizer
-    from bert_large.hub import model_folder
-    from bert_large.log import LOGGER, start_logging
-    from bert_large.model.pretrained import check_model_intact
-    from bert_large.storage.output_folder import make_folder
+    from bert_large.distributed.joining import joined_ranks
     from bert_large.train.stopping import StopRequest
 
     _silence_libraries()
     stop = StopRequest()
     if not arguments.predict_only:
         stop.listen()
+    with joined_ranks("gloo") as ranks, ranks.busy("fine-tuning"), contextlib.ExitStack() as stack:
+        with ranks.failing_together():
+            finetune_run = _prepare(arguments, seeds, ranks, stack)
+        return _predict(finetune_run) if arguments.predict_only else _train(finetune_run, stop)
+
+
+def _prepare(
+    arguments: argparse.Namespace, seeds: tuple[int, ...], ranks: Ranks, stack: contextlib.ExitStack
+) -> FinetuneRun:
+    """Check the input, take the output folder until `stack` is closed, and return the run."""
+    from bert_large.engines.precision import apply_precision
+    from bert_large.finetune.model import trained_labels
+    from bert_large.finetune.seeds import FinetuneRun
+    from bert_large.finetune.tokenizer import load_tokenizer
+    from bert_large.hub import model_folder
+    from bert_large.log import start_logging
+    from bert_large.model.pretrained import check_model_intact
+    from bert_large.storage.output_folder import make_folder
+
     arguments.checkpoint_dir = model_folder(arguments.checkpoint_dir)
     check_model_intact(arguments.checkpoint_dir)
     labels = trained_labels(arguments.checkpoint_dir) if arguments.predict_only else None
     task = make_task(arguments, labels)
     settings = _settings(arguments, task)
+    if settings.batch_size % ranks.world_size:
+        raise InputError(f"batch_size is {settings.batch_size}, expected a multiple of the {ranks.world_size} ranks")
     tokenizer = load_tokenizer(arguments.checkpoint_dir, arguments.vocab_file, arguments.do_lower_case)
     length, positions = settings.max_seq_length, tokenizer.model_max_length
     if length > positions:
         raise InputError(f"max_seq_length is {length}, the model has positions for {positions}")
     make_folder(arguments.output_dir)
-    with FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)):
-        start_logging(arguments.output_dir / "train.log")
-        apply_precision(settings.precision)
-        finetune_run = FinetuneRun(
-            task=task, settings=settings, checkpoint_dir=arguments.checkpoint_dir, tokenizer=tokenizer,
-            data_dir=arguments.data_dir, output_dir=arguments.output_dir, seeds=seeds,
-            save_every=arguments.save_every, resume=arguments.resume == "auto",
-        )  # fmt: skip
-        if arguments.predict_only:
-            metrics = finetune_run.predict()["metrics"]
-            LOGGER.info("predictions are in %s", arguments.output_dir / PREDICTIONS)
-            sys.stdout.write(f"{metrics_table(task.name, metrics)}\n" if metrics else "")
-            return 0
-        try:
-            results = finetune_run.run(stop)
-        except Stopped:
-            LOGGER.info("stopped by signal %d; the same command resumes the run", stop.signal_number)
-            return 128 + stop.signal_number
-        sys.stdout.write(results_table(task.name, results) + "\n")
+    if ranks.is_main:
+        stack.enter_context(FolderLock(arguments.output_dir, "OUTPUT_DIR", lambda text: print(text, file=sys.stderr)))
+    start_logging(arguments.output_dir / "train.log" if ranks.is_main else None)
+    apply_precision(settings.precision)
+    return FinetuneRun(
+        task=task, settings=settings, checkpoint_dir=arguments.checkpoint_dir, tokenizer=tokenizer,
+        data_dir=arguments.data_dir, output_dir=arguments.output_dir, seeds=seeds, engine=arguments.engine,
+        save_every=arguments.save_every, resume=arguments.resume == "auto", ranks=ranks,
+    )  # fmt: skip
+
+
+def _predict(finetune_run: FinetuneRun) -> int:
+    from bert_large.finetune.results import metrics_table
+    from bert_large.finetune.seed_run import PREDICTIONS
+    from bert_large.log import LOGGER
+
+    metrics = finetune_run.predict()["metrics"]
+    LOGGER.info("predictions are in %s", finetune_run.output_dir / PREDICTIONS)
+    if metrics and finetune_run.ranks.is_main:
+        sys.stdout.write(f"{metrics_table(finetune_run.task.name, metrics)}\n")
+    return 0
+
+
+def _train(finetune_run: FinetuneRun, stop: StopRequest) -> int:
+    from bert_large.finetune.results import results_table
+    from bert_large.finetune.seed_run import Stopped
+    from bert_large.log import LOGGER
+
+    try:
+        results = finetune_run.run(stop)
+    except Stopped:
+        LOGGER.info("stopped by signal %d; the same command resumes the run", stop.signal_number)
+        return 128 + stop.signal_number
+    if finetune_run.ranks.is_main:
+        sys.stdout.write(results_table(finetune_run.task.name, results) + "\n")
     return 0
 
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 import transformers
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -18,12 +17,14 @@ from safetensors.torch import load_file
 from transformers import PreTrainedTokenizerFast, Trainer, TrainerCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from bert_large.engines.precision import get_precision
+from bert_large.config.hugging_face import IGNORED_LABEL
+from bert_large.distributed.collectives import Ranks
 from bert_large.errors import DamageError, UserError
-from bert_large.finetune.callbacks import LOWER_RATE, Log, Stop, Timer
+from bert_large.finetune.callbacks import LOWER_RATE, Log, Stop, Timer, is_stopped
 from bert_large.finetune.model import load_task_model
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
+from bert_large.hugging_face.engine import apply_engine
 from bert_large.log import LOGGER
 from bert_large.storage.atomic import explain_write_errors, remove_tree
 from bert_large.storage.integrity import check_checksums, write_checksums
@@ -78,19 +79,23 @@ class SeedRun:
     folder: Path
     save_every: int
     """Optimizer steps between checkpoints."""
+    engine: str
+    ranks: Ranks
+    """All share each batch and the folder; rank 0 writes."""
 
     def run(self, stop: StopRequest) -> dict[str, Any]:
         """Train, predict every split with the best weights, write the predictions, and return the metrics.
 
         Raises `Stopped` after a signal: before the start, or during training after writing a checkpoint.
         """
-        if stop.signal_number:
+        if is_stopped(stop, self.ranks):
             raise Stopped
         set_seed(self.seed)  # for the initial weights of the head
         model = load_task_model(self.checkpoint_dir, self.task)
+        LOGGER.info(apply_engine(model, self.engine, self.settings.precision))
         trainer = TaskTrainer(self.task, self.data, self.tokenizer, model, self._arguments())
-        timer = Timer()
-        for callback in (timer, _KeepBest(self), Log(self.seed), Stop(stop)):
+        timer = Timer(self.ranks)
+        for callback in (timer, _KeepBest(self), Log(self.seed), Stop(stop, self.ranks)):
             trainer.add_callback(callback)
         resumed = self._newest_checkpoint()
         if resumed is not None:
@@ -108,7 +113,7 @@ class SeedRun:
             "best_step": best_step,
             "train_seconds": timer.seconds,
             "train_samples_per_second": samples / timer.seconds,
-            "metrics": predict_splits(trainer, self.task, self.data, self.folder / PREDICTIONS),
+            "metrics": predict_splits(trainer, self.task, self.data, self.folder / PREDICTIONS, self.ranks),
         }
 
     def _arguments(self) -> TrainingArguments:
@@ -117,6 +122,7 @@ class SeedRun:
         return trainer_arguments(
             settings,
             self.folder / CHECKPOINTS,
+            self.ranks,
             seed=self.seed,
             data_seed=self.seed,
             num_train_epochs=settings.epochs,
@@ -134,7 +140,12 @@ class SeedRun:
         )
 
     def _newest_checkpoint(self) -> Path | None:
-        """Return the newest intact checkpoint; delete newer ones, which a killed process left unfinished."""
+        """Return the newest intact checkpoint, the same on all ranks."""
+        found = self.ranks.broadcast(self._find_checkpoint() if self.ranks.is_main else None)
+        return None if found is None else self.folder / CHECKPOINTS / found
+
+    def _find_checkpoint(self) -> str | None:
+        """Return the name of the newest intact checkpoint; delete newer ones, which a kill left unfinished."""
         found = (self.folder / CHECKPOINTS).glob("checkpoint-[0-9]*")
         for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
             try:
@@ -143,7 +154,7 @@ class SeedRun:
                 LOGGER.warning("warning: seed %d: %s; deleting that checkpoint", self.seed, error)
                 remove_tree(path)
             else:
-                return path
+                return path.name
         return None
 
     def save_best(self, model: Any) -> None:
@@ -151,11 +162,13 @@ class SeedRun:
         for name, weights in model.named_parameters():
             if not weights.isfinite().all():
                 raise UserError(f"seed {self.seed}: {name} is no longer finite: training diverged. {LOWER_RATE}")
-        with partial_folder(self.folder / MODEL) as partial:
-            model.save_pretrained(partial)
-            self.tokenizer.save_pretrained(partial)
-            write_checksums(partial)
-            publish_model(partial, self.folder / MODEL)
+        if self.ranks.is_main:
+            with partial_folder(self.folder / MODEL) as partial:
+                model.save_pretrained(partial)
+                self.tokenizer.save_pretrained(partial)
+                write_checksums(partial)
+                publish_model(partial, self.folder / MODEL)
+        self.ranks.wait_for_all()
 
 
 @contextlib.contextmanager
@@ -173,22 +186,26 @@ def explain_trainer_errors(folder: Path) -> Iterator[None]:
             raise
 
 
-def trainer_arguments(settings: FinetuneSettings, folder: Path, **more: Any) -> TrainingArguments:
-    """Return the arguments of training and of predicting alone."""
-    size, is_bf16 = settings.batch_size, get_precision(settings.precision).autocast_dtype == torch.bfloat16
+def trainer_arguments(settings: FinetuneSettings, folder: Path, ranks: Ranks, **more: Any) -> TrainingArguments:
+    """Return the arguments of training and of predicting alone; the ranks share the sequences of each batch."""
+    size, is_bf16 = settings.batch_size // ranks.world_size, settings.precision == "bf16"
     return TrainingArguments(
         output_dir=str(folder), use_cpu=True, bf16=is_bf16, per_device_train_batch_size=size,
-        per_device_eval_batch_size=size, report_to=[], disable_tqdm=True, dataloader_pin_memory=False, **more,
+        per_device_eval_batch_size=size, report_to=[], disable_tqdm=True, dataloader_pin_memory=False,
+        ddp_find_unused_parameters=False, **more,
     )  # fmt: skip
 
 
-def predict_splits(trainer: Trainer, task: Task, data: EncodedSplits, folder: Path) -> dict[str, dict[str, float]]:
+def predict_splits(
+    trainer: Trainer, task: Task, data: EncodedSplits, folder: Path, ranks: Ranks
+) -> dict[str, dict[str, float]]:
     """Predict every split, write the predictions into `folder`, and return the metrics of the splits with labels."""
     folder.mkdir(exist_ok=True)
     metrics = {}
     for name, split in (data.evaluation | data.test).items():
         outcome = trainer.predict(split.features)
-        task.write_predictions(folder, name, *split, outcome.predictions)
+        if ranks.is_main:
+            task.write_predictions(folder, name, *split, outcome.predictions)
         if name in data.evaluation:
             metrics[name] = task.compute_metrics(*split, outcome.predictions)
     return metrics
@@ -214,6 +231,19 @@ class TaskTrainer(Trainer):
         )
         self._task, self._data = task, data
         self.remove_callback(PrinterCallback)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the mean loss over the labels of a batch. In training, they are those of all ranks.
+
+        The base class multiplies losses by the number of ranks that are means already, as those of classification.
+        """
+        loss, outputs = super().compute_loss(model, inputs, return_outputs=True)
+        if model.training and num_items_in_batch is not None:
+            own = (inputs["labels"] != IGNORED_LABEL).sum()
+            loss = loss * (own * self.args.world_size / num_items_in_batch)  # gradients are averaged over the ranks
+        return (loss, outputs) if return_outputs else loss
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
         watched = self._data.watched

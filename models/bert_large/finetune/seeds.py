@@ -12,6 +12,7 @@ from typing import Any
 from datasets import Dataset
 from transformers import PreTrainedTokenizerFast
 
+from bert_large.distributed.collectives import Ranks
 from bert_large.errors import InputError
 from bert_large.finetune.model import load_task_model
 from bert_large.finetune.results import RESULTS_FILE, best_seed, summarize
@@ -29,6 +30,7 @@ from bert_large.finetune.seed_run import (
 )
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Splits, Task
+from bert_large.hugging_face.engine import apply_engine
 from bert_large.log import LOGGER
 from bert_large.model.pretrained import check_model_folder
 from bert_large.model.weight_files import weight_shards
@@ -54,33 +56,42 @@ class FinetuneRun:
     save_every: int
     resume: bool
     """Continue the run in the folder, if there is one; else the folder must not hold a run."""
+    engine: str
+    ranks: Ranks
+    """All share each batch and the folder; rank 0 writes."""
 
     def run(self, stop: StopRequest) -> dict[str, Any]:
         """Train every unfinished seed; return the content of results.json. The caller holds the folder's lock."""
-        splits = self._limited(self.task.load(self.data_dir))
-        self._claim(splits)
-        data = self._encode(splits)
+        with self.ranks.failing_together():
+            splits = self._limited(self.task.load(self.data_dir))
+            if self.ranks.is_main:
+                self._claim(splits)
+            data = self._encode(splits)
         seeds = [self._run_seed(seed, data, stop) for seed in self.seeds]
         best = best_seed(seeds, self.task.main_metric)
-        self._publish(best)
         results = {"task": self.task.name, "main_metric": self.task.main_metric, "best_seed": best}
         results |= {"summary": summarize(seeds), "seeds": seeds}
-        write_json(self.output_dir / RESULTS_FILE, results)
+        if self.ranks.is_main:
+            self._publish(best)
+            write_json(self.output_dir / RESULTS_FILE, results)
         return results
 
     def predict(self) -> dict[str, Any]:
         """Predict with a fine-tuned model, without training; return the content of results.json."""
-        if (self.output_dir / RUN_FILE).exists():
-            raise InputError(f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder for predictions")
-        splits = self.task.load(self.data_dir, training=False)
-        data = self._encode(self._limited(dataclasses.replace(splits, train=None)))
-        model = load_task_model(self.checkpoint_dir, self.task, trained=True)
-        arguments = trainer_arguments(self.settings, self.output_dir / CHECKPOINTS)
+        with self.ranks.failing_together():
+            if (self.output_dir / RUN_FILE).exists():
+                raise InputError(f"OUTPUT_DIR {self.output_dir} holds a run; give an empty folder for predictions")
+            splits = self.task.load(self.data_dir, training=False)
+            data = self._encode(self._limited(dataclasses.replace(splits, train=None)))
+            model = load_task_model(self.checkpoint_dir, self.task, trained=True)
+            LOGGER.info(apply_engine(model, self.engine, self.settings.precision))
+        arguments = trainer_arguments(self.settings, self.output_dir / CHECKPOINTS, self.ranks)
         trainer = TaskTrainer(self.task, data, self.tokenizer, model, arguments)
         with explain_write_errors(self.output_dir):
-            metrics = predict_splits(trainer, self.task, data, self.output_dir / PREDICTIONS)
+            metrics = predict_splits(trainer, self.task, data, self.output_dir / PREDICTIONS, self.ranks)
         results = {"task": self.task.name, "metrics": metrics}
-        write_json(self.output_dir / RESULTS_FILE, results)
+        if self.ranks.is_main:
+            write_json(self.output_dir / RESULTS_FILE, results)
         return results
 
     def _limited(self, splits: Splits) -> Splits:
@@ -135,18 +146,21 @@ class FinetuneRun:
 
     def _run_seed(self, seed: int, data: EncodedSplits, stop: StopRequest) -> dict[str, Any]:
         folder = self._seed_folder(seed)
-        if (folder / RESULTS_FILE).exists():
+        if self.ranks.broadcast((folder / RESULTS_FILE).exists()):
             LOGGER.info("seed %d is finished", seed)
         else:
             seed_run = SeedRun(
                 task=self.task, data=data, checkpoint_dir=self.checkpoint_dir, tokenizer=self.tokenizer,
-                settings=self.settings, seed=seed, folder=folder, save_every=self.save_every,
+                settings=self.settings, seed=seed, folder=folder, save_every=self.save_every, engine=self.engine,
+                ranks=self.ranks,
             )  # fmt: skip
             with explain_trainer_errors(folder):
                 results = seed_run.run(stop)
-            write_json(folder / RESULTS_FILE, results)
-        remove_tree(folder / CHECKPOINTS)
-        return read_json(folder / RESULTS_FILE)
+            if self.ranks.is_main:
+                write_json(folder / RESULTS_FILE, results)
+        if self.ranks.is_main:
+            remove_tree(folder / CHECKPOINTS)
+        return self.ranks.broadcast(read_json(folder / RESULTS_FILE) if self.ranks.is_main else None)
 
     def _seed_folder(self, seed: int) -> Path:
         folder = self.output_dir / f"seed-{seed}"
