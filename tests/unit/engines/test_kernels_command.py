@@ -7,15 +7,16 @@ from pathlib import Path
 import bert_large.cpu
 import pytest
 from bert_large.cli import main
+from bert_large.cpp_library import FOLDER_VARIABLE, CppLibrary
 from bert_large.engines.native import build
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for kernels, on a CPU with AVX2 only; compiling takes no time."""
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "kernels"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setattr(bert_large.cpu, "read_cpu_flags", lambda: frozenset({"fma", "avx2"}))
-    monkeypatch.setattr(build, "_compile", lambda instruction_set, library: library.write_text(instruction_set))
+    monkeypatch.setattr(CppLibrary, "_compile", lambda self, library: library.write_text(self.name))
     return tmp_path / "kernels"
 
 
@@ -34,13 +35,13 @@ def test_kernels_are_built(
     printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert [name for name, _ in printed] == expected
     for name, path in printed:
-        assert Path(path) == folder / build.library_name(name)
-        assert Path(path).read_text() == name
+        assert Path(path) == folder / build.kernels(name).file_name
+        assert Path(path).read_text() == f"bert_large-{name}"
 
 
 def test_existing_kernels_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["kernels"]) == 0
-    monkeypatch.setattr(build, "_compile", None)
+    monkeypatch.setattr(CppLibrary, "_compile", None)
     assert main(["kernels"]) == 0
 
 
@@ -57,7 +58,7 @@ def test_an_old_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "no-compiler")
     assert main(["kernels", "--instruction-set", "avx2"]) == 1
     error = capsys.readouterr().err

@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Build what is missing; print a line with instruction set and path for each library."""
     # torch is imported only here, after the options are parsed
     from bert_large.cpu import read_cpu_flags
-    from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, build_kernels
+    from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, kernels
 
     if arguments.all:
         chosen = list(INSTRUCTION_SETS)
@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # on standard error, apart from the paths
     for name in chosen:
-        path = build_kernels(name)
+        path = kernels(name).build()
         sys.stdout.write(f"{name}  {path}\n")
         sys.stdout.flush()
     return 0
