@@ -79,7 +79,7 @@ def choose_backends(asked: str | None = None) -> tuple[tuple[str, ...], str]:
     return ("gloo",), "oneCCL is not installed"
 
 
-def load_ccl(local_rank: int, local_ranks: int) -> str:
+def load_ccl(local_rank: int, local_ranks: int, *, one_host: bool) -> str:
     """Register the backend `ccl` with PyTorch, and return a description of it.
 
     That is the one of this package, or Intel's bindings where only those are installed. Raises `UserError` if it cannot
@@ -90,7 +90,7 @@ def load_ccl(local_rank: int, local_ranks: int) -> str:
     if has_oneccl():
         from bert_large.distributed import ccl
 
-        return ccl.load(local_ranks)
+        return ccl.load(local_ranks, one_host=one_host)
     try:
         importlib.import_module(_INTELS_BINDINGS)  # registers the backend
     except (ImportError, OSError) as error:

@@ -126,7 +126,7 @@ def _start_backend(asked: str | None, store: distributed.Store, rank: int, hosts
     oneccl = ""
     if "ccl" in candidates:
         here = [number for number, host in enumerate(hosts) if host == hosts[rank]]
-        oneccl = load_ccl(here.index(rank), len(here))
+        oneccl = load_ccl(here.index(rank), len(here), one_host=len(here) == len(hosts))
     attempts = itertools.count()
 
     def start(backend: str) -> None:

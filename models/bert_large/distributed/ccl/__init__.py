@@ -41,15 +41,15 @@ def bindings(oneccl: OneCcl) -> CppLibrary:
     )
 
 
-def load(local_ranks: int) -> str:
+def load(local_ranks: int, *, one_host: bool) -> str:
     """Load the backend, built if necessary, and register it with `torch.distributed` as `ccl`; return a description.
 
-    `local_ranks` is the number of ranks on this host. oneCCL's environment variables are set, unless the user has
-    set them. Raises `LibraryBuildError` if the backend cannot be built or loaded.
+    `local_ranks` is the number of ranks on this host, `one_host` whether these are all. oneCCL's environment variables
+    are set, unless the user has set them. Raises `LibraryBuildError` if the backend cannot be built or loaded.
     """
     oneccl = find_oneccl()
     remove_stale_segments()
-    os.environ |= transport_variables(oneccl, os.environ, local_ranks=local_ranks)
+    os.environ |= transport_variables(oneccl, os.environ, local_ranks=local_ranks, one_host=one_host)
     bindings(oneccl).load()
     if "CCL" not in distributed.Backend._plugins:
         distributed.Backend.register_backend("ccl", _create_group, devices=["cpu"])

@@ -105,17 +105,20 @@ def worker_variables(
     return {name: value for name, value in variables.items() if not environment.get(name)}
 
 
-def transport_variables(oneccl: OneCcl, environment: Mapping[str, str], *, local_ranks: int) -> dict[str, str]:
+def transport_variables(
+    oneccl: OneCcl, environment: Mapping[str, str], *, local_ranks: int, one_host: bool
+) -> dict[str, str]:
     """Return the variables of the transport between ranks, except those that are set already.
 
     libfabric connects the ranks: over TCP on the interface of gloo, or over a provider of its choice if the host has
-    RDMA devices. Ranks of one host exchange data in shared memory if there is room for the segments of all.
+    RDMA devices. If all ranks are on one host, they exchange data in shared memory, provided that it has room for the
+    segments of all. With several hosts, oneCCL 2021.16 took the ranks of all for its own and could not start.
     """
     variables = {
         "CCL_ATL_TRANSPORT": "ofi",
         "CCL_OFI_LIBRARY_PATH": str(oneccl.fabric),
         "FI_PROVIDER_PATH": str(oneccl.fabric.parent),
-        "CCL_ATL_SHM": "1" if _free_shared_bytes() > local_ranks * _SEGMENT_BYTES else "0",
+        "CCL_ATL_SHM": "1" if one_host and _free_shared_bytes() > local_ranks * _SEGMENT_BYTES else "0",
         "CCL_ALLREDUCE": _SUMS_IN_ORDER,
         "CCL_LOG_LEVEL": "error",
     }
