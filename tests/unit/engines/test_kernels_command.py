@@ -8,12 +8,14 @@ import bert_large.cpu
 import pytest
 from bert_large.cli import main
 from bert_large.cpp_library import FOLDER_VARIABLE, CppLibrary
+from bert_large.distributed.ccl import bindings, libraries
 from bert_large.engines.native import build
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for kernels, on a CPU with AVX2 only; compiling takes no time."""
+    """A folder for kernels, on a CPU with AVX2 only, without oneCCL; compiling takes no time."""
+    monkeypatch.setattr(libraries, "has_oneccl", lambda: False)
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setattr(bert_large.cpu, "read_cpu_flags", lambda: frozenset({"fma", "avx2"}))
     monkeypatch.setattr(CppLibrary, "_compile", lambda self, library: library.write_text(self.name))
@@ -37,6 +39,20 @@ def test_kernels_are_built(
     for name, path in printed:
         assert Path(path) == folder / build.kernels(name).file_name
         assert Path(path).read_text() == f"bert_large-{name}"
+
+
+@pytest.mark.parametrize(("arguments", "built"), [([], True), (["--all"], True), (["--instruction-set=avx2"], False)])
+def test_the_bindings_for_oneccl_are_built(
+    arguments: list[str], built: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it is installed, unless one instruction set of the kernels is asked for."""
+    oneccl = libraries.OneCcl("2021.16.2", folder / "libccl.so.1", folder, folder / "libfabric.so.1")
+    monkeypatch.setattr(libraries, "has_oneccl", lambda: True)
+    monkeypatch.setattr(libraries, "find_oneccl", lambda: oneccl)
+    assert main(["kernels", *arguments]) == 0
+    path = bindings(oneccl).find()
+    assert (path is not None) == built
+    assert (f"oneccl  {path}\n" in capsys.readouterr().out) == built
 
 
 def test_existing_kernels_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
