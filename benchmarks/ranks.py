@@ -190,7 +190,8 @@ def render(results: dict[str, Any]) -> str:
         f"{results['vocab_size']}), {results['precision']}, engine {results['engine']}, "
         f"{results['global_batch_size']} sequences per step "
         f"({results['tokens']} tokens, most on a rank over mean {results['most_tokens_over_mean']:.4f}), "
-        f"{results['ranks']} ranks of {results['cores_per_rank']} cores over {results['backend']}, buckets of {results['bucket_mb']:g} MiB, "
+        f"{results['ranks']} ranks of {results['cores_per_rank']} cores over {results['backend']}, "
+        f"buckets of {results['bucket_mb']:g} MiB, "
         f"{results['rounds']} alternating rounds",
         format_table(rows),
     ]

@@ -157,7 +157,8 @@ def render(results: dict[str, Any]) -> str:
     rows = [["", *cases]]
     for name, found in tables.items():
         rows.append([name, *(
-            f"{case['median']:.2f} ({case['lower_quartile']:.2f}-{case['upper_quartile']:.2f}), {case['cpu_median']:.2f}"
+            f"{case['median']:.2f} ({case['lower_quartile']:.2f}-{case['upper_quartile']:.2f}), "
+            f"{case['cpu_median']:.2f}"
             for case in found.values()
         )])  # fmt: skip
     heading = (
@@ -170,9 +171,7 @@ def render(results: dict[str, Any]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = script_parser(SumOptions, "sums over ranks, by backend, transport and size")
-    parser.add_argument(
-        "--sizes-mb", type=float, nargs="+", default=SumOptions.sizes_mb, help="sizes in 10^6 bytes"
-    )
+    parser.add_argument("--sizes-mb", type=float, nargs="+", default=SumOptions.sizes_mb, help="sizes in 10^6 bytes")
     return measure_and_print(parse_options(SumOptions, parser.parse_args(argv)), measure, render)
 
 

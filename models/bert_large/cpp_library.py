@@ -48,7 +48,7 @@ class CppLibrary:
     name: str
     """The beginning of its file name."""
     title: str
-    """What it is, for messages: "the native kernels"."""
+    """Its name in messages, in the plural: "the native kernels"."""
     sources: Path
     """Folder with the sources. Every `.cpp` file in it is compiled."""
     options: tuple[str, ...] = ()
@@ -132,7 +132,9 @@ class CppLibrary:
                 yield from sorted(folder.glob(f"{self.prefix}-*.so"))
 
     def _all_options(self) -> list[str]:
-        abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"  # std::string as in PyTorch's libraries
+        abi = (
+            f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"  # std::string as in PyTorch's libraries
+        )
         return [*_COMPILER_OPTIONS, *self.options, abi]
 
     def _compile(self, library: Path) -> None:

@@ -38,7 +38,7 @@ ENDLESS = {"max_steps": 100_000, "total_steps": 100_000, "save_every": 10, "eval
 
 @pytest.mark.parametrize("ranks", [2, 3, 4])
 def test_operations(ranks: int) -> None:
-    """Sums within the rounding of n - 1 additions and the same in every run, all else exact; what is not supported is refused."""
+    """Sums within the rounding of n - 1 additions and the same in every run, all else exact; the rest is refused."""
     results = finish(start_ranks(ranks, str(OPERATIONS), "ccl"))
     assert [done.returncode for done in results] == [0] * ranks, results[0].stderr
     found = [json.loads(done.stdout.splitlines()[-1]) for done in results]
@@ -84,9 +84,7 @@ def test_four_ranks(task: Task, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [("gloo", "ccl"), ("ccl", "gloo")])
-def test_resuming_over_the_other_backend(
-    task: Task, over_gloo: Path, tmp_path: Path, before: str, after: str
-) -> None:
+def test_resuming_over_the_other_backend(task: Task, over_gloo: Path, tmp_path: Path, before: str, after: str) -> None:
     output = train(task, tmp_path, backend=before)
     for path in list_checkpoints(output / "checkpoints")[1:]:
         shutil.rmtree(path)

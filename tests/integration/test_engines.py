@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bert_large.engines import available_engines, ipex
 from bert_large.cpp_library import FOLDER_VARIABLE
+from bert_large.engines import available_engines, ipex
 from bert_large.engines.native import build
 
 from tests.support.runs import Task, eval_rows, run_here, run_torchrun, step_rows, without_timings

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from bert_large.cpp_library import LibraryBuildError
 from bert_large.engines import ipex
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
-from bert_large.cpp_library import LibraryBuildError
 from bert_large.engines.native.build import load_kernels
 from bert_large.engines.precision import get_precision
 from bert_large.errors import InputError

@@ -98,8 +98,8 @@ def _warn_of_slow_fp16() -> str | None:
     if ratio < _SLOW_RATIO:
         return None
     return (
-        f"fp16 matrix products take {ratio:.0f} times as long as fp32's with PyTorch {torch.__version__}, although this "
-        "CPU has instructions for them; use PRECISION=bf16 or fp32, or PyTorch 2.13"
+        f"fp16 matrix products take {ratio:.0f} times as long as fp32's with PyTorch {torch.__version__}, although "
+        "this CPU has instructions for them; use PRECISION=bf16 or fp32, or PyTorch 2.13"
     )
 
 

@@ -64,9 +64,7 @@ def test_the_programs_option_can_choose_oneccl(
     monkeypatch.setattr(backend, "find_oneccl", lambda: None)
     variables = launch.with_options({"BACKEND": "gloo", "BIND": ""}, ["-m", "bert_large", "pretrain", *words])
     plan = make_plan(variables, read_machine("two_nodes", tmp_path))
-    assert [list(placement.ccl_worker_cpus) for placement in plan.placements] == (
-        [[0], [28]] if ccl else [[], []]
-    )
+    assert [list(placement.ccl_worker_cpus) for placement in plan.placements] == ([[0], [28]] if ccl else [[], []])
 
 
 def test_the_launcher_checks_the_programs_backend(
@@ -250,9 +248,7 @@ def test_the_backend(
         ({"gloo": 0.0195, "ccl": 0.02}, "ccl"),
     ],
 )
-def test_the_fastest_backend(
-    seconds: dict[str, float], expected: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_fastest_backend(seconds: dict[str, float], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One process group at a time, the last one with the fastest backend; the favorite wins ties."""
     events: list[str] = []
     monkeypatch.setattr(backend, "_time_sum", lambda: seconds[events[-1]])

@@ -82,7 +82,9 @@ def test_workers_share_the_last_core(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "CCL_YIELD" not in worker_variables({"CCL_YIELD": "pause"}, local_rank=0, local_ranks=1, cpus=[0])
 
 
-@pytest.mark.parametrize(("free", "one_host", "shared"), [(1 << 27, True, "0"), ((1 << 27) + 1, True, "1"), (1 << 30, False, "0")])
+@pytest.mark.parametrize(
+    ("free", "one_host", "shared"), [(1 << 27, True, "0"), ((1 << 27) + 1, True, "1"), (1 << 30, False, "0")]
+)
 def test_shared_memory_is_used_if_it_suffices(
     free: int, one_host: bool, shared: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

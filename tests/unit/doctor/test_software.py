@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from bert_large import cpp_library
 from bert_large.doctor import software
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
-from bert_large import cpp_library
 from bert_large.engines.native.build import kernels
 
 TORCH = "/venv/lib/python3.11/site-packages/torch/lib/libgomp.so.1"

@@ -1,7 +1,7 @@
 """A backend of `torch.distributed` over oneCCL, for CPU tensors: `BACKEND=ccl`.
 
-Intel's own bindings have ended with PyTorch 2.7. This backend needs the extra `ccl`, which has oneCCL's libraries, and a
-C++ compiler the first time.
+Intel's own bindings ended with PyTorch 2.7. This backend needs the extra `ccl`, which has oneCCL's libraries, and a C++
+compiler the first time.
 """
 
 from __future__ import annotations
