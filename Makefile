@@ -82,7 +82,7 @@ format: $(VENV)/.installed-test ## format the Python code
 	$(bin)/ruff check --fix
 
 clean: ## remove the environments and the tools' caches
-	rm -rf $(VENV) $(IPEX_VENV) build models/bert_large/engines/native/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IPEX_VENV) build models/bert_large/engines/native/built models/bert_large/distributed/ccl/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
 

@@ -45,6 +45,7 @@ class Job:
     model: ModelConfig
     engine: str
     precision: str
+    backend: str
     batches: StepBatches
     """Those of one rank; the others take their own part of the same global batch."""
 
@@ -186,7 +187,8 @@ def _serve(connection: Connection, job: Job, cores: Sequence[int], rank: int, wo
     torch.set_num_threads(len(cores))
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world_size), "LOCAL_RANK": str(rank),
                    "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    with joined_ranks() as ranks, contextlib.suppress(EOFError):
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # as the launcher does
+    with joined_ranks(job.backend) as ranks, contextlib.suppress(EOFError):
         part = _Rank(job, ranks)
         connection.send({})
         while True:

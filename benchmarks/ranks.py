@@ -45,6 +45,7 @@ class RankOptions(PhaseOptions):
     rounds: int = setting(5, "timed rounds", within=COUNT, variable="")
     layers: int = setting(4, "encoder layers", within=COUNT, variable="")
     ranks: int = setting(2, "ranks, which share the cores", within=COUNT, variable="")
+    backend: str = setting("gloo", "communication backend", choices=("gloo", "ccl"), variable="")
     compare: Sequence[str] = COMPARISONS
     bucket_mb: Sequence[float] = (1.0, 5.0, 100.0)
 
@@ -101,7 +102,8 @@ def measure(options: RankOptions) -> dict[str, Any]:
     tasks = _make_tasks(options.compare, options.bucket_mb)
     with tempfile.TemporaryDirectory(prefix="bert-large-bench-") as folder:
         batches = open_batches(Path(folder), options.model, options, steps=1)
-        job = Job(model=options.model, engine=options.engine, precision=options.precision, batches=batches)
+        job = Job(model=options.model, engine=options.engine, precision=options.precision, backend=options.backend,
+                  batches=batches)  # fmt: skip
         with _groups(job, cores, "one" in options.compare) as (several, one):
             variants = {name: several.variant(name, task, options.warmups) for name, task in tasks.items()}
             if one is not None:
@@ -113,6 +115,7 @@ def measure(options: RankOptions) -> dict[str, Any]:
     return {
         **describe_run("ranks", options, engine.name),
         "phase": options.phase,
+        "backend": options.backend,
         "ranks": ranks,
         "cores_per_rank": len(cores[0]),
         "threads": sum(map(len, cores)),
@@ -185,7 +188,8 @@ def render(results: dict[str, Any]) -> str:
         f"{results['vocab_size']}), {results['precision']}, engine {results['engine']}, "
         f"{results['global_batch_size']} sequences per step "
         f"({results['tokens']} tokens, most on a rank over mean {results['most_tokens_over_mean']:.4f}), "
-        f"{results['ranks']} ranks of {results['cores_per_rank']} cores, buckets of {results['bucket_mb']:g} MiB, "
+        f"{results['ranks']} ranks of {results['cores_per_rank']} cores over {results['backend']}, "
+        f"buckets of {results['bucket_mb']:g} MiB, "
         f"{results['rounds']} alternating rounds",
         format_table(rows),
     ]

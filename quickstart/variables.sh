@@ -140,8 +140,8 @@ print_PRETRAIN_help() {
   BUCKET_MB               size of the gradient buckets that are reduced together (default: 25)
   GRADIENT_COMPRESSION    type to which gradients are rounded for communication (default: none)
   ZERO1                   shard the optimizer state across ranks (ZeRO-1) (default: false)
-  BACKEND                 communication backend of several ranks (default: ccl where oneCCL's bindings are installed,
-                          else gloo)
+  BACKEND                 communication backend of several ranks (default: the faster of ccl and gloo where oneCCL is
+                          installed, else gloo)
   RANK_SILENCE            time without a sign of life from a rank after which the others end (default: 20)
   RANK_TIMEOUT            time for which a rank may keep others waiting, alive but without progress (default: 600)
   MLPERF_LOG              file for the run's MLPerf log, such as result_0.txt (default: none)

@@ -155,8 +155,8 @@ def test_there_is_no_compiler(engine: Engine, image: Image) -> None:
 
 def test_the_kernels_are_those_of_every_instruction_set(engine: Engine, image: Image) -> None:
     code = (
-        "from bert_large.engines.native.build import INSTRUCTION_SETS, library_prefix; "
-        "print(*sorted(map(library_prefix, INSTRUCTION_SETS)))"
+        "from bert_large.engines.native.build import INSTRUCTION_SETS, kernels; "
+        "print(*sorted(kernels(name).prefix for name in INSTRUCTION_SETS))"
     )
     found = inside(engine, image.name, "ls", "/workspace/bert-large/kernels").split()
     assert [name.rpartition("-")[0] for name in found] == python(engine, image.name, code).split()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bert_large.cpp_library import FOLDER_VARIABLE
 from bert_large.engines import available_engines, ipex
 from bert_large.engines.native import build
 
@@ -103,7 +104,7 @@ def test_without_a_compiler(
 ) -> None:
     """Exit code 1 and one line with the remedy, also for `auto`, which never falls back to eager."""
     monkeypatch.setattr(ipex, "find_fault", lambda: "not here")
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "kernels"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     build.load_kernels.cache_clear()
     assert run_here(*task.arguments(tmp_path / "out", engine=engine)) == 1
@@ -116,7 +117,7 @@ def test_without_a_compiler(
 
 def test_nothing_is_built_for_eager(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The eager engine needs neither compiler nor kernels."""
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "kernels"))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setenv("CXX", "no-such-compiler")
     task.run(tmp_path / "out", engine="eager", max_steps=1, eval_dir="none")
     assert not (tmp_path / "kernels").exists()

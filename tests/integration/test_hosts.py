@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from bert_large.distributed.ccl.libraries import has_oneccl
 from bert_large.train.checkpoint import list_checkpoints
 
 from tests.support.hosts import Host, HostsError, missing_for_hosts, two_hosts
@@ -17,6 +18,7 @@ from tests.support.runs import PROJECT, Task, assert_same_losses, finish, free_p
 
 pytestmark = pytest.mark.slow
 
+NEEDS_ONECCL = pytest.mark.skipif(not has_oneccl(), reason="the extra ccl is not installed")
 RUN = {"max_steps": 150, "save_every": 20, "eval_dir": "none"}
 
 
@@ -46,14 +48,16 @@ def one_rank(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return task.run(tmp_path_factory.mktemp("hosts") / "one", **RUN)
 
 
-def start(task: Task, hosts: tuple[Host, Host], outputs: tuple[Path, Path]) -> list[subprocess.Popen[str]]:
+def start(
+    task: Task, hosts: tuple[Host, Host], outputs: tuple[Path, Path], backend: str
+) -> list[subprocess.Popen[str]]:
     """Start phase 1 on both hosts as a user does, with an output folder for each."""
     settings = {**task.settings, **RUN}
     own_names = {"global_batch_size": "BATCH_SIZE"}
     variables = {own_names.get(name, name.upper()): str(value) for name, value in settings.items()}
     variables |= {
         "PRECISION": "fp32", "DATASET_DIR": str(task.dataset_dir), "CONFIG_FILE": str(task.config_file),
-        "NNODES": "2", "MASTER_ADDR": hosts[0].address, "MASTER_PORT": str(free_port()),
+        "NNODES": "2", "MASTER_ADDR": hosts[0].address, "MASTER_PORT": str(free_port()), "BACKEND": backend,
         "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     script = str(PROJECT / "quickstart" / "run_bert_pretrain_phase1.sh")
@@ -63,13 +67,16 @@ def start(task: Task, hosts: tuple[Host, Host], outputs: tuple[Path, Path]) -> l
     ]
 
 
-def test_a_host_that_is_cut_off(task: Task, hosts: tuple[Host, Host], one_rank: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", ["gloo", pytest.param("ccl", marks=NEEDS_ONECCL)])
+def test_a_host_that_is_cut_off(
+    task: Task, hosts: tuple[Host, Host], one_rank: Path, tmp_path: Path, backend: str
+) -> None:
     """Both ranks end and name the other one; connected again, they resume and have the losses of one rank.
 
     The hosts share no output folder: the first has all results, the second has none.
     """
     outputs = (tmp_path / "a", tmp_path / "b")
-    processes = start(task, hosts, outputs)
+    processes = start(task, hosts, outputs, backend)
     wait_for_steps(outputs[0], 30)
     hosts[1].cut_off()
     results = finish(processes)
@@ -81,7 +88,7 @@ def test_a_host_that_is_cut_off(task: Task, hosts: tuple[Host, Host], one_rank: 
     assert list_checkpoints(outputs[0] / "checkpoints")
 
     hosts[1].connect()
-    for done in finish(start(task, hosts, outputs)):
+    for done in finish(start(task, hosts, outputs, backend)):
         assert done.returncode == 0, done.stderr
     assert "resuming after step" in (outputs[0] / "train.log").read_text()
     assert_same_losses(outputs[0], one_rank)

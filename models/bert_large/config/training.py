@@ -350,7 +350,7 @@ class Communication:
         None,
         "communication backend of several ranks",
         choices=("ccl", "mpi", "gloo"),
-        default_text="ccl where oneCCL's bindings are installed, else gloo",
+        default_text="the faster of ccl and gloo where oneCCL is installed, else gloo",
     )
     rank_silence: float = setting(
         RANK_SILENCE_SECONDS,

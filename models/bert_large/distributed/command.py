@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 
-from bert_large.distributed.backend import choose_backend
+from bert_large.distributed.backend import choose_backends
 from bert_large.distributed.launch import describe_plan, make_plan
 from bert_large.distributed.topology import read_topology
 
@@ -24,6 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
     plan = make_plan(os.environ, read_topology())
     lines = describe_plan(plan, os.environ)
     if plan.uses_torchrun:
-        lines.append("backend {}: {}".format(*choose_backend(os.environ.get("BACKEND"))))
+        names, reason = choose_backends(os.environ.get("BACKEND"))
+        lines.append(f"backend {' or '.join(names)}: {reason}")
     sys.stdout.writelines(f"{line}\n" for line in lines)
     return 0

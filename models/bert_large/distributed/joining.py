@@ -7,18 +7,19 @@ ranks of different versions or backends could wait for one another forever.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from torch import distributed
 
 from bert_large.config.training import RANK_SILENCE_SECONDS, RANK_TIMEOUT_SECONDS
-from bert_large.distributed.backend import check_backend, choose_backend, will_use_ccl
+from bert_large.distributed.backend import can_use_ccl, check_backend, choose_backends, load_ccl, start_fastest
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.consistency import require_agreement, software
 from bert_large.distributed.heartbeat import Heartbeat, announce, end_process
@@ -90,7 +91,7 @@ def _join(
         store = distributed.TCPStore(host, port, is_master=is_host, timeout=timeout, wait_for_workers=False)
         connection = distributed.PrefixStore(prefix, store)
         announce(connection, rank)
-        alike = {**software(), "backend ccl": will_use_ccl(asked)}
+        alike = {**software(), "backend ccl": can_use_ccl(asked)}
         connection.set(f"hello/{rank}", json.dumps({"host": socket.gethostname(), "alike": alike}))
         hellos = [json.loads(value) for value in _gather_keys(connection, "hello", world_size, timeout_seconds)]
         # The heartbeat has a connection of its own, because a connection serves one call at a time.
@@ -111,11 +112,34 @@ def _join(
         silence_seconds=silence_seconds, stall_seconds=timeout_seconds,
     )  # fmt: skip
     heartbeat.start()
-    backend, reason = choose_backend(asked)
-    with _output_dropped():  # gloo of PyTorch 2.8 prints there that it is connected, amid the JSON of a command
-        distributed.init_process_group(backend, store=connection, rank=rank, world_size=world_size, timeout=_NEVER)
+    backend, reason = _start_backend(asked, connection, rank, [hello["host"] for hello in hellos])
     local_rank = whole_number(os.environ, "LOCAL_RANK", least=0) or 0
     return Ranks(rank, world_size, local_rank, backend, reason, names, heartbeat), heartbeat
+
+
+def _start_backend(asked: str | None, store: distributed.Store, rank: int, hosts: Sequence[str]) -> tuple[str, str]:
+    """Initialize the process group with the backend that is asked for, or the fastest; return it and the reason.
+
+    `hosts` are the hosts of all ranks.
+    """
+    candidates, reason = choose_backends(asked)
+    oneccl = ""
+    if "ccl" in candidates:
+        here = [number for number, host in enumerate(hosts) if host == hosts[rank]]
+        oneccl = load_ccl(here.index(rank), len(here), one_host=len(here) == len(hosts))
+    attempts = itertools.count()
+
+    def start(backend: str) -> None:
+        own = distributed.PrefixStore(f"backend_{next(attempts)}", store)  # a store keeps the keys of the one before
+        with _output_dropped():  # gloo of PyTorch 2.8 prints there that it is connected, amid the JSON of a command
+            distributed.init_process_group(backend, store=own, rank=rank, world_size=len(hosts), timeout=_NEVER)
+
+    if len(candidates) > 1:
+        backend, reason = start_fastest(candidates, start)
+    else:
+        backend = candidates[0]
+        start(backend)
+    return backend, f"{reason}; {oneccl}" if backend == "ccl" else reason
 
 
 @contextlib.contextmanager

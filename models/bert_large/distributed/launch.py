@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from bert_large import cli
 from bert_large.distributed import bind
-from bert_large.distributed.backend import check_backend, will_use_ccl
+from bert_large.distributed.backend import check_backend, sets_cores_aside
 from bert_large.distributed.hosts import MAX_PORT, Machines, find_interface, find_machines, whole_number
 from bert_large.distributed.network import free_port
 from bert_large.distributed.placement import RankPlacement, default_ranks, leave_unbound, place_ranks
@@ -82,7 +82,7 @@ def make_plan(variables: Mapping[str, str], topology: Topology) -> Plan:
     if bound == "none":
         placements = leave_unbound(topology, ranks)
     else:
-        placements = place_ranks(topology, ranks, ccl=several and will_use_ccl(variables.get("BACKEND")))
+        placements = place_ranks(topology, ranks, ccl=several and sets_cores_aside(variables.get("BACKEND")))
     threads = whole_number(variables, "OMP_NUM_THREADS", least=1)
     if threads is not None:
         placements = tuple(replace(placement, threads=threads) for placement in placements)

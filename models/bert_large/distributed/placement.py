@@ -12,7 +12,8 @@ from bert_large.errors import InputError
 
 MAX_CCL_WORKERS = 4
 """Most cores of a rank that are reserved for oneCCL's workers; the same number as in Intel's package."""
-_CORES_PER_CCL_WORKER = 4
+_CORES_PER_CCL_WORKER = 16
+"""A rank with fewer cores reserves none: its worker sleeps while it waits, and shares a core with computation."""
 _LEAST_PART = 0.75
 """Ranks do not cross NUMA nodes as long as the smallest rank has at least this part of an even share of all cores."""
 
@@ -113,8 +114,8 @@ def _share_of_threads(topology: Topology, ranks: int, rank: int) -> int:
 
 
 def _ccl_workers(cores: int) -> int:
-    """Return the number of cores that a rank reserves: a quarter, 1 to `MAX_CCL_WORKERS`, but 0 of a single core."""
-    return 0 if cores == 1 else max(1, min(MAX_CCL_WORKERS, cores // _CORES_PER_CCL_WORKER))
+    """Return the number of cores that a rank reserves: one in 16, at most `MAX_CCL_WORKERS`."""
+    return min(MAX_CCL_WORKERS, cores // _CORES_PER_CCL_WORKER)
 
 
 def _memory_nodes(nodes: Sequence[Node], cores: Sequence[_Core]) -> tuple[int, ...]:

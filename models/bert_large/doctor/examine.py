@@ -11,7 +11,7 @@ from pathlib import Path
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import PHASE_SEQ_LENGTHS
 from bert_large.cpu import read_cpu_flags, read_cpu_model
-from bert_large.distributed.backend import will_use_ccl
+from bert_large.distributed.backend import can_use_ccl
 from bert_large.distributed.launch import Plan
 from bert_large.distributed.topology import read_topology
 from bert_large.doctor import memory, processor, software, system
@@ -76,7 +76,7 @@ def _memory(
 
 def _system(variables: Mapping[str, str], plan: Plan | None) -> Iterator[Finding]:
     huge_pages, shared = system.HUGE_PAGES_FILE, Path("/dev/shm")
-    uses_ccl = plan is not None and plan.uses_torchrun and will_use_ccl(variables.get("BACKEND"))
+    uses_ccl = plan is not None and plan.uses_torchrun and can_use_ccl(variables.get("BACKEND"))
     yield system.check_huge_pages(huge_pages.read_text() if huge_pages.exists() else None)
     yield system.check_shared_memory(shutil.disk_usage(shared).total if shared.is_dir() else None, uses_ccl)
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)

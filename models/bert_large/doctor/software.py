@@ -12,17 +12,10 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from bert_large.cpp_library import LibraryBuildError, compiler_name, find_compiler
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
 from bert_large.engines.ipex.library import find_fault, ipex_version
-from bert_large.engines.native.build import (
-    INSTRUCTION_SETS,
-    KernelBuildError,
-    best_instruction_set,
-    compiler_name,
-    find_compiler,
-    find_kernels,
-    kernel_folders,
-)
+from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, kernels
 from bert_large.observe.machine import describe_allocator, package_version
 
 _MODULES = ("torch", "numpy", "h5py", "tokenizers", "sentencex")
@@ -36,9 +29,9 @@ def check_kernels(cpu_flags: frozenset[str]) -> Finding:
     topic = "native kernels"
     try:
         name = best_instruction_set(cpu_flags)
-    except KernelBuildError as error:
+    except LibraryBuildError as error:
         return Finding(PROBLEM, topic, f"none of {', '.join(INSTRUCTION_SETS)} runs on this CPU", str(error))
-    library = find_kernels(name)
+    library = kernels(name).find()
     if library is not None:
         return Finding(OK, topic, f"{name}: {library}")
     if find_compiler() is None:
@@ -46,8 +39,8 @@ def check_kernels(cpu_flags: frozenset[str]) -> Finding:
             PROBLEM, topic, f"those for {name} are not built, and the compiler {compiler_name()} is not installed",
             "install a C++ compiler (Debian, Ubuntu: apt-get install g++), or train with ENGINE=eager, much slower",
         )  # fmt: skip
-    if not any(map(_can_be_written, kernel_folders())):
-        folders = ", ".join(map(str, kernel_folders()))
+    if not any(map(_can_be_written, kernels(name).folders)):
+        folders = ", ".join(map(str, kernels(name).folders))
         found = f"those for {name} are not built, and none of the folders {folders} can be written to"
         return Finding(PROBLEM, topic, found, "set BERT_LARGE_KERNELS_DIR to a folder that can be written to")
     found = f"those for {name} are not built yet; the first run builds them in about a minute"

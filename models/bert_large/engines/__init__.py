@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from bert_large.cpp_library import LibraryBuildError
 from bert_large.engines import ipex
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
-from bert_large.engines.native.build import KernelBuildError, load_kernels
+from bert_large.engines.native.build import load_kernels
 from bert_large.engines.precision import get_precision
 from bert_large.errors import InputError
 from bert_large.model.operations import Operations
@@ -53,7 +54,7 @@ def _choose(precision: str) -> tuple[str, str]:
         return "eager", f"auto: the native engine has no kernels for {precision}"
     try:
         load_kernels()
-    except KernelBuildError as error:
+    except LibraryBuildError as error:
         if ipex.find_fault() is not None:
             raise
         return "ipex", f"auto: the faster native engine is not available: {error}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from bert_large.log import LOGGER
 
 PRODUCT_FLAGS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
 """CPU flags of the instructions for matrix products of a type."""
+
+_SLOW_RATIO = 10.0
+"""Time of an fp16 product over fp32's from which it is reported: with instructions for fp16 it is below 2."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class Precision:
         found = [flag for flag in flags if flag in cpu_flags]
         how = f"with {', '.join(found)}" if found else "(emulated)"
         weights = "fp32 master weights" + (", dynamic loss scaling" if self.scales_loss else "")
-        warning = None if found else (
+        warning = _warn_of_slow_fp16() if found and products == "fp16" else None if found else (
             f"this CPU has none of the {products} instructions ({', '.join(flags)}): {self.name} is emulated and "
             "can be many times slower than fp32; use PRECISION=fp32 here"
         )  # fmt: skip
@@ -82,6 +86,35 @@ def apply_precision(name: str) -> Precision:
         LOGGER.warning("warning: %s", warning)
     torch.set_float32_matmul_precision(precision.matmul_precision)
     return precision
+
+
+def _warn_of_slow_fp16() -> str | None:
+    """Return a warning if fp16 products are slow in spite of the CPU's instructions.
+
+    oneDNN 3.12.3, in PyTorch 2.14, computes them in plain loops, a thousand times slower than before (PyTorch's issue
+    193951). Whether this PyTorch does is found by computing one product.
+    """
+    ratio = half_product_ratio()
+    if ratio < _SLOW_RATIO:
+        return None
+    return (
+        f"fp16 matrix products take {ratio:.0f} times as long as fp32's with PyTorch {torch.__version__}, although "
+        "this CPU has instructions for them; use PRECISION=bf16 or fp32, or PyTorch 2.13"
+    )
+
+
+def half_product_ratio() -> float:
+    """Return the time of a product of fp16 matrices over that of fp32 matrices: the best of three of 256 rows each."""
+    seconds = {}
+    for dtype in (torch.float16, torch.float32):
+        factor = torch.ones(256, 256, dtype=dtype)
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            torch.mm(factor, factor)
+            times.append(time.perf_counter() - begun)
+        seconds[dtype] = min(times)
+    return seconds[torch.float16] / seconds[torch.float32]
 
 
 def _describe_bf32() -> tuple[str, str | None]:

@@ -140,9 +140,9 @@ def test_variables_of_oneccl(tmp_path: Path) -> None:
     """The worker cores of all ranks, in the order of ranks; values set by the user stay."""
     placements = place_ranks(read_machine("two_nodes", tmp_path), 2, ccl=True)
     variables = bind.rank_variables(placements, 1, {})
-    assert variables["OMP_NUM_THREADS"] == "24"
+    assert variables["OMP_NUM_THREADS"] == "27"
     assert {name: value for name, value in variables.items() if name.startswith("CCL")} == {
-        "CCL_WORKER_COUNT": "4", "CCL_WORKER_AFFINITY": "0,1,2,3,28,29,30,31", "CCL_PROCESS_LAUNCHER": "none",
+        "CCL_WORKER_COUNT": "1", "CCL_WORKER_AFFINITY": "0,28", "CCL_PROCESS_LAUNCHER": "none",
         "CCL_LOCAL_SIZE": "2", "CCL_LOCAL_RANK": "1",
     }  # fmt: skip
     assert "CCL_WORKER_COUNT" not in bind.rank_variables(placements, 1, {"CCL_WORKER_COUNT": "2"})

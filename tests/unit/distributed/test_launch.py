@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from bert_large.distributed import backend, command, launch
+from bert_large.distributed.ccl.libraries import OneCclMissingError
 from bert_large.distributed.hosts import Machines
 from bert_large.distributed.launch import describe_plan, make_plan
 from bert_large.errors import InputError, UserError
@@ -39,9 +41,9 @@ def test_a_cpu_limit_is_described(tmp_path: Path) -> None:
 
 def test_cores_for_oneccl_are_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are reserved with several ranks only: a single rank does not communicate."""
-    monkeypatch.setattr(backend, "_is_installed", lambda package: True)
+    monkeypatch.setattr(backend, "find_oneccl", lambda: None)
     lines = described("two_nodes", tmp_path / "two", BACKEND="ccl")
-    assert lines[2] == ("rank 0 here: 24 threads on CPUs 4-27 of NUMA node 0, memory of node 0, CPUs 0-3 for oneCCL")
+    assert lines[2] == ("rank 0 here: 27 threads on CPUs 1-27 of NUMA node 0, memory of node 0, CPUs 0 for oneCCL")
     assert "oneCCL" not in described("one_node", tmp_path / "one", BACKEND="ccl")[-1]
 
 
@@ -59,12 +61,10 @@ def test_the_programs_option_can_choose_oneccl(
     words: list[str], ccl: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes precedence over the variable, as in the ranks; the last one counts."""
-    monkeypatch.setattr(backend, "_is_installed", lambda package: True)
+    monkeypatch.setattr(backend, "find_oneccl", lambda: None)
     variables = launch.with_options({"BACKEND": "gloo", "BIND": ""}, ["-m", "bert_large", "pretrain", *words])
     plan = make_plan(variables, read_machine("two_nodes", tmp_path))
-    assert [list(placement.ccl_worker_cpus) for placement in plan.placements] == (
-        [[0, 1, 2, 3], [28, 29, 30, 31]] if ccl else [[], []]
-    )
+    assert [list(placement.ccl_worker_cpus) for placement in plan.placements] == ([[0], [28]] if ccl else [[], []])
 
 
 def test_the_launcher_checks_the_programs_backend(
@@ -192,52 +192,89 @@ def test_a_single_rank_with_restarts_uses_torchrun(tmp_path: Path) -> None:
 
 def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """On this machine, with the backend and the reason for its choice."""
+    monkeypatch.setattr(backend, "has_oneccl", lambda: False)
     for name, value in {"RANKS_PER_NODE": "3", "BIND": "none", "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     assert command.run(argparse.Namespace()) == 0
     *_, rank, reason = capsys.readouterr().out.splitlines()
     assert rank.startswith("rank 2 here: 1 thread on ")
-    assert reason == "backend gloo: oneCCL's bindings are not installed"
+    assert reason == "backend gloo: oneCCL is not installed"
 
 
 @pytest.mark.parametrize(
-    ("asked", "ccl", "mpi", "launched", "expected"),
+    ("asked", "oneccl", "intels", "mpi", "launched", "expected"),
     [
-        (None, False, False, False, ("gloo", "oneCCL's bindings are not installed")),
-        (None, True, True, True, ("ccl", "oneCCL's bindings are installed")),
-        (None, False, True, False, ("gloo", "oneCCL's bindings are not installed")),
-        (None, False, True, True,
-         ("mpi", "oneCCL's bindings are not installed, PyTorch has MPI and mpirun started the ranks")),
-        ("gloo", True, True, True, ("gloo", "asked for")),
-        ("ccl", True, False, False, ("ccl", "asked for")),
-        ("mpi", True, True, False, ("mpi", "asked for")),
+        (None, False, False, False, False, ["gloo"]),
+        (None, True, False, True, True, ["gloo", "ccl"]),
+        (None, True, True, False, False, ["gloo", "ccl"]),
+        (None, False, True, True, True, ["ccl"]),
+        (None, False, False, True, False, ["gloo"]),
+        (None, False, False, True, True, ["mpi"]),
+        ("gloo", True, True, True, True, ["gloo"]),
+        ("ccl", True, False, False, False, ["ccl"]),
+        ("ccl", False, True, False, False, ["ccl"]),
+        ("mpi", True, True, True, False, ["mpi"]),
     ],
-)  # fmt: skip
+)
 def test_the_backend(
-    asked: str | None, ccl: bool, mpi: bool, launched: bool, expected: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    asked: str | None,
+    oneccl: bool,
+    intels: bool,
+    mpi: bool,
+    launched: bool,
+    expected: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The one that is asked for, or those to compare; cores are set aside only if ranks are certain to use oneCCL."""
     monkeypatch.setattr("torch.distributed.is_mpi_available", lambda: mpi)
-    monkeypatch.setattr(backend, "_is_installed", lambda package: ccl)
-    loaded: list[str] = []
-    monkeypatch.setattr(importlib, "import_module", loaded.append)
+    monkeypatch.setattr(backend, "has_oneccl", lambda: oneccl)
+    if oneccl:
+        monkeypatch.setattr(backend, "find_oneccl", lambda: None)
+    monkeypatch.setattr(backend, "_has_intels_bindings", lambda: intels)
     if launched:
         monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
-    assert backend.choose_backend(asked) == expected
-    assert loaded == (["oneccl_bindings_for_pytorch"] if expected[0] == "ccl" else [])
-    assert backend.will_use_ccl(asked) == (expected[0] == "ccl")
+    names, reason = backend.choose_backends(asked)
+    assert list(names) == expected
+    assert (reason == "asked for") == (asked is not None)
+    assert backend.can_use_ccl(asked) == ("ccl" in expected)
+    assert backend.sets_cores_aside(asked) == (expected == ["ccl"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ({"gloo": 0.05, "ccl": 0.02}, "ccl"),
+        ({"gloo": 0.02, "ccl": 0.05}, "gloo"),
+        ({"gloo": 0.0195, "ccl": 0.02}, "ccl"),
+    ],
+)
+def test_the_fastest_backend(seconds: dict[str, float], expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One process group at a time, the last one with the fastest backend; the favorite wins ties."""
+    events: list[str] = []
+    monkeypatch.setattr(backend, "_time_sum", lambda: seconds[events[-1]])
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: events.append("end"))
+    found, reason = backend.start_fastest(("gloo", "ccl"), events.append)
+    assert found == expected
+    assert events == ["gloo", "end", "ccl", *(["end", "gloo"] if expected == "gloo" else [])]
+    assert all(f"{name} {1000 * value:.1f} ms" in reason for name, value in seconds.items())
 
 
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ("ccl", "BACKEND is ccl, .*oneccl_bindings_for_pytorch"),
+        ("ccl", r"BACKEND=ccl .*oneccl-cpu.*\[ccl\]"),
         ("mpi", "BACKEND is mpi, .*PyTorch"),
         ("nccl", "BACKEND is 'nccl'"),
     ],
 )
-def test_an_unavailable_backend_is_refused(asked: str, message: str) -> None:
+def test_an_unavailable_backend_is_refused(asked: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "find_oneccl", raise_missing)
     with pytest.raises(InputError, match=message):
-        backend.choose_backend(asked)
+        backend.choose_backends(asked)
+
+
+def raise_missing() -> None:
+    raise OneCclMissingError("No module named oneccl-cpu")
 
 
 def test_mpi_is_not_for_torchruns_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -245,16 +282,19 @@ def test_mpi_is_not_for_torchruns_ranks(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setattr("torch.distributed.is_mpi_available", lambda: True)
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
-    assert backend.choose_backend()[0] == "gloo"
+    assert "mpi" not in backend.choose_backends()[0]
     with pytest.raises(InputError, match=r"BACKEND is mpi, .*mpirun"):
-        backend.choose_backend("mpi")
+        backend.choose_backends("mpi")
     with pytest.raises(InputError, match=r"BACKEND is mpi, .*mpirun"):
         make_plan({"BACKEND": "mpi"}, read_machine("two_nodes", tmp_path))
 
 
-def test_missing_bindings_are_reported_before_ranks_are_started(tmp_path: Path) -> None:
+def test_missing_libraries_are_reported_before_ranks_are_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A single rank does not communicate, and needs none."""
-    with pytest.raises(InputError, match=r"BACKEND is ccl, .*oneccl_bindings"):
+    monkeypatch.setattr(backend, "find_oneccl", raise_missing)
+    with pytest.raises(InputError, match=r"BACKEND=ccl .*oneccl-cpu"):
         make_plan({"BACKEND": "ccl"}, read_machine("two_nodes", tmp_path / "two"))
     make_plan({"BACKEND": "ccl"}, read_machine("one_node", tmp_path / "one"))
 
@@ -264,5 +304,8 @@ def test_bindings_that_cannot_be_loaded_are_an_error(monkeypatch: pytest.MonkeyP
     (tmp_path / "oneccl_bindings_for_pytorch.py").write_text("raise ImportError('undefined symbol: _ZN3c10')")
     monkeypatch.syspath_prepend(tmp_path)
     assert importlib.util.find_spec("oneccl_bindings_for_pytorch") is not None
+    monkeypatch.setattr(backend, "has_oneccl", lambda: False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert backend.choose_backends()[0] == ("ccl",)
     with pytest.raises(UserError, match=r"undefined symbol: _ZN3c10; .* BACKEND=gloo"):
-        backend.choose_backend()
+        backend.load_ccl(0, 1, one_host=True)

@@ -7,9 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from bert_large import cpp_library
 from bert_large.doctor import software
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
-from bert_large.engines.native import build
+from bert_large.engines.native.build import kernels
 
 TORCH = "/venv/lib/python3.11/site-packages/torch/lib/libgomp.so.1"
 INTEL = "/opt/my libs/libiomp5.so"
@@ -57,7 +58,7 @@ AVX2 = frozenset({"avx2", "fma"})
 
 def test_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not built yet; without a compiler; in a folder that cannot be written to; built; on a CPU without any."""
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cpp_library.FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "sh")  # exists and is never called
     waiting = software.check_kernels(AVX2)
     assert waiting.level == WARNING and "bert-large kernels" in waiting.remedy
@@ -66,12 +67,12 @@ def test_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lacking.level == PROBLEM and "no-such-compiler" in lacking.found
     monkeypatch.setenv("CXX", "sh")
     (tmp_path / "file").touch()
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "file/kernels"))
+    monkeypatch.setenv(cpp_library.FOLDER_VARIABLE, str(tmp_path / "file/kernels"))
     closed = software.check_kernels(AVX2)
     assert closed.level == PROBLEM and str(tmp_path / "file/kernels") in closed.found
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
-    (tmp_path / build.library_name("avx2")).touch()
-    assert software.check_kernels(AVX2).found == f"avx2: {tmp_path / build.library_name('avx2')}"
+    monkeypatch.setenv(cpp_library.FOLDER_VARIABLE, str(tmp_path))
+    (tmp_path / kernels("avx2").file_name).touch()
+    assert software.check_kernels(AVX2).found == f"avx2: {tmp_path / kernels('avx2').file_name}"
     assert software.check_kernels(frozenset({"sse2"})).level == PROBLEM
 
 

@@ -7,7 +7,7 @@ from bert_large import engines
 from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
-from bert_large.engines.native.build import KernelBuildError
+from bert_large.engines.native.build import LibraryBuildError
 from bert_large.errors import InputError
 
 
@@ -35,7 +35,7 @@ def test_fp16_is_computed_by_eager() -> None:
 
 def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """`auto` is IPEX where it is installed, with the reason; elsewhere it is an error, and never eager."""
-    error = KernelBuildError("no compiler; install one")
+    error = LibraryBuildError("no compiler; install one")
 
     def load() -> str:
         raise error
@@ -48,6 +48,6 @@ def test_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     assert line.startswith("engine ipex: made in bf16 (auto: ") and str(error) in line
     assert resolve_engine("auto", "fp16")[0].name == "eager"
     monkeypatch.setattr(engines.ipex, "find_fault", lambda: "not installed")
-    with pytest.raises(KernelBuildError) as caught:
+    with pytest.raises(LibraryBuildError) as caught:
         resolve_engine("auto", "bf16")
     assert caught.value is error

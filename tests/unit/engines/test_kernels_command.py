@@ -7,15 +7,18 @@ from pathlib import Path
 import bert_large.cpu
 import pytest
 from bert_large.cli import main
+from bert_large.cpp_library import FOLDER_VARIABLE, CppLibrary
+from bert_large.distributed.ccl import bindings, libraries
 from bert_large.engines.native import build
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for kernels, on a CPU with AVX2 only; compiling takes no time."""
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path / "kernels"))
+    """A folder for kernels, on a CPU with AVX2 only, without oneCCL; compiling takes no time."""
+    monkeypatch.setattr(libraries, "has_oneccl", lambda: False)
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "kernels"))
     monkeypatch.setattr(bert_large.cpu, "read_cpu_flags", lambda: frozenset({"fma", "avx2"}))
-    monkeypatch.setattr(build, "_compile", lambda instruction_set, library: library.write_text(instruction_set))
+    monkeypatch.setattr(CppLibrary, "_compile", lambda self, library: library.write_text(self.name))
     return tmp_path / "kernels"
 
 
@@ -34,13 +37,27 @@ def test_kernels_are_built(
     printed = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert [name for name, _ in printed] == expected
     for name, path in printed:
-        assert Path(path) == folder / build.library_name(name)
-        assert Path(path).read_text() == name
+        assert Path(path) == folder / build.kernels(name).file_name
+        assert Path(path).read_text() == f"bert_large-{name}"
+
+
+@pytest.mark.parametrize(("arguments", "built"), [([], True), (["--all"], True), (["--instruction-set=avx2"], False)])
+def test_the_bindings_for_oneccl_are_built(
+    arguments: list[str], built: bool, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it is installed, unless one instruction set of the kernels is asked for."""
+    oneccl = libraries.OneCcl("2021.16.2", folder / "libccl.so.1", folder, folder / "libfabric.so.1")
+    monkeypatch.setattr(libraries, "has_oneccl", lambda: True)
+    monkeypatch.setattr(libraries, "find_oneccl", lambda: oneccl)
+    assert main(["kernels", *arguments]) == 0
+    path = bindings(oneccl).find()
+    assert (path is not None) == built
+    assert (f"oneccl  {path}\n" in capsys.readouterr().out) == built
 
 
 def test_existing_kernels_are_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert main(["kernels"]) == 0
-    monkeypatch.setattr(build, "_compile", None)
+    monkeypatch.setattr(CppLibrary, "_compile", None)
     assert main(["kernels"]) == 0
 
 
@@ -57,7 +74,7 @@ def test_an_old_cpu(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
 
 
 def test_no_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv(build.FOLDER_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "no-compiler")
     assert main(["kernels", "--instruction-set", "avx2"]) == 1
     error = capsys.readouterr().err

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from bert_large.cpp_library import find_compiler
 from bert_large.engines.native import build
 
 EMULATION = Path(__file__).resolve().parents[2] / "support" / "amx_emulation"
@@ -17,7 +18,7 @@ def test_amx_attention(tmp_path: Path) -> None:
 
     Probabilities and their gradients are rounded to bfloat16 as factors, each with an error of up to 2^-9.
     """
-    compiler = build.find_compiler()
+    compiler = find_compiler()
     assert compiler is not None
     sources = [EMULATION / "compare.cpp", *(build.SOURCES / name for name in ("attention.cpp", "attention_amx.cpp"))]
     program = tmp_path / "compare"

@@ -15,17 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from bert_large import cpp_library
+from bert_large.cpp_library import FOLDER_VARIABLE, CppLibrary, LibraryBuildError, find_compiler
 from bert_large.engines.native import build
-from bert_large.engines.native.build import (
-    FOLDER_VARIABLE,
-    INSTRUCTION_SETS,
-    KernelBuildError,
-    best_instruction_set,
-    build_kernels,
-    find_kernels,
-    kernel_folders,
-    library_name,
-)
+from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, kernels
 
 from tests.support.runs import PROJECT, finish, process_environment
 
@@ -50,7 +43,7 @@ def test_best_instruction_set(flags: str, expected: str) -> None:
 
 @pytest.mark.parametrize("flags", ["", "sse4_2 avx f16c", "avx avx2", "fma avx512f avx512bw avx512vl avx512dq"])
 def test_a_cpu_that_is_too_old(flags: str) -> None:
-    with pytest.raises(KernelBuildError, match=r"avx2 and fma.*--engine eager"):
+    with pytest.raises(LibraryBuildError, match=r"avx2 and fma.*--engine eager"):
         best_instruction_set(flags.split())
 
 
@@ -79,28 +72,28 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=list(CHANGES))
 def test_the_name_changes_with_the_sources(sources: Path, change: Callable[[Path], object]) -> None:
-    before = library_name("avx2")
-    assert library_name("avx2") == before
+    before = kernels("avx2").file_name
+    assert kernels("avx2").file_name == before
     change(sources)
-    assert library_name("avx2") != before
+    assert kernels("avx2").file_name != before
 
 
 def test_the_name_changes_with_the_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Instruction set, options, PyTorch, std::string's layout, C library and compiler."""
-    names = {library_name(name) for name in INSTRUCTION_SETS}
+    names = {kernels(name).file_name for name in INSTRUCTION_SETS}
     changes: list[tuple[object, str, object]] = [
-        (build, "_COMPILER_OPTIONS", ["-O1"]),
+        (build, "_COMPILER_OPTIONS", ("-O1",)),
         (torch, "__version__", "9.8.7+cu99"),
         (torch.version, "git_version", "0123456"),
         (torch, "compiled_with_cxx11_abi", lambda: False),
         (platform, "libc_ver", lambda: ("glibc", "9.9")),
-        (build, "compiler_version", lambda: "g++ 99.1"),
+        (cpp_library, "compiler_version", lambda: "g++ 99.1"),
     ]
     for target, name, value in changes:
         monkeypatch.setattr(target, name, value)
-        names |= {library_name(name) for name in INSTRUCTION_SETS}
+        names |= {kernels(name).file_name for name in INSTRUCTION_SETS}
     assert len(names) == 3 * (1 + len(changes))
-    assert library_name("avx2").startswith("bert_large-avx2-torch9.8.7-cu99-")
+    assert kernels("avx2").file_name.startswith("bert_large-avx2-torch9.8.7-cu99-")
 
 
 # --- Where builds are, and which of them is used
@@ -113,54 +106,54 @@ def unknown_user(user_id: int) -> None:
 def test_folders_of_builds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder that is named, or the package's and the user's; also for a user without a home."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
-    assert kernel_folders() == [tmp_path]
+    assert kernels("avx2").folders == (tmp_path,)
     monkeypatch.delenv(FOLDER_VARIABLE)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     own = Path(build.__file__).parent / "built"
-    assert kernel_folders() == [own, tmp_path / "cache" / "bert-large"]
+    assert kernels("avx2").folders == (own, tmp_path / "cache" / "bert-large")
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert kernel_folders() == [own, tmp_path / ".cache" / "bert-large"]
+    assert kernels("avx2").folders == (own, tmp_path / ".cache" / "bert-large")
     monkeypatch.delenv("HOME")
     monkeypatch.setattr("pwd.getpwuid", unknown_user)
-    assert kernel_folders() == [own]
+    assert kernels("avx2").folders == (own,)
 
 
 @pytest.fixture
 def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Two folders for builds, neither of which exists; compiling takes no time."""
     folders = [tmp_path / "package", tmp_path / "user"]
-    monkeypatch.setattr(build, "kernel_folders", lambda: folders)
-    monkeypatch.setattr(build, "_compile", lambda instruction_set, library: library.write_text(instruction_set))
+    monkeypatch.setattr(build, "build_folders", lambda own: tuple(folders))
+    monkeypatch.setattr(CppLibrary, "_compile", lambda self, library: library.write_text(self.name))
     return folders
 
 
 def add_build(folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
-    (folder / library_name("avx2")).touch()
-    return folder / library_name("avx2")
+    (folder / kernels("avx2").file_name).touch()
+    return folder / kernels("avx2").file_name
 
 
 def test_an_existing_build_is_used(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """In any folder; nothing is compiled or written."""
     built = add_build(folders[1])
-    monkeypatch.setattr(build, "_compile", None)
-    assert build_kernels("avx2") == built
+    monkeypatch.setattr(CppLibrary, "_compile", None)
+    assert kernels("avx2").build() == built
     assert not folders[0].exists() and list(folders[1].iterdir()) == [built]
 
 
 def test_a_build_by_another_compiler(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Is used where there is no compiler, or where no folder can be written; otherwise the kernels are built again."""
     with monkeypatch.context() as context:
-        context.setattr(build, "compiler_version", lambda: "g++ 99.1")
+        context.setattr(cpp_library, "compiler_version", lambda: "g++ 99.1")
         other = add_build(folders[1])
     monkeypatch.setenv("CXX", "no-such-compiler")
-    assert find_kernels("avx2") == build_kernels("avx2") == other
-    monkeypatch.setattr(build, "compiler_version", lambda: "g++ 99.2")
-    monkeypatch.setattr(build, "_compile", raise_os_error)
-    assert find_kernels("avx2") is None and build_kernels("avx2") == other
-    monkeypatch.setattr(build, "_compile", lambda instruction_set, library: library.touch())
-    assert build_kernels("avx2") == find_kernels("avx2") == folders[0] / library_name("avx2") != other
+    assert kernels("avx2").find() == kernels("avx2").build() == other
+    monkeypatch.setattr(cpp_library, "compiler_version", lambda: "g++ 99.2")
+    monkeypatch.setattr(CppLibrary, "_compile", raise_os_error)
+    assert kernels("avx2").find() is None and kernels("avx2").build() == other
+    monkeypatch.setattr(CppLibrary, "_compile", lambda self, library: library.touch())
+    assert kernels("avx2").build() == kernels("avx2").find() == folders[0] / kernels("avx2").file_name != other
 
 
 def raise_os_error(*_: object) -> None:
@@ -187,32 +180,32 @@ def test_a_folder_that_must_not_be_entered(folders: list[Path], number: int, mon
     """It is skipped, whichever it is: a build in the other is found, and without one it is built there."""
     for method in METHODS:
         forbid_method(monkeypatch, method, folders[number])
-    assert find_kernels("avx2") is None
-    expected = folders[1 - number] / library_name("avx2")
-    assert build_kernels("avx2") == expected
-    assert find_kernels("avx2") == expected
+    assert kernels("avx2").find() is None
+    expected = folders[1 - number] / kernels("avx2").file_name
+    assert kernels("avx2").build() == expected
+    assert kernels("avx2").find() == expected
 
 
 def test_no_folder_can_be_written(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The error names each folder with its reason: a file is in its place, and no space is left on the device."""
     folders[0].touch()
-    monkeypatch.setattr(build, "_compile", raise_os_error)
-    with pytest.raises(KernelBuildError, match=FOLDER_VARIABLE) as caught:
-        build_kernels("avx2")
+    monkeypatch.setattr(CppLibrary, "_compile", raise_os_error)
+    with pytest.raises(LibraryBuildError, match=FOLDER_VARIABLE) as caught:
+        kernels("avx2").build()
     for folder, reason in zip(folders, (errno.EEXIST, errno.ENOSPC), strict=True):
         assert f"{folder} ({os.strerror(reason)})" in str(caught.value)
 
 
 def test_a_file_system_without_locks(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build.fcntl, "flock", raise_os_error)
-    assert build_kernels("avx2") == folders[0] / library_name("avx2")
+    monkeypatch.setattr(cpp_library.fcntl, "flock", raise_os_error)
+    assert kernels("avx2").build() == folders[0] / kernels("avx2").file_name
 
 
 def test_a_library_that_cannot_be_loaded(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "read_cpu_flags", lambda: {"avx2", "fma"})
-    with pytest.raises(KernelBuildError) as caught:
+    with pytest.raises(LibraryBuildError) as caught:
         build.load_kernels.__wrapped__()
-    assert str(folders[0] / library_name("avx2")) in str(caught.value)
+    assert str(folders[0] / kernels("avx2").file_name) in str(caught.value)
 
 
 # --- The compiler
@@ -243,7 +236,7 @@ def test_the_compiler(
     monkeypatch.delenv("CXX", raising=False)
     if variable is not None:
         monkeypatch.setenv("CXX", variable.format(tools=tools))
-    assert build.find_compiler() == (expected and [word.format(tools=tools) for word in expected])
+    assert find_compiler() == (expected and [word.format(tools=tools) for word in expected])
 
 
 def suffixes(folder: Path) -> set[str]:
@@ -256,8 +249,8 @@ def test_without_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path / "new" / "folder"))
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(KernelBuildError, match=r"g\+\+.*apt-get install g\+\+.*--engine eager"):
-        build_kernels("avx2")
+    with pytest.raises(LibraryBuildError, match=r"g\+\+.*apt-get install g\+\+.*--engine eager"):
+        kernels("avx2").build()
     assert suffixes(tmp_path / "new" / "folder") == {".lock"}
 
 
@@ -267,8 +260,8 @@ def test_a_source_that_does_not_compile(sources: Path, tmp_path: Path, monkeypat
     for path in sources.iterdir():
         path.unlink()
     (sources / "broken.cpp").write_text("#error this cannot be\n")
-    with pytest.raises(KernelBuildError, match=r"broken.cpp:1:2: error: .*--engine eager") as caught:
-        build_kernels("avx2")
+    with pytest.raises(LibraryBuildError, match=r"broken.cpp:1:2: error: .*--engine eager") as caught:
+        kernels("avx2").build()
     assert suffixes(tmp_path / "built") == {".lock", ".log"}
     (log,) = (tmp_path / "built").glob("*.log")
     assert str(log) in str(caught.value) and "this cannot be" in log.read_text()
@@ -278,8 +271,8 @@ def test_a_compiler_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Without a message: the error has its exit code."""
     monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
     monkeypatch.setenv("CXX", "/bin/false")
-    with pytest.raises(KernelBuildError, match=r"/bin/false.*exit code 1.*--engine eager"):
-        build_kernels("avx2")
+    with pytest.raises(LibraryBuildError, match=r"/bin/false.*exit code 1.*--engine eager"):
+        kernels("avx2").build()
     assert suffixes(tmp_path) == {".lock", ".log"}
 
 
@@ -306,7 +299,7 @@ def test_odd_paths(odd_paths: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler.chmod(0o755)
     monkeypatch.setenv("CXX", str(compiler))
     monkeypatch.setenv("NOTES", str(odd_paths))
-    library = build_kernels("avx2")
+    library = kernels("avx2").build()
     assert library.read_text() == "linked"
     calls = [json.loads(path.read_text()) for path in odd_paths.glob("*.call")]
     compiled = {call[call.index("-c") + 1] for call in calls if "-c" in call}
@@ -330,7 +323,7 @@ pathlib.Path(arguments[arguments.index("-o") + 1]).write_text("linked" if "-shar
 def test_odd_paths_with_the_real_compiler(odd_paths: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (odd_paths / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(odd_paths / "tmp"))
-    library = build_kernels("avx2")
+    library = kernels("avx2").build()
     program = "import sys, torch; torch.ops.load_library(sys.argv[1]); print(torch.ops.bert_large.global_norm([]))"
     done = subprocess.run([sys.executable, "-c", program, str(library)], capture_output=True, text=True, check=False)
     assert done.stdout == "0.0\n", done.stderr
@@ -341,7 +334,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which two processes, started together, built the kernels for AVX2; only one of them compiled."""
     folder = tmp_path_factory.mktemp("kernels") / "new"
     program = "import logging; logging.basicConfig(level=logging.INFO); from bert_large.engines.native import build; " \
-              "print(build.build_kernels('avx2'))"  # fmt: skip
+              "print(build.kernels('avx2').build())"  # fmt: skip
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", program],
@@ -352,7 +345,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]  # fmt: skip
     results = finish(processes)
     assert [done.returncode for done in results] == [0, 0], results[0].stderr + results[1].stderr
-    library = folder / library_name("avx2")
+    library = folder / kernels("avx2").file_name
     assert [done.stdout for done in results] == [f"{library}\n"] * 2
     assert sum("building the native kernels" in done.stderr for done in results) == 1
     assert suffixes(folder) == {".lock", ".so"}

@@ -64,11 +64,45 @@ def test_emulation_is_warned_of(name: str, flags: str, cpuinfo: Path, caplog: py
     ],
 )
 def test_no_warning_where_the_cpu_has_instructions(
-    name: str, flags: str, expected: str, cpuinfo: Path, caplog: pytest.LogCaptureFixture
+    name: str,
+    flags: str,
+    expected: str,
+    cpuinfo: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(precision_module, "half_product_ratio", lambda: 1.5)
     cpuinfo.write_text(flags)
     line, warnings = apply(name, caplog)
     assert expected in line and not warnings
+
+
+def test_slow_products_in_spite_of_instructions_are_warned_of(
+    cpuinfo: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with PyTorch 2.14, whose oneDNN does not use them."""
+    monkeypatch.setattr(precision_module, "half_product_ratio", lambda: 1385.0)
+    cpuinfo.write_text(AVX_512_FP16)
+    _, (warning,) = apply("fp16", caplog)
+    assert "1385 times" in warning and "PRECISION=bf16" in warning
+
+
+def test_the_time_of_fp16_products_is_measured() -> None:
+    """The ratio of two positive times: no more can be said of any CPU."""
+    assert 0 < precision_module.half_product_ratio() < 1e6
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 1, 1), (3, 65, 7), (64, 128, 33), (129, 256, 64)])
+def test_fp16_products_are_right(rows: int, inner: int, columns: int, transposed: bool) -> None:
+    """Within the rounding of their results, as autocast computes them."""
+    factors = [torch.randn(rows, inner), torch.randn(columns, inner).t() if transposed else torch.randn(inner, columns)]
+    expected = factors[0].half().double() @ factors[1].half().double()
+    with precision_module.get_precision("fp16").autocast():
+        found = factors[0] @ factors[1]
+    assert found.dtype == torch.float16
+    bound = 2**-10 * (factors[0].double().abs() @ factors[1].double().abs())
+    assert bool(((found.double() - expected).abs() <= bound + 2**-24).all())
 
 
 @pytest.mark.parametrize("rounds", [False, True])

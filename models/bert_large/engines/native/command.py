@@ -1,4 +1,7 @@
-"""`bert-large kernels`: build the native engine's kernels at set-up, so that no training run waits for a compiler."""
+"""`bert-large kernels`: build the C++ code at set-up, so that no training run waits for a compiler.
+
+That is the native engine's kernels and, where the extra `ccl` is installed, the oneCCL bindings.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Build what is missing; print a line with instruction set and path for each library."""
     # torch is imported only here, after the options are parsed
     from bert_large.cpu import read_cpu_flags
-    from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, build_kernels
+    from bert_large.distributed.ccl.libraries import find_oneccl, has_oneccl
+    from bert_large.engines.native.build import INSTRUCTION_SETS, best_instruction_set, kernels
 
     if arguments.all:
         chosen = list(INSTRUCTION_SETS)
@@ -34,7 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
         )
     logging.basicConfig(level=logging.INFO, format="%(message)s")  # on standard error, apart from the paths
     for name in chosen:
-        path = build_kernels(name)
+        path = kernels(name).build()
         sys.stdout.write(f"{name}  {path}\n")
         sys.stdout.flush()
+    if has_oneccl() and arguments.instruction_set is None:
+        from bert_large.distributed.ccl import bindings
+
+        sys.stdout.write(f"oneccl  {bindings(find_oneccl()).build()}\n")
     return 0
