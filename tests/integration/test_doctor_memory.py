@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from bert_large.config.model import ModelConfig
-from bert_large.doctor.memory import predict_memory
+from bert_large.train.memory import predict_memory
 from bert_large.engines.precision import PRODUCT_FLAGS, read_cpu_flags
 
 from tests.support.runs import process_environment

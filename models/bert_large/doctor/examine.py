@@ -14,13 +14,15 @@ from bert_large.cpu import read_cpu_flags, read_cpu_model
 from bert_large.distributed.backend import will_use_ccl
 from bert_large.distributed.launch import Plan
 from bert_large.distributed.topology import read_topology
-from bert_large.doctor import memory, processor, software, system
+from bert_large.doctor import processor, software, system
 from bert_large.doctor.data import check_data
 from bert_large.doctor.finding import OK, WARNING, Finding
+from bert_large.doctor.memory import check_memory
 from bert_large.doctor.output import check_output
 from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
 from bert_large.observe.machine import describe_base_image
+from bert_large.train.memory import predict_memory, read_available_bytes
 
 
 def examine(
@@ -70,8 +72,8 @@ def _memory(
         remedy = "watch the peak of the first steps; lower MICRO_BATCH_TOKENS if needed"
         return Finding(WARNING, "memory", found, remedy)
     longest = PHASE_SEQ_LENGTHS[phase or min(PHASE_SEQ_LENGTHS)]  # a micro-batch holds at least one sequence
-    need = memory.predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
-    return memory.check_memory(need, 1 if plan is None else len(plan.placements), memory.read_available_bytes())
+    need = predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
+    return check_memory(need, 1 if plan is None else len(plan.placements), read_available_bytes())
 
 
 def _system(variables: Mapping[str, str], plan: Plan | None) -> Iterator[Finding]:

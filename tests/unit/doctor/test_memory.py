@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from bert_large.config.model import ModelConfig
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
-from bert_large.doctor.memory import check_memory, predict_memory, read_available_bytes
+from bert_large.doctor.memory import check_memory
 from bert_large.model.bert import skeleton
+from bert_large.train.memory import predict_memory, read_available_bytes
 
 from tests.support.models import tiny_config
 from tests.unit.distributed.machines import write_file
