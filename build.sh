@@ -20,11 +20,17 @@ show_help BUILD "$@"
 check_names "${BUILD_VARIABLES[@]}" CONTAINER_ENGINE IMAGE_NAME
 report_problems
 
-# build_image NAME DOCKERFILE [ARGUMENT ...]
+# build_image NAME DOCKERFILE [ARGUMENT ...]: build an image. Docker's legacy builder prints four lines per instruction, and
+# with --quiet the output of a failed build only.
 build_image() {
-  local name="$1" file="$2"
+  local name="$1" file="$2" quiet=()
   shift 2
-  "$CONTAINER_ENGINE" build --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" "${LABELS[@]}" "$@" \
+  if [[ "${CONTAINER_ENGINE##*/}" == docker && "${DOCKER_BUILDKIT:-0}" != 1 ]] &&
+    ! "$CONTAINER_ENGINE" buildx version >/dev/null 2>&1; then
+    quiet=(--quiet)
+    echo "Building $name ($file), for some minutes; DOCKER_BUILD_ARGS=--quiet=false shows the output ..."
+  fi
+  "$CONTAINER_ENGINE" build "${quiet[@]}" --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" "${LABELS[@]}" "$@" \
     "$PROJECT_DIR"
 }
 
@@ -36,7 +42,7 @@ build_base() {
   build_image "$BASE_IMAGE" "docker/$1.Dockerfile" "${BY_NAME[@]}"
   note="$("$CONTAINER_ENGINE" run --rm --network none "$BASE_IMAGE" cat /opt/venv/base_image.txt)"
   printf 'FROM %s\nLABEL bert-large.base="%s"\n' "$BASE_IMAGE" "$note" |
-    "$CONTAINER_ENGINE" build --tag "$BASE_IMAGE" --file - "$PROJECT_DIR/docker"
+    "$CONTAINER_ENGINE" build --quiet --tag "$BASE_IMAGE" --file - "$PROJECT_DIR/docker"
   echo "Built $BASE_IMAGE: $note."
 }
 

@@ -1,4 +1,4 @@
-"""Prediction of a rank's memory, and whether the machine has it: checked before training, and by `bert-large doctor`."""
+"""Prediction of a rank's memory, and its comparison with what is available, before training and by `doctor`."""
 
 from __future__ import annotations
 
