@@ -56,10 +56,10 @@ class MlflowLogger(Observer):
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
-        self._client = MlflowClient()
         self._status = "KILLED"
         self._owns_run = not os.environ.get("MLFLOW_RUN_ID")
         try:
+            self._client = MlflowClient()
             self._run_id = os.environ.get("MLFLOW_RUN_ID") or self._own_run(output_dir)
             self._log_parameters(parameters)
             self._last_steps = {group: self._last_step(f"{group}/masked_lm_loss") for group in ("train", "eval")}
