@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from bert_large.config.model import ModelConfig
-from bert_large.train.memory import predict_memory
 from bert_large.engines.precision import PRODUCT_FLAGS, read_cpu_flags
+from bert_large.train.memory import predict_memory
 
 from tests.support.runs import process_environment
 

@@ -1,4 +1,4 @@
-"""A run's metrics in a real store of MLflow: each once, also after a resume, and training without a server that answers."""
+"""A run's metrics in a real store of MLflow: each once, also after a resume. Training does not depend on the server."""
 
 from __future__ import annotations
 
