@@ -2,7 +2,8 @@
 # Build the training image, model-zoo:pytorch-bert-large-training.
 #
 # Usage: [VARIABLE=value ...] ./build.sh
-#   ./build.sh                  on the IPEX base
+#   ./build.sh                  on the IPEX base, with version 2.7.0
+#   IPEX_VERSION=2.8.0 ./build.sh   on the IPEX base, with its last version, for which there are no oneCCL bindings
 #   BASE=stock ./build.sh       on stock PyTorch for CPUs
 #   FINETUNE=1 ./build.sh       with the packages of run_finetune.sh
 # Either base is built first if it is missing. docs/containers.md explains which one to use.
@@ -20,8 +21,8 @@ show_help BUILD "$@"
 check_names "${BUILD_VARIABLES[@]}" CONTAINER_ENGINE IMAGE_NAME
 report_problems
 
-# build_image NAME DOCKERFILE [ARGUMENT ...]: build an image. Docker's legacy builder prints four lines per instruction, and
-# with --quiet the output of a failed build only.
+# build_image NAME DOCKERFILE [ARGUMENT ...]: build an image. Docker's legacy builder prints four lines per instruction;
+# with --quiet it prints the output of a build that fails.
 build_image() {
   local name="$1" file="$2" quiet=()
   shift 2
@@ -30,13 +31,16 @@ build_image() {
     quiet=(--quiet)
     echo "Building $name ($file), for some minutes; DOCKER_BUILD_ARGS=--quiet=false shows the output ..."
   fi
-  "$CONTAINER_ENGINE" build "${quiet[@]}" --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" "${LABELS[@]}" "$@" \
-    "$PROJECT_DIR"
+  "$CONTAINER_ENGINE" build "${quiet[@]}" --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" \
+    "${LABELS[@]}" "$@" "$PROJECT_DIR"
 }
 
 # build_base BASE: build the base, and label it with the versions in it.
 build_base() {
   local note
+  if [[ "$1" == ipex && -n "${IPEX_VERSION:-}" ]]; then # each release of IPEX and of the bindings is for one of PyTorch
+    TORCH_VERSION="${TORCH_VERSION:-$IPEX_VERSION}" ONECCL_VERSION="${ONECCL_VERSION:-$IPEX_VERSION}"
+  fi
   pass_by_name PYTHON_IMAGE TORCH_VERSION TORCH_BUILD
   [[ "$1" != ipex ]] || pass_by_name IPEX_VERSION ONECCL ONECCL_VERSION ONECCL_INDEX_URL
   build_image "$BASE_IMAGE" "docker/$1.Dockerfile" "${BY_NAME[@]}"
