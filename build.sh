@@ -3,7 +3,7 @@
 #
 # Usage: [VARIABLE=value ...] ./build.sh
 #   ./build.sh                  on the IPEX base, with version 2.7.0
-#   IPEX_VERSION=2.8.0 ./build.sh   on the IPEX base, with its last version, for which there are no oneCCL bindings
+#   IPEX_VERSION=2.8.0 ./build.sh   on the IPEX base, with its last version, which has no oneCCL bindings
 #   BASE=stock ./build.sh       on stock PyTorch for CPUs
 #   FINETUNE=1 ./build.sh       with the packages of run_finetune.sh
 # Either base is built first if it is missing. docs/containers.md explains which one to use.
