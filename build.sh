@@ -2,7 +2,8 @@
 # Build the training image, model-zoo:pytorch-bert-large-training.
 #
 # Usage: [VARIABLE=value ...] ./build.sh
-#   ./build.sh                  on the IPEX base
+#   ./build.sh                  on the IPEX base, with version 2.7.0
+#   IPEX_VERSION=2.8.0 ./build.sh   on the IPEX base, with its last version, which has no oneCCL bindings
 #   BASE=stock ./build.sh       on stock PyTorch for CPUs
 #   FINETUNE=1 ./build.sh       with the packages of run_finetune.sh
 # Either base is built first if it is missing. docs/containers.md explains which one to use.
@@ -20,23 +21,32 @@ show_help BUILD "$@"
 check_names "${BUILD_VARIABLES[@]}" CONTAINER_ENGINE IMAGE_NAME
 report_problems
 
-# build_image NAME DOCKERFILE [ARGUMENT ...]
+# build_image NAME DOCKERFILE [ARGUMENT ...]: build an image. Docker's legacy builder prints four lines per instruction;
+# with --quiet it prints the output of a build that fails.
 build_image() {
-  local name="$1" file="$2"
+  local name="$1" file="$2" quiet=()
   shift 2
-  "$CONTAINER_ENGINE" build --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" "${LABELS[@]}" "$@" \
-    "$PROJECT_DIR"
+  if [[ "${CONTAINER_ENGINE##*/}" == docker && "${DOCKER_BUILDKIT:-0}" != 1 ]] &&
+    ! "$CONTAINER_ENGINE" buildx version >/dev/null 2>&1; then
+    quiet=(--quiet)
+    echo "Building $name ($file), for some minutes; DOCKER_BUILD_ARGS=--quiet=false shows the output ..."
+  fi
+  "$CONTAINER_ENGINE" build "${quiet[@]}" --tag "$name" --file "$PROJECT_DIR/$file" "${BUILD_ARGUMENTS[@]}" \
+    "${LABELS[@]}" "$@" "$PROJECT_DIR"
 }
 
 # build_base BASE: build the base, and label it with the versions in it.
 build_base() {
   local note
+  if [[ "$1" == ipex && -n "${IPEX_VERSION:-}" ]]; then # each release of IPEX and of the bindings is for one of PyTorch
+    TORCH_VERSION="${TORCH_VERSION:-$IPEX_VERSION}" ONECCL_VERSION="${ONECCL_VERSION:-$IPEX_VERSION}"
+  fi
   pass_by_name PYTHON_IMAGE TORCH_VERSION TORCH_BUILD
   [[ "$1" != ipex ]] || pass_by_name IPEX_VERSION ONECCL ONECCL_VERSION ONECCL_INDEX_URL
   build_image "$BASE_IMAGE" "docker/$1.Dockerfile" "${BY_NAME[@]}"
   note="$("$CONTAINER_ENGINE" run --rm --network none "$BASE_IMAGE" cat /opt/venv/base_image.txt)"
   printf 'FROM %s\nLABEL bert-large.base="%s"\n' "$BASE_IMAGE" "$note" |
-    "$CONTAINER_ENGINE" build --tag "$BASE_IMAGE" --file - "$PROJECT_DIR/docker"
+    "$CONTAINER_ENGINE" build --quiet --tag "$BASE_IMAGE" --file - "$PROJECT_DIR/docker"
   echo "Built $BASE_IMAGE: $note."
 }
 

@@ -78,9 +78,10 @@ class LaunchVariables:
 
 FOREIGN_VARIABLES = (
     "OMP_PLACES", "OMP_PROC_BIND", "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME", "CCL_WORKER_COUNT",
-    "CCL_WORKER_AFFINITY",
+    "CCL_WORKER_AFFINITY", "MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD", "MLFLOW_EXPERIMENT_NAME", "MLFLOW_RUN_ID", "MLFLOW_ALLOW_FILE_STORE",
 )  # fmt: skip
-"""Variables of OpenMP and oneCCL that a container gets; values that a user sets are kept."""
+"""Variables of OpenMP, oneCCL and MLflow that a container gets; values that a user sets are kept."""
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 

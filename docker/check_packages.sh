@@ -3,7 +3,7 @@
 #
 # Usage: docker/check_packages.sh PYTHON
 #   Fail if a requirement of an installed package is missing. mlperf-logging may lack pandas and scipy, which only its
-#   checkers import, not its logger.
+#   checkers import, not its logger; torch may lack networkx, which only its compiler's partitioner imports.
 # Usage: docker/check_packages.sh --available PYTHON NAME==VERSION [OPTION OF pip index ...]
 #   Fail if pip, as configured, does not find this version for this Python. Downloads nothing.
 set -euo pipefail
@@ -16,7 +16,7 @@ die() {
 check_installed() {
   local found
   found="$("$1" -m pip check || true)"
-  found="$(grep -vE '^(No broken requirements found|mlperf-logging .* requires (pandas|scipy), which is not installed)\.$' \
+  found="$(grep -vE '^(No broken requirements found|(mlperf-logging .* requires (pandas|scipy)|torch .* requires networkx), which is not installed)\.$' \
     <<<"$found")" || return 0
   die "$found"
 }

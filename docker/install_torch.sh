@@ -55,18 +55,18 @@ install_with_pip() {
   if [[ "$mode" == check ]]; then
     "$python" -m pip index versions torch 2>"$scratch/pip.log" | grep -qE "[ ,]${version//./\\.}\\+cpu(,|\$)"
   else
-    "$python" -m pip install "torch==$version+cpu" 2>"$scratch/pip.log"
+    "$python" -m pip install --quiet "torch==$version+cpu" 2>"$scratch/pip.log"
   fi
 }
 
 # install_with_uv [OPTION ...]
 install_with_uv() {
   local certificates="${PIP_CERT:-${SSL_CERT_FILE:-}}" dry_run=()
-  [[ "$mode" == install ]] || dry_run=(--dry-run --quiet)
+  [[ "$mode" == install ]] || dry_run=(--dry-run)
   [[ -x "$scratch/uv/bin/uv" ]] || "$python" -m pip install --quiet --target "$scratch/uv" uv || return 1
   env UV_SYSTEM_CERTS=true ${certificates:+"SSL_CERT_FILE=$certificates"} \
     ${PIP_INDEX_URL:+"UV_DEFAULT_INDEX=$PIP_INDEX_URL"} \
-    "$scratch/uv/bin/uv" pip install --no-cache --python "$python" --reinstall-package torch "${dry_run[@]}" "$@" \
+    "$scratch/uv/bin/uv" pip install --quiet --no-cache --python "$python" --reinstall-package torch "${dry_run[@]}" "$@" \
     "torch==$version"
 }
 

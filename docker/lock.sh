@@ -25,22 +25,25 @@ resolve() {
 }
 
 # lock BASE REQUIREMENT ...: these packages and those that the package needs, without PyTorch, IPEX, the libraries of GPU
-# builds, and pandas and scipy, which only the checkers of mlperf-logging import.
+# builds, and what training does not import: pandas and scipy (the checkers of mlperf-logging) and networkx (the
+# partitioner of PyTorch's compiler).
 lock() {
   local base="$1" file="docker/requirements-$1.txt"
   shift
   printf '%s\n' "$@" >"$scratch/base.in"
-  printf '%s; sys_platform == "never"\n' pandas scipy >"$scratch/override.in"
+  printf '%s; sys_platform == "never"\n' pandas scipy networkx >"$scratch/override.in"
   resolve pyproject.toml --extra mlperf --override "$scratch/override.in" "$scratch/base.in" >"$scratch/all.txt"
   grep -vE '^(torch|triton|nvidia-|cuda-|intel-extension-for-pytorch)' "$scratch/all.txt" >"$scratch/kept.in"
   write_lock "$file" "Python packages of the $base base besides PyTorch"
 }
 
-# lock_finetune: the packages for fine-tuning that are not in both bases, without PyTorch, of which each has its own.
+# lock_finetune: the packages for fine-tuning that are not in both bases, without PyTorch, of which each has its own; pip
+# adds networkx, which the bases lack, to any environment with PyTorch.
 lock_finetune() {
   local bases=(docker/requirements-stock.txt docker/requirements-ipex.txt)
   echo 'torch; sys_platform == "never"' >"$scratch/override.in"
-  resolve pyproject.toml --extra finetune --override "$scratch/override.in" "${bases[@]/#/--constraint=}" \
+  echo networkx >"$scratch/more.in"
+  resolve pyproject.toml "$scratch/more.in" --extra finetune --override "$scratch/override.in" "${bases[@]/#/--constraint=}" \
     >"$scratch/all.txt"
   grep -ohE '^[^ #]+==[^ ]+' "${bases[@]}" | sort | uniq -d >"$scratch/both.txt"
   grep -vxFf "$scratch/both.txt" "$scratch/all.txt" >"$scratch/kept.in"

@@ -3,7 +3,7 @@
 # shellcheck disable=SC2034  # used by the scripts that source this file
 
 PRETRAIN_VARIABLES=(
-  RECIPE OUTPUT_DIR PRECISION ENGINE BATCH_SIZE MICRO_BATCH_TOKENS MAX_STEPS MAX_HOURS START_BATCH_SIZE
+  RECIPE MLFLOW OUTPUT_DIR PRECISION ENGINE BATCH_SIZE MICRO_BATCH_TOKENS MAX_STEPS MAX_HOURS START_BATCH_SIZE
   BATCH_RAMP_STEPS MAX_SAMPLES TARGET_ACCURACY EVAL_EVERY_SAMPLES EVAL_SAMPLES EVAL_AT_START SAVE_EVERY
   KEEP_CHECKPOINTS MAX_BAD_STEPS DETECT_DIVERGENCE STOP_DEADLINE SEED BENCHMARK PROFILE_STEPS RESUME CONFIG_FILE
   CHECKPOINT_DIR VOCAB_FILE EXTEND_VOCAB DO_LOWER_CASE STRIP_ACCENTS MASKED_LM_ONLY GELU DATASET_DIR TEXT_DIR EVAL_DIR
@@ -21,6 +21,7 @@ PRETRAIN_OUTPUTS=(
   OUTPUT_DIR INDEX_DIR
 )
 declare -A PRETRAIN_CHOICES=(
+  [MLFLOW]='0 1 false true no yes'
   [EVAL_AT_START]='0 1 false true no yes'
   [BENCHMARK]='0 1 false true no yes'
   [DO_LOWER_CASE]='0 1 false true no yes'
@@ -49,6 +50,8 @@ declare -A PRETRAIN_CHOICES=(
 print_PRETRAIN_help() {
   cat <<'END'
   RECIPE                  named set of hyperparameters, see `bert-large recipes` (default: intel)
+  MLFLOW                  also log settings and metrics to MLflow, at MLFLOW_TRACKING_URI; needs the extra mlflow
+                          (default: false)
   OUTPUT_DIR              folder for logs, checkpoints/ and model_save/; one per run
   PRECISION               precision of matrix products (default: fp32)
   ENGINE                  native: C++ kernels; eager: plain PyTorch; ipex: Intel Extension for PyTorch; auto: the
@@ -286,6 +289,8 @@ END
 
 FOREIGN_VARIABLES=(
   OMP_PLACES OMP_PROC_BIND GOMP_CPU_AFFINITY KMP_AFFINITY KMP_BLOCKTIME CCL_WORKER_COUNT CCL_WORKER_AFFINITY
+  MLFLOW_TRACKING_URI MLFLOW_TRACKING_TOKEN MLFLOW_TRACKING_USERNAME MLFLOW_TRACKING_PASSWORD MLFLOW_EXPERIMENT_NAME
+  MLFLOW_RUN_ID MLFLOW_ALLOW_FILE_STORE
 )
 PROXY_VARIABLES=(
   http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY

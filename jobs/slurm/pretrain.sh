@@ -5,7 +5,8 @@
 # Usage, in the project's folder: VARIABLE=value ... sbatch [OPTION OF sbatch ...] jobs/slurm/pretrain.sh \
 #   [OPTION OF bert-large pretrain ...]
 #
-# The variables are those of run.sh, which each node runs. Set here: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
+# The variables are those of run.sh, which each node runs, and SRUN_ARGS, more options of srun, such as those of pyxis. Set
+# here: NNODES, NODE_RANK, MASTER_ADDR, MASTER_PORT.
 #SBATCH --job-name=bert-pretrain
 #SBATCH --output=bert-pretrain-%j.log
 #SBATCH --open-mode=append
@@ -34,10 +35,12 @@ export MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000)) # below the kernel's range 
 ending=""
 trap 'ending=yes' TERM
 
+read -r -a srun_options <<<"${SRUN_ARGS:-}"
+
 # A step does not get all CPUs of the job by default; the launcher binds ranks to cores. When one node has ended, the
 # others have ten minutes to detect it and to save a checkpoint.
 # shellcheck disable=SC2016  # each node expands it
-srun --cpus-per-task "$SLURM_CPUS_ON_NODE" --cpu-bind none --wait 600 \
+srun --cpus-per-task "$SLURM_CPUS_ON_NODE" --cpu-bind none --wait 600 "${srun_options[@]}" \
   bash -c 'NODE_RANK=$SLURM_NODEID exec ./run.sh "$@"' bash "$@" &
 code=0
 wait "$!" || code=$?

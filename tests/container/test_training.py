@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -109,6 +110,32 @@ def events(output: Path, kind: str) -> list[dict[str, Any]]:
     """Return the rows of a kind from a run's metrics, in order."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     return [line for line in lines if line["event"] == kind]
+
+
+def test_too_little_memory_is_said_before_training(trainee: Caller) -> None:
+    """BERT-large needs more than the container's limit: one line instead of a kill without a word."""
+    trainee.variables |= {"CONFIG_FILE": "bert-large", "DOCKER_ARGS": "--memory 2g --memory-swap 2g"}
+    result = trainee.run()
+    assert result.returncode == 2, result.stderr
+    last = result.stderr.splitlines()[-1]
+    assert "memory" in last and re.search(r"\b1\.\d\d GiB available", last)
+    assert not (Path(trainee.variables["OUTPUT_DIR"]) / "checkpoints").exists()
+
+
+def test_detached_and_stopped(trainee: Caller) -> None:
+    """`docker stop` waits until a checkpoint is saved."""
+    name = f"detached-{trainee.uid}"
+    trainee.variables |= {"DOCKER_ARGS": f"--detach --name {name}", "MAX_STEPS": "1000000"}
+    output = train(trainee)
+    deadline = time.monotonic() + 120
+    while not (output / "metrics.jsonl").exists() or len(events(output, "step")) < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    trainee.engine.docker("stop", name)
+    log = (output / "train.log").read_text()
+    assert "stopped by signal 15" in log
+    assert [path for path in (output / "checkpoints").iterdir() if path.name.startswith("step-")]
+    assert trainee.engine.containers() == []
 
 
 def test_phase_1_then_phase_2(trainee: Caller) -> None:

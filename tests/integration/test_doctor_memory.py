@@ -1,18 +1,20 @@
-"""The memory that `bert-large doctor` predicts, compared with the peak of a training process."""
+"""The predicted memory, compared with the peak of a training process and, before training, with what is available."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bert_large.config.model import ModelConfig
-from bert_large.doctor.memory import predict_memory
 from bert_large.engines.precision import PRODUCT_FLAGS, read_cpu_flags
+from bert_large.train import memory
+from bert_large.train.memory import predict_memory
 
-from tests.support.runs import process_environment
+from tests.support.runs import Task, process_environment, run_here
 
 TOLERANCE = 0.15
 SHAPE: dict[str, Any] = {
@@ -32,3 +34,35 @@ def test_prediction(precision: str) -> None:
     assert done.returncode == 0, done.stderr
     need = predict_memory(ModelConfig(**SHAPE), precision=precision, micro_batch_tokens=TOKENS)
     assert need.total == pytest.approx(int(done.stdout), rel=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("available", "swap", "outcome"),
+    [
+        (100, 0, "runs"),  # the need is about 10 units: see below
+        (9.5, 0, "warns"),
+        (5, 0, "fails"),
+        (5, 10, "warns"),
+        (None, 0, "runs"),
+    ],
+)
+def test_before_training(
+    available: float | None,
+    swap: float,
+    outcome: str,
+    task: Task,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is started that cannot fit; free swap space counts before a run is refused, and what the ranks hold."""
+    need = predict_memory(ModelConfig.from_json(task.config_file), precision="fp32", micro_batch_tokens=128)
+    unit, held = need.total / 10, need.total / 5
+    monkeypatch.setattr(memory, "peak_memory_bytes", lambda: int(held))
+    monkeypatch.setattr(memory, "read_available_bytes", lambda: available and int(available * unit - held))
+    monkeypatch.setattr(memory, "read_free_swap_bytes", lambda: int(swap * unit))
+    code = run_here(*task.arguments(tmp_path / "out", max_steps=1, eval_dir="none"))
+    assert code == (2 if outcome == "fails" else 0)
+    words = {"fails": "error: not enough memory", "warns": "warning: memory"}
+    log = (tmp_path / "out/train.log").read_text()
+    assert [name for name, text in words.items() if text in log] == [outcome] * (outcome != "runs")
+    assert (tmp_path / "out/metrics.jsonl").exists() == (outcome != "fails")

@@ -87,8 +87,11 @@ def steps_resumed_after(output: Path) -> list[int]:
 
 def test_two_nodes_are_one_run(cluster: Cluster, task: Task, tmp_path: Path) -> None:
     """With one rank per node, the losses are those of one rank without Slurm."""
-    _, code = submit(cluster, variables(task, tmp_path / "two"), "--nodes=2", "--wait", check=False)
-    assert code == 0, Path(f"{tmp_path}/two.log").read_text()
+    settings = variables(task, tmp_path / "two", SRUN_ARGS="--label")
+    _, code = submit(cluster, settings, "--nodes=2", "--wait", check=False)
+    log = Path(f"{tmp_path}/two.log").read_text()
+    assert code == 0, log
+    assert re.search(r"^0: .*step 1/", log, re.MULTILINE)  # by --label
     assert "2 ranks over" in (tmp_path / "two" / "train.log").read_text()
     assert_same_losses(tmp_path / "two", task.run(tmp_path / "one", eval_dir="none"))
 
@@ -139,8 +142,8 @@ def test_a_wrong_variable_fails_at_once(cluster: Cluster, task: Task, tmp_path: 
 
 
 def test_commands_of_the_readme(cluster: Cluster, task: Task, tmp_path: Path) -> None:
-    """Both phases, the second after the first."""
-    (block,) = re.findall(r"^```bash\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
+    """Both phases, the second after the first, with a setting of its own."""
+    block, *_ = re.findall(r"^```bash\n(.*?)^```", README.read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "data").symlink_to(task.dataset_dir)
     (tmp_path / "config.json").symlink_to(task.config_file)
     for theirs, ours in (
@@ -151,11 +154,21 @@ def test_commands_of_the_readme(cluster: Cluster, task: Task, tmp_path: Path) ->
     ):
         assert theirs in block
         block = block.replace(theirs, ours)
-    settings = variables(task, tmp_path) | {"SBATCH_OUTPUT": f"{tmp_path}/job-%j.log"}
+    settings = variables(task, tmp_path) | {"SBATCH_OUTPUT": f"{tmp_path}/job-%j.log", "PHASE2_MAX_STEPS": "2"}
     done = cluster.run("bash", "-euc", block, variables=settings)
-    phase2 = done.stdout.removeprefix("Submitted batch job ").strip()
+    phase1, phase2 = done.stdout.split()
     ended = cluster.wait_for(phase2, "COMPLETED", "FAILED", "CANCELLED")
-    assert ended["JobState"] == "COMPLETED", ended
-    for phase in ("phase1", "phase2"):
+    logs = "".join(path.read_text() for path in tmp_path.glob("job-*.log"))
+    assert ended["JobState"] == "COMPLETED", logs
+    assert cluster.job(phase1)["JobState"] == "COMPLETED"
+    for phase, steps in (("phase1", task.settings["max_steps"]), ("phase2", 2)):
         assert (tmp_path / "runs" / phase / "model_save" / "model.safetensors").exists()
-        assert len(step_rows(tmp_path / "runs" / phase)) == task.settings["max_steps"]
+        assert len(step_rows(tmp_path / "runs" / phase)) == steps
+
+
+def test_a_failed_phase_1_cancels_phase_2(cluster: Cluster, task: Task, tmp_path: Path) -> None:
+    settings = variables(task, tmp_path / "runs", DATASET_DIR="/nowhere")
+    done = cluster.run("jobs/slurm/submit_phases.sh", f"--output={tmp_path}/%j.log", variables=settings)
+    phase1, phase2 = done.stdout.split()
+    assert cluster.wait_for(phase1, "COMPLETED", "FAILED")["ExitCode"] == "2:0"
+    assert cluster.wait_for(phase2, "CANCELLED", "FAILED", "COMPLETED")["JobState"] == "CANCELLED"

@@ -328,6 +328,9 @@ class RunOptions:
 
     recipe: str = setting("intel", "named set of hyperparameters, see `bert-large recipes`")
     profile: bool = setting(False, "trace some steps after the first three and log where their time goes", variable="")
+    mlflow: bool = setting(
+        False, "also log settings and metrics to MLflow, at MLFLOW_TRACKING_URI; needs the extra mlflow"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

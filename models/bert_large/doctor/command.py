@@ -30,7 +30,11 @@ class DoctorOptions:
         None, "ranks on this machine, as RANKS_PER_NODE", within="[1, 4096]", default_text="as for a run"
     )
     dataset_dir: Path | None = option(None, "also check this data folder")
-    output_dir: Path = option(Path(), "folder that checkpoints will be written to")
+    output_dir: Path | None = option(
+        None,
+        "folder that checkpoints will be written to",
+        default_text="the current folder; in a container none, which has no disk of its own",
+    )
     json: bool = option(False, "print one JSON object per line instead of a table")
 
 

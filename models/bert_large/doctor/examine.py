@@ -14,13 +14,15 @@ from bert_large.cpu import read_cpu_flags, read_cpu_model
 from bert_large.distributed.backend import can_use_ccl
 from bert_large.distributed.launch import Plan
 from bert_large.distributed.topology import read_topology
-from bert_large.doctor import memory, processor, software, system
+from bert_large.doctor import processor, software, system
 from bert_large.doctor.data import check_data
 from bert_large.doctor.finding import OK, WARNING, Finding
+from bert_large.doctor.memory import check_memory
 from bert_large.doctor.output import check_output
 from bert_large.engines import computes
 from bert_large.engines.native.build import load_kernels
 from bert_large.observe.machine import describe_base_image
+from bert_large.train.memory import predict_memory, read_available_bytes
 
 
 def examine(
@@ -31,12 +33,14 @@ def examine(
     precision: str | None,
     ranks: int | None,
     dataset_dir: Path | None,
-    output_dir: Path,
+    output_dir: Path | None,
 ) -> list[Finding]:
     """Return the findings for a run with these settings; None means the run's own choice."""
     variables = dict(os.environ) | ({} if ranks is None else {"RANKS_PER_NODE": str(ranks)})
     cpu_flags, topology = read_cpu_flags(), read_topology()
     rank_findings, plan = processor.check_ranks(variables, topology)
+    if output_dir is None and describe_base_image() is None:
+        output_dir = Path()
     return [
         Finding(OK, "CPU", read_cpu_model()),
         *processor.check_precision(cpu_flags, precision),
@@ -45,7 +49,7 @@ def examine(
         *_software(cpu_flags),
         _memory(model, phase, micro_batch_tokens, precision or "fp32", plan),
         *_system(variables, plan),
-        *check_output(output_dir, model),
+        *([] if output_dir is None else check_output(output_dir, model)),
         *([] if dataset_dir is None else check_data(dataset_dir, phase)),
     ]
 
@@ -70,8 +74,8 @@ def _memory(
         remedy = "watch the peak of the first steps; lower MICRO_BATCH_TOKENS if needed"
         return Finding(WARNING, "memory", found, remedy)
     longest = PHASE_SEQ_LENGTHS[phase or min(PHASE_SEQ_LENGTHS)]  # a micro-batch holds at least one sequence
-    need = memory.predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
-    return memory.check_memory(need, 1 if plan is None else len(plan.placements), memory.read_available_bytes())
+    need = predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
+    return check_memory(need, 1 if plan is None else len(plan.placements), read_available_bytes())
 
 
 def _system(variables: Mapping[str, str], plan: Plan | None) -> Iterator[Finding]:

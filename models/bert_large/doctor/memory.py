@@ -1,140 +1,15 @@
-"""Prediction of a rank's memory, and whether the machine has it."""
+"""Whether the machine has the memory that training needs."""
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from pathlib import Path
-
-from bert_large.config.model import ModelConfig
-from bert_large.distributed.topology import control_groups, read_text
 from bert_large.doctor.finding import OK, PROBLEM, WARNING, Finding
-from bert_large.engines.native.functions import HEAD_ROWS
-from bert_large.engines.precision import get_precision
-from bert_large.model.bert import skeleton
-from bert_large.optim.build import MOMENTS
-
-_MASKED_SHARE = 0.15
-LEAST_TOKENS = 512
-"""The longest sequence of phase 2: a micro-batch holds at least one."""
-_PROCESS_BYTES = 360 << 20
-"""Memory of Python, PyTorch, the kernels and the buffers of libraries: measured."""
-_ONEDNN_BYTES = 100 << 20
-"""Memory that oneDNN keeps for bf16 products of many sizes: measured."""
-TIGHT_SHARE = 0.9
-"""Share of the available memory to use at most: the prediction is accurate to about a tenth."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryNeed:
-    """Bytes of one rank at the peak of a step."""
-
-    state: int
-    """Weights, gradients and moments in float32, and copies of the weights for matrix products."""
-    head: int
-    """Logits, and intermediate results of the vocabulary's gradient."""
-    per_token: int
-    """Activations and their gradients, per token of the largest micro-batch."""
-    tokens: int
-
-    @property
-    def total(self) -> int:
-        """Sum of all parts, and the process without a model."""
-        return _PROCESS_BYTES + self.state + self.head + self.per_token * self.tokens
-
-    def most_tokens(self, available: int) -> int:
-        """Return the tokens of the largest micro-batch that fits into `available` bytes; 0 or less if none does."""
-        return (available - _PROCESS_BYTES - self.state - self.head) // self.per_token
-
-
-def predict_memory(model: ModelConfig, *, precision: str, micro_batch_tokens: int) -> MemoryNeed:
-    """Return the memory of a rank with the native engine, from the tensors that its code keeps.
-
-    With P parameters, L layers, hidden size H, intermediate size I, V words, T tokens in the largest micro-batch, and
-    `a` bytes per activation (4 in fp32, 2 in bf16):
-
-    - state: 4 P each for weights, gradients and two moments, all float32. Copies of weights: in fp32 query, key and
-      value as one matrix, 4 * 3 H^2 per layer; in bf16 all matrices of the layers and of the vocabulary.
-    - activations: a layer's attention block keeps its input (H), query, key and value (3 H), the context (H) and the
-      sums before the norm (H); its feed-forward block keeps its input (H), the derivative and the value of GELU (2 I)
-      and the sums (H): (8 H + 2 I) * a per token and layer. The backward pass of one block at a time adds three
-      gradients of H, and, unless freed blocks of that size can be reused, that of query, key and value (3 H) and one
-      more: 7 H * a, once.
-    - head: `HEAD_ROWS` rows of logits at once. With more masked tokens than rows, the vocabulary's gradient is summed
-      in a buffer (4 V H) beside the parameter's. In bf16, a product of that size is computed in bf16 (2 V H) from a
-      transposed copy of the logits, and oneDNN reorders the vocabulary once more (2 V H). oneDNN keeps
-      `_ONEDNN_BYTES` for such products, and its scratch memory grows with the tokens, by 10 I bytes each; both were
-      measured.
-    - the process: `_PROCESS_BYTES`.
-
-    All of these add up, because the engine keeps freed blocks and does not reuse them for other sizes. Compared with
-    measured peaks of two and four layers of hidden size 1024, in fp32 and bf16, with 1024, 2048 and 4096 tokens
-    (`bert-large bench train --compare`, one thread), the prediction was 4% too low at worst, and 9% too high with
-    micro-batches of one size. For BERT-large in fp32 with 4096 tokens, 11.58 GiB, it was 3% too high. One rank was
-    measured; several ranks are assumed to need as much each.
-    """
-    width = get_precision(precision).activation_dtype.itemsize
-    hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
-    parameters = sum(weight.numel() for weight in skeleton(model).parameters())
-    if width == 4:
-        copies = 4 * model.num_hidden_layers * 3 * hidden**2
-    else:
-        copies = width * (model.num_hidden_layers * (4 * hidden**2 + 2 * hidden * intermediate) + words * hidden)
-    head = HEAD_ROWS * words * width
-    if _MASKED_SHARE * micro_batch_tokens > HEAD_ROWS:
-        head += 4 * words * hidden
-    if width < 4:
-        head += width * (HEAD_ROWS * words + 2 * words * hidden) + _ONEDNN_BYTES
-    layers = model.num_hidden_layers * (8 * hidden + 2 * intermediate)
-    scratch = 0 if width == 4 else 10 * intermediate
-    return MemoryNeed(
-        state=4 * (2 + len(MOMENTS)) * parameters + copies,
-        head=head,
-        per_token=width * (layers + 7 * hidden) + scratch,
-        tokens=micro_batch_tokens,
-    )
-
-
-def read_available_bytes(root: Path = Path("/")) -> int | None:
-    """Return the memory available to this process; None if the system does not report it.
-
-    That is the available memory of the machine, or less if a control group has a limit. Inactive pages of files that a
-    group has read count as available.
-    """
-    found = re.search(r"^MemAvailable:\s+(\d+) kB$", read_text(root / "proc/meminfo"), re.MULTILINE)
-    available = [int(found[1]) * 1024] if found else []
-    for folder in control_groups(root, "memory"):
-        for limit, usage, pages in (
-            ("memory.max", "memory.current", "inactive_file"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        ):
-            most, used = read_text(folder / limit).strip(), read_text(folder / usage).strip()
-            if most.isdecimal() and used.isdecimal():
-                reclaimable = re.search(rf"^{pages} (\d+)$", read_text(folder / "memory.stat"), re.MULTILINE)
-                available.append(int(most) - int(used) + (int(reclaimable[1]) if reclaimable else 0))
-    return min(available, default=None)
+from bert_large.train.memory import MemoryNeed, compare_memory
 
 
 def check_memory(need: MemoryNeed, ranks: int, available: int | None) -> Finding:
     """Check that `ranks` ranks of this machine have the memory that training needs."""
-    topic, total = "memory", need.total * ranks
-    found = f"{_gib(total)} predicted" + (f" ({ranks} ranks of {_gib(need.total)})" if ranks > 1 else "")
-    found += f" for micro-batches of {need.tokens} tokens, native engine, without the loader's processes"
-    if available is None:
-        found += "; the system does not report what is available"
-        return Finding(WARNING, topic, found, "check that it is enough")
-    found += f"; {_gib(available)} available"
-    if total <= TIGHT_SHARE * available:
-        return Finding(OK, topic, found)
-    most = need.most_tokens(int(TIGHT_SHARE * available / ranks))
-    remedy = (
-        f"MICRO_BATCH_TOKENS={most} fits; it does not change the results"
-        if most >= LEAST_TOKENS
-        else "no micro-batch is small enough: start fewer ranks (RANKS_PER_NODE), end other processes, or use a "
-        "smaller model or a machine with more memory"
-    )
-    return Finding(PROBLEM if total > available else WARNING, topic, found, remedy)
-
-
-def _gib(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"
+    found, remedy = compare_memory(need, ranks, available)
+    if not remedy:
+        return Finding(OK, "memory", found)
+    is_short = available is not None and need.total * ranks > available
+    return Finding(PROBLEM if is_short else WARNING, "memory", found, remedy)

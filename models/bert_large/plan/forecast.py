@@ -11,7 +11,6 @@ from bert_large.config.presets import CONFIGURATIONS
 from bert_large.cpu import read_cpu_flags
 from bert_large.distributed.launch import make_plan
 from bert_large.distributed.topology import read_topology
-from bert_large.doctor.memory import LEAST_TOKENS, TIGHT_SHARE, MemoryNeed, predict_memory, read_available_bytes
 from bert_large.engines import computes
 from bert_large.plan.survey import DataSurvey
 from bert_large.plan.timing import Speed, checkpoint_bytes, flops_per_token
@@ -19,6 +18,7 @@ from bert_large.storage.atomic import describe_bytes, free_bytes
 from bert_large.tables import format_table
 from bert_large.train.cadence import Cadence
 from bert_large.train.checked import Run
+from bert_large.train.memory import LEAST_TOKENS, TIGHT_SHARE, MemoryNeed, predict_memory, read_available_bytes
 
 _FORWARD_SHARE = 1 / 3
 """Share of the forward pass in forward and backward pass: one of three products of each weight."""

@@ -122,5 +122,3 @@ def write_shards(
             ) from error
         finally:
             pool.shutdown(cancel_futures=True)
-
-

@@ -20,6 +20,7 @@ from bert_large.model import pretrained
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.metrics_writer import MetricsWriter
+from bert_large.observe.mlflow import MlflowLogger
 from bert_large.observe.mlperf import RunTimes
 from bert_large.observe.observer import Observer
 from bert_large.optim.build import build_optimizer, build_schedule
@@ -196,6 +197,10 @@ def _open_observers(
                     times=times,
                 )
                 observers.append(log)
+            if run.mlflow:
+                with ranks.busy("connecting to MLflow"):
+                    values = {name: setting.value for name, setting in run.settings.items()}
+                    observers.append(MlflowLogger(run.train.output_dir, {"precision": run.train.precision, **values}))
             start.carry_out()
             observers.insert(0, MetricsWriter(run.train.output_dir, start.state.step, start.state.evaluation_due))
     return observers

@@ -14,6 +14,7 @@ from bert_large.data.folders import find_training_folder
 from bert_large.engines import check_engine
 from bert_large.errors import InputError
 from bert_large.hub import model_folder
+from bert_large.observe.mlflow import check_mlflow
 from bert_large.observe.mlperf import check_log
 from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.train.datasets import describe_origin, require_vocab, resolve_model_config, resolve_text, resolve_vocab
@@ -41,6 +42,8 @@ class Run:
     text: TextSettings | None
     """How records are made of text before training; None if there are records."""
     mlperf: MlperfConfig | None
+    mlflow: bool
+    """Whether settings and metrics are also logged to MLflow."""
     settings: Mapping[str, Resolved]
     """Values and origins of the settings that a recipe may hold."""
 
@@ -68,6 +71,8 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     mlperf = resolve_mlperf(arguments, data, optim, train, model)
     if mlperf is not None:
         check_log(mlperf.log, train.output_dir)
+    if arguments.mlflow:
+        check_mlflow()
     if train.profile_steps:
         check_size(
             layers=model.num_hidden_layers,
@@ -105,6 +110,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         strip_accents=arguments.strip_accents if text is None else text.casing.strip_accents,
         text=text,
         mlperf=mlperf,
+        mlflow=arguments.mlflow,
         settings=settings,
     )
 

@@ -30,6 +30,7 @@ from bert_large.train.checked import Run, check_settings
 from bert_large.train.datasets import RunData, log_vocabulary, make_text_records, open_data
 from bert_large.train.indexing import background_indexing
 from bert_large.train.loop import TrainingLoop
+from bert_large.train.memory import require_memory
 from bert_large.train.mlperf import forget_records
 from bert_large.train.state import state_from
 from bert_large.train.stopping import StopRequest
@@ -52,6 +53,7 @@ def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
 def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     """Carry out a run whose settings have been checked and whose folder is locked."""
     engine = _choose_engine(run, ranks)
+    require_memory(run, ranks, engine)
     run = dataclasses.replace(run, data=make_text_records(run.data, run.text, ranks))
     init_start = milliseconds_now()
     if run.mlperf is not None:

@@ -96,6 +96,16 @@ def test_calibration() -> None:
         scaling.calibrate(PAIR, 1.0, 448, INPUTS)
 
 
+def test_intels_runs_are_reproduced() -> None:
+    """Eight nodes train at the published rate by construction; the prediction for sixteen is within a tenth of it."""
+    inputs = Inputs.read()
+    for nodes, tolerance in ((8, 1e-6), (16, 0.1)):
+        cluster = scaling.socket_cluster(inputs, 200, gloo=False, ranks=2 * nodes)
+        batch, rate = scaling.INTEL_RUNS[nodes]
+        minutes = scaling.minutes_to_target(cluster, batch, inputs)
+        assert scaling.samples_to_target(batch) / minutes / 60 == pytest.approx(rate, rel=tolerance)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """It prints the tables, or replaces those of a document that has their marks."""
     assert scaling.main(["--json"]) == 0

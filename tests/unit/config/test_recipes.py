@@ -68,6 +68,20 @@ def test_mlperf_points(
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("nodes", "batch", "rate", "steps", "every"), [(8, 2048, 2e-3, 1710, 150_000), (16, 3072, 2.4e-3, 1141, 175_000)]
+)
+def test_intels_mlperf_submissions(nodes: int, batch: int, rate: float, steps: int, every: int) -> None:
+    """The values of its scripts, and the interval between the evaluations of its logs."""
+    settings = resolve_settings(f"intel-mlperf-{nodes}-nodes", phase=2, precision="bf16")
+    expected = {
+        "optimizer": "lamb", "global_batch_size": batch, "learning_rate": rate, "beta_1": 0.66, "beta_2": 0.998,
+        "weight_decay": 0.01, "warmup_steps": 0, "max_steps": steps, "total_steps": steps, "target_accuracy": 0.72,
+        "eval_every_samples": every,
+    }  # fmt: skip
+    assert {name: settings[name].value for name in expected} == expected
+
+
 def test_mlperf_points_are_those_of_mlcommons() -> None:
     """The values in the points file of its own checker."""
     package = resources.files(pytest.importorskip("mlperf_logging"))

@@ -1,37 +1,13 @@
-"""The prediction of memory, computed by hand for a small model, and its comparison with available memory."""
+"""Whether the machine has the predicted memory, and what fits if it does not."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import pytest
 from bert_large.config.model import ModelConfig
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
-from bert_large.doctor.memory import check_memory, predict_memory, read_available_bytes
-from bert_large.model.bert import skeleton
-
-from tests.support.models import tiny_config
-from tests.unit.distributed.machines import write_file
+from bert_large.doctor.memory import check_memory
+from bert_large.train.memory import predict_memory
 
 GIB = 1 << 30
-
-
-def test_by_hand() -> None:
-    config = tiny_config(hidden_size=64, intermediate_size=256, vocab_size=1000, num_hidden_layers=3)
-    parameters = sum(weight.numel() for weight in skeleton(config).parameters())
-    few = predict_memory(config, precision="fp32", micro_batch_tokens=1000)
-    assert few.state == 16 * parameters + 3 * 4 * 3 * 64 * 64
-    assert few.head == 4 * 512 * 1000
-    assert few.per_token == 4 * (3 * (8 * 64 + 2 * 256) + 7 * 64)
-    many = predict_memory(config, precision="fp32", micro_batch_tokens=4000)
-    assert many.head - few.head == 4 * 1000 * 64  # more masked tokens than rows of logits
-    assert many.total - few.total == 3000 * few.per_token + many.head - few.head
-
-
-def test_bert_large() -> None:
-    """Its measured peak is 11.58 GiB with micro-batches of 4096 tokens (benchmarks/NOTES.md)."""
-    need = predict_memory(ModelConfig(), precision="fp32", micro_batch_tokens=4096)
-    assert need.total == pytest.approx(11.58 * GIB, rel=0.15)
 
 
 def test_memory_that_is_enough_or_not() -> None:
@@ -47,35 +23,3 @@ def test_memory_that_is_enough_or_not() -> None:
     fitting = predict_memory(ModelConfig(), precision="fp32", micro_batch_tokens=most)
     assert check_memory(fitting, 1, 9 * GIB).level == OK
     assert "RANKS_PER_NODE" in check_memory(need, 1, 4 * GIB).remedy
-
-
-MEMINFO = "MemTotal:       24689764 kB\nMemFree:         1000000 kB\nMemAvailable:    8388608 kB\n"
-V2 = "31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
-V1 = "32 31 0:29 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"
-
-
-@pytest.mark.parametrize(
-    ("groups", "mounts", "files", "available"),
-    [
-        ("0::/\n", V2, {}, 8 * GIB),
-        ("0::/\n", V2, {"memory.max": "max", "memory.current": "5"}, 8 * GIB),
-        ("0::/job\n", V2, {"job/memory.max": f"{4 * GIB}", "job/memory.current": f"{3 * GIB}",
-                           "job/memory.stat": f"anon 5\ninactive_file {GIB}\n"}, 2 * GIB),
-        ("0::/job\n", V2, {"memory.max": f"{4 * GIB}", "memory.current": f"{GIB}", "job/memory.max": "max"}, 3 * GIB),
-        ("4:memory:/\n", V1, {"memory/memory.limit_in_bytes": f"{2 * GIB}", "memory/memory.usage_in_bytes": f"{GIB}",
-                              "memory/memory.stat": "total_inactive_file 0\n"}, GIB),
-        ("4:memory:/\n", V1, {"memory/memory.limit_in_bytes": "9223372036854771712",
-                              "memory/memory.usage_in_bytes": "0"}, 8 * GIB),
-    ],
-)  # fmt: skip
-def test_available_memory(groups: str, mounts: str, files: dict[str, str], available: int, tmp_path: Path) -> None:
-    write_file(tmp_path / "proc/meminfo", MEMINFO)
-    write_file(tmp_path / "proc/self/cgroup", groups)
-    write_file(tmp_path / "proc/self/mountinfo", mounts)
-    for name, text in files.items():
-        write_file(tmp_path / "sys/fs/cgroup" / name, text + "\n")
-    assert read_available_bytes(tmp_path) == available
-
-
-def test_a_system_that_does_not_report_it(tmp_path: Path) -> None:
-    assert read_available_bytes(tmp_path) is None

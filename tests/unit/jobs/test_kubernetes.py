@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import subprocess
 from typing import Any
 
@@ -16,6 +17,7 @@ from tests.support.runs import PROJECT
 
 FOLDER = PROJECT / "jobs" / "kubernetes"
 OLDEST, NEWEST = "1.31", kubernetes_validate.latest_version()  # 1.31: podFailurePolicy is stable
+KUBEFLOW_MODELS = {"trainer.kubeflow.org/v1alpha1": "TrainerV1alpha1", "jobset.x-k8s.io/v1alpha2": "JobsetV1alpha2"}
 Manifest = dict[str, Any]
 Path = tuple[str | int, ...]
 
@@ -33,7 +35,7 @@ def read(name: str, kind: str) -> Manifest:
 def check(manifest: Manifest) -> None:
     """Raise SchemaError unless the manifest fits its schema; unknown fields are errors too."""
     try:
-        if manifest["apiVersion"].startswith("trainer.kubeflow.org"):
+        if manifest["apiVersion"] in KUBEFLOW_MODELS:
             check_kubeflow(manifest)
         else:
             for version in (OLDEST, NEWEST):
@@ -44,10 +46,12 @@ def check(manifest: Manifest) -> None:
 
 def check_kubeflow(manifest: Manifest) -> None:
     """Check a manifest of Kubeflow, whose models drop unknown fields, and the Kubernetes jobs inside it."""
-    parsed = getattr(models, f"TrainerV1alpha1{manifest['kind']}").from_dict(copy.deepcopy(manifest)).to_dict()
+    model = getattr(models, KUBEFLOW_MODELS[manifest["apiVersion"]] + manifest["kind"])
+    parsed = model.from_dict(copy.deepcopy(manifest)).to_dict()
     if parsed != manifest:
         raise SchemaError(f"parsed as {parsed}")
-    for job in manifest["spec"].get("template", {}).get("spec", {}).get("replicatedJobs", []):
+    spec = manifest["spec"] if manifest["kind"] == "JobSet" else manifest["spec"].get("template", {}).get("spec", {})
+    for job in spec.get("replicatedJobs", []):
         check({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": job["name"]}, **job["template"]})
 
 
@@ -60,8 +64,12 @@ def at(manifest: Manifest, path: Path) -> Any:
 
 JOB, RUNTIME = ("job.yaml", "Job"), ("trainjob.yaml", "TrainingRuntime")
 SERVICE, TRAIN_JOB = ("job.yaml", "Service"), ("trainjob.yaml", "TrainJob")
+PHASES, ON_CLUSTER_RUNTIME = ("phases.yaml", "JobSet"), ("trainjob-torch-distributed.yaml", "TrainJob")
+PATCHED_POD: Path = ("spec", "runtimePatches", 0, "trainingRuntimeSpec", "template", "spec", "replicatedJobs", 0,
+                     "template", "spec", "template", "spec")  # fmt: skip
 JOB_SPEC: dict[tuple[str, str], Path] = {
     JOB: ("spec",),
+    PHASES: ("spec", "replicatedJobs", 0, "template", "spec"),
     RUNTIME: ("spec", "template", "spec", "replicatedJobs", 0, "template", "spec"),
 }
 
@@ -91,6 +99,10 @@ def test_manifests_fit_their_schemas(path: Any) -> None:
         (TRAIN_JOB, ("spec", "trainer", "numNodes")),
         (RUNTIME, ("spec", "mlPolicy", "torch")),
         (RUNTIME, ("spec", "template", "spec", "replicatedJobs")),
+        (PHASES, ("spec", "replicatedJobs", 1, "dependsOn", 0, "status")),
+        (ON_CLUSTER_RUNTIME, ("spec", "trainer", "resourcesPerNode")),
+        (ON_CLUSTER_RUNTIME, (*PATCHED_POD, "terminationGracePeriodSeconds")),
+        (ON_CLUSTER_RUNTIME, (*PATCHED_POD, "containers", 0, "volumeMounts")),
         *(
             (source, (*spec, *path))
             for source, spec in JOB_SPEC.items()
@@ -117,7 +129,7 @@ def test_a_misspelled_field_is_found(source: tuple[str, str], path: Path) -> Non
         check(manifest)
 
 
-@pytest.mark.parametrize("source", [JOB, RUNTIME], ids=lambda source: source[1])
+@pytest.mark.parametrize("source", [JOB, RUNTIME, PHASES], ids=lambda source: source[1])
 def test_the_effect_of_exit_codes(source: tuple[str, str]) -> None:
     """Exit code 2 fails the job; a pod ended by SIGTERM is replaced without being counted; other failures count."""
     spec = job_spec(source)
@@ -130,18 +142,53 @@ def test_the_effect_of_exit_codes(source: tuple[str, str]) -> None:
     assert spec["backoffLimit"] > 0
 
 
-def test_both_start_the_same_pod() -> None:
-    """They differ only in the variables that describe the other pods."""
-    ours, theirs = pod(JOB), pod(RUNTIME)
-    assert ours.pop("subdomain") == read(*SERVICE)["metadata"]["name"]
-    for spec in (ours, theirs):
-        (container,) = spec["containers"]
-        del container["command"]
-        container["env"] = [entry for entry in container["env"] if entry["name"] not in NODE_VARIABLES]
-    assert ours == theirs
-
-
 NODE_VARIABLES = ("NNODES", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+def comparable(spec: Manifest) -> Manifest:
+    """Return a pod without its command and the variables that describe the other pods; variables by name."""
+    (container,) = spec["containers"]
+    env = {entry["name"]: entry for entry in container["env"] if entry["name"] not in NODE_VARIABLES}
+    kept = {name: value for name, value in container.items() if name != "command"}
+    return {name: value for name, value in spec.items() if name != "subdomain"} | {"containers": [kept | {"env": env}]}
+
+
+def test_all_start_the_same_pod() -> None:
+    """They differ only in the variables that describe the other pods."""
+    assert pod(JOB)["subdomain"] == read(*SERVICE)["metadata"]["name"]
+    assert comparable(pod(JOB)) == comparable(pod(RUNTIME)) == comparable(pod(PHASES))
+    train_job = read(*ON_CLUSTER_RUNTIME)
+    trainer, patched = train_job["spec"]["trainer"], at(train_job, PATCHED_POD)
+    (expected,), (found,) = pod(RUNTIME)["containers"], patched["containers"]
+    assert {name: trainer[name] for name in ("image", "command", "env")} | {
+        "resources": trainer["resourcesPerNode"]
+    } | found == expected
+    assert {name: pod(RUNTIME)[name] for name in patched} | {"containers": [found]} == patched
+
+
+def test_phase_2_follows_phase_1() -> None:
+    """It starts from the model of phase 1 when that has succeeded, in the same kind of pods."""
+    one, two = read(*PHASES)["spec"]["replicatedJobs"]
+    assert two["dependsOn"] == [{"name": one["name"], "status": "Complete"}]
+    env = []
+    for job in (one, two):
+        spec = job["template"]["spec"]
+        (container,) = spec["template"]["spec"]["containers"]
+        assert container["command"][0].endswith(f"run_bert_pretrain_{job['name']}.sh")
+        env.append({entry["name"]: entry.get("value") for entry in container["env"]})
+        assert env[-1]["MASTER_ADDR"] == f"bert-pretrain-{job['name']}-0-0.{read(*PHASES)['metadata']['name']}"
+        assert str(spec["completions"]) == str(spec["parallelism"]) == env[-1]["NNODES"]
+    assert env[1]["CHECKPOINT_DIR"] == f"{env[0]['OUTPUT_DIR']}/model_save"
+    assert env[0].keys() - env[1].keys() == {"CONFIG_FILE"}
+
+
+@pytest.mark.parametrize("source", [JOB, PHASES, TRAIN_JOB, ON_CLUSTER_RUNTIME], ids=lambda source: source[0])
+def test_a_label_puts_a_job_into_a_queue(source: tuple[str, str]) -> None:
+    """With the label of Kueue's documentation, which README.md sets."""
+    (label,) = set(re.findall(r"kueue\.x-k8s\.io/queue-name", (FOLDER / "README.md").read_text()))
+    manifest = read(*source)
+    manifest["metadata"]["labels"] = {label: "team"}
+    check(manifest)
 
 
 def test_pods_of_the_job_find_each_other() -> None:

@@ -164,6 +164,26 @@ def test_docker_build_args(engine: Sandbox) -> None:
     assert "a b=c d" in build.values("--label")
 
 
+def test_pytorch_and_the_bindings_follow_ipex(sandbox: Sandbox) -> None:
+    """Each release of IPEX works with one version of PyTorch; a version that is given wins."""
+    sandbox.fake("docker", "sys.exit(sys.argv[1:3] == ['image', 'inspect'])")
+    sandbox.variables |= {"IPEX_VERSION": "2.8.0"}
+    base = builds(sandbox)[0]
+    assert {"TORCH_VERSION", "IPEX_VERSION", "ONECCL_VERSION"} <= set(base.values("--build-arg"))
+    assert [base.environment[name] for name in ("TORCH_VERSION", "ONECCL_VERSION")] == ["2.8.0", "2.8.0"]
+    sandbox.variables |= {"TORCH_VERSION": "2.8.1"}
+    assert [call.environment["TORCH_VERSION"] for call in builds(sandbox)][-3] == "2.8.1"
+
+
+def test_dockers_legacy_builder_is_quiet(sandbox: Sandbox) -> None:
+    """Not BuildKit, whose output is short and shows progress."""
+    body = "sys.exit(sys.argv[1] == 'buildx' and {missing} or sys.argv[1:3] == ['image', 'inspect'])"
+    for missing in (True, False):
+        sandbox.fake("docker", body.format(missing=missing))
+        last = builds(sandbox)[-1]
+        assert ("--quiet" in last.arguments) == missing
+
+
 def test_podman(sandbox: Sandbox) -> None:
     sandbox.fake("podman")
     (build,) = builds(sandbox, engine="podman")

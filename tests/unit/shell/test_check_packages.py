@@ -1,4 +1,4 @@
-"""docker/check_packages.sh and docker/shrink_torch.sh: the packages of a base image."""
+"""docker/check_packages.sh and docker/shrink.sh: the packages of a base image."""
 
 from __future__ import annotations
 
@@ -45,11 +45,17 @@ def test_tests_are_removed_and_headers_packed(sandbox: Sandbox) -> None:
         "include/c10/a.h",
     ):
         sandbox.file(f"packages/torch/{name}")
+    for name in ("numpy/a.py", "numpy/core/tests/b.py", "sympy/polys/benchmarks/c.py", "other/benchmarks/d.py"):
+        sandbox.file(f"packages/{name}")
+    sandbox.fake("strip")
     for tool in ("find", "tar", "gzip"):
         sandbox.link_tool(tool)
     sandbox.fake("python3", f"print({str(torch)!r})")
-    result = sandbox.run("docker/shrink_torch.sh", str(sandbox.bin / "python3"))
+    result = sandbox.run("docker/shrink.sh", str(sandbox.bin / "python3"))
     assert result.returncode == 0, result.stderr
+    assert sandbox.calls("strip")[0].arguments[-1] == "lib/libtorch.so"
+    others = {path.name for path in torch.parent.rglob("*.py") if torch not in path.parents}
+    assert others == {"a.py", "d.py"}
     left = {path.relative_to(torch).as_posix() for path in torch.rglob("*") if path.is_file()}
     assert left == {"__init__.py", "lib/libtorch.so", "bin/torch_shm_manager", "include.tar.gz"}
     with tarfile.open(torch / "include.tar.gz") as packed:

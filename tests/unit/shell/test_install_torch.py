@@ -88,7 +88,7 @@ def test_pip_is_asked_for_the_build_for_cpus(sandbox: Sandbox) -> None:
     set_up(sandbox, pip_has_torch=True, uv_works=True)
     result = install(sandbox)
     assert result.returncode == 0, result.stderr
-    assert pips(sandbox) == [["-m", "pip", "install", "torch==2.13.0+cpu"]]
+    assert pips(sandbox) == [["-m", "pip", "install", "--quiet", "torch==2.13.0+cpu"]]
     assert sandbox.calls("uv") == []
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shlex
 import signal
 from pathlib import Path
@@ -458,3 +459,64 @@ def test_supplementary_groups_are_kept(phase_1: Sandbox, engine: str, uid: int, 
     phase_1.fake("id", f"print('{uid} 55 66' if sys.argv[1] == '-G' else {uid})")
     assert phase_1.run("run.sh").returncode == 0
     assert phase_1.calls(engine)[-1].values("--group-add") == expected
+
+
+def test_podman_gets_limits_that_the_caller_has(docker: Sandbox) -> None:
+    """Its own are higher; above the largest process id none may be set."""
+    docker.fake("podman")
+    docker.variables["CONTAINER_ENGINE"] = "podman"
+    files, processes = (resource.getrlimit(name)[1] for name in (resource.RLIMIT_NOFILE, resource.RLIMIT_NPROC))
+    expected = [] if files == resource.RLIM_INFINITY else [f"nofile={files}:{files}"]
+    if processes != resource.RLIM_INFINITY:
+        most = min(processes, int(Path("/proc/sys/kernel/pid_max").read_text()))
+        expected.append(f"nproc={most}:{most}")
+    assert ran(docker, engine="podman").values("--ulimit") == expected
+    docker.variables["CONTAINER_ENGINE"] = "docker"
+    assert ran(docker).values("--ulimit") == []
+
+
+def test_podman_without_catatonit_says_so(docker: Sandbox) -> None:
+    """Before it starts anything."""
+    docker.fake("podman", "sys.exit('Error: stat catatonit: no such file' if sys.argv[1] == 'create' else 0)")
+    docker.variables["CONTAINER_ENGINE"] = "podman"
+    error = refused(docker)
+    assert "catatonit" in error
+    assert not [
+        call for call in docker.calls("podman") if call.arguments[0] == "run" and "--help" not in call.arguments
+    ]
+
+
+def test_podman_s_health_checks_need_systemd(docker: Sandbox) -> None:
+    docker.fake("podman")
+    docker.variables["CONTAINER_ENGINE"] = "podman"
+    call = ran(docker, engine="podman")
+    assert ("--no-healthcheck" in call.arguments) == (not Path("/run/systemd/system").is_dir())
+
+
+def run_file(sandbox: Sandbox, engine: str, *arguments: str) -> Call:
+    """Run run.sh with an image file, which must succeed, and return the call that ran it."""
+    result = sandbox.run("run.sh", *arguments)
+    assert result.returncode == 0, result.stderr
+    return sandbox.calls(engine)[-1]
+
+
+@pytest.mark.parametrize("engine", ["apptainer", "singularity"])
+def test_apptainer_runs_an_image_file(docker: Sandbox, engine: str) -> None:
+    """With the same paths; variables have the prefix that this engine passes on."""
+    docker.fake(engine)
+    docker.variables |= {"CONTAINER_ENGINE": engine, "IMAGE_NAME": docker.file("bert large.sif"), "SEED": "a,b c"}
+    call = run_file(docker, engine, "--no-shuffle")
+    assert call.arguments[0] == "exec"
+    assert call.arguments[-3:] == [
+        docker.variables["IMAGE_NAME"], "/workspace/bert-large/quickstart/run_bert_pretrain_phase1.sh", "--no-shuffle",
+    ]  # fmt: skip
+    assert mount(docker.variables["OUTPUT_DIR"]) in call.values("--mount")
+    assert mount(docker.variables["DATASET_DIR"], ",readonly") in call.values("--mount")
+    assert call.environment[f"{engine.upper()}ENV_SEED"] == "a,b c"
+    assert "--cleanenv" in call.arguments
+
+
+def test_a_missing_image_file_is_named(docker: Sandbox) -> None:
+    docker.fake("apptainer")
+    docker.variables |= {"CONTAINER_ENGINE": "apptainer", "IMAGE_NAME": "/no/such.sif"}
+    assert "IMAGE_NAME=/no/such.sif" in refused(docker)
