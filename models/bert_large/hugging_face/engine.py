@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import bert_large
+from bert_large.cpp_library import LibraryBuildError
 from bert_large.engines import computes
-from bert_large.engines.native.build import KernelBuildError
 from bert_large.errors import InputError
 
 ENGINES = ("auto", "native", "eager")
@@ -26,7 +26,7 @@ def apply_engine(model: Any, name: str, precision: str) -> str:
     else:
         try:
             bert_large.accelerate(model)
-        except (InputError, TypeError, KernelBuildError) as error:
+        except (InputError, TypeError, LibraryBuildError) as error:
             reason = str(error)
     if not reason:
         return f"engine native: C++ kernels ({'as asked' if name == 'native' else 'auto: the fastest'})"

@@ -16,16 +16,10 @@ from bert_large.data.folders import find_training_folder, list_shards
 from bert_large.data.formats import format_of
 from bert_large.data.record import BadRecordError, Record
 from bert_large.errors import DamageError
+from bert_large.prepare.compressed import COMPRESSED_SUFFIXES, open_decompressed, plain_name
 from bert_large.prepare.dataset import EVAL_RECORDS, TextSettings, make_dataset
 from bert_large.prepare.manifest import read_manifest
-from bert_large.prepare.text_files import (
-    COMPRESSED_SUFFIXES,
-    decode_lines,
-    list_files,
-    open_decompressed,
-    plain_name,
-    total_bytes,
-)
+from bert_large.prepare.text_files import decode_lines, list_files, total_bytes
 from bert_large.prepare.text_forms import DOC_START
 from bert_large.train.checked import Run
 
@@ -109,14 +103,15 @@ def survey_records(folder: Path) -> DataSurvey:
 
 def _sample_shard(path: Path) -> tuple[list[Record], int, int]:
     """Return the first good records of a shard, how many records were read, and the bytes that they take."""
-    shard_format, records, count = format_of(path), [], 0
+    shard_format, count = format_of(path), 0
+    records: list[Record] = []
     with contextlib.closing(shard_format.open(path)) as shard:
-        for count, (offset, stored) in enumerate(shard.scan(), start=1):
+        for count, (offset, facts) in enumerate(shard.scan(), start=1):
             if len(records) >= _RECORDS_PER_SHARD:
                 if shard_format.offset_unit == "bytes":
                     return records, count - 1, offset
-            elif not isinstance(stored, BadRecordError):
-                records.append(stored.record)
+            elif not isinstance(facts, BadRecordError):
+                records.append(shard.read(offset, count - 1).record)
     return records, count, path.stat().st_size
 
 

@@ -16,7 +16,7 @@ from bert_large.data.formats.padded import field_widths, unpad_record
 from bert_large.data.formats.shard_format import RecordFacts, ShardFormat, StoredRecord
 from bert_large.data.loader import StepBatches
 from bert_large.data.order import SampleOrder
-from bert_large.data.record import NO_PAIR, BadRecordError, Record, RecordShape
+from bert_large.data.record import NO_PAIR, Record, RecordShape
 from bert_large.errors import DataError
 
 from tests.support.records import PHASE_1_SHAPE, assert_same_record, make_records, write_shard
@@ -122,12 +122,11 @@ def test_records_of_several_parts(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     format_of(path).write(path, iter([*records, twin]), 5, PHASE_1_SHAPE)
     with contextlib.closing(format_of(path).open(path)) as shard:
-        stored = [entry for _, entry in shard.scan()]
+        offsets = [offset for offset, _ in shard.scan()]
+        stored = [shard.read(offset, number) for number, offset in enumerate(offsets)]
     for found, expected in zip(stored, [*records, twin], strict=True):
-        assert not isinstance(found, BadRecordError)
         assert_same_record(found.record, expected)
-    checksums = [entry.checksum for entry in stored if not isinstance(entry, BadRecordError)]
-    assert len(set(checksums)) == 5
+    assert len({found.checksum for found in stored}) == 5
 
 
 BAD_PARTS = [([1, 1, 3, 3], -1), ([2, 2, 2, 2], -1), ([1, 2, 1, 2], -1), ([1, 1, 2, 2], 0), ([1, 1, 1, 1], -2)]
