@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 PACKAGES = (
     "apache2-doc", "cinder-doc", "cmake-doc", "debian-handbook", "debian-reference-en", "dict-gcide", "erlang-doc",
@@ -86,7 +87,7 @@ def html_paragraphs(content: bytes) -> list[str]:
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
     text = extract_plain_text(
-        bytes_to_str(content, detect_encoding(content, html5_compatible=True)),
+        bytes_to_str(content, detect_encoding(content, html5_compatible=True) or "utf-8"),
         alt_texts=False,
         list_bullets=False,
         skip_elements=list(_NOT_TEXT),
@@ -190,7 +191,7 @@ def main() -> None:
     for name in ("packages", "unpacked", "text", "wikipedia"):
         (work / name).mkdir(parents=True, exist_ok=True)
     record = work / "sources.json"
-    sources = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    sources: dict[str, dict[str, Any]] = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
     with ProcessPoolExecutor(len(os.sched_getaffinity(0)), get_context("spawn")) as pool:
         for package in PACKAGES:
             folder, version = unpack(package, work)
