@@ -80,9 +80,12 @@ class Dataset:
         build_indexes(paths, self.index_dir, on_shard, self.limits, self.max_bad_records)
 
     def _build_first(self, seconds: float, on_shard: Callable[[int, int], None]) -> None:
-        """Index the first window, and others while that takes no longer than `seconds` in all."""
+        """Index the first window; if it is new, also others while that takes no longer than `seconds` in all."""
         started = now = time.monotonic()
+        is_new = bool(self._without_index(self.paths[: self.ends[0]]))
         self.build_indexes(0, on_shard)
+        if not is_new:
+            return
         for first, end in itertools.pairwise(self.ends):
             latest, now = time.monotonic() - now, time.monotonic()
             if now + latest - started > seconds:  # the next window may take as long as the last one
