@@ -109,7 +109,8 @@ def survey_records(folder: Path) -> DataSurvey:
 
 def _sample_shard(path: Path) -> tuple[list[Record], int, int]:
     """Return the first good records of a shard, how many records were read, and the bytes that they take."""
-    shard_format, records, count = format_of(path), [], 0
+    shard_format, count = format_of(path), 0
+    records: list[Record] = []
     with contextlib.closing(shard_format.open(path)) as shard:
         for count, (offset, stored) in enumerate(shard.scan(), start=1):
             if len(records) >= _RECORDS_PER_SHARD:
