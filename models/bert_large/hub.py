@@ -10,6 +10,8 @@ from bert_large.extras import missing_extra
 from bert_large.log import LOGGER
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
+_SECONDS = 10.0
+"""Time in which the hub must answer."""
 _FILES = ("*.json", "vocab.txt", "*.safetensors", "pytorch_model*.bin")
 
 
@@ -30,28 +32,29 @@ def model_folder(place: Path | str) -> Path:
     try:
         import huggingface_hub
     except ImportError as error:
-        raise missing_extra(f"CHECKPOINT_DIR {place}, which is not a folder but may be a model of the hub,", "hub",
-                            error) from error  # fmt: skip
+        purpose = f"CHECKPOINT_DIR {place}, which is not a folder but may be a model of the hub,"
+        raise missing_extra(purpose, "hub", error) from error
+    name = str(place)
     try:
-        folder = Path(huggingface_hub.snapshot_download(str(place), allow_patterns=_wanted_files(str(place))))
-    except (OSError, ValueError, RuntimeError, huggingface_hub.errors.HfHubHTTPError) as error:
-        reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
-        raise InputError(
-            f"CHECKPOINT_DIR {place} is not a folder here, and no model of this name can be got from the hub: "
-            f"{reason.strip()}. Give a folder, or OWNER/NAME of a model; without a network, download it elsewhere and "
-            "copy its folder"
-        ) from None
-    LOGGER.info("model %s of the hub: %s", place, folder)
+        files = huggingface_hub.HfApi().repo_info(name, timeout=_SECONDS).siblings or []
+        whole = any(file.rfilename.endswith(".safetensors") and "/" not in file.rfilename for file in files)
+        wanted = [pattern for pattern in _FILES if not (whole and pattern.endswith(".bin"))]
+        folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))
+    except Exception as error:  # of the library, or of its HTTP client, whose kinds differ between versions
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+        folder = _cached(name, reason)
+    LOGGER.info("model %s of the hub: %s", name, folder)
     return folder
 
 
-def _wanted_files(name: str) -> list[str]:
-    """Return patterns of the files to download, without PyTorch's weights if there are safetensors files."""
+def _cached(name: str, reason: str) -> Path:
+    """Return the copy of a model in the cache; raise `InputError` with the reason why it could not be downloaded."""
     import huggingface_hub
 
     try:
-        names = huggingface_hub.list_repo_files(name)
-    except (OSError, RuntimeError):  # the copy in the cache will do, if there is one
-        return list(_FILES)
-    whole = any(file.endswith(".safetensors") and "/" not in file for file in names)
-    return [pattern for pattern in _FILES if not (whole and pattern.endswith(".bin"))]
+        return Path(huggingface_hub.snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):
+        raise InputError(
+            f"CHECKPOINT_DIR {name} is not a folder here, and the hub gives no model of this name: {reason}. Give a "
+            "folder, or OWNER/NAME of a model; without a network, download it elsewhere and copy its folder"
+        ) from None

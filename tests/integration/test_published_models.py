@@ -148,3 +148,125 @@ def test_pretraining_from_a_real_encoder(minilm: Path, tmp_path: Path) -> None:
     found = load_file(tmp_path / "out" / "model_save" / "model.safetensors")[name]
     expected = load_file(minilm / "model.safetensors")[name.removeprefix("bert.")]
     assert 0 < (found - expected).abs().max() < 0.05
+
+
+SENTENCES = ("The weather in Paris was good.", "Nephritis is rare in children.", "A film about nephritis was shown.")
+
+
+def write_text(folder: Path) -> Path:
+    """Write raw articles in which a word occurs often that a small vocabulary does not have."""
+    folder.mkdir()
+    (folder / "part").write_text("".join(f"{' '.join(SENTENCES)} Number {number}.\n\n" for number in range(150)))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def with_tokenizer(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published folder of a tiny model: its vocabulary is in tokenizer.json alone, with an added token."""
+    from bert_large.prepare.vocab import SPECIAL_TOKENS
+    from tokenizers import AddedToken, Tokenizer
+    from tokenizers.models import WordPiece
+    from tokenizers.normalizers import BertNormalizer
+
+    folder = tmp_path_factory.mktemp("with tokenizer") / "model"
+    shutil.copytree(finished / "model_save", folder)
+    (folder / "checksums.json").unlink()
+    letters = "abcdefghijklmnopqrstuvwxyz0123456789."
+    tokens = [*SPECIAL_TOKENS, *letters, *(f"##{letter}" for letter in letters), "the"]
+    tokenizer = Tokenizer(WordPiece({token: number for number, token in enumerate(tokens)}, unk_token="[UNK]"))
+    tokenizer.normalizer = BertNormalizer(lowercase=True)
+    tokenizer.add_tokens([AddedToken("[NUM]", normalized=False)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
+
+
+SHORT = {"config_file": None, "max_steps": 2, "eval_dir": None, "max_seq_length": 64}
+
+
+def test_training_extends_vocabulary_and_positions(
+    task: Task, with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From text alone; the model that is saved starts the next run, and its vocabulary makes its records."""
+    text, out = write_text(tmp_path / "text"), tmp_path / "out"
+    more = {"dataset_dir": None, "text_dir": text, "checkpoint_dir": with_tokenizer, "extend_vocab": 5}
+    task.run(out, **SHORT | more | {"max_seq_length": 600})
+    config = json.loads((out / "model_save" / "config.json").read_text())
+    tokens = (out / "model_save" / "vocab.txt").read_text().splitlines()
+    added = json.loads((out / "model_save" / "added_tokens.json").read_text())
+    assert len(tokens) == 86 and tokens[80] == "[NUM]" and added == {"[NUM]": 80} and "nephritis" in tokens[81:]
+    assert config["vocab_size"] == 100 and config["max_position_embeddings"] == 600
+    assert "600" in (log := (out / "train.log").read_text()) and "5 new tokens" in log
+    changes = {"dataset_dir": out / "records", "checkpoint_dir": out / "model_save", "max_seq_length": 600}
+    again = task.run(tmp_path / "again", **SHORT | changes)
+    assert len(step_rows(again)) == 2
+    assert run_here(*task.arguments(out, **SHORT | more | {"max_seq_length": 600, "max_steps": 3})) == 0  # resumes
+    assert len(step_rows(out)) == 3
+
+
+def test_records_of_another_vocabulary_are_refused(
+    task: Task, with_tokenizer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = write_text(tmp_path / "text")
+    lines = (with_tokenizer / "tokenizer.json").read_text()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "tokenizer.json").write_text(lines.replace('"the"', '"thy"'))
+    for name, tokenizer in {"own": with_tokenizer, "others": other}.items():
+        given = options(input_dir=text, tokenizer=tokenizer, output_dir=tmp_path / name, max_seq_length=64)
+        assert run_here("prepare", *given) == 0
+    more = {"checkpoint_dir": with_tokenizer, **SHORT, "eval_dir": "none"}
+    task.run(tmp_path / "out", dataset_dir=tmp_path / "own", **more)
+    assert run_here(*task.arguments(tmp_path / "refused", dataset_dir=tmp_path / "others", **more)) == 2
+    assert str(tmp_path / "others") in capsys.readouterr().err
+    evaluated = options(checkpoint_dir=with_tokenizer, eval_dir=tmp_path / "others")
+    assert run_here("evaluate", *evaluated) == 2
+    assert str(tmp_path / "others") in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"extend_vocab": 5}, "TEXT_DIR"),
+        ({"extend_vocab": 5, "checkpoint_dir": None, "config_file": "bert-tiny"}, "CHECKPOINT_DIR"),
+        ({"vocab_file": "other"}, "'thy'"),
+    ],
+)
+def test_what_cannot_be_extended(
+    changes: dict[str, Any], named: str, task: Task, with_tokenizer: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    if changes.get("vocab_file"):
+        (tmp_path / "tokenizer.json").write_text(
+            (with_tokenizer / "tokenizer.json").read_text().replace('"the"', '"thy"')
+        )
+        changes = {"vocab_file": tmp_path / "tokenizer.json"}
+    given = {"checkpoint_dir": with_tokenizer, **SHORT, "max_seq_length": None, **changes}
+    assert run_here(*task.arguments(tmp_path / "out", **given)) == 2
+    assert named in capsys.readouterr().err and not (tmp_path / "out" / "model_save").exists()
+
+
+@pytest.mark.parametrize(
+    ("lacking", "architecture"),
+    [
+        ((), "BertForMaskedLM"),
+        (("cls.predictions.",), "BertForNextSentencePrediction"),
+        (("cls.seq_relationship.",), "BertForPreTraining"),
+        (("cls.seq_relationship.", "bert.pooler."), "BertForPreTraining"),
+        (("bert.pooler.",), "BertForPreTraining"),
+        (("cls.", "bert.pooler."), "BertModel"),
+    ],
+)
+def test_models_without_some_of_the_heads(
+    lacking: tuple[str, ...], architecture: str, task: Task, finished: Path, tmp_path: Path
+) -> None:
+    folder = published(finished, tmp_path / "published", {"architectures": [architecture]})
+    weights = torch.load(folder / "pytorch_model.bin", weights_only=True)
+    kept = {name: value for name, value in weights.items() if not name.startswith(lacking or ("none",))}
+    torch.save(kept, folder / "pytorch_model.bin")
+    run = task.run(tmp_path / "out", checkpoint_dir=folder, config_file=None, max_steps=1)
+    found = load_file(run / "model_save" / "model.safetensors")
+    assert {name.replace("Norm.gamma", "Norm.weight").replace("Norm.beta", "Norm.bias") for name in weights} == set(
+        found
+    )
+    log = (run / "train.log").read_text()
+    assert all(any(name.startswith(part) and name in log for name in found) for part in lacking)

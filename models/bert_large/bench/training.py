@@ -50,10 +50,13 @@ def build_runner(
     ranks: Ranks | None = None,
     gradient_sum: GradientSum | None = None,
     zero1: bool = False,
+    optim: OptimConfig | None = None,
 ) -> StepRunner:
-    """Return the runner of optimizer steps, on one rank unless `ranks` is given."""
+    """Return the runner of optimizer steps, on one rank unless `ranks` is given, with LAMB unless `optim` is."""
     ranks = ranks or Ranks()
-    optim = OptimConfig(learning_rate=LEARNING_RATE, total_steps=1_000_000)  # the learning rate never reaches 0
+    optim = optim or OptimConfig(
+        learning_rate=LEARNING_RATE, total_steps=1_000_000
+    )  # the learning rate never reaches 0
     shards = ParameterShards(model, ranks) if zero1 else None
     owned = None if shards is None else shards.owned
     return StepRunner(

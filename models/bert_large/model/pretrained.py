@@ -153,7 +153,7 @@ def load_to_train(folder: Path, model: BertForPreTraining, seed: int, vocab_file
     if new or model.config.vocab_size > before.vocab_size:
         sizes = before.vocab_size, model.config.vocab_size
         LOGGER.info(
-            "%s has %d rows of words, now %d; new tokens, the means of their pieces: %d", folder, *sizes, len(new)
+            "%s has %d rows of words, now %d; %d new tokens start as the mean of their pieces", folder, *sizes, len(new)
         )
         grow |= dict.fromkeys(WORDS, partial(grow_words, pieces=new))
     load_weights(

@@ -90,6 +90,7 @@ def forecast(run: Run, data: DataSurvey, evaluation: DataSurvey | None, speed: S
         "checkpoint": checkpoints * size * speed.per_checkpoint_byte,
     }
     need, ranks = memory_need(run), _ranks_per_machine()
+    index_bytes = data.records * _INDEX_BYTES_PER_RECORD
     made_bytes = data.bytes + data.corpus_bytes if run.text is not None else 0
     return Plan(
         records=data.records,
@@ -109,11 +110,8 @@ def forecast(run: Run, data: DataSurvey, evaluation: DataSurvey | None, speed: S
         hours=sum(seconds.values()) / 3600,
         memory_bytes_per_machine=None if need is None else need.total * ranks,
         ranks_per_machine=ranks,
-        # While one is written, all that are kept are there; the model has the weights alone, a third of it.
-        disk_bytes=(train.keep_checkpoints + 1) * size
-        + size // 3
-        + data.records * _INDEX_BYTES_PER_RECORD
-        + made_bytes,
+        # While a checkpoint is written, all that are kept are there; the model is a third of one, the weights alone.
+        disk_bytes=(train.keep_checkpoints + 1) * size + size // 3 + index_bytes + made_bytes,
         disk_free_bytes=free_bytes(train.output_dir),
     )
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +19,14 @@ from bert_large.data.order import cut_by_tokens
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining, skeleton
+from bert_large.model.operations import Operations
 from bert_large.model.pretrained import weights_of
 from bert_large.observe.timing import Timing, Variant, alternate
 from bert_large.plan.survey import DataSurvey
 from bert_large.train.checked import Run
 from bert_large.train.checkpoint import bytes_to_save, write_checkpoint
 from bert_large.train.state import TrainingState
+from bert_large.train.step import StepRunner
 
 _SECONDS = 20.0
 """Time for the measurement."""
@@ -62,11 +63,12 @@ def measure_machine(run: Run, data: DataSurvey) -> Speed:
     depth = run.model.num_hidden_layers
     layers = _LAYERS if depth > max(_LAYERS) else (depth,)
     steps = sorted({1, min(_MICRO_BATCHES, len(batches))})
+    sequences = sum(batch.sequences for batch in batches)
     variants = {}
     for count in layers:
-        step = _make_step(run, dataclasses.replace(run.model, num_hidden_layers=count), engine, batches)
+        runner = _make_runner(run, dataclasses.replace(run.model, num_hidden_layers=count), engine, sequences)
         for size in steps:
-            variants[f"{count} layers, {size} micro-batches"] = Variant(lambda round_, step=step, size=size: step(size))
+            variants[f"{count} layers, {size} micro-batches"] = _step_of(runner, batches[-size:])
     timings = list(_measure(variants).values())
     costs = [_costs(timings[number : number + len(steps)], [sum(b.tokens for b in batches[-size:]) for size in steps])
              for number in range(0, len(timings), len(steps))]  # fmt: skip
@@ -113,13 +115,16 @@ def _micro_batches(run: Run, data: DataSurvey) -> list[RaggedBatch]:
     return [make_batch(records[cut], range(cut.start, cut.stop)) for cut in cuts]
 
 
-def _make_step(run: Run, config: ModelConfig, engine: object, batches: list[RaggedBatch]) -> Callable[[int], object]:
-    """Return a function that runs a step of the last `size` micro-batches."""
-    model = BertForPreTraining(config, engine)  # type: ignore[arg-type]
+def _make_runner(run: Run, config: ModelConfig, engine: Operations, sequences: int) -> StepRunner:
+    """Return the runner of steps of a model with new weights."""
+    model = BertForPreTraining(config, engine)
     model.initialize(run.train.seed)
     precision = apply_precision(run.train.precision)
-    runner = build_runner(model, precision, global_batch_size=sum(batch.sequences for batch in batches))
-    return lambda size: runner.run(0, batches[-size:], 0.0, lambda done: None)
+    return build_runner(model, precision, global_batch_size=sequences, optim=run.optim)
+
+
+def _step_of(runner: StepRunner, batches: list[RaggedBatch]) -> Variant:
+    return Variant(lambda round_: runner.run(round_, batches, 0.0, lambda done: None))
 
 
 def _measure(variants: dict[str, Variant]) -> dict[str, Timing]:

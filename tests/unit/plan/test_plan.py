@@ -1,0 +1,163 @@
+"""`bert-large plan`: data counted or estimated, a forecast of known numbers, and advice that fits the budget."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from bert_large.plan.survey import DataSurvey, survey_records
+from bert_large.plan.timing import flops_per_token
+from bert_large.prepare.dataset import TextSettings, make_dataset
+
+from tests.support.models import tiny_config, write_config
+from tests.support.records import make_records, write_folder
+from tests.support.runs import options, run_here
+
+SETTINGS: dict[str, Any] = {"phase": 1, "global_batch_size": 8, "max_steps": 40, "micro_batch_tokens": 200,
+                            "save_every": 10, "eval_every_samples": 80, "learning_rate": 0.001}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("plan")
+    write_folder(folder / "data" / "seq_128", make_records(50, lengths=(5, 100)), shards=3)
+    write_folder(folder / "data" / "eval", make_records(12, seed=1))
+    write_config(folder / "config.json")
+    return folder
+
+
+def planned(place: Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> dict[str, Any]:
+    given: dict[str, Any] = {"dataset_dir": place / "data", "config_file": place / "config.json",
+                             "output_dir": place / "out", "tokens_per_second": 1000}  # fmt: skip
+    capsys.readouterr()
+    assert run_here("plan", *options(**SETTINGS | given | changes), "--json") == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_described_machine_gives_the_arithmetic(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = make_records(50, lengths=(5, 100))
+    mean = np.mean([len(record.input_ids) for record in records])
+    plan = planned(place, capsys)
+    assert plan["records"] == 50 and plan["steps"] == 40 and plan["sequences"] == 320
+    assert plan["epochs"] == pytest.approx(6.4) and plan["tokens_per_step"] == pytest.approx(8 * mean, rel=0.01)
+    assert plan["training_hours"] == pytest.approx(320 * mean / 1000 / 3600, rel=0.01)
+    assert plan["evaluations"] == 4 and plan["checkpoints"] == 4
+    eval_tokens = sum(len(record.input_ids) for record in make_records(12, seed=1))
+    assert plan["evaluation_hours"] == pytest.approx(4 * eval_tokens / 3000 / 3600, rel=0.01)
+    parts = ("preparation", "training", "evaluation", "checkpoint")
+    assert plan["hours"] == pytest.approx(sum(plan[f"{part}_hours"] for part in parts))
+    assert not (place / "out").exists()
+
+
+@pytest.mark.parametrize("changes", [{"max_samples": 100}, {"max_steps": 13}])
+def test_the_first_limit_ends_the_run(changes: dict[str, int], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = planned(place, capsys, **changes)
+    assert plan["steps"] == 13 and plan["evaluations"] == 2  # at 80 samples, and at the end
+
+
+def test_machines_share_the_tokens(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one, four = planned(place, capsys), planned(place, capsys, machines=4)
+    assert four["training_hours"] == pytest.approx(one["training_hours"] / 4)
+
+
+def test_products_of_another_machine(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slow, fast = (planned(place, capsys, tokens_per_second=None, gflops=speed) for speed in (1, 10))
+    assert slow["training_hours"] == pytest.approx(10 * fast["training_hours"])
+    small, large = flops_per_token(tiny_config(), 50), flops_per_token(tiny_config(num_hidden_layers=4), 50)
+    assert large - small == pytest.approx(2 * (6 * (4 * 32**2 + 2 * 32 * 64) + 12 * 50 * 32))
+
+
+def test_advice_fits_the_hours(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The steps and machines that it names are tried."""
+    whole = planned(place, capsys, tokens_per_second=10)
+    budget = whole["hours"] / 2
+    advice = planned(place, capsys, tokens_per_second=10, hours=budget)["advice"]
+    found = {words[0]: int(words[1].rstrip(":")) for line in advice if (words := line.split())[0].startswith("--m")}
+    assert set(found) == {"--max-steps", "--machines"}
+    for changes in ({"max_steps": found["--max-steps"]}, {"machines": found["--machines"]}):
+        fitted = planned(place, capsys, tokens_per_second=10, **changes)
+        assert budget / 2 < fitted["hours"] <= budget * 1.02, changes
+    assert not any(line.startswith("--") for line in planned(place, capsys, hours=whole["hours"] * 2)["advice"])
+
+
+def test_advice_fits_the_memory(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    large: dict[str, Any] = {"config_file": "bert-large", "micro_batch_tokens": 16384}
+    needed = planned(place, capsys, **large)["memory_bytes_per_machine"]
+    (line,) = planned(place, capsys, memory=needed / 2**30 * 0.5, **large)["advice"]
+    tokens = int(line.partition("--micro-batch-tokens ")[2].split()[0])
+    fitted = planned(place, capsys, memory=needed / 2**30 * 0.5, **large | {"micro_batch_tokens": tokens})
+    assert fitted["advice"] == [] and 512 <= tokens < 16384
+    (line,) = planned(place, capsys, memory=1, **large)["advice"]
+    assert "--micro-batch-tokens" not in line
+
+
+def test_this_machine_is_measured(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With fewer layers than the model has; more layers take longer."""
+    seconds = [
+        planned(place, capsys, tokens_per_second=None, config_file=write_config(place / f"{layers}.json", **size))
+        for layers in (2, 24)
+        if (size := {"num_hidden_layers": layers})
+    ]
+    assert 0 < seconds[0]["step_seconds"] < seconds[1]["step_seconds"]
+    assert "3 of 24" in seconds[1]["speed_origin"] and seconds[0]["checkpoint_hours"] > 0
+
+
+def sentences(seed: int, articles: int) -> str:
+    generator = random.Random(seed)
+    words = [generator.choice(["river", "bank", "tree", "falls", "slow", "green", "winter"]) for _ in range(40)]
+    lines = [f"{' '.join(generator.sample(words, 9)).capitalize()}.\n" for _ in range(articles * 6)]
+    return "".join(line + ("\n" if number % 6 == 5 else "") for number, line in enumerate(lines))
+
+
+TEXT_SETTINGS = {"max_seq_length": 128, "max_predictions_per_seq": 20, "dupe_factor": 2, "vocab_size": 200}
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
+def test_text_is_estimated_from_a_sample(
+    compress: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bert_large.plan import survey
+
+    suffix = {gzip.compress: ".gz", bz2.compress: ".bz2", lzma.compress: ".xz"}.get(compress, "")
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(6):
+        (text / f"part-{number}.txt{suffix}").write_bytes(compress(sentences(number, 100 + 20 * number).encode()))
+    settings = TextSettings(vocab_file=None, do_lower_case=None, **TEXT_SETTINGS)
+    make_dataset(text, tmp_path / "records", settings, lambda line: None)
+    expected = survey_records(tmp_path / "records" / "seq_128")
+    monkeypatch.setattr(survey, "_TEXT_BYTES", 60_000)
+    found, held_out = survey.survey_text(text, settings)
+    assert "estimated" in found.origin and held_out is not None
+    assert found.tokens == pytest.approx(expected.tokens, rel=0.15)
+    assert found.records == pytest.approx(expected.records, rel=0.15)
+
+
+def test_many_records_are_estimated_from_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bert_large.plan import survey
+
+    write_folder(tmp_path, make_records(600, lengths=(5, 100)), shards=12)
+    exact = survey_records(tmp_path)
+    monkeypatch.setattr(survey, "_RECORDS_PER_SHARD", 20)
+    found: DataSurvey = survey_records(tmp_path)
+    assert exact.records == 600 and len(found.sample) == 80
+    assert found.records == pytest.approx(600, rel=0.1) and found.tokens == pytest.approx(exact.tokens, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"dataset_dir": "missing"}, "missing"), ({"hours": 0}, "--hours"), ({"memory": -1}, "--memory"),
+     ({"machines": 0}, "--machines"), ({"max_steps": 0}, "--max-steps")],
+)  # fmt: skip
+def test_wrong_options(changes: dict[str, Any], named: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given: dict[str, Any] = {"dataset_dir": place / "data", "config_file": place / "config.json", "output_dir": "out"}
+    assert run_here("plan", *options(**SETTINGS | given | changes)) == 2
+    assert named in capsys.readouterr().err
