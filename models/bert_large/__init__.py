@@ -15,6 +15,10 @@ def __getattr__(name: str) -> Any:
     """Return a public function. It is imported when it is used, because PyTorch and `transformers` take seconds."""
     if name not in ("accelerate", "restore"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from bert_large.hugging_face import swap
+    try:
+        from bert_large.hugging_face import swap
+    except ImportError as error:
+        from bert_large.extras import missing_extra
 
+        raise missing_extra(f"bert_large.{name}", "finetune", error) from error
     return getattr(swap, name)

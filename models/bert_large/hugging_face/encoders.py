@@ -121,7 +121,7 @@ def _check_call(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -
     if nn.modules.module._has_any_global_hook():
         raise UnsupportedError("a hook is registered for all modules")
     names = ["a positional argument"] if any(value is not None for value in args) else []
-    names += [name for name, value in kwargs.items() if name not in _IGNORED and value is not None and value is not False]
+    names += [name for name, value in kwargs.items() if name not in _IGNORED and not (value is None or value is False)]
     if names:
         raise UnsupportedError(f"its forward pass gets {', '.join(names)}")
 

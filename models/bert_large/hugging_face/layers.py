@@ -110,7 +110,8 @@ def distilbert_layer(modeling: Any) -> Expected:
 def read_bert_layer(layer: Any) -> Layer:
     """Return the parameters of a layer with BERT's blocks."""
     attention, out = layer.attention.self, layer.attention.output
-    _check_attention(attention, attention.num_attention_heads, len(attention.query.weight), layer.chunk_size_feed_forward)
+    width = len(attention.query.weight)
+    _check_attention(attention, attention.num_attention_heads, width, layer.chunk_size_feed_forward)
     if attention.is_decoder or attention.is_causal or layer.is_decoder or layer.add_cross_attention:
         raise UnsupportedError("it is a decoder")
     return Layer(

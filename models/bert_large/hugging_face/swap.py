@@ -16,7 +16,7 @@ Model = TypeVar("Model", bound=nn.Module)
 PRECISIONS = (None, "fp32", "bf16")
 _READS_PADDING = "ForQuestionAnswering"
 """End of the names of models whose loss is a softmax over all positions of a sequence."""
-_ORIGINALS: dict[type[nn.Module], type[nn.Module]] = {accelerated: original for original, accelerated in ENCODERS.items()}
+_ORIGINALS: dict[type[nn.Module], type[nn.Module]] = {kind: original for original, kind in ENCODERS.items()}
 
 
 def accelerate(model: Model, precision: str | None = None, *, computes_padding: bool | None = None) -> Model:

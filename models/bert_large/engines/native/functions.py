@@ -34,13 +34,14 @@ class Workspace(NamedTuple):
 
 
 def _take_saved(ctx: Any) -> Any:
-    """Return the saved activations.
+    """Return the saved activations; raise `RuntimeError` if a parameter has changed since the forward pass.
 
     They can then be overwritten in place, and are freed even while the loss is still referenced.
     """
     saved, ctx.saved = ctx.saved, None
     if saved is None:
         raise RuntimeError("the native engine cannot run backward twice through the same forward pass")
+    _ = ctx.saved_tensors  # PyTorch compares the versions of the parameters
     return saved
 
 
@@ -155,7 +156,7 @@ class AttentionBlock(torch.autograd.Function):
             normalized = memory.product(context, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
         ctx.save_for_backward(*parameters)
-        ctx.parts = workspace, batch, projections, heads, output, norm, dropouts, weights
+        ctx.parts = workspace, batch, projections, heads, output, norm, dropouts, weights, parameters
         ctx.saved = hidden, qkv, bias, context, log_sums, (normalized, rstds)
         return out
 
@@ -163,8 +164,8 @@ class AttentionBlock(torch.autograd.Function):
     @once_differentiable
     @_without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (memory, new_gradients), batch, projections, heads, output, norm, dropouts, weights = ctx.parts
-        parameters, found = ctx.saved_tensors, new_gradients()
+        (memory, new_gradients), batch, projections, heads, output, norm, dropouts, weights, parameters = ctx.parts
+        found = new_gradients()
         hidden, qkv, bias, context, log_sums, of_norm = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
             found, memory, gradients[0], of_norm, output, norm, batch, dropouts[1]
@@ -202,7 +203,7 @@ class FeedForwardBlock(torch.autograd.Function):
             normalized = memory.product(activated, weights[1].t())
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropout)
         ctx.save_for_backward(*parameters)
-        ctx.parts = workspace, batch, intermediate, output, norm, dropout, weights
+        ctx.parts = workspace, batch, intermediate, output, norm, dropout, weights, parameters
         ctx.saved = hidden, derivative, activated, (normalized, rstds)
         return out
 
@@ -210,8 +211,8 @@ class FeedForwardBlock(torch.autograd.Function):
     @once_differentiable
     @_without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (memory, new_gradients), batch, intermediate, output, norm, dropout, weights = ctx.parts
-        parameters, found = ctx.saved_tensors, new_gradients()
+        (memory, new_gradients), batch, intermediate, output, norm, dropout, weights, parameters = ctx.parts
+        found = new_gradients()
         hidden, derivative, activated, of_norm = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
             found, memory, gradients[0], of_norm, output, norm, batch, dropout
