@@ -75,6 +75,8 @@ class EmbeddingFile:
         return self
 
     def __exit__(self, *error: object) -> None:
+        if self.rows == 0:  # nothing to continue
+            remove_tree(self._folder, ignore_errors=True)
         self._lock.close()
 
     @property

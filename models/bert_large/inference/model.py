@@ -14,7 +14,8 @@ from bert_large.extras import missing_extra
 from bert_large.model.pretrained import check_model_intact
 from bert_large.model.weight_files import require_finite
 
-FAMILY = ("bert", "distilbert", "roberta", "xlm-roberta", "camembert")
+_ROBERTA = ("roberta", "xlm-roberta", "camembert")
+FAMILY = ("bert", "distilbert", "electra", *_ROBERTA)
 """`model_type` of the encoders that can be loaded."""
 _ENCODER = ("embeddings.", "encoder.", "transformer.")
 _CONSTANTS = ("position_ids", "token_type_ids")
@@ -80,5 +81,5 @@ def _listed(names: list[str]) -> str:
 
 def longest_input(config: Any) -> int:
     """Return the largest number of tokens in a sequence. RoBERTa's positions start behind that of the padding token."""
-    skipped = config.pad_token_id + 1 if config.model_type not in ("bert", "distilbert") else 0
+    skipped = config.pad_token_id + 1 if config.model_type in _ROBERTA else 0
     return int(config.max_position_embeddings - skipped)
