@@ -20,9 +20,10 @@ from bert_large.bench.synthetic import make_record
 from bert_large.bench.tolerance import TOLERANCES, Outcome, find_differences
 from bert_large.bench.training import SEED
 from bert_large.config.model import ModelConfig
+from bert_large.cpp_library import LibraryBuildError
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.native.build import KernelBuildError, load_kernels
+from bert_large.engines.native.build import load_kernels
 from bert_large.engines.precision import Precision, apply_precision, get_precision, matmul_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
@@ -152,7 +153,7 @@ class _Peak:
         """Return the variant "peak", or none where there are no kernels to measure with."""
         try:
             load_kernels()
-        except KernelBuildError:
+        except LibraryBuildError:
             return {}
         return {"peak": Variant(self._run)}
 
