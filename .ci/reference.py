@@ -132,7 +132,7 @@ def make_page(commands: Mapping[str, Sequence[Setting]], regenerate: str) -> str
         "`PRECISION`, `CONFIG_FILE` in phase 1, and `CHECKPOINT_DIR` in phase 2; they set `--phase`.",
         _settings_table(commands["pretrain"]),
         "### Several ranks",
-        "Values that you set for OpenMP, oneCCL and MLflow are kept: " + _names(script_variables.FOREIGN_VARIABLES) + ".",
+        f"Values that you set for OpenMP, oneCCL and MLflow are kept: {_names(script_variables.FOREIGN_VARIABLES)}.",
         _settings_table(_LAUNCH),
         "### Allocator, threads and package",
         "Variables of all quickstart scripts, but `prepare_dataset.sh` uses only `MODEL_DIR` and `PYTHON`.",
