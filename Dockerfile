@@ -31,7 +31,8 @@ RUN python3 -c 'from importlib.metadata import version; print("torch==" + versio
 # docker/shrink.sh packed, stay in this stage.
 FROM dependencies AS kernels
 RUN command -v g++ \
-    || { apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends g++ >/dev/null; } \
+    || { apt-get -qq update \
+        && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends g++ >/dev/null; } \
     || { echo "error: g++ is missing from the base image and apt-get did not install it: use a base with g++" >&2; exit 1; }
 RUN cd "$(python3 -c 'import importlib.util as util; print(util.find_spec("torch").submodule_search_locations[0])')" \
     && if [ -f include.tar.gz ]; then tar --extract --file include.tar.gz; fi

@@ -23,7 +23,8 @@ RUN python3 -m pip install --quiet --no-deps --require-hashes -r /tmp/docker/req
     && python3 -m pip uninstall --quiet --yes networkx \
     && /tmp/docker/check_packages.sh /opt/venv/bin/python \
     && echo "torch $TORCH_VERSION" > /opt/venv/base_image.txt
-RUN apt-get -qq update && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends binutils >/dev/null \
+RUN apt-get -qq update \
+    && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends binutils >/dev/null \
     && /tmp/docker/shrink.sh /opt/venv/bin/python
 
 FROM ${PYTHON_IMAGE}
@@ -31,7 +32,8 @@ ARG PYTHON_IMAGE
 
 # Memory allocators, and numactl to bind a process to a node. apt's caches and logs stay out of the layer.
 RUN apt-get -qq update \
-    && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends libtcmalloc-minimal4 libjemalloc2 numactl >/dev/null \
+    && DEBIAN_FRONTEND=noninteractive apt-get -qq install --no-install-recommends \
+        libtcmalloc-minimal4 libjemalloc2 numactl >/dev/null \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/debconf/*-old /var/cache/ldconfig/aux-cache \
         /var/log/apt /var/log/dpkg.log /var/log/alternatives.log
 COPY --from=packages /opt/venv /opt/venv

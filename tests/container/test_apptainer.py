@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,18 +39,18 @@ class Site:
     root: Path
     folder: Path
 
-    def start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, *command: str, variables: Mapping[str, str] | None = None) -> subprocess.Popen[str]:
         """Start a command as the user in a mount namespace with the system's root."""
         script = ENTER.format(uid=UID)
-        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder), **variables}
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(self.folder), **(variables or {})}
         return subprocess.Popen(
             ["unshare", "--mount", "--propagation", "private", "bash", "-euc", script, str(self.root), *command],
             env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )  # fmt: skip
 
-    def run(self, *command: str, code: int = 0, **variables: str) -> str:
+    def run(self, *command: str, code: int = 0, variables: Mapping[str, str] | None = None) -> str:
         """Run a command, which must end with an exit code, and return its output."""
-        process = self.start(*command, **variables)
+        process = self.start(*command, variables=variables)
         output, _ = process.communicate(timeout=1200)
         assert process.returncode == code, output
         return output
@@ -127,7 +127,7 @@ def test_the_image_runs_commands(site: Site) -> None:
 
 
 def test_two_ranks_train(site: Site) -> None:
-    output = site.run(site.script, "--seed", "7", **site.variables)
+    output = site.run(site.script, "--seed", "7", variables=site.variables)
     assert "seed 7" in output and "2 ranks over gloo" in output
     folder = Path(site.variables["OUTPUT_DIR"])
     assert (folder / "model_save/model.safetensors").is_file()
@@ -143,7 +143,7 @@ def test_only_the_output_is_writable(site: Site) -> None:
     os.chown(shared, 0, 4321)
     shared.chmod(0o750)
     variables = site.variables | {"TRAIN_SCRIPT": str(site.folder / "probe.py"), "DATASET_DIR": str(shared)}
-    site.run(site.script, **(variables | {"RANKS_PER_NODE": "1"}))
+    site.run(site.script, variables=variables | {"RANKS_PER_NODE": "1"})
     report = site.report
     assert report["uid"] == UID and report["capabilities"] == 0 and not report["image_is_writable"]
     assert report["readable"] == {"--dataset-dir": True, "--config-file": True, "--output-dir": True}
@@ -152,9 +152,9 @@ def test_only_the_output_is_writable(site: Site) -> None:
 
 def test_the_exit_code_and_signals(site: Site) -> None:
     variables = site.variables | {"TRAIN_SCRIPT": str(site.folder / "probe.py"), "RANKS_PER_NODE": "1"}
-    site.run(site.script, "--fail", code=47, **variables)
+    site.run(site.script, "--fail", code=47, variables=variables)
     waiting = Path(variables["OUTPUT_DIR"]) / "waiting"
-    process = site.start(site.script, "--wait", **variables)
+    process = site.start(site.script, "--wait", variables=variables)
     deadline = time.monotonic() + 120
     while not waiting.exists():
         assert process.poll() is None and time.monotonic() < deadline
@@ -165,6 +165,6 @@ def test_the_exit_code_and_signals(site: Site) -> None:
 
 
 def test_a_missing_image_file_is_one_line(site: Site) -> None:
-    output = site.run(site.script, code=2, **(site.variables | {"IMAGE_NAME": "/no/such.sif"}))
+    output = site.run(site.script, code=2, variables=site.variables | {"IMAGE_NAME": "/no/such.sif"})
     (line,) = output.splitlines()
     assert "/no/such.sif" in line
