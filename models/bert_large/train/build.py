@@ -178,15 +178,16 @@ def _open_observers(
     with ranks.failing_together():
         if ranks.is_main:
             if run.mlperf is not None and data.evaluation is not None:  # first: it may refuse to continue the log
-                log = open_log(
-                    run.mlperf,
-                    run.optim,
-                    run.train,
-                    step_batches=step_batches,
-                    eval_dataset=data.evaluation,
-                    first_samples=start.state.step * run.train.global_batch_size,
-                    times=times,
-                )
+                with ranks.busy("counting all records for the MLPerf log"):  # which indexes those that are new
+                    log = open_log(
+                        run.mlperf,
+                        run.optim,
+                        run.train,
+                        step_batches=step_batches,
+                        eval_dataset=data.evaluation,
+                        first_samples=start.state.step * run.train.global_batch_size,
+                        times=times,
+                    )
                 observers.append(log)
             start.carry_out()
             observers.insert(0, MetricsWriter(run.train.output_dir, start.state.step, start.state.evaluation_due))
