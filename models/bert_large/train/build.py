@@ -187,15 +187,16 @@ def _open_observers(
     with ranks.failing_together():
         if ranks.is_main:
             if run.mlperf is not None and data.evaluation is not None:  # first: it may refuse to continue the log
-                log = open_log(
-                    run.mlperf,
-                    run.optim,
-                    run.train,
-                    step_batches=step_batches,
-                    eval_dataset=data.evaluation,
-                    first_samples=Cadence(run.train).samples(start.state.step),
-                    times=times,
-                )
+                with ranks.busy("counting all records for the MLPerf log"):  # which indexes those that are new
+                    log = open_log(
+                        run.mlperf,
+                        run.optim,
+                        run.train,
+                        step_batches=step_batches,
+                        eval_dataset=data.evaluation,
+                        first_samples=Cadence(run.train).samples(start.state.step),
+                        times=times,
+                    )
                 observers.append(log)
             if run.mlflow:
                 with ranks.busy("connecting to MLflow"):

@@ -32,7 +32,7 @@ WINDOWS_FILE = "data_windows.json"
 _NICENESS = 10
 """A tenth of the time of a core that is busy training. A lower priority would find bad records much later."""
 _STOP_SECONDS = 5.0
-"""How long to wait for the process to delete what it has not finished."""
+"""How long to wait for the process to delete its unfinished files."""
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
 
 

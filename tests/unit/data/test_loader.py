@@ -155,6 +155,7 @@ def test_no_semaphores_are_explained(dataset: Dataset, tmp_path: Path, monkeypat
     with pytest.raises(UserError, match="/dev/shm"):
         iterate_steps(step_batches(dataset), 0, 8, 1)
     folder = write_folder(tmp_path / "data", RECORDS, shards=2)
+    monkeypatch.setattr("bert_large.data.index._BYTES_PER_PROCESS", 1)
     with pytest.raises(UserError, match="/dev/shm"):
         Dataset.open(folder, tmp_path / "index", build=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from bert_large.errors import DamageError, DataError, InputError
 from bert_large.train.indexing import BackgroundIndexing, RecordChecks, background_indexing, open_first_step
 
 from tests.support.records import make_records, write_shard
+from tests.support.runs import PROCESS_TIMEOUT_SECONDS
 
 
 @pytest.fixture
@@ -32,11 +32,9 @@ def dataset(tmp_path: Path) -> Iterator[Dataset]:
 
 
 def wait_for(indexing: BackgroundIndexing) -> None:
-    """Call `raise_error` as every step does, until the process has ended."""
-    deadline = time.monotonic() + 60
-    while indexing._process.is_alive() and time.monotonic() < deadline:
-        indexing.raise_error()
-        time.sleep(0.05)
+    """Call `raise_error` as every step does, while the process works and after its end."""
+    indexing.raise_error()
+    indexing._process.join(PROCESS_TIMEOUT_SECONDS)
     indexing.raise_error()
 
 
