@@ -36,7 +36,7 @@ def model_folder(place: Path | str) -> Path:
         raise missing_extra(purpose, "hub", error) from error
     name = str(place)
     try:
-        files = huggingface_hub.HfApi().repo_info(name, timeout=_SECONDS).siblings or []
+        files = huggingface_hub.HfApi().model_info(name, timeout=_SECONDS).siblings or []
         whole = any(file.rfilename.endswith(".safetensors") and "/" not in file.rfilename for file in files)
         wanted = [pattern for pattern in _FILES if not (whole and pattern.endswith(".bin"))]
         folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=wanted))

@@ -160,3 +160,15 @@ def test_tutorial(workshop: Path) -> None:
     assert len(json.loads((runs / "task" / "results.json").read_text())["seeds"]) == 2
     assert (runs / "report.html").exists() and (runs / "onnx" / "pretraining.onnx").exists()
     assert len(re.findall(r"^0\.\d{3} the", printed, re.MULTILINE)) == 5
+
+
+@pytest.mark.slow
+def test_a_published_model_is_trained_on(workshop: Path, text: Path) -> None:
+    """From raw text and a model folder, whose tokenizer makes the records."""
+    data = workshop / "data"
+    (data / "own").mkdir()
+    (data / "own" / "text").symlink_to(text)
+    model = tiny_model()
+    pretrained.save_model(data / "models" / "minilm", model, model.config, data / "bert" / "vocab.txt")
+    documents.run_group("docs/data.md", "published", workshop, {}, {"--max-steps 1000": "--max-steps 3"})
+    assert len(step_rows(data / "minilm" / "out")) == 3

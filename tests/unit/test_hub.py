@@ -18,7 +18,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, files: list[str] | None, folder: P
     """Replace the library's functions by those of a hub with one model; return the list of its downloads."""
     downloads: list[dict[str, Any]] = []
 
-    def repo_info(self: object, name: str, timeout: float) -> SimpleNamespace:
+    def model_info(self: object, name: str, timeout: float) -> SimpleNamespace:
         if files is None:
             raise Exception("\nno network\nmore")
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in files])
@@ -30,7 +30,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, files: list[str] | None, folder: P
         return str(folder)
 
     library = pytest.importorskip("huggingface_hub", reason="needs Hugging Face's hub client")
-    monkeypatch.setattr(library.HfApi, "repo_info", repo_info)
+    monkeypatch.setattr(library.HfApi, "model_info", model_info)
     monkeypatch.setattr(library, "snapshot_download", snapshot_download)
     return downloads
 
