@@ -171,7 +171,8 @@ def _check_modules(module: nn.Module, expected: Expected, name: str) -> None:
         raise UnsupportedError(
             f"{name} has the modules {', '.join(module._modules)}, expected {', '.join(expected.children)}"
         )
-    if "forward" in module.__dict__:
+    forward = module.__dict__.get("forward")
+    if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
         raise UnsupportedError(f"the forward method of {name} has been replaced")
     for kind in _HOOKS:
         for hook in getattr(module, kind).values():
