@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import zipfile
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
+import bert_large
 import pytest
 import torch
 from bert_large.config.model import ModelConfig
@@ -124,6 +127,41 @@ def test_hidden_states_of_a_real_encoder(minilm: Path) -> None:
     ours = ragged_outputs(model, batch)
     assert relative_difference(ours["last_hidden_state"], output.last_hidden_state[places]) < 2e-5
     assert relative_difference(ours["pooler_output"], output.pooler_output) < 2e-5
+
+
+@pytest.mark.slow
+def test_acceleration_of_a_real_encoder(minilm: Path) -> None:
+    """Real sentences of a batch: hidden states and gradients in float32, embeddings in bfloat16."""
+    transformers = pytest.importorskip("transformers", minversion="5", reason="needs Hugging Face's transformers")
+    text = re.sub(r"\s+", " ", topics["assignment"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(minilm)
+    inputs = tokenizer(re.split(r"(?<=[.:]) ", text)[:16], padding=True, truncation=True, return_tensors="pt")
+    real = inputs["attention_mask"].unsqueeze(-1)
+    assert 0.1 < float(real.float().mean()) < 0.9
+    model = transformers.AutoModel.from_pretrained(minilm)
+
+    def step() -> dict[str, torch.Tensor]:
+        hidden = model(**inputs).last_hidden_state * real
+        embeddings = torch.nn.functional.normalize(hidden.sum(1) / real.sum(1))
+        model.zero_grad()
+        (embeddings @ embeddings.T).square().sum().backward()
+        return {"hidden": hidden.detach(), "embeddings": embeddings.detach()} | {
+            name: value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
+        }
+
+    model.eval()
+    expected = step()
+    bert_large.accelerate(model)
+    found = step()
+    assert found.keys() == expected.keys()
+    largest = max(float(value.norm()) for name, value in expected.items() if name not in ("hidden", "embeddings"))
+    for name, value in expected.items():
+        difference = float((found[name] - value).norm() / max(float(value.norm()), 1e-3 * largest))
+        assert difference < 1e-5, f"{name}: {difference:.1e}"
+    bert_large.accelerate(model, "bf16")
+    rounded = step()
+    similarity = (rounded["embeddings"] * expected["embeddings"]).sum(1)
+    assert not torch.equal(rounded["embeddings"], found["embeddings"]) and float(similarity.min()) > 0.999
 
 
 @pytest.mark.slow

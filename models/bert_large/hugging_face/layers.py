@@ -177,11 +177,11 @@ def _check_modules(module: nn.Module, expected: Expected, name: str) -> None:
         for hook in getattr(module, kind).values():
             if getattr(hook, "__module__", None) != _CAPTURES:
                 raise UnsupportedError(f"{name} has a hook")
-    for child, its in expected.children.items():
+    for child, wanted in expected.children.items():
         found = module._modules[child]
         if found is None:
             raise UnsupportedError(f"{child} is missing")
-        _check_modules(found, its, child)
+        _check_modules(found, wanted, child)
 
 
 def _check_attention(attention: Any, heads: int, hidden: int, chunk_size: int) -> None:
