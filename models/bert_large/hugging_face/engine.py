@@ -13,7 +13,8 @@ from bert_large.errors import InputError
 def apply_engine(model: Any, name: str, precision: str) -> str:
     """Accelerate a model in place unless `name` is eager; return a line that says which engine it has, and why.
 
-    The name is native, eager or auto; auto keeps the model's own code where there are no kernels for it. Raises `InputError` if the engine is native and has no kernels for this model or precision.
+    The name is native, eager or auto; auto keeps the model's own code where there are no kernels for it. Raises
+    `InputError` if the engine is native and has no kernels for this model or precision.
     """
     if name == "eager":
         return "engine eager: the model's own PyTorch code (as asked)"
