@@ -117,7 +117,12 @@ def sentences(seed: int, articles: int) -> str:
     return "".join(line + ("\n" if number % 6 == 5 else "") for number, line in enumerate(lines))
 
 
-TEXT_SETTINGS: dict[str, Any] = {"max_seq_length": 128, "max_predictions_per_seq": 20, "dupe_factor": 2, "vocab_size": 200}
+TEXT_SETTINGS: dict[str, Any] = {
+    "max_seq_length": 128,
+    "max_predictions_per_seq": 20,
+    "dupe_factor": 2,
+    "vocab_size": 200,
+}
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress, bz2.compress, lzma.compress])
