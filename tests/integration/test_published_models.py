@@ -226,7 +226,13 @@ def test_training_extends_vocabulary_and_positions(
 ) -> None:
     """From text alone; the model that is saved starts the next run, and its vocabulary makes its records."""
     text, out = write_text(tmp_path / "text"), tmp_path / "out"
-    more = {"dataset_dir": None, "text_dir": text, "checkpoint_dir": with_tokenizer, "extend_vocab": 5}
+    more = {
+        "dataset_dir": None,
+        "text_dir": text,
+        "checkpoint_dir": with_tokenizer,
+        "extend_vocab": 5,
+        "total_steps": 9,
+    }
     task.run(out, **SHORT | more | {"max_seq_length": 600})
     config = json.loads((out / "model_save" / "config.json").read_text())
     tokens = (out / "model_save" / "vocab.txt").read_text().splitlines()
