@@ -5,6 +5,7 @@ from __future__ import annotations
 import bz2
 import contextlib
 import gzip
+import json
 import lzma
 import tempfile
 import time
@@ -19,8 +20,12 @@ from bert_large.errors import DamageError
 from bert_large.prepare.compressed import COMPRESSED_SUFFIXES, open_decompressed, plain_name
 from bert_large.prepare.dataset import EVAL_RECORDS, TextSettings, make_dataset
 from bert_large.prepare.manifest import read_manifest
-from bert_large.prepare.text_files import decode_lines, list_files, total_bytes
-from bert_large.prepare.text_forms import DOC_START
+from bert_large.prepare.sentences import split_sentences
+from bert_large.prepare.settings import DEFAULT_TEXT_FIELD, CorpusSettings
+from bert_large.prepare.table_files import count_rows, iterate_parquet
+from bert_large.prepare.text_encoding import read_text
+from bert_large.prepare.text_files import list_files, total_bytes
+from bert_large.prepare.text_forms import resolve_forms
 from bert_large.train.checked import Run
 
 _SHARDS = 4
@@ -29,6 +34,8 @@ _TEXT_BYTES = 3 << 20
 """Text from which records are made to estimate those of all text; a smaller one is used as a whole."""
 _TEXT_FILES = 12
 _RATIO_BYTES = 4 << 20
+_ARTICLE_ENDS = {"sentences": "", "paragraphs": "", "wikiextractor": "</doc>", "mediawiki": "</page>"}
+"""The line that ends an article, by form; in other forms, each line is one."""
 _COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 
@@ -143,15 +150,18 @@ def _write_sample(files: Sequence[Path], folder: Path) -> tuple[int, int]:
 
     Returns the bytes of all text, which is estimated where it is compressed, and those of the sample.
     """
+    form, encodings = resolve_forms(files, CorpusSettings(), split_sentences)
+    if form == "parquet":
+        return _write_rows(files, folder)
     compressed = [path for path in files if path.suffix in COMPRESSED_SUFFIXES]
     size = total_bytes(files)
     whole = size <= _TEXT_BYTES and not compressed
     chosen = files if whole else _spaced(files, _TEXT_FILES)
     sampled = 0
     for number, path in enumerate(chosen):
-        content = _head(path, _TEXT_BYTES if whole else _TEXT_BYTES // len(chosen))
-        (folder / f"{number:05d}-{plain_name(path)}").write_bytes(content)
-        sampled += len(content)
+        content = _head(path, _TEXT_BYTES if whole else _TEXT_BYTES // len(chosen), form, encodings[path])
+        (folder / f"{number:05d}-{plain_name(path)}").write_text(content, encoding="utf-8")
+        sampled += len(content.encode())
     if compressed:
         ratios = [_ratio(path) for path in _spaced(compressed, _SHARDS)]
         size += round(total_bytes(compressed) * (sum(ratios) / len(ratios) - 1))
@@ -164,19 +174,34 @@ def _spaced(paths: Sequence[Path], most: int) -> list[Path]:
     return [paths[number * len(paths) // count] for number in range(count)]
 
 
-def _head(path: Path, most: int) -> bytes:
-    """Return the beginning of a file up to the first end of an article after `most` bytes."""
-    lines: list[bytes] = []
-    size, ends = 0, (b"",)
-    for text in decode_lines(path):
-        line = text.encode()
-        if not lines and line.startswith(DOC_START.encode()):
-            ends = (b"</doc>",)
+def _write_rows(files: Sequence[Path], folder: Path) -> tuple[int, int]:
+    """Write the first texts of some Parquet tables, one JSON object each; the size of all follows from their rows."""
+    sampled, rows = 0, 0
+    chosen = _spaced(files, _TEXT_FILES)
+    for number, path in enumerate(chosen):
+        with (folder / f"{number:05d}.jsonl").open("w", encoding="utf-8") as file:
+            written = 0
+            for text in iterate_parquet(path, DEFAULT_TEXT_FIELD):
+                written += file.write(f"{json.dumps({DEFAULT_TEXT_FIELD: text})}\n")
+                rows += 1
+                if written >= _TEXT_BYTES // len(chosen):
+                    break
+        sampled += written
+    return max(sampled, round(sampled / max(1, rows) * sum(map(count_rows, files)))), sampled
+
+
+def _head(path: Path, most: int, form: str, encoding: str) -> str:
+    """Return the beginning of a file up to the first end of an article after `most` characters."""
+    lines: list[str] = []
+    size, quotes = 0, 0
+    end = _ARTICLE_ENDS.get(form)
+    for line in read_text(path, encoding):
         lines.append(line)
         size += len(line)
-        if size >= most and (line.startswith(b"{") or line.strip() in ends):
+        quotes += line.count('"')  # a row of a table ends where all quotes are closed
+        if size >= most and (quotes % 2 == 0 if form == "csv" else end is None or line.strip() == end):
             break
-    return b"".join(lines)
+    return "".join(lines) + ("</mediawiki>\n" if form == "mediawiki" and "</mediawiki>" not in lines[-1] else "")
 
 
 def _ratio(path: Path) -> float:

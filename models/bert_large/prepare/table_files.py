@@ -141,6 +141,12 @@ def iterate_parquet(path: Path, field: str) -> Iterator[str | None]:
         ) from None
 
 
+def count_rows(path: Path) -> int:
+    """Return the number of rows of a Parquet file that `check_parquet` has accepted."""
+    with _seekable(path) as file:
+        return int(_import_pyarrow(path).parquet.ParquetFile(file).metadata.num_rows)
+
+
 def check_parquet(path: Path, field: str) -> None:
     """Raise `InputError` if a Parquet file has no column of text `field`."""
     with contextlib.closing(iterate_parquet(path, field)) as cells:  # type: ignore[type-var]  # a generator

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import csv
 import gzip
 import json
 import lzma
@@ -144,6 +145,45 @@ def test_text_is_estimated_from_a_sample(
     assert "estimated" in found.origin and held_out is not None
     assert found.tokens == pytest.approx(expected.tokens, rel=0.15)
     assert found.records == pytest.approx(expected.records, rel=0.15)
+
+
+def as_articles(text: str) -> list[str]:
+    return [article for article in text.split("\n\n") if article]
+
+
+def write_form(form: str, path: Path, text: str) -> None:
+    """Write articles in a form that `corpus` reads."""
+    articles = as_articles(text)
+    if form == "parquet":
+        pyarrow = pytest.importorskip("pyarrow", reason="needs pyarrow")
+        pytest.importorskip("pyarrow.parquet")
+        pyarrow.parquet.write_table(pyarrow.table({"text": articles}), path.with_suffix(".parquet"))
+    elif form == "csv":
+        with path.with_suffix(".csv").open("w", newline="") as file:
+            csv.writer(file).writerows([("id", "text"), *enumerate(articles)])
+    elif form == "json":
+        path.with_suffix(".jsonl").write_text("".join(f"{json.dumps({'text': one})}\n" for one in articles))
+    elif form == "articles":
+        path.write_text("".join(f"{one.replace(chr(10), ' ')}\n" for one in articles))
+    else:
+        path.write_text("".join(f'<doc id="{n}" title="t">\n{one}\n</doc>\n' for n, one in enumerate(articles)))
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "json", "articles", "wikiextractor"])
+def test_samples_end_with_whole_articles(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bert_large.plan import survey
+
+    text = tmp_path / "text"
+    text.mkdir()
+    for number in range(4):
+        write_form(form, text / f"part-{number}.txt", sentences(number, 100))
+    settings = TextSettings(vocab_file=None, do_lower_case=None, **TEXT_SETTINGS)
+    make_dataset(text, tmp_path / "records", settings, lambda line: None)
+    expected = survey_records(tmp_path / "records" / "seq_128")
+    monkeypatch.setattr(survey, "_TEXT_BYTES", 40_000)
+    found, _ = survey.survey_text(text, settings)
+    assert "estimated" in found.origin
+    assert found.tokens == pytest.approx(expected.tokens, rel=0.15)
 
 
 def test_many_records_are_estimated_from_some(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
