@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 from bert_large.bench.options import COUNT, BenchmarkOptions, parse_options, script_parser
-from bert_large.bench.output import describe_run, measure_and_print, run_script, seconds_cells
+from bert_large.bench.output import describe_run, measure_and_print, run_script
 from bert_large.bench.training import SEED, build_runner
 from bert_large.config.options import setting
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
-from bert_large.observe.timing import Variant, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Variant, alternate, as_dicts, format_spread, spread
 from bert_large.optim.build import clip_gradients
 from bert_large.tables import format_table
 
@@ -65,28 +65,28 @@ def measure(options: OptimizerOptions) -> dict[str, Any]:
         "copy": Variant(lambda round_: target.copy_(source)),
     }
     timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
-    results = {**describe_run("optimizer", options, engine.name), "parameters": count}
-    for suffix, seconds in best_and_median(timings):
-        bandwidth = 2 * source.nbytes / seconds["copy"]
-        bound = BYTES_PER_PARAMETER * count / bandwidth
-        results |= {
-            f"copy_bytes_per_second{suffix}": bandwidth,
-            f"optimizer_bound_seconds{suffix}": bound,
-            f"optimizer_over_bound{suffix}": seconds["optimizer"] / bound,
-            f"clip_and_optimizer_over_bound{suffix}": (seconds["clip"] + seconds["optimizer"]) / bound,
-        }
-    return {**results, "seconds": as_dicts(timings)}
+    copied, traffic = 2 * source.nbytes, BYTES_PER_PARAMETER * count
+    step, clip = (timings[name].over(timings["copy"]) for name in ("optimizer", "clip"))
+    return {
+        **describe_run("optimizer", options, engine.name),
+        "parameters": count,
+        "copy_bytes_per_second": spread(timings["copy"].rates(copied)),
+        "optimizer_over_bound": spread([ratio * copied / traffic for ratio in step]),
+        "clip_and_optimizer_over_bound": spread([(a + b) * copied / traffic for a, b in zip(step, clip, strict=True)]),
+        "seconds": as_dicts(timings),
+    }
 
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as text."""
-    rows = [["", "seconds, min", "median"]]
-    rows += [[name, *seconds_cells(timing)] for name, timing in results["seconds"].items()]
+    rows = [["", "seconds, median"]]
+    rows += [[name, f"{timing['median']:.4f}"] for name, timing in results["seconds"].items()]
     return (
         f"{results['parameters']} parameters, engine {results['engine']}, {results['rounds']} alternating rounds, "
         f"{results['threads']} threads\n{format_table(rows)}\n"
-        f"optimizer over its memory traffic at {results['copy_bytes_per_second'] / 1e9:.1f} GB/s: "
-        f"{results['optimizer_over_bound']:.3f}, with clipping {results['clip_and_optimizer_over_bound']:.3f}"
+        f"optimizer over its memory traffic at {format_spread(results['copy_bytes_per_second'], 'GB/s', 1e9)}: "
+        f"{format_spread(results['optimizer_over_bound'])}, with clipping "
+        f"{format_spread(results['clip_and_optimizer_over_bound'])}"
     )
 
 

@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.bench.options import COUNT, PhaseOptions, parse_options, script_parser
-from bert_large.bench.output import describe_run, measure_and_print, run_script, seconds_cells
+from bert_large.bench.output import describe_run, measure_and_print, run_script
 from bert_large.bench.training import open_batches
 from bert_large.config.options import setting
 from bert_large.config.training import RanksConfig
 from bert_large.data.order import deal_to_ranks
 from bert_large.engines import resolve_engine
 from bert_large.errors import InputError
-from bert_large.observe.timing import Timing, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Timing, alternate, as_dicts, format_spread, spread
 from bert_large.tables import format_table
 from rank_processes import COPY_BYTES, Group, Job, Task
 
@@ -128,15 +128,13 @@ def measure(options: RankOptions) -> dict[str, Any]:
     }
 
 
-def _ratios(timings: Mapping[str, Timing]) -> dict[str, float]:
-    """Return the throughput of the ranks over that of one rank, and the seconds that communication adds."""
-    results = {}
-    for suffix, seconds in best_and_median(timings):
-        if "one" in seconds:
-            results[f"throughput_ratio{suffix}"] = seconds["one"] / seconds["ranks"]
-        if "silent" in seconds:
-            results[f"communication_seconds{suffix}"] = seconds["ranks"] - seconds["silent"]
-    return results
+def _ratios(timings: Mapping[str, Timing]) -> dict[str, Any]:
+    """Return the throughput of the ranks over that of one rank, and over that without communication."""
+    return {
+        key: spread(timings[other].over(timings["ranks"]))
+        for key, other in (("throughput_ratio", "one"), ("throughput_over_silent", "silent"))
+        if other in timings
+    }
 
 
 def _bounds(timings: Mapping[str, Timing], reports: Reports, ranks: int) -> dict[str, float]:
@@ -148,13 +146,13 @@ def _bounds(timings: Mapping[str, Timing], reports: Reports, ranks: int) -> dict
     if "plain" not in timings:
         return {}
     sent = reports["plain"][0][0]["gradient_bytes"]
-    copied = 2 * COPY_BYTES / timings["copy"].minimum
+    copied = 2 * COPY_BYTES / timings["copy"].median
     return {
         "gradient_bytes": sent,
-        "plain_sum_seconds": timings["plain"].minimum,
-        "plain_sum_bytes_per_second": sent / timings["plain"].minimum,
-        "plain_bf16_sum_seconds": timings["plain bf16"].minimum,
-        "plain_bf16_sum_bytes_per_second": sent / timings["plain bf16"].minimum,
+        "plain_sum_seconds": timings["plain"].median,
+        "plain_sum_bytes_per_second": sent / timings["plain"].median,
+        "plain_bf16_sum_seconds": timings["plain bf16"].median,
+        "plain_bf16_sum_bytes_per_second": sent / timings["plain bf16"].median,
         "copy_bytes_per_second_and_rank": copied,
         "copy_bound_seconds": 2 * sent * 2 * (ranks - 1) / ranks / copied,
     }
@@ -171,7 +169,7 @@ def _summarize(rounds: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as text."""
-    rows = [["", "seconds per step, min", "median", "sum of gradients, s", "exposed, s", "sent, MB", "buckets",
+    rows = [["", "seconds per step, median", "sum of gradients, s", "exposed, s", "sent, MB", "buckets",
              "moments, MB per rank"]]  # fmt: skip
     for name, timing in results["seconds"].items():
         cells = [""] * 5
@@ -181,7 +179,7 @@ def render(results: dict[str, Any]) -> str:
                 f"{variant['sent_bytes'] / 1e6:.1f}", str(variant["buckets"]),
                 f"{variant['optimizer_state_bytes'] / 1e6:.1f}",
             ]  # fmt: skip
-        rows.append([name, *seconds_cells(timing), *cells])
+        rows.append([name, f"{timing['median']:.4f}", *cells])
     lines = [
         f"phase {results['phase']}, {results['layers']} layers with both heads (vocabulary of "
         f"{results['vocab_size']}), {results['precision']}, engine {results['engine']}, "
@@ -194,13 +192,10 @@ def render(results: dict[str, Any]) -> str:
     if "throughput_ratio" in results:
         lines.append(
             f"throughput of {results['ranks']} ranks over one rank on the same cores: "
-            f"{results['throughput_ratio']:.3f}, of medians {results['throughput_ratio_median']:.3f}"
+            f"{format_spread(results['throughput_ratio'])}"
         )
-    if "communication_seconds" in results:
-        lines.append(
-            f"communication adds {results['communication_seconds']:.4f} s to a step, by medians "
-            f"{results['communication_seconds_median']:.4f} s"
-        )
+    if "throughput_over_silent" in results:
+        lines.append(f"over the same ranks without communication: {format_spread(results['throughput_over_silent'])}")
     if "plain_sum_seconds" in results:
         rates = [f"{results[f'plain{kind}_sum_bytes_per_second'] / 1e9:.2f} GB/s" for kind in ("", "_bf16")]
         lines.append(

@@ -30,14 +30,15 @@ from bert_large.config.training import PRECISIONS
 from bert_large.cpu import read_cpu_flags, read_cpu_model
 from bert_large.errors import UserError
 from bert_large.observe.machine import package_version
+from bert_large.observe.timing import format_spread, is_steady
 from bert_large.storage.atomic import write_atomically
 from bert_large.storage.output_folder import make_folder
 from bert_large.tables import format_markdown
 
 HERE = Path(__file__).resolve().parent
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "step_128": ("bench", "step", "--seq-len=128", "--batch-size=16", "--layers=2"),
-    "step_512": ("bench", "step", "--seq-len=512", "--batch-size=4", "--layers=2"),
+    "step_128": ("bench", "step", "--seq-len=128", "--batch-size=16"),
+    "step_512": ("bench", "step", "--seq-len=512", "--batch-size=4"),
     "train_1": ("bench", "train", "--phase=1", "--layers=12", "--micro-batch-tokens=4096"),
     "train_2": ("bench", "train", "--phase=2", "--layers=12", "--micro-batch-tokens=4096"),
     "optimizer": ("optimizer.py", "--layers=12"),
@@ -75,11 +76,12 @@ class Goal:
         """Return whether a result, in `unit`, reaches the goal."""
         return result >= self.value if self.at_least else result <= self.value
 
-    def judge(self, best: float, median: float | None) -> str:
-        """Return the verdict on the best round and, if there is one, the median."""
-        if not self.is_met(best):
-            return "**missed**"
-        return "met" if median is None or self.is_met(median) else "met in the best round only"
+    def judge(self, result: float | Mapping[str, Any]) -> str:
+        """Return the verdict on a value, or on the median of one that was measured in every round."""
+        if isinstance(result, Mapping) and not is_steady(result):
+            return "not measured: unsteady"
+        value = result["median"] if isinstance(result, Mapping) else result
+        return "met" if self.is_met(value / self.scale) else "**missed**"
 
 
 GOALS = (
@@ -99,11 +101,12 @@ GOALS = (
 )  # fmt: skip
 
 CAVEATS = (
-    "Values without “median” are of the fastest round, the others of the median one. In each process, rounds alternate "
-    "between all compared variants. On a shared machine, trust the ratios rather than the seconds.",
+    "In each process, rounds alternate between all compared variants. Ratios are taken round by round; shown are their "
+    "median and, in parentheses, their quartiles. Where these are more than 10% of the median apart, the machine was "
+    "too unsteady, and only the quartiles are shown.",
     "`step` runs full sequences, without padding. Its matrix products are `torch.mm` into existing memory, with query, "
     "key and value as one product or as three, whichever was faster. Hugging Face's encoder gets no attention mask, "
-    "which favours it.",
+    "which favours it. The share of the peak is relative to multiply-adds of operands in registers on all threads.",
     "The native engine keeps the memory of large tensors for the whole process, so Hugging Face's model also profits "
     "from it here: in its own process it would be slower by its page faults.",
     "All variants have the same weights. A variant was timed only if its result and gradients without dropout equal "
@@ -277,29 +280,25 @@ def compose(title: str, facts: Mapping[str, str], commands: Mapping[str, Sequenc
 
 
 def _goal_rows(results: Results) -> list[list[str]]:
-    rows = [["What", "Best round", "Median", f"Goal ({GOALS_PRECISION})", ""]]
+    rows = [["What", "Median (quartiles)", f"Goal ({GOALS_PRECISION})", ""]]
     for goal in GOALS:
         result = results[goal.benchmark]
         aim = f"{'≥' if goal.at_least else '≤'} {goal.value:g} {goal.unit}".strip()
         if goal.key not in result:
-            rows.append([goal.what, "not measured", "", aim, ""])
+            rows.append([goal.what, "not measured", aim, ""])
             continue
-        best, median = result[goal.key] / goal.scale, result.get(f"{goal.key}_median")
-        if median is not None:
-            median /= goal.scale
-        verdict = goal.judge(best, median) if result["precision"] == GOALS_PRECISION else ""
-        rows.append(
-            [goal.what, _number(best, goal.unit), "" if median is None else _number(median, goal.unit), aim, verdict]
-        )
+        value = result[goal.key]
+        verdict = goal.judge(value) if result["precision"] == GOALS_PRECISION else ""
+        rows.append([goal.what, _cell(value, goal.unit, goal.scale), aim, verdict])
     return rows
 
 
 def _other_rows(results: Results) -> list[list[str]]:
     """Return the rows of results that have no goal."""
-    rows = [["What", "Best round", "Median"]]
+    rows = [["What", "Median (quartiles)"]]
 
     def add(what: str, name: str, key: str) -> None:
-        rows.append([what, _number(results[name][key]), _number(results[name][f"{key}_median"])])
+        rows.append([what, _cell(results[name][key])])
 
     for name, shape in (("step_128", "128 tokens x 16"), ("step_512", "512 tokens x 4")):
         for compared in results[name]["compared"]:
@@ -312,15 +311,19 @@ def _other_rows(results: Results) -> list[list[str]]:
             add(f"`{engine}` over `{compared}`, {phase}", name, f"over_{compared}")
     for name in ("step_128", "step_512", "train_1", "train_2"):
         for compared, difference in results[name]["not_comparable"].items():
-            rows.append([f"`{compared}`, `{name}`", f"not comparable: {difference}", ""])
+            rows.append([f"`{compared}`, `{name}`", f"not comparable: {difference}"])
     for name in ("step_128", "step_512"):
-        rows.append([f"`{name}`, matrix products, GFLOP/s", f"{results[name]['gemm_gflops_per_second']:.0f}", ""])
+        add(f"`{name}`, matrix products, GFLOP/s", name, "gemm_gflops_per_second")
+        if "gemm_share_of_peak" in results[name]:
+            add(f"`{name}`, matrix products, share of the CPU's peak", name, "gemm_share_of_peak")
     add("clipping and LAMB over LAMB's memory traffic", "optimizer", "clip_and_optimizer_over_bound")
     return rows
 
 
-def _number(value: float, unit: str = "") -> str:
-    return f"{value:.3f} {unit}".strip()
+def _cell(value: float | Mapping[str, Any], unit: str = "", scale: float = 1.0) -> str:
+    if isinstance(value, Mapping):
+        return format_spread(value, unit, scale)
+    return f"{value / scale:.3f} {unit}".strip()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

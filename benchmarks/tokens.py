@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from bert_large.bench.options import COUNT, BenchmarkOptions, parse_options, script_parser
-from bert_large.bench.output import describe_run, measure_and_print, run_script, seconds_cells
+from bert_large.bench.output import describe_run, measure_and_print, run_script
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.training import SEED
 from bert_large.config.options import setting
@@ -23,7 +23,7 @@ from bert_large.engines.precision import Precision, apply_precision
 from bert_large.errors import InputError
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
-from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, format_spread, spread
 from bert_large.tables import format_table
 
 
@@ -88,29 +88,35 @@ def measure(options: TokensOptions) -> dict[str, Any]:
 
 
 def _linearity(timings: Mapping[str, Timing]) -> dict[str, Any]:
-    """Return the seconds per token of each size, and their largest relative distance from the mean."""
-    results: dict[str, Any] = {}
-    for suffix, seconds in best_and_median(timings):
-        costs = {name: elapsed / int(name) for name, elapsed in seconds.items()}
-        mean = sum(costs.values()) / len(costs)
-        results[f"seconds_per_token{suffix}"] = costs
-        results[f"nonlinearity{suffix}"] = max(abs(cost / mean - 1) for cost in costs.values())
-    return results
+    """Return the seconds per token of each size, and each size's distance from the round's mean, the largest apart.
+
+    A distance is relative, and the median over the rounds.
+    """
+    costs = {name: [elapsed / int(name) for elapsed in timing.seconds] for name, timing in timings.items()}
+    means = [sum(round_) / len(costs) for round_ in zip(*costs.values(), strict=True)]
+    distances = {
+        name: spread([cost / mean for cost, mean in zip(of_size, means, strict=True)])
+        for name, of_size in costs.items()
+    }
+    return {
+        "seconds_per_token": {name: spread(of_size) for name, of_size in costs.items()},
+        "over_mean": distances,
+        "nonlinearity": max(abs(distance["median"] - 1) for distance in distances.values()),
+    }
 
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as a table."""
-    rows = [["tokens per step", "seconds, min", "median", "microseconds per token, min", "median"]]
+    rows = [["tokens per step", "seconds, median", "microseconds per token", "over the mean (quartiles)"]]
     for name, timing in results["seconds"].items():
-        costs = [f"{results[key][name] * 1e6:.2f}" for key in ("seconds_per_token", "seconds_per_token_median")]
-        rows.append([name, *seconds_cells(timing), *costs])
+        cost = results["seconds_per_token"][name]["median"] * 1e6
+        rows.append([name, f"{timing['median']:.4f}", f"{cost:.2f}", format_spread(results["over_mean"][name])])
     return (
         f"forward and backward of {results['layers']} layers with both heads, {results['precision']}, engine "
         f"{results['engine']}, sequences of {results['sequence_length']} tokens, micro-batches of at most "
         f"{results['micro_batch_tokens']}, {results['rounds']} alternating rounds, {results['threads']} threads\n"
         f"{format_table(rows)}\n"
-        f"largest distance from the mean time per token: {results['nonlinearity']:.1%}, "
-        f"of medians {results['nonlinearity_median']:.1%}"
+        f"largest distance from the mean time per token: {results['nonlinearity']:.1%}"
     )
 
 

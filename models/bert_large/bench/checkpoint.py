@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.bench.options import CheckpointOptions
-from bert_large.bench.output import describe_run, seconds_cells
+from bert_large.bench.output import describe_run
 from bert_large.bench.training import SEED, build_runner
 from bert_large.config.training import TrainConfig
 from bert_large.engines import resolve_engine
@@ -19,7 +19,7 @@ from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import weights_of
 from bert_large.model.tensor_file import save_tensors
-from bert_large.observe.timing import Variant, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Variant, alternate, as_dicts, format_spread, spread
 from bert_large.optim.build import moment_names, set_moments
 from bert_large.storage.output_folder import make_folder
 from bert_large.tables import format_table
@@ -65,21 +65,21 @@ def measure(options: CheckpointOptions) -> dict[str, Any]:
         "save_every": options.save_every,
         "step_seconds": options.step_seconds,
     }
-    for suffix, seconds in best_and_median(timings):
-        results[f"blocking_seconds{suffix}"] = seconds["save"]
-        results[f"bytes_per_second{suffix}"] = saved_bytes / seconds["save"]
-        if options.step_seconds is not None:
-            between = options.save_every * options.step_seconds
-            results[f"share_of_time{suffix}"] = seconds["save"] / (seconds["save"] + between)
+    saved = timings["save"]
+    results["blocking_seconds"] = spread(saved.seconds)
+    results["bytes_per_second"] = spread(saved.rates(saved_bytes))
+    if options.step_seconds is not None:
+        between = options.save_every * options.step_seconds
+        results["share_of_time"] = spread([seconds / (seconds + between) for seconds in saved.seconds])
     return {**results, "seconds": as_dicts(timings)}
 
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as text."""
-    rows = [["", "seconds, min", "median", "GB/s, max", "median"]]
+    rows = [["", "seconds, median", "GB/s, median"]]
     for name, timing in results["seconds"].items():
-        rates = [f"{results['checkpoint_bytes'] / timing[which] / 1e9:.2f}" for which in ("minimum", "median")]
-        rows.append([name, *seconds_cells(timing), *rates])
+        rate = results["checkpoint_bytes"] / timing["median"] / 1e9
+        rows.append([name, f"{timing['median']:.4f}", f"{rate:.2f}"])
     lines = [
         f"a checkpoint of {results['layers']} layers with both heads (vocabulary of {results['vocab_size']}), "
         f"{results['parameters']} parameters and their moments: {results['checkpoint_bytes'] / 1e9:.2f} GB, "
@@ -89,7 +89,7 @@ def render(results: dict[str, Any]) -> str:
     ]
     if results["step_seconds"] is not None:
         lines.append(
-            f"every {results['save_every']} steps of {results['step_seconds']:g} s: {results['share_of_time']:.2%} of "
-            f"the time, by medians {results['share_of_time_median']:.2%}"
+            f"every {results['save_every']} steps of {results['step_seconds']:g} s: "
+            f"{format_spread(results['share_of_time'], '%', 0.01)} of the time"
         )
     return "\n".join(lines)

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from bert_large.config.model import ModelConfig
 from bert_large.config.options import CommandParser, add_settings, option
@@ -21,6 +21,7 @@ _HUGGING_FACE_BATCH_SIZES = {1: 16, 2: 4}
 _HEAD_SIZE = 64
 _POSITIONS = 512
 Options = TypeVar("Options", bound="BenchmarkOptions")
+AnyOptions = TypeVar("AnyOptions")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,9 @@ class PhaseOptions(BenchmarkOptions):
 class StepOptions(BenchmarkOptions):
     """Options of `bench step`."""
 
+    rounds: int = option(30, "timed rounds", within=COUNT)
+    layers: int = option(1, "encoder layers", within=COUNT)
+    """One: rounds of tenths of a second alternate faster than the machine's load changes."""
     seq_len: int = option(128, "tokens of every sequence", within="[5, 1000000]")
     """At least [CLS], one token of each segment, and two [SEP]."""
     vocab_size: int = 8
@@ -125,9 +129,10 @@ class CheckpointOptions(BenchmarkOptions):
     )
 
 
-def parse_options(kind: type[Options], arguments: argparse.Namespace) -> Options:
-    """Return the options of a benchmark from parsed arguments."""
-    return kind(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(kind)
+def parse_options(kind: type[AnyOptions], arguments: argparse.Namespace) -> AnyOptions:
+    """Return the options of a benchmark, a dataclass, from parsed arguments."""
+    fields = dataclasses.fields(cast(Any, kind))
+    return kind(**{field.name: getattr(arguments, field.name) for field in fields
                    if hasattr(arguments, field.name)})  # fmt: skip
 
 

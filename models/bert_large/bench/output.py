@@ -47,11 +47,6 @@ def _without_non_finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def seconds_cells(timing: Mapping[str, Any]) -> list[str]:
-    """Return two table cells: the seconds of the fastest round and of the median one."""
-    return [f"{timing[which]:.4f}" for which in ("minimum", "median")]
-
-
 def not_comparable_lines(results: Mapping[str, Any]) -> list[str]:
     """Return one line per variant that was not timed because it computes something different."""
     return [f"{name}: not comparable: {difference}" for name, difference in results["not_comparable"].items()]

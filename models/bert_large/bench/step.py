@@ -15,21 +15,24 @@ from torch import nn
 from bert_large.bench.compared import Compared, resolve_compared, result_name
 from bert_large.bench.hugging_face import make_encoder, without_dropout
 from bert_large.bench.options import StepOptions
-from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
+from bert_large.bench.output import describe_run, not_comparable_lines
 from bert_large.bench.synthetic import make_record
 from bert_large.bench.tolerance import TOLERANCES, Outcome, find_differences
 from bert_large.bench.training import SEED
 from bert_large.config.model import ModelConfig
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
+from bert_large.engines.native.build import KernelBuildError, load_kernels
 from bert_large.engines.precision import Precision, apply_precision, get_precision, matmul_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations
 from bert_large.observe.gemm import LinearProducts
-from bert_large.observe.timing import Variant, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Variant, alternate, as_dicts, format_spread, spread
 from bert_large.tables import format_table
 
+_PEAK_ITERATIONS = 1_000_000
+"""Of a loop of twelve vector or two tile products: some milliseconds."""
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
 """Maps an encoder's input and the round to its output."""
 
@@ -138,6 +141,25 @@ def _make_runs(
     return compared.without(differences), {n: run for n, run in runs.items() if n not in differences}, differences
 
 
+class _Peak:
+    """The rate of this CPU's fastest multiply-adds on operands in registers, all threads, in a benchmark's rounds."""
+
+    def __init__(self, precision: Precision) -> None:
+        self._is_bfloat16 = precision.activation_dtype == torch.bfloat16
+        self.operations = 0.0
+
+    def variants(self) -> dict[str, Variant]:
+        """Return the variant "peak", or none where there are no kernels to measure with."""
+        try:
+            load_kernels()
+        except KernelBuildError:
+            return {}
+        return {"peak": Variant(self._run)}
+
+    def _run(self, round_: int) -> None:
+        self.operations = torch.ops.bert_large.multiply_registers(_PEAK_ITERATIONS, self._is_bfloat16)
+
+
 def measure(options: StepOptions) -> dict[str, Any]:
     """Measure the encoder on full sequences, without padding; `InputError` if a variant is not available.
 
@@ -152,9 +174,18 @@ def measure(options: StepOptions) -> dict[str, Any]:
         intermediate=model.intermediate_size, layers=model.num_hidden_layers,
     )  # fmt: skip
     bounds = products.variants("gemm_")
-    variants = bounds | {name: Variant(run.run, run.prepare) for name, run in runs.items()}
+    peak = _Peak(precision)
+    variants = peak.variants() | bounds | {name: Variant(run.run, run.prepare) for name, run in runs.items()}
     timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
-    bound = min(bounds, key=lambda name: timings[name].minimum)
+    bound = min(bounds, key=lambda name: timings[name].median)
+    gemm = timings[bound]
+    shares = {}
+    if "peak" in timings:
+        seconds_at_peak = products.flops / peak.operations
+        shares = {
+            "peak_gflops_per_second": spread(timings["peak"].rates(peak.operations / 1e9)),
+            "gemm_share_of_peak": spread([seconds_at_peak * ratio for ratio in timings["peak"].over(gemm)]),
+        }
     return {
         **describe_run("step", options, compared.engine.name, has_heads=False),
         "sequence_length": options.seq_len,
@@ -162,11 +193,11 @@ def measure(options: StepOptions) -> dict[str, Any]:
         "compared": compared.names,
         "not_comparable": differences,
         "gemm_form": bound.removeprefix("gemm_"),
-        "gemm_gflops_per_second": products.flops / timings[bound].minimum / 1e9,
-        **{  # each variant's time over that of the products alone: of minima, and with `_median` of medians
-            f"{label}_over_gemm{suffix}": seconds[name] / seconds[bound]
+        "gemm_gflops_per_second": spread(gemm.rates(products.flops / 1e9)),
+        **shares,
+        **{  # each variant's time over that of the products alone, round by round
+            f"{label}_over_gemm": spread(timings[name].over(gemm))
             for label, name in [("step", compared.engine.name), *((name, name) for name in compared.names)]
-            for suffix, seconds in best_and_median(timings)
         },
         "seconds": as_dicts(timings),
     }
@@ -174,18 +205,22 @@ def measure(options: StepOptions) -> dict[str, Any]:
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as a table."""
-    seconds, bound = results["seconds"], results["seconds"][f"gemm_{results['gemm_form']}"]
-    rows = [["", "seconds, min", "median", "over GEMM, min", "median"]]
-    for name, timing in seconds.items():
-        over = [f"{timing[which] / bound[which]:.3f}" for which in ("minimum", "median")]
-        rows.append([name, *seconds_cells(timing), *over])
+    rows = [["", "seconds, median", "over GEMM, median (quartiles)"]]
+    for name, timing in results["seconds"].items():
+        over = results.get(f"{'step' if name == results['engine'] else name}_over_gemm")
+        rows.append([name, f"{timing['median']:.4f}", format_spread(over) if over else ""])
     lines = [
         f"encoder of {results['layers']} layers, {results['batch_size']} sequences of {results['sequence_length']} "
         f"tokens, {results['precision']}, dropout {results['dropout']}, forward and backward, "
         f"{results['rounds']} alternating rounds, {results['threads']} threads",
         format_table(rows),
         *not_comparable_lines(results),
-        f"matrix products: {results['gemm_gflops_per_second']:.0f} GFLOP/s, "
+        f"matrix products: {format_spread(results['gemm_gflops_per_second'])} GFLOP/s, "
         f"query, key and value {results['gemm_form']}",
     ]
+    if "peak_gflops_per_second" in results:
+        lines.append(
+            f"multiply-adds in registers: {format_spread(results['peak_gflops_per_second'])} GFLOP/s, of which the "
+            f"products reach {format_spread(results['gemm_share_of_peak'], '%', 0.01)}"
+        )
     return "\n".join(lines)

@@ -47,12 +47,13 @@ class LengthHistogram:
         counts[-1] += self.counts[longest:].sum()
         return LengthHistogram(counts)
 
-    def spread(self, count: int) -> NDArray[np.int64]:
-        """Return `count` ascending lengths at evenly spaced quantiles: the middles of `count` parts of equal weight.
+    def draw(self, generator: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """Return `count` ascending random lengths, one from each of `count` parts of equal weight of the histogram.
 
-        So even a small batch has nearly the histogram's mean length, and all batches of a size have the same work.
+        So even a small batch has nearly the histogram's mean length, but each batch has another number of tokens, as in
+        training: products that are compiled for each new size show what that costs.
         """
-        quantiles = (np.arange(count) + 0.5) / count
+        quantiles = (np.arange(count) + generator.random(count)) / count
         return np.searchsorted(np.cumsum(self.counts), quantiles * self.counts.sum(), side="right") + 1
 
 
@@ -75,11 +76,11 @@ def make_record(generator: np.random.Generator, length: int, *, max_predictions:
 
 
 def write_dataset(folder: Path, *, phase: int, batches: int, batch_size: int, vocab_size: int) -> None:
-    """Write one shard of `batches` batches of a phase's records; each batch has the same lengths, shuffled."""
+    """Write one shard of `batches` batches of a phase's records, each with other lengths."""
     generator = np.random.default_rng(0)
     shape = RecordShape(PHASE_SEQ_LENGTHS[phase], PHASE_PREDICTIONS[phase])
-    spread = phase_lengths(phase).spread(batch_size)
-    lengths = np.concatenate([generator.permutation(spread) for _ in range(batches)])
+    histogram = phase_lengths(phase)
+    lengths = np.concatenate([generator.permutation(histogram.draw(generator, batch_size)) for _ in range(batches)])
     limits = {"max_predictions": shape.max_predictions, "vocab_size": vocab_size}
     records = (make_record(generator, int(length), **limits) for length in lengths)
     with write_atomically(folder / "part-00000-of-00001") as file:

@@ -16,7 +16,7 @@ import torch
 from bert_large.bench.compared import Compared, resolve_compared, result_name
 from bert_large.bench.hugging_face import HuggingFaceTraining, pad, without_dropout
 from bert_large.bench.options import TrainOptions
-from bert_large.bench.output import describe_run, not_comparable_lines, seconds_cells
+from bert_large.bench.output import describe_run, not_comparable_lines
 from bert_large.bench.synthetic import phase_lengths
 from bert_large.bench.tolerance import TOLERANCES, Outcome, compute_gradients, find_differences
 from bert_large.bench.training import LEARNING_RATE, SEED, build_runner, open_batches
@@ -29,7 +29,7 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.machine import peak_memory_bytes
 from bert_large.observe.metrics import StepMetrics
-from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, best_and_median
+from bert_large.observe.timing import Timing, Variant, alternate, as_dicts, format_spread, spread
 from bert_large.tables import format_table
 from bert_large.train.step import StepRunner
 
@@ -192,28 +192,23 @@ def _measure_data(batches: StepBatches, steps: int, phase: int) -> dict[str, flo
     }
 
 
-def _throughput(
-    timings: Mapping[str, Timing], engine: str, compared: Sequence[str], sequences: int
-) -> dict[str, float]:
-    """Return the sequences per second of each variant and the ratios: of minima, and with `_median` of medians."""
-    results = {}
-    for suffix, seconds in best_and_median(timings):
-        results[f"sequences_per_second{suffix}"] = sequences / seconds[engine]
-        for name in compared:
-            results[f"{name}_sequences_per_second{suffix}"] = sequences / seconds[name]
-            results[f"over_{name}{suffix}"] = seconds[name] / seconds[engine]
+def _throughput(timings: Mapping[str, Timing], engine: str, compared: Sequence[str], sequences: int) -> dict[str, Any]:
+    """Return the sequences per second of each variant, and the engine's over those of the others, round by round."""
+    results = {"sequences_per_second": spread(timings[engine].rates(sequences))}
+    for name in compared:
+        results[f"{name}_sequences_per_second"] = spread(timings[name].rates(sequences))
+        results[f"over_{name}"] = spread(timings[name].over(timings[engine]))
     return results
 
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as text."""
     engine = results["engine"]
-    rows = [["", "seconds per step, min", "median", "sequences/s, max", "median", f"{engine} over it", "median"]]
+    rows = [["", "seconds per step, median", "sequences/s, median", f"{engine} over it, median (quartiles)"]]
     for name in (engine, *results["compared"]):
-        prefix = "" if name == engine else f"{name}_"
-        rates = [f"{results[f'{prefix}sequences_per_second{suffix}']:.3f}" for suffix in ("", "_median")]
-        over = [f"{results[f'over_{name}{suffix}']:.3f}" if prefix else "1" for suffix in ("", "_median")]
-        rows.append([name, *seconds_cells(results["seconds"][name]), *rates, *over])
+        rate = results["sequences_per_second" if name == engine else f"{name}_sequences_per_second"]
+        over = "1" if name == engine else format_spread(results[f"over_{name}"])
+        rows.append([name, f"{results['seconds'][name]['median']:.4f}", f"{rate['median']:.3f}", over])
     extent = "with Hugging Face's model" if results["peak_memory_includes_hugging_face"] else "without the loader"
     lines = [
         f"phase {results['phase']}, {results['layers']} layers with both heads (vocabulary of "

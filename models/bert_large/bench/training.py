@@ -27,7 +27,7 @@ LEARNING_RATE = 1e-4
 def open_batches(folder: Path, model: ModelConfig, options: PhaseOptions, *, steps: int) -> StepBatches:
     """Write `steps` global batches of records into `folder` and return them as training reads them.
 
-    They are read in file order: each global batch then has the same lengths, so that all rounds do the same work.
+    They are read in file order: each global batch then has nearly the same number of tokens.
     """
     phase, batch_size = options.phase, options.batch_size
     shards = folder / f"seq_{PHASE_SEQ_LENGTHS[phase]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -24,10 +25,14 @@ def bench(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]
     return json.loads(printed.out)
 
 
+def check_ratio(result: dict[str, Any], numerator: dict[str, Any], denominator: dict[str, Any]) -> None:
+    ratios = [a / b for a, b in zip(numerator["rounds"], denominator["rounds"], strict=True)]
+    assert result["median"] == pytest.approx(statistics.median(ratios))
+
+
 def check_ratios_to_gemm(results: dict[str, Any], label: str, name: str) -> None:
     seconds, gemm = results["seconds"], results["seconds"][f"gemm_{results['gemm_form']}"]
-    assert results[f"{label}_over_gemm"] == pytest.approx(seconds[name]["minimum"] / gemm["minimum"])
-    assert results[f"{label}_over_gemm_median"] == pytest.approx(seconds[name]["median"] / gemm["median"])
+    check_ratio(results[f"{label}_over_gemm"], seconds[name], gemm)
 
 
 def test_step(capsys: pytest.CaptureFixture[str]) -> None:
@@ -35,12 +40,13 @@ def test_step(capsys: pytest.CaptureFixture[str]) -> None:
         capsys, "step", *TINY, *ALONE, "--rounds", "3", "--seq-len", "16", "--batch-size", "4", "--engine", "eager"
     )
     assert results["engine"] == "eager" and results["dropout"] == 0.1
-    assert set(results["seconds"]) == {"gemm_fused", "gemm_separate", "eager"}
+    assert set(results["seconds"]) == {"peak", "gemm_fused", "gemm_separate", "eager"}
     assert all(len(timing["rounds"]) == 3 for timing in results["seconds"].values())
     check_ratios_to_gemm(results, "step", "eager")
-    gemm = min(results["seconds"][form]["minimum"] for form in ("gemm_fused", "gemm_separate"))
+    gemm = min(results["seconds"][form]["median"] for form in ("gemm_fused", "gemm_separate"))
     flops = 64 * (4 * 32 * 32 + 2 * 32 * 128) * 3 * 2
-    assert results["gemm_gflops_per_second"] == pytest.approx(flops / gemm / 1e9)
+    assert results["gemm_gflops_per_second"]["median"] == pytest.approx(flops / gemm / 1e9)
+    assert results["peak_gflops_per_second"]["median"] > 1
     assert "hugging_face_over_gemm" not in results
 
 
@@ -58,15 +64,15 @@ def test_train_compares_engines(capsys: pytest.CaptureFixture[str]) -> None:
     )  # fmt: skip
     seconds = results["seconds"]
     assert list(seconds) == ["native", "eager"]
-    assert results["over_eager"] == pytest.approx(seconds["eager"]["minimum"] / seconds["native"]["minimum"])
-    assert results["eager_sequences_per_second_median"] == pytest.approx(4 / seconds["eager"]["median"])
+    check_ratio(results["over_eager"], seconds["eager"], seconds["native"])
+    assert results["eager_sequences_per_second"]["median"] == pytest.approx(4 / seconds["eager"]["median"])
     assert not results["peak_memory_includes_hugging_face"]
 
 
 @pytest.mark.parametrize("precision", ["bf16", "bf32", "fp16"])
 def test_step_in_other_precisions(capsys: pytest.CaptureFixture[str], precision: str) -> None:
     results = bench(capsys, "step", *TINY, *ALONE, "--rounds", "1", "--seq-len", "8", "--precision", precision)
-    assert results["precision"] == precision and math.isfinite(results["step_over_gemm"])
+    assert results["precision"] == precision and math.isfinite(results["step_over_gemm"]["median"])
 
 
 def test_train(capsys: pytest.CaptureFixture[str]) -> None:
@@ -75,10 +81,10 @@ def test_train(capsys: pytest.CaptureFixture[str]) -> None:
         "--micro-batch-tokens", "600", "--steps", "2", "--rounds", "2", "--data-workers", "0",
     )  # fmt: skip
     assert (results["layers"], results["vocab_size"], results["global_batch_size"]) == (1, 50, 4)
-    assert results["tokens_per_sequence"] == pytest.approx(results["distribution_tokens_per_sequence"], rel=0.02)
+    assert results["tokens_per_sequence"] == pytest.approx(results["distribution_tokens_per_sequence"], rel=0.05)
     timing = results["seconds"][results["engine"]]
-    assert results["sequences_per_second"] == pytest.approx(4 / timing["minimum"])
-    assert results["sequences_per_second_median"] == pytest.approx(4 / timing["median"])
+    rates = [4 / seconds for seconds in timing["rounds"]]
+    assert results["sequences_per_second"]["median"] == pytest.approx(statistics.median(rates))
     assert 0 < results["data_wait_share"] < 1
     assert results["peak_memory_bytes"] > 1 << 20 and not results["peak_memory_includes_hugging_face"]
     assert results["compared"] == [] and "over_hugging_face" not in results
@@ -95,16 +101,13 @@ def test_hugging_face(capsys: pytest.CaptureFixture[str]) -> None:
         "--rounds", "2",
     )  # fmt: skip
     seconds = results["seconds"]
-    assert results["hugging_face_sequences_per_second"] == pytest.approx(6 / seconds["hugging_face"]["minimum"])
-    theirs, ours = seconds["hugging_face"], seconds[results["engine"]]
-    assert results["over_hugging_face"] == pytest.approx(theirs["minimum"] / ours["minimum"])
-    assert results["over_hugging_face_median"] == pytest.approx(theirs["median"] / ours["median"])
+    check_ratio(results["over_hugging_face"], seconds["hugging_face"], seconds[results["engine"]])
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("step", *TINY, *ALONE, "--seq-len", "8"), ("over GEMM, min", "gemm_fused", "GFLOP/s")),
+        (("step", *TINY, *ALONE, "--seq-len", "8"), ("over GEMM", "gemm_fused", "GFLOP/s")),
         (("train", *TINY, *ALONE, "--vocab-size", "50", "--data-workers", "0"), ("sequences/s", "peak memory: ")),
     ],
 )

@@ -33,17 +33,21 @@ def test_phase_1_is_cut_at_128() -> None:
     assert cut[:127].tolist() == whole[:127].tolist() and cut[127] == whole[127:].sum()
 
 
-def test_spread_takes_the_middles_of_equal_parts() -> None:
-    """The quantiles 1/8, 3/8, 5/8, 7/8 of the lengths 1, 2, 2, 4."""
+def test_lengths_are_drawn_from_equal_parts() -> None:
+    """The quarters of the lengths 1, 2, 2, 4."""
     histogram = LengthHistogram(np.array([1, 2, 0, 1]))
-    assert histogram.spread(4).tolist() == [1, 2, 2, 4]
-    assert histogram.spread(1).tolist() == [2]
+    generator = np.random.default_rng(0)
+    assert all(histogram.draw(generator, 4).tolist() == [1, 2, 2, 4] for _ in range(100))
+    drawn = np.concatenate([histogram.draw(generator, 1) for _ in range(1000)])
+    assert np.bincount(drawn, minlength=5) / 1000 == pytest.approx([0, 0.25, 0.5, 0, 0.25], abs=0.05)
 
 
 @pytest.mark.parametrize("phase", [1, 2])
-def test_a_small_batch_has_the_mean_of_all(phase: int) -> None:
-    histogram = phase_lengths(phase)
-    assert histogram.spread(8).mean() == pytest.approx(histogram.mean, rel=0.005)
+def test_a_small_batch_has_nearly_the_mean_of_all(phase: int) -> None:
+    histogram, generator = phase_lengths(phase), np.random.default_rng(0)
+    means = [histogram.draw(generator, 8).mean() for _ in range(50)]
+    assert means == pytest.approx([histogram.mean] * 50, rel=0.15)
+    assert np.mean(means) == pytest.approx(histogram.mean, rel=0.02)
 
 
 @pytest.mark.parametrize(("length", "predictions"), [(5, 1), (100, 15), (512, 76)])
@@ -54,10 +58,10 @@ def test_a_record_masks_15_percent(length: int, predictions: int) -> None:
     assert {int(record.token_type_ids[0]), int(record.token_type_ids[-1])} == {0, 1}
 
 
-def test_every_batch_of_a_dataset_has_the_same_lengths(tmp_path: Path) -> None:
-    write_dataset(tmp_path, phase=1, batches=3, batch_size=4, vocab_size=50)
+def test_every_batch_of_a_dataset_has_lengths_of_its_own(tmp_path: Path) -> None:
+    write_dataset(tmp_path, phase=1, batches=3, batch_size=16, vocab_size=50)
     shard = scan_shard(tmp_path / "part-00000-of-00001", RecordLimits(50, 128))
     assert shard.shape == RecordShape(128, 20)
-    batches = shard.lengths.reshape(3, 4)
-    assert np.sort(batches).tolist() == [phase_lengths(1).spread(4).tolist()] * 3
-    assert len({tuple(batch) for batch in batches.tolist()}) > 1
+    totals = shard.lengths.reshape(3, 16).sum(axis=1)
+    assert len(set(totals.tolist())) == 3
+    assert totals == pytest.approx([16 * phase_lengths(1).mean] * 3, rel=0.1)

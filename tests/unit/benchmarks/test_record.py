@@ -14,15 +14,16 @@ from bert_large.errors import InputError, UserError
 from record import BENCHMARKS, GOALS, Goal, Machine, read_commit
 
 RESULTS: dict[str, Any] = {
-    "engine": "eager", "precision": "fp32", "dropout": 0.1, "step_over_gemm": 1.07, "step_over_gemm_median": 1.09,
-    "compared": ["hugging_face"], "hugging_face_over_gemm": 1.44, "hugging_face_over_gemm_median": 1.45,
-    "gemm_gflops_per_second": 200.4, "sequences_per_second": 4.0, "sequences_per_second_median": 3.9,
-    "hugging_face_sequences_per_second": 2.0, "hugging_face_sequences_per_second_median": 1.9,
-    "over_hugging_face": 2.0, "over_hugging_face_median": 2.1, "optimizer_over_bound": 1.25,
-    "optimizer_over_bound_median": 1.26,
-    "clip_and_optimizer_over_bound": 1.5, "clip_and_optimizer_over_bound_median": 1.6,
-    "data_wait_share": 0.004, "peak_memory_bytes": 13 * 2**30,
-    "nonlinearity": 0.06, "nonlinearity_median": 0.07,
+    "engine": "eager", "precision": "fp32", "dropout": 0.1, "compared": ["hugging_face"],
+    "step_over_gemm": {"median": 1.09, "quartiles": [1.08, 1.10]},
+    "hugging_face_over_gemm": {"median": 1.45, "quartiles": [1.44, 1.46]},
+    "gemm_gflops_per_second": {"median": 200.0, "quartiles": [199.0, 201.0]},
+    "sequences_per_second": {"median": 4.0, "quartiles": [3.9, 4.1]},
+    "hugging_face_sequences_per_second": {"median": 2.0, "quartiles": [1.0, 3.0]},
+    "over_hugging_face": {"median": 2.0, "quartiles": [1.95, 2.05]},
+    "optimizer_over_bound": {"median": 1.25, "quartiles": [1.0, 1.5]},
+    "clip_and_optimizer_over_bound": {"median": 1.5, "quartiles": [1.49, 1.51]},
+    "data_wait_share": 0.004, "peak_memory_bytes": 13 * 2**30, "nonlinearity": 0.06,
     "not_comparable": {"hugging_face_compile": "5 of 6 gradients are missing"},
 }  # fmt: skip
 
@@ -54,24 +55,25 @@ def test_the_record(ran: list[list[str]], tmp_path: Path, capsys: pytest.Capture
     assert path.parent == tmp_path / "new" and path.suffix == ".md"
     found = rows(path)
     assert found["encoder, 128 tokens x 16, over its matrix products"] == [
-        "1.070", "1.090", "≤ 1.08", "met in the best round only",
+        "1.09 (1.08 to 1.1)", "≤ 1.08", "**missed**",
     ]  # fmt: skip
-    assert found["phase 1, sequences/s over Hugging Face's padded eager model"] == ["2.000", "2.100", "≥ 1.6", "met"]
+    assert found["phase 1, sequences/s over Hugging Face's padded eager model"] == ["2 (1.95 to 2.05)", "≥ 1.6", "met"]
     assert found["phase 2, sequences/s over Hugging Face's padded eager model"][-1] == "**missed**"
-    assert found["phase 1, waiting for data, share of the step"] == ["0.400 %", "", "≤ 1 %", "met"]
+    assert found["phase 1, waiting for data, share of the step"] == ["0.400 %", "≤ 1 %", "met"]
+    assert found["LAMB over its memory traffic"] == ["unsteady, 1 to 1.5", "≤ 1.3", "not measured: unsteady"]
     assert found["24 layers, micro-batches of 4096 tokens, peak memory"][0] == "13.000 GiB"
-    assert found["`hugging_face`, encoder, 512 tokens x 4, over its matrix products"] == ["1.440", "1.450"]
-    assert found["`eager`, phase 1, sequences/s"] == ["4.000", "3.900"]
-    assert found["`hugging_face`, phase 2, sequences/s"] == ["2.000", "1.900"]
-    assert found["`eager` over `hugging_face`, phase 2"] == ["2.000", "2.100"]
-    assert found["`hugging_face_compile`, `train_2`"] == ["not comparable: 5 of 6 gradients are missing", ""]
+    assert found["`hugging_face`, encoder, 512 tokens x 4, over its matrix products"] == ["1.45 (1.44 to 1.46)"]
+    assert found["`eager`, phase 1, sequences/s"] == ["4 (3.9 to 4.1)"]
+    assert found["`hugging_face`, phase 2, sequences/s"] == ["unsteady, 1 to 3"]
+    assert found["`eager` over `hugging_face`, phase 2"] == ["2 (1.95 to 2.05)"]
+    assert found["`hugging_face_compile`, `train_2`"] == ["not comparable: 5 of 6 gradients are missing"]
     text = path.read_text(encoding="utf-8")
     commands = [f"bert-large {' '.join(command)}" for command in ran]
     commands = [line.replace("bert-large ", "python benchmarks/") if ".py " in line else line for line in commands]
     assert printed.err.splitlines() == commands
     assert "```bash\n" + "\n".join(commands) + "\n```" in text
     blocks = [json.loads(part.split("\n```")[0]) for part in text.split("```json\n")[1:]]
-    assert len(blocks) == len(BENCHMARKS) and blocks[0]["step_over_gemm"] == 1.07
+    assert len(blocks) == len(BENCHMARKS) and blocks[0]["step_over_gemm"]["median"] == 1.09
     for heading in ("## Machine", "- CPU: ", "- commit: ", "- memory: ", "## Caveats", "## All results"):
         assert heading in text
 
@@ -125,14 +127,16 @@ def test_wrong_options(ran: list[list[str]], tmp_path: Path, capsys: pytest.Capt
 
 
 @pytest.mark.parametrize(
-    ("at_least", "best", "median", "said"),
+    ("at_least", "result", "said"),
     [
-        (False, 1.0, 1.0, "met"), (False, 1.0, None, "met"), (False, 1.0, 1.1, "met in the best round only"),
-        (False, 1.1, 1.0, "**missed**"), (True, 1.0, 1.0, "met"), (True, 0.9, 1.0, "**missed**"),
+        (False, 2.0, "met"), (False, 2.1, "**missed**"), (True, 2.0, "met"), (True, 1.9, "**missed**"),
+        (False, {"median": 2.0, "quartiles": [1.95, 2.1]}, "met"),
+        (False, {"median": 2.1, "quartiles": [1.95, 2.15]}, "**missed**"),
+        (False, {"median": 1.0, "quartiles": [0.9, 1.1]}, "not measured: unsteady"),
     ],
 )  # fmt: skip
-def test_judgement(at_least: bool, best: float, median: float | None, said: str) -> None:
-    assert Goal("what", "step_128", "key", 1.0, at_least=at_least).judge(best, median) == said
+def test_judgement(at_least: bool, result: Any, said: str) -> None:
+    assert Goal("what", "step_128", "key", 1.0, at_least=at_least, scale=2.0).judge(result) == said
 
 
 def test_a_failing_benchmark_leaves_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

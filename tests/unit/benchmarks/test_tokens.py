@@ -15,12 +15,17 @@ def test_results_are_consistent(capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--seq-len", "16", "--tokens", "32", "64", "128", "--micro-batch-tokens", "64", "--rounds", "2")
     assert tokens.main([*TINY, *options, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    costs = results["seconds_per_token"]
-    assert {name: cost * int(name) for name, cost in costs.items()} == pytest.approx(
-        {name: timing["minimum"] for name, timing in results["seconds"].items()}
-    )
-    mean = sum(costs.values()) / 3
-    assert results["nonlinearity"] == pytest.approx(max(abs(cost - mean) for cost in costs.values()) / mean)
+    rounds = [
+        {name: timing["rounds"][round_] / int(name) for name, timing in results["seconds"].items()}
+        for round_ in range(2)
+    ]
+    distances = []
+    for name in ("32", "64", "128"):
+        assert results["seconds_per_token"][name]["median"] == pytest.approx(sum(costs[name] for costs in rounds) / 2)
+        over_mean = sum(3 * costs[name] / sum(costs.values()) for costs in rounds) / 2
+        assert results["over_mean"][name]["median"] == pytest.approx(over_mean)
+        distances.append(abs(over_mean - 1))
+    assert results["nonlinearity"] == pytest.approx(max(distances))
     assert tokens.render(results).count("\n") == 5
 
 

@@ -3,6 +3,7 @@
 // Results are written to tensors that the caller made; gradients of parameters are added to.
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/cpu/Utils.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
@@ -15,6 +16,7 @@
 #include "memory.h"
 #include "norm.h"
 #include "parameters.h"
+#include "peak.h"
 #include "transpose.h"
 
 namespace bert_large {
@@ -357,6 +359,11 @@ double global_norm(at::TensorList tensors) {
   return std::sqrt(squared_norm(threads(), arrays, counts));
 }
 
+double registers_peak(int64_t iterations, bool bfloat16) {
+  // The system lets a process use tiles only after it has asked to.
+  return multiply_registers(threads(), iterations, bfloat16, amx_is_there() && at::cpu::init_amx());
+}
+
 // Bytes of large blocks in use, and kept for later.
 std::tuple<int64_t, int64_t> memory() {
   const MemoryUse use = memory_use();
@@ -414,6 +421,7 @@ TORCH_LIBRARY(bert_large, library) {
   library.def("add_bfloat16(Tensor(a!) target, Tensor source) -> ()", &add_bfloat16);
   library.def("samples_match(Tensor[] weights, Tensor copy, int count) -> bool", &samples_match);
   library.def("transposed(Tensor matrix) -> Tensor", &transposed);
+  library.def("multiply_registers(int iterations, bool bfloat16) -> float operations", &registers_peak);
   library.def("global_norm(Tensor[] tensors) -> float", &global_norm);
 }
 
