@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ from bert_large.model.dropout import Site, StepDropout, site_dropout
 try:
     from transformers.utils.output_capturing import _active_collector
 except ImportError:  # early versions 5.x replace the forward methods of layers while they record their outputs
-    _active_collector = None
+    _active_collector = None  # type: ignore[assignment]
 
 _IGNORED = frozenset({"position_ids", "cache_position", "num_items_in_batch", "return_dict"})
 """Arguments that `transformers` passes on to encoders, which do not use them."""
@@ -78,7 +78,7 @@ class Accelerated(nn.Module):
     bert_large_state: State
     layer: nn.ModuleList
     expected: ClassVar[Expected]
-    read: ClassVar[Callable[[Any], Layer]]
+    read: ClassVar[staticmethod[[Any], Layer]]
     output: ClassVar[Callable[..., Any]]
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -135,7 +135,7 @@ def _encode(engine: NativeEngine, rows: PaddedRows, hidden: Tensor, layers: list
     drops = any(layer.probabilities_dropout or layer.attention_dropout or layer.output_dropout for layer in layers)
     # From PyTorch's generator, so that `torch.manual_seed` and `transformers.set_seed` determine the dropout.
     dropout = StepDropout(int(torch.randint(1 << 62, ())), 0) if drops else None
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(cast(list[Any], layers)):  # its tuples have the attributes of `Dense` and `Norm`
         sites = (
             (layer.probabilities_dropout, Site.ATTENTION_PROBABILITIES),
             (layer.attention_dropout, Site.ATTENTION_OUTPUT),
