@@ -25,7 +25,7 @@ def make_model(name: str, *, dropout: float = 0.0, seed: int = 0, **settings: An
     """Return a model of a class of `transformers`, in training mode; `settings` have BERT's names."""
     torch.manual_seed(seed)
     kind = getattr(transformers, name)
-    values = _SIZES | {"num_labels": 2 if name.endswith("ForQuestionAnswering") else CLASSES}
+    values: dict[str, Any] = _SIZES | {"num_labels": 2 if name.endswith("ForQuestionAnswering") else CLASSES}
     values |= {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout} | settings
     if kind.config_class is transformers.DistilBertConfig:
         values = {_DISTILBERT_NAMES.get(key, key): value for key, value in values.items()}

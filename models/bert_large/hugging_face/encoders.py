@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,6 @@ from transformers.models.distilbert import modeling_distilbert
 from transformers.models.electra import modeling_electra
 from transformers.models.roberta import modeling_roberta
 from transformers.models.xlm_roberta import modeling_xlm_roberta
-from transformers.utils import output_capturing
 
 from bert_large.engines.native import NativeEngine
 from bert_large.engines.native.gradients import ReturnedGradients
@@ -36,7 +35,12 @@ from bert_large.hugging_face.layers import (
 from bert_large.hugging_face.padding import PaddedRows, find_rows
 from bert_large.model.dropout import Site, StepDropout, site_dropout
 
-_IGNORED = frozenset({"position_ids", "num_items_in_batch", "return_dict"})
+try:
+    from transformers.utils.output_capturing import _active_collector
+except ImportError:  # early versions 5.x replace the forward methods of layers while they record their outputs
+    _active_collector = None  # type: ignore[assignment]
+
+_IGNORED = frozenset({"position_ids", "cache_position", "num_items_in_batch", "return_dict"})
 """Arguments that `transformers` passes on to encoders, which do not use them."""
 _COMPILED = Reasons()
 
@@ -74,7 +78,7 @@ class Accelerated(nn.Module):
     bert_large_state: State
     layer: nn.ModuleList
     expected: ClassVar[Expected]
-    read: ClassVar[Callable[[Any], Layer]]
+    read: ClassVar[staticmethod[[Any], Layer]]
     output: ClassVar[Callable[..., Any]]
 
     def forward(self, hidden_states: Tensor, attention_mask: Any = None, *args: Any, **kwargs: Any) -> Any:
@@ -116,7 +120,7 @@ def _check_call(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise UnsupportedError(f"its input is of type {hidden.dtype} on {hidden.device.type}, expected float32 on cpu")
     if hidden.dim() != 3 or not hidden.numel():
         raise UnsupportedError("its input is empty or not [batch, tokens, hidden]")
-    if any(output_capturing._active_collector.get() or ()):
+    if _active_collector is not None and _active_collector.get():
         raise UnsupportedError("hidden states or attentions of the layers are asked for")
     if nn.modules.module._has_any_global_hook():
         raise UnsupportedError("a hook is registered for all modules")
@@ -131,7 +135,7 @@ def _encode(engine: NativeEngine, rows: PaddedRows, hidden: Tensor, layers: list
     drops = any(layer.probabilities_dropout or layer.attention_dropout or layer.output_dropout for layer in layers)
     # From PyTorch's generator, so that `torch.manual_seed` and `transformers.set_seed` determine the dropout.
     dropout = StepDropout(int(torch.randint(1 << 62, ())), 0) if drops else None
-    for number, layer in enumerate(layers):
+    for number, layer in enumerate(cast(list[Any], layers)):  # its tuples have the attributes of `Dense` and `Norm`
         sites = (
             (layer.probabilities_dropout, Site.ATTENTION_PROBABILITIES),
             (layer.attention_dropout, Site.ATTENTION_OUTPUT),

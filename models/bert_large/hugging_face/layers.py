@@ -115,7 +115,7 @@ def read_bert_layer(layer: Any) -> Layer:
     if attention.is_decoder or attention.is_causal or layer.is_decoder or layer.add_cross_attention:
         raise UnsupportedError("it is a decoder")
     return Layer(
-        *map(_linear, (attention.query, attention.key, attention.value)),
+        _linear(attention.query), _linear(attention.key), _linear(attention.value),
         attention.num_attention_heads,
         attention.dropout.p if attention.training else 0.0,
         _linear(out.dense), _norm(out.LayerNorm), _probability(out.dropout),
@@ -129,7 +129,7 @@ def read_distilbert_layer(layer: Any) -> Layer:
     attention, network = layer.attention, layer.ffn
     _check_attention(attention, attention.n_heads, len(attention.q_lin.weight), network.chunk_size_feed_forward)
     return Layer(
-        *map(_linear, (attention.q_lin, attention.k_lin, attention.v_lin)),
+        _linear(attention.q_lin), _linear(attention.k_lin), _linear(attention.v_lin),
         attention.n_heads,
         attention.dropout.p if attention.training else 0.0,
         _linear(attention.out_lin), _norm(layer.sa_layer_norm), 0.0,
@@ -171,7 +171,8 @@ def _check_modules(module: nn.Module, expected: Expected, name: str) -> None:
         raise UnsupportedError(
             f"{name} has the modules {', '.join(module._modules)}, expected {', '.join(expected.children)}"
         )
-    if "forward" in module.__dict__:
+    forward = module.__dict__.get("forward")
+    if forward is not None and getattr(forward, "__func__", None) is not type(module).forward:
         raise UnsupportedError(f"the forward method of {name} has been replaced")
     for kind in _HOOKS:
         for hook in getattr(module, kind).values():

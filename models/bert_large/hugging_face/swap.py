@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -50,7 +50,7 @@ def accelerate(model: Model, precision: str | None = None, *, computes_padding: 
     """
     if precision not in PRECISIONS:
         raise InputError(f"precision is {precision!r}, expected None, 'fp32' or 'bf16'")
-    found = dict(_find_encoders(model, computes_padding))
+    found: dict[Any, bool] = dict(_find_encoders(model, computes_padding))
     if not found:
         expected = ", ".join(kind.__name__ for kind in ENCODERS)
         raise InputError(f"{type(model).__name__} has no encoder that can be accelerated, expected one of {expected}")
@@ -68,10 +68,10 @@ def accelerate(model: Model, precision: str | None = None, *, computes_padding: 
 
 def restore(model: Model) -> Model:
     """Return the same model, its encoders computed by Hugging Face's code again; parameters are kept."""
-    for module in model.modules():
-        if isinstance(module, Accelerated):
-            module.__class__ = _original(module)
-            del module.bert_large_state
+    accelerated: list[Any] = [module for module in model.modules() if isinstance(module, Accelerated)]
+    for encoder in accelerated:
+        encoder.__class__ = _original(encoder)
+        del encoder.bert_large_state
     return model
 
 

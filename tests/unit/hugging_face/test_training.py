@@ -81,7 +81,8 @@ def test_hooks_of_parameters() -> None:
     model, inputs = make_model(CLASSIFIER), inputs_of()
     expected = gradients_of(model, inputs)
     bert_large.accelerate(model)
-    seen, accumulated = {}, set()
+    seen: dict[str, Tensor] = {}
+    accumulated: set[str] = set()
     for name, parameter in model.named_parameters():
         parameter.register_hook(lambda gradient, name=name: seen.setdefault(name, gradient.clone()))
         parameter.register_post_accumulate_grad_hook(lambda _, name=name: accumulated.add(name))
@@ -244,7 +245,7 @@ def test_changed_weights_are_used(change: str, training: bool) -> None:
 
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_trajectory_of_fused_adamw(precision: str | None) -> None:
-    losses = []
+    losses: list[list[float]] = []
     for change in (bert_large.restore, lambda model: bert_large.accelerate(model, precision)):
         model, inputs = change(make_model(CLASSIFIER)), inputs_of()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)

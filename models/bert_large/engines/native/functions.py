@@ -45,15 +45,15 @@ def _take_saved(ctx: Any) -> Any:
     return saved
 
 
-def _without_autocast(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a backward pass, which may be run inside `torch.autocast`: it has chosen the types of its products."""
+def _hand_written(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate a backward pass: it has no derivative, and its types are chosen even if it is run inside autocast."""
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *gradients: Tensor) -> Any:
         with torch.autocast("cpu", enabled=False):
             return backward(ctx, *gradients)
 
-    return wrapper
+    return once_differentiable(wrapper)
 
 
 def _token_places(batch: RaggedRows) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +120,7 @@ class EmbedNormDropout(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @_hand_written
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         workspace, batch, norm, dropout, tables, means, rstds = _take_saved(ctx)
         found = workspace.gradients()
@@ -161,8 +161,7 @@ class AttentionBlock(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    @_without_autocast
+    @_hand_written
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (memory, new_gradients), batch, projections, heads, output, norm, dropouts, weights, parameters = ctx.parts
         found = new_gradients()
@@ -208,8 +207,7 @@ class FeedForwardBlock(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
-    @_without_autocast
+    @_hand_written
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (memory, new_gradients), batch, intermediate, output, norm, dropout, weights, parameters = ctx.parts
         found = new_gradients()
@@ -269,7 +267,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
         return torch.tensor(loss, dtype=torch.float32), right
 
     @staticmethod
-    @once_differentiable
+    @_hand_written
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         workspace, words, bias = ctx.parts
         words_gradient, last_block, bias_gradient, transformed_gradient = _take_saved(ctx)
