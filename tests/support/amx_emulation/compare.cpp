@@ -62,10 +62,12 @@ int main() {
     for (auto [heads, head_size] : {std::pair<int64_t, int64_t>{1, 1}, {3, 24}, {1, 80}}) {
       for (std::vector<int32_t> ends : {std::vector<int32_t>{0, 1}, {0, 33, 33, 35, 105}, {0, 64, 193}}) {
         const std::vector<int64_t> samples(ends.size() - 1, int64_t{5} << 33);
-        std::vector<int32_t> keys;  // with dropout, the last third of a sequence is not attended to
+        // With dropout, the last third of a sequence is not attended to; but not for a head of one column, whose bias
+        // gradients are sums that cancel.
+        std::vector<int32_t> keys;
         for (size_t i = 1; i < ends.size(); ++i) keys.push_back((2 * (ends[i] - ends[i - 1]) + 2) / 3);
         const AttentionShape shape{(int64_t)samples.size(), heads, head_size, ends.data(), samples.data(),
-                                   active ? keys.data() : nullptr};
+                                   active && head_size > 1 ? keys.data() : nullptr};
         const Dropout dropout{active, 0x12345678u, -859045376, 1 / 0.7f};
         const Results found = run(shape, dropout, attention_forward_amx, attention_backward_amx);
         const Results expected = run(shape, dropout, attention_forward<BFloat16>, attention_backward<BFloat16>);
