@@ -15,7 +15,7 @@ from bert_large.prepare.vocab import read_vocab
 from bert_large.storage.atomic import write_atomically, write_json
 from bert_large.storage.integrity import write_checksums
 from bert_large.storage.output_folder import partial_folder, publish_model
-from bert_large.train.datasets import resolve_model_config, resolve_vocab
+from bert_large.train.initial_model import resolve_model_config, resolve_vocab
 from bert_large.train.run_folder import RUN_FILE
 
 

@@ -28,7 +28,7 @@ from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import load_model, weights_of
 from bert_large.storage.atomic import describe_bytes, replace_atomically
 from bert_large.storage.output_folder import make_folder
-from bert_large.train.datasets import resolve_model_config
+from bert_large.train.initial_model import resolve_model_config
 
 TOLERANCE = 1e-4
 """Largest difference allowed, relative to the largest value of an output; about 2e-6 was measured."""

@@ -17,7 +17,8 @@ from bert_large.hub import model_folder
 from bert_large.observe.mlflow import check_mlflow
 from bert_large.observe.mlperf import check_log
 from bert_large.prepare.dataset import TextSettings, vocab_of
-from bert_large.train.datasets import describe_origin, require_vocab, resolve_model_config, resolve_text, resolve_vocab
+from bert_large.train.datasets import require_vocab, resolve_text
+from bert_large.train.initial_model import describe_origin, resolve_model_config, resolve_vocab
 from bert_large.train.profile import check_size
 from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 

@@ -44,8 +44,9 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.model.pretrained import load_model
     from bert_large.observe.console import eval_line
     from bert_large.prepare.tokenizer_files import find_vocab
-    from bert_large.train.datasets import check_vocabulary, open_eval_data, resolve_model_config
+    from bert_large.train.datasets import check_vocabulary, open_eval_data
     from bert_large.train.evaluate import evaluate
+    from bert_large.train.initial_model import resolve_model_config
 
     with (
         joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks,

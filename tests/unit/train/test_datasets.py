@@ -9,7 +9,8 @@ import pytest
 from bert_large.distributed.collectives import Ranks
 from bert_large.errors import InputError
 from bert_large.model.pretrained import save_model
-from bert_large.train.datasets import describe_origin, open_dataset, resolve_model_config, resolve_vocab
+from bert_large.train.datasets import open_dataset
+from bert_large.train.initial_model import describe_origin, resolve_model_config, resolve_vocab
 
 from tests.support.models import DISTILBERT, MASKED_LM_ONLY, tiny_config, tiny_model, write_config
 from tests.support.records import make_records, write_folder, write_vocab
