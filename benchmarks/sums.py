@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 from bert_large.bench.options import COUNT, parse_options, script_parser
-from bert_large.bench.output import measure_and_print, run_script
+from bert_large.bench.output import run_script, to_json
 from bert_large.config.options import option, setting
 from bert_large.cpu import read_cpu_model
 from bert_large.distributed.ccl.libraries import has_oneccl
@@ -172,7 +172,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = script_parser(SumOptions, "sums over ranks, by backend, transport and size")
     parser.add_argument("--sizes-mb", type=float, nargs="+", default=SumOptions.sizes_mb, help="sizes in 10^6 bytes")
-    return measure_and_print(parse_options(SumOptions, parser.parse_args(argv)), measure, render)
+    options = parse_options(SumOptions, parser.parse_args(argv))
+    results = measure(options)
+    sys.stdout.write(f"{to_json(results) if options.json else render(results)}\n")
+    return 0
 
 
 if __name__ == "__main__":

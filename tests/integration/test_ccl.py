@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from bert_large.distributed.ccl.libraries import has_oneccl
@@ -66,7 +67,7 @@ def over_gloo(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("settings", [{}, {"zero1": True, "bucket_mb": 0.01}])
-def test_two_ranks_as_over_gloo(task: Task, over_gloo: Path, tmp_path: Path, settings: dict[str, object]) -> None:
+def test_two_ranks_as_over_gloo(task: Task, over_gloo: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
     """With two ranks each sum is one addition, so that every bit is the same."""
     assert_same_run(train(task, tmp_path, backend="ccl", **settings), over_gloo)
 

@@ -61,8 +61,8 @@ def _create_group(store: distributed.Store, rank: int, size: int, timeout: timed
     milliseconds = int(timeout.total_seconds() * 1000)
     try:
         if rank == 0:
-            store.set(_ADDRESS_KEY, bytes(operators.serve_store().tolist()))
-        address = torch.frombuffer(bytearray(store.get(_ADDRESS_KEY)), dtype=torch.uint8)
+            store.set(_ADDRESS_KEY, bytes(operators.serve_store().tolist()).hex())
+        address = torch.frombuffer(bytearray.fromhex(store.get(_ADDRESS_KEY).decode()), dtype=torch.uint8)
         group = operators.create_group(address, rank, size, milliseconds)
     except RuntimeError as error:
         raise UserError(f"oneCCL cannot connect the ranks: {str(error).splitlines()[0]}; {_ADVICE}") from error
