@@ -88,9 +88,9 @@ def load_ccl(local_rank: int, local_ranks: int, *, one_host: bool) -> str:
     cpus = sorted(os.sched_getaffinity(0))
     os.environ |= worker_variables(os.environ, local_rank=local_rank, local_ranks=local_ranks, cpus=cpus)
     if has_oneccl():
-        from bert_large.distributed import ccl
+        from bert_large.distributed.ccl import plugin
 
-        return ccl.load(local_ranks, one_host=one_host)
+        return plugin.load(local_ranks, one_host=one_host)
     try:
         importlib.import_module(_INTELS_BINDINGS)  # registers the backend
     except (ImportError, OSError) as error:

@@ -8,7 +8,8 @@ import bert_large.cpu
 import pytest
 from bert_large.cli import main
 from bert_large.cpp_library import FOLDER_VARIABLE, CppLibrary
-from bert_large.distributed.ccl import bindings, libraries
+from bert_large.distributed.ccl import libraries
+from bert_large.distributed.ccl.plugin import bindings
 from bert_large.engines.native import build
 
 

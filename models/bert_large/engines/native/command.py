@@ -42,7 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(f"{name}  {path}\n")
         sys.stdout.flush()
     if has_oneccl() and arguments.instruction_set is None:
-        from bert_large.distributed.ccl import bindings
+        from bert_large.distributed.ccl.plugin import bindings
 
         sys.stdout.write(f"oneccl  {bindings(find_oneccl()).build()}\n")
     return 0
