@@ -18,6 +18,11 @@ def read_cpu_model(cpuinfo: Path = _CPUINFO) -> str:
     return _read_first("model name", cpuinfo) or platform.machine()
 
 
+def read_cpu_vendor(cpuinfo: Path = _CPUINFO) -> str:
+    """Return the vendor of the first CPU, such as GenuineIntel, or an empty string if the system does not report it."""
+    return _read_first("vendor_id", cpuinfo)
+
+
 def _read_first(field: str, cpuinfo: Path) -> str:
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()

@@ -14,7 +14,7 @@ ORDER = (
     ("errors", "cpu", "standard_streams", "tables"),
     ("extras", "storage", "worker_processes"),
     ("log",),
-    ("config", "hub", "cpp_library"),
+    ("config", "hub", "cpp_library", "matmul"),
     ("data",),
     # Metrics, machine, timing: they know steps and records as plain values, and no stage of training. The event files
     # of TensorBoard have the framing of TFRecords, which `data` reads and writes.

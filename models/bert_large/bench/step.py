@@ -24,7 +24,8 @@ from bert_large.cpp_library import LibraryBuildError
 from bert_large.data.batch import make_batch
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native.build import load_kernels
-from bert_large.engines.precision import Precision, apply_precision, get_precision, matmul_precision
+from bert_large.engines.precision import Precision, apply_precision, get_precision
+from bert_large.matmul import matmul_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.dropout import StepDropout
 from bert_large.model.operations import Operations

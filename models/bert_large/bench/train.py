@@ -24,7 +24,8 @@ from bert_large.config.model import ModelConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.loader import StepBatches, iterate_steps
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.precision import Precision, apply_precision, get_precision, matmul_precision
+from bert_large.engines.precision import Precision, apply_precision, get_precision
+from bert_large.matmul import matmul_precision
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.operations import Operations
 from bert_large.observe.machine import peak_memory_bytes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from bert_large.cpu import read_cpu_flags
 from bert_large.log import LOGGER
+from bert_large.matmul import bf32_rounds_factors
 
 PRODUCT_FLAGS = {"bf16": ("amx_bf16", "avx512_bf16"), "fp16": ("amx_fp16", "avx512_fp16")}
 """CPU flags of the instructions for matrix products of a type."""
@@ -124,26 +124,3 @@ def _describe_bf32() -> tuple[str, str | None]:
         "PyTorch does not round the factors of fp32 matrix products to bf16 on this CPU, which takes amx_bf16: bf32 "
         "computes the same as fp32; use PRECISION=fp32, or bf16 where the CPU has avx512_bf16"
     )
-
-
-def bf32_rounds_factors() -> bool:
-    """Return whether float32 products are computed from factors rounded to bf16 when PyTorch is asked for that.
-
-    The setting only permits it: oneDNN has such products for AMX alone, and computes in fp32 elsewhere, even on CPUs
-    with avx512_bf16. It also honours DNNL_MAX_CPU_ISA. So this computes one product, whose factors 1 + 2^-10 become 1
-    in bf16; 64 rows are enough for PyTorch to pass it to oneDNN.
-    """
-    factor = torch.full((64, 64), 1 + 2**-10)
-    with matmul_precision("medium"):
-        return float(torch.mm(factor, factor)[0, 0]) == 64.0
-
-
-@contextlib.contextmanager
-def matmul_precision(name: str) -> Iterator[None]:
-    """Set PyTorch's precision of float32 matrix products ("highest", "medium") for the block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

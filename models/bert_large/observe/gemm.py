@@ -2,9 +2,10 @@
 
 Each linear layer computes `x @ W.T` in the forward pass, and `dy @ W` and `dy.T @ x` in the backward pass, each with
 `torch.mm` into memory that is already allocated. `torch.addmm` with a bias, `functional.linear`, oneDNN's own linear
-operation and accumulation into the weight's gradient (`addmm_`) were tried on an AVX-512 machine: none was faster by
-more than 1%. Query, key and value can be one product (hidden to 3 * hidden) or three. Which form is faster depends on
-the machine, so both are run and the faster one is used.
+operation and accumulation into the weight's gradient (`addmm_`) were tried on an Intel machine with AVX-512: none was
+faster by more than 1%. Products are computed by the faster of PyTorch's two libraries (`bert_large.matmul`). Query, key
+and value can be one product (hidden to 3 * hidden) or three. Which form is faster depends on the machine, so both are
+run and the faster one is used.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 import torch
 
+from bert_large.matmul import fastest_float32
 from bert_large.observe.timing import Variant, alternate
 
 
@@ -92,10 +94,11 @@ class LinearProducts:
     @staticmethod
     def run(products: list[Product]) -> None:
         """Compute `fused` or `separate`: all layers forward, then backward in reverse order."""
-        for product in products:
-            product.forward()
-        for product in reversed(products):
-            product.backward()
+        with fastest_float32():
+            for product in products:
+                product.forward()
+            for product in reversed(products):
+                product.backward()
 
     def variants(self, prefix: str = "") -> dict[str, Variant]:
         """Return both forms for `alternate`, named `prefix` + "fused" and `prefix` + "separate"."""

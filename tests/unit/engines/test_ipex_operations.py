@@ -8,7 +8,8 @@ import pytest
 import torch
 from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
-from bert_large.engines.precision import apply_precision, bf32_rounds_factors
+from bert_large.engines.precision import apply_precision
+from bert_large.matmul import bf32_rounds_factors
 from bert_large.model.operations import Operations
 from bert_large.optim.lamb import LambArrays, LambSettings, update_parameter
 

@@ -11,7 +11,8 @@ import torch
 from bert_large.config.training import PRECISIONS
 from bert_large.cpu import read_cpu_flags
 from bert_large.engines import precision as precision_module
-from bert_large.engines.precision import apply_precision, bf32_rounds_factors
+from bert_large.engines.precision import apply_precision
+from bert_large.matmul import bf32_rounds_factors
 
 AMX = "processor\t: 0\nflags\t\t: fpu avx512_bf16 amx_bf16 amx_tile\n\nprocessor\t: 1\nflags\t\t: fpu\n"
 AVX_512_FP16 = "flags\t\t: fpu avx512f avx512_fp16\n"

@@ -8,8 +8,9 @@ puts them. The parameters are also arguments, so that autograd knows that the re
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 from bert_large.data.batch import RaggedBatch, RaggedRows
 from bert_large.engines.native.gradients import Gradients, add_product, weight_gradient
 from bert_large.engines.native.memory import Rows
+from bert_large.matmul import fastest_float32
 from bert_large.model.operations import Dense, Norm
 
 HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
@@ -45,12 +47,19 @@ def _take_saved(ctx: Any) -> Any:
     return saved
 
 
+@contextlib.contextmanager
+def _as_chosen() -> Iterator[None]:
+    """Compute products in the types that their factors have, also inside autocast, and float32 ones fast."""
+    with torch.autocast("cpu", enabled=False), fastest_float32():
+        yield
+
+
 def _hand_written(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate a backward pass: it has no derivative, and its types are chosen even if it is run inside autocast."""
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *gradients: Tensor) -> Any:
-        with torch.autocast("cpu", enabled=False):
+        with _as_chosen():
             return backward(ctx, *gradients)
 
     return once_differentiable(wrapper)
@@ -145,7 +154,7 @@ class AttentionBlock(torch.autograd.Function):
         weights: tuple[Sequence[Tensor], Tensor], hidden: Tensor, *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
         rows, memory = len(hidden), workspace.rows
-        with torch.autocast("cpu", enabled=False):
+        with _as_chosen():
             qkv = _products(memory, hidden, weights[0])
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
@@ -194,7 +203,7 @@ class FeedForwardBlock(torch.autograd.Function):
         norm: Norm, dropout: tuple[float, int], weights: list[Tensor], hidden: Tensor, *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
         memory = workspace.rows
-        with torch.autocast("cpu", enabled=False):
+        with _as_chosen():
             derivative = memory.product(hidden, weights[0].t())
             activated = memory.like(derivative)
             _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
@@ -244,7 +253,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
         words_gradient, last_block = None, None
         bias_gradient = torch.zeros_like(bias) if wants_gradients else None
         transformed_gradient = torch.empty_like(transformed)
-        with torch.autocast("cpu", enabled=False):
+        with _as_chosen():
             for start in range(0, len(labels), HEAD_ROWS):
                 rows = slice(start, start + HEAD_ROWS)
                 logits = torch.mm(transformed[rows], weight.t())
