@@ -7,6 +7,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The environment for Intel Extension for PyTorch (IPEX), which needs another version of PyTorch, and its tests.
 IPEX_VENV ?= .venv-ipex
+# The environment with oneCCL, which other tests of several ranks run without.
+CCL_VENV ?= .venv-ccl
 IPEX_TESTS ?= tests/unit/engines tests/unit/bench tests/parity/test_engines.py tests/parity/test_golden.py \
   tests/parity/test_hugging_face.py tests/parity/test_second_reference.py tests/integration/test_engines.py
 
@@ -17,7 +19,7 @@ install_inputs := pyproject.toml docker/install_torch.sh $(wildcard models/bert_
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test test-slow test-all test-ipex fault soak fuzz audit bench lint format clean
+.PHONY: help setup demo test test-slow test-ccl test-all test-ipex fault soak fuzz audit bench lint format clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 18
@@ -33,6 +35,9 @@ test: $(VENV)/.installed-test ## run the tests that protect a change: at most 8 
 
 test-slow: $(VENV)/.installed-test ## run the other tests: long runs, kills, containers, Slurm, several hosts, a browser
 	$(bin)/pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
+
+test-ccl: $(CCL_VENV)/.installed ## run the tests over oneCCL, which needs 500 MB more
+	$(CCL_VENV)/bin/python -m pytest tests/integration/test_ccl.py tests/integration/test_hosts.py -k ccl $(PYTEST_ARGS)
 
 test-all: $(VENV)/.installed-test ## run all tests
 	$(bin)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
@@ -82,7 +87,7 @@ format: $(VENV)/.installed-test ## format the Python code
 	$(bin)/ruff check --fix
 
 clean: ## remove the environments and the tools' caches
-	rm -rf $(VENV) $(IPEX_VENV) build models/bert_large/engines/native/built models/bert_large/distributed/ccl/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(IPEX_VENV) $(CCL_VENV) build models/bert_large/engines/native/built models/bert_large/distributed/ccl/built .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	find . -name '*.egg-info' -prune -exec rm -rf {} +
 
@@ -115,6 +120,14 @@ $(VENV)/.installed: $(install_inputs) $(VENV)/.torch
 $(VENV)/.installed-%: $(install_inputs) $(VENV)/.torch
 	$(bin)/pip install --editable '.[$*]'
 	$(bin)/bert-large kernels
+	@touch $@
+
+$(CCL_VENV)/.installed: $(VENV)/.installed-test
+	"$(PYTHON)" -m venv $(CCL_VENV)
+	site() { "$$1/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }; \
+	  echo "import site; site.addsitedir('$$(site $(VENV))')" >"$$(site $(CCL_VENV))/tests.pth"
+	$(CCL_VENV)/bin/pip install --editable '.[ccl]'
+	$(CCL_VENV)/bin/bert-large kernels
 	@touch $@
 
 # IPEX supports one version of PyTorch. The package index's build of it has CUDA libraries, which are not used.
