@@ -6,9 +6,10 @@
 Fine-tuning: optimizer steps of a classifier of BERT-base's shape on sequences with the lengths of SST-2's sentences,
 padded to the longest of the batch as the Trainer does, with its optimizer (fused AdamW) and gradient clipping.
 
-Inference: embeddings of the sentences of FILE, one per line, with the model of a folder. Two comparisons: the encoder
-alone, where all variants get the same token ids in the same batches, sorted by length and padded to the longest of the
-batch; and from text to embeddings, where `embed` and the loop of sentence-transformers tokenize, sort and batch.
+Inference: embeddings of the sentences of FILE, one per line, with the model of a folder. Three comparisons: the encoder
+alone, where all variants get the same token ids in the same batches, padded to the longest of the batch, once in the
+order of the file and once sorted by length; and from text to embeddings, where `embed` and the loop of
+sentence-transformers tokenize, sort and batch.
 """
 
 from __future__ import annotations
@@ -112,7 +113,11 @@ def _measure_training(options: HuggingFaceOptions, precision: Precision) -> dict
     variants = {name: _training_variant(model, batches, precision) for name, model in models.items()}
     timings = alternate(variants, rounds=options.rounds, warmups=options.warmups)
     mask = torch.cat([batch["attention_mask"].flatten() for batch in batches])
-    facts = {"sequences": options.batch_size * options.steps, "tokens": int(mask.sum()), "positions": len(mask)}
+    facts = {
+        "sequences": options.batch_size * options.steps,
+        "tokens": int(mask.sum()),
+        "positions": {"in batches": len(mask)},
+    }
     return _results("fine-tuning", options, facts, {"training": timings})
 
 
@@ -121,19 +126,27 @@ def _measure_inference(options: HuggingFaceOptions, precision: Precision, folder
 
     texts = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()][: options.sentences]
     tokenizer = load_tokenizer(folder)
-    rows = sorted(tokenizer(texts, truncation=True)["input_ids"], key=len, reverse=True)
-    batches = [
-        dict(tokenizer.pad({"input_ids": rows[start : start + options.batch_size]}, return_tensors="pt"))
-        for start in range(0, len(rows), options.batch_size)
-    ]
-    positions = sum(batch["input_ids"].numel() for batch in batches)
+    rows = tokenizer(texts, truncation=True)["input_ids"]
+    orders = {"file order": rows, "sorted by length": sorted(rows, key=len, reverse=True)}
+    batches = {
+        order: [
+            dict(tokenizer.pad({"input_ids": ordered[start : start + options.batch_size]}, return_tensors="pt"))
+            for start in range(0, len(rows), options.batch_size)
+        ]
+        for order, ordered in orders.items()
+    }
+    positions = {order: sum(batch["input_ids"].numel() for batch in of) for order, of in batches.items()}
     facts = {"sequences": len(rows), "tokens": sum(map(len, rows)), "positions": positions}
     with tempfile.TemporaryDirectory() as scratch:
-        encoders = {
-            name: Variant(lambda round_, run=run: [run(batch) for batch in batches])  # type: ignore[misc]
-            for name, run in _encoders(folder, precision, batches[0], Path(scratch)).items()
+        encoders = _encoders(folder, precision, batches["file order"][0], Path(scratch))
+        groups = {
+            f"encoder, {order}": {
+                name: Variant(lambda round_, run=run, of=of: [run(batch) for batch in of])  # type: ignore[misc]
+                for name, run in encoders.items()
+            }
+            for order, of in batches.items()
         }
-        groups = {"encoder": encoders, "text to embeddings": _from_text(options, precision, folder, texts)}
+        groups["text to embeddings"] = _from_text(options, precision, folder, texts)
         timings = {
             group: alternate(variants, rounds=options.rounds, warmups=options.warmups)
             for group, variants in groups.items()
@@ -226,9 +239,10 @@ def _speedups(timings: Mapping[str, Timing]) -> dict[str, dict[str, Any]]:
 
 def render(results: dict[str, Any]) -> str:
     """Return the results as text."""
+    positions = ", ".join(f"{count} ({order})" for order, count in results["positions"].items())
     lines = [
         f"{results['work']}, {results['precision']}: {results['sequences']} sequences, {results['tokens']} tokens in "
-        f"{results['positions']} positions; {results['rounds']} alternating rounds, {results['threads']} threads"
+        f"positions with padding: {positions}; {results['rounds']} alternating rounds, {results['threads']} threads"
     ]
     for group, compared in results["comparisons"].items():
         rows = [[group, "seconds", "sequences/s", "our speed-up"]]

@@ -33,7 +33,7 @@ def test_ratios_are_taken_round_by_round() -> None:
 def test_fine_tuning(capsys: pytest.CaptureFixture[str]) -> None:
     assert hugging_face.main([*TINY, "--json"]) == 0
     results = json.loads(capsys.readouterr().out)
-    assert results["sequences"] == 32 and results["tokens"] < results["positions"]
+    assert results["sequences"] == 32 and results["tokens"] < results["positions"]["in batches"]
     compared = results["comparisons"]["training"]
     assert set(compared["seconds"]) == {"eager", "sdpa", "accelerate"} and set(compared["speedup"]) == {"eager", "sdpa"}
     assert len(hugging_face.render(results).splitlines()) == 6
@@ -47,7 +47,10 @@ def test_inference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert hugging_face.main(words) == 0
     results = json.loads(capsys.readouterr().out)
     assert results["sequences"] == 2
-    assert {"eager", "sdpa", "accelerate", "onnxruntime"} == set(results["comparisons"]["encoder"]["seconds"])
+    assert results["positions"] == {"file order": 12, "sorted by length": 12}
+    for order in results["positions"]:
+        compared = results["comparisons"][f"encoder, {order}"]
+        assert {"eager", "sdpa", "accelerate", "onnxruntime"} == set(compared["seconds"])
     assert "embed" in results["comparisons"]["text to embeddings"]["seconds"]
 
 
