@@ -29,10 +29,9 @@ RUN python3 -m venv /opt/venv \
     && /tmp/docker/install_torch.sh --check /opt/venv/bin/python "$TORCH_VERSION"
 
 # The locked packages, including Intel OpenMP, are installed before PyTorch, so that pip adds no other versions of its
-# dependencies. networkx, of which PyTorch needs only the compiler's partitioner, is not among them.
+# dependencies. IPEX imports PyTorch's compiler, which needs networkx.
 RUN python3 -m pip install --quiet --no-deps --require-hashes -r /tmp/docker/requirements-ipex.txt \
     && /tmp/docker/install_torch.sh /opt/venv/bin/python "$TORCH_VERSION" \
-    && python3 -m pip uninstall --quiet --yes networkx \
     && python3 -m pip install --quiet --no-deps "intel-extension-for-pytorch==$IPEX_VERSION" \
     && python3 -c 'import torch, intel_extension_for_pytorch' \
     && oneccl="$(/tmp/docker/install_oneccl.sh /opt/venv/bin/python "$ONECCL_VERSION" "$ONECCL" "$ONECCL_INDEX_URL")" \

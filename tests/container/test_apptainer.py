@@ -146,8 +146,9 @@ def test_only_the_output_is_writable(site: Site) -> None:
     site.run(site.script, variables=variables | {"RANKS_PER_NODE": "1"})
     report = site.report
     assert report["uid"] == UID and report["capabilities"] == 0 and not report["image_is_writable"]
-    assert report["readable"] == {"--dataset-dir": True, "--config-file": True, "--output-dir": True}
-    assert report["writable"] == {"--dataset-dir": False, "--config-file": False, "--output-dir": True}
+    outputs = {"--output-dir": True, "--index-dir": True}
+    assert report["readable"] == {"--dataset-dir": True, "--config-file": True, **outputs}
+    assert report["writable"] == {"--dataset-dir": False, "--config-file": False, **outputs}
 
 
 def test_the_exit_code_and_signals(site: Site) -> None:

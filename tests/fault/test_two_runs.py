@@ -40,7 +40,7 @@ def test_a_second_run_is_refused(
     finally:
         first.send_signal(signal.SIGKILL)
         finish([first])
-    assert (tmp_path / "train.log").read_text().count("training data:") == 1
+    assert (tmp_path / "train.log").read_text().count("real tokens") == 1
     done_before = len(step_rows(tmp_path))
     assert run_here(*task.arguments(tmp_path, **settings | {"max_steps": done_before + 1})) == 0
     assert [row["step"] for row in step_rows(tmp_path)] == list(range(1, done_before + 2))
