@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.data.folders import list_shards
 from bert_large.distributed.ccl.libraries import has_oneccl
 from bert_large.train.checkpoint import list_checkpoints
 
@@ -139,7 +140,7 @@ def test_a_rank_that_fails_alone(task: Task, tmp_path: Path) -> None:
         2, *COMMAND, *task.arguments(tmp_path / "out", **ENDLESS, dataset_dir=copy, rank_silence=4)
     )
     wait_for_steps(tmp_path / "out", 5)
-    for shard in (copy / "seq_128").iterdir():
+    for shard in list_shards(copy / "seq_128"):
         os.truncate(shard, 100)
     results = finish(processes)
     assert all(done.returncode not in (0, None) and done.returncode > 0 for done in results), results[0].stderr
