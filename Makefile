@@ -77,7 +77,7 @@ lint: $(VENV)/.installed-test ## check formatting, style, types, shell scripts a
 	$(bin)/ruff check
 	$(bin)/ruff format --check
 	$(bin)/mypy
-	find . \( -path ./.git -o -path './$(VENV)' -o -path './$(IPEX_VENV)' -o -path ./output \) -prune -o \
+	find . \( -path ./.git -o -path './$(VENV)' -o -path './$(IPEX_VENV)' -o -path './$(CCL_VENV)' -o -path ./output \) -prune -o \
 	  -type f \( -name '*.sh' -o -path ./.ci/run \) -print0 | \
 	  xargs -0 $(bin)/shellcheck --external-sources --source-path=SCRIPTDIR
 	$(bin)/python .ci/english.py
