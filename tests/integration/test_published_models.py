@@ -167,7 +167,7 @@ def test_acceleration_of_a_real_encoder(minilm: Path) -> None:
 
 @pytest.mark.slow
 def test_embeddings_of_real_sentences(minilm: Path, tmp_path: Path) -> None:
-    """Of film reviews: both engines give the same, and the nearest mean of the others tells most opinions."""
+    """Of film reviews: both engines give the same, and the nearest mean of the others predicts most labels."""
     spec = importlib.util.find_spec("gensim")
     if spec is None or spec.origin is None:
         pytest.skip("needs the labeled sentences in the package gensim: make test-slow installs it")
