@@ -49,15 +49,20 @@ class Run:
     """Values and origins of the settings that a recipe may hold."""
 
 
-def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
-    """Return the run's settings after every check that needs no records."""
-    data, optim, train = resolve(arguments)
-    settings = resolve_arguments(arguments)
+def _require_sequences(train: TrainConfig, world_size: int) -> None:
+    """Raise `InputError` if the smallest batch has less than one sequence per rank."""
     batch, name = train.global_batch_size, "--global-batch-size"
     if train.start_batch_size is not None:
         batch, name = train.start_batch_size, "--start-batch-size"
     if batch < world_size:
         raise InputError(f"{name} is {batch}, expected at least one sequence per rank; there are {world_size} ranks")
+
+
+def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
+    """Return the run's settings after every check that needs no records."""
+    data, optim, train = resolve(arguments)
+    settings = resolve_arguments(arguments)
+    _require_sequences(train, world_size)
     check_engine(train.engine, train.precision)
     given_dir, checkpoint_dir = arguments.checkpoint_dir, _find_initial_model(arguments)
     model = resolve_model_config(
