@@ -3,9 +3,10 @@
     python benchmarks/hugging_face_pretraining.py --text-dir TEXT --tokenizer-dir FOLDER --config-file FILE \
         --eval-dir RECORDS --output-dir OUTPUT --max-steps 10000
 
-As in transformers' example run_mlm.py, all text is tokenized, concatenated and cut into full sequences, so no sequence
-has padding, and masks are drawn at each use. Evaluations are on masked records of this package, so that both trainings
-report the same loss. Steps and evaluations are rows of OUTPUT/metrics.jsonl with the keys of this package.
+As in transformers' example run_mlm.py, each article is tokenized, all are concatenated and cut into full sequences, so
+no sequence has padding, and masks are drawn at each use. Evaluations are on masked records of this package, so that
+both trainings report the same loss. Steps and evaluations are rows of OUTPUT/metrics.jsonl with the keys of this
+package.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _EVAL_BATCH_SIZE = 32
 class TrainerOptions:
     """Options of this script."""
 
-    text_dir: Path = option(text="folder of text files, one sentence per line")
+    text_dir: Path = option(text="folder of text files, with blank lines between articles")
     tokenizer_dir: Path = option(text="folder of the tokenizer, as `export` writes it")
     config_file: Path = option(text="shape of the model (bert_config.json)")
     eval_dir: Path = option(text="folder of records of this package to evaluate on")
@@ -81,8 +82,8 @@ def _load_sequences(options: TrainerOptions, tokenizer: PreTrainedTokenizerBase)
     files = sorted(str(path) for path in options.text_dir.iterdir() if path.is_file())
     if not files:
         raise InputError(f"--text-dir is {options.text_dir}, which has no files; expected text files")
-    lines = TextDataset.from_text(files).filter(lambda line: bool(line["text"].strip()))
-    tokens = lines.map(
+    documents = TextDataset.from_text(files, sample_by="paragraph")
+    tokens = documents.map(
         lambda batch: tokenizer(batch["text"], return_special_tokens_mask=True), batched=True,
         remove_columns=["text"],
     )  # fmt: skip

@@ -13,10 +13,12 @@ checkpoints, start-up and the other's turns. Without --first and --second, only 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import shlex
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -31,7 +33,8 @@ from bert_large.bench.output import run_script
 from bert_large.config.options import option
 from bert_large.errors import InputError, UserError
 from bert_large.observe.metrics import METRICS_FILE
-from bert_large.report.curves import COLORS, as_svg, drawing_style
+from bert_large.observe.timing import format_spread, spread
+from bert_large.report.curves import COLORS, as_png, drawing_style
 from bert_large.storage.atomic import read_json, write_atomically, write_json
 from bert_large.storage.output_folder import make_folder
 from bert_large.tables import format_markdown
@@ -45,7 +48,7 @@ SIDES = ("first", "second")
 class CompareOptions:
     """Options of this script."""
 
-    work_dir: Path = option(text="folder for turns.json, results.json, table.md and curves.svg")
+    work_dir: Path = option(text="folder for turns.json, results.json, table.md and curves.png")
     first_dir: Path = option(text="folder with metrics.jsonl of the first training")
     second_dir: Path = option(text="folder with metrics.jsonl of the second training")
     first: str | None = option(None, "command of the first training")
@@ -53,11 +56,18 @@ class CompareOptions:
     first_name: str = option("this package", "name of the first training in table and figure")
     second_name: str = option("Hugging Face Trainer", "name of the second training")
     turn: float = option(180.0, "length of a turn", unit="seconds", within="[0.1, 1e6]")
+    second_turn: float | None = option(
+        None, "length of the second's turns", unit="seconds", within="[0.1, 1e6]", default_text="as --turn"
+    )
     hours: float = option(3.0, "time until both are stopped, unless they end before", within="(0, 1e4]")
 
     def folder(self, side: str) -> Path:
         """Return the folder of a side's metrics."""
         return self.first_dir if side == "first" else self.second_dir
+
+    def length_of_turn(self, side: str) -> float:
+        """Return the seconds of a side's turns."""
+        return self.second_turn if side == "second" and self.second_turn is not None else self.turn
 
 
 class _Training:
@@ -118,10 +128,10 @@ def take_turns(options: CompareOptions) -> None:
             trainings[side] = _Training(command, options.folder(side) / METRICS_FILE, log)
             trainings[side].stop()
         while time.monotonic() < deadline and any(training.is_running() for training in trainings.values()):
-            for training in trainings.values():
+            for side, training in trainings.items():
                 if training.is_running():
                     training.go_on()
-                    training.wait(options.turn)
+                    training.wait(options.length_of_turn(side))
                     training.stop()
             write_json(options.work_dir / "turns.json", {side: trainings[side].pauses for side in SIDES})
     finally:
@@ -163,6 +173,27 @@ def read_curve(metrics: Path, pauses: Sequence[Mapping[str, float]]) -> list[dic
     return curve
 
 
+def ratio_of_steps(options: CompareOptions, turns: Mapping[str, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Return the time of the second's steps over the first's: `spread` of the ratios of medians of successive turns.
+
+    The first step of a turn is left out, as it contains the pause.
+    """
+    medians = {}
+    for side in SIDES:
+        rows = [json.loads(line) for line in _read_lines(options.folder(side) / METRICS_FILE)]
+        starts = [int(pause["rows"]) for pause in turns[side]]
+        steps = [
+            [row["seconds"] for row in rows[start:end] if row["event"] == "step"][1:]
+            for start, end in itertools.pairwise([*starts, len(rows)])
+        ]
+        medians[side] = [statistics.median(seconds) if seconds else None for seconds in steps]
+    pairs = zip(medians["first"], medians["second"], strict=False)
+    ratios = [second / first for first, second in pairs if first is not None and second is not None]
+    if not ratios:
+        raise InputError("no turn of both trainings has two steps; expected longer turns or more of them")
+    return spread(ratios)
+
+
 def seconds_to(loss: float, curve: Sequence[Mapping[str, float]]) -> float | None:
     """Return the seconds until a loss was first reached, interpolated between evaluations; None if it was not."""
     before: Mapping[str, float] | None = None
@@ -190,7 +221,7 @@ def compare(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> list[dict[st
 
 
 def draw(curves: Mapping[str, Sequence[Mapping[str, float]]], names: Mapping[str, str]) -> bytes:
-    """Return the losses over the hours of training as an SVG."""
+    """Return the losses over the hours of training as a PNG."""
     with drawing_style():
         from matplotlib.figure import Figure
 
@@ -204,11 +235,11 @@ def draw(curves: Mapping[str, Sequence[Mapping[str, float]]], names: Mapping[str
         axes.set_ylabel("held-out masked-LM loss, nats")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False)
-        return as_svg(figure)
+        return as_png(figure)
 
 
-def write_results(options: CompareOptions) -> list[list[str]]:
-    """Write curves, table and picture, and return the table."""
+def write_results(options: CompareOptions) -> str:
+    """Write curves, table and picture, and return the table with the ratio of steps."""
     turns = read_json(options.work_dir / "turns.json")
     curves: dict[str, Any] = {side: read_curve(options.folder(side) / METRICS_FILE, turns[side]) for side in SIDES}
     names = {"first": options.first_name, "second": options.second_name}
@@ -217,11 +248,15 @@ def write_results(options: CompareOptions) -> list[list[str]]:
     for result in results:
         minutes = [f"{result[side] / 60:.1f}" for side in SIDES]
         rows.append([f"{result['masked_lm_loss']:.3f}", *minutes, f"{result['ratio']:.2f}"])
-    write_json(options.work_dir / "results.json", {"names": names, "curves": curves, "losses": results})
-    for name, content in (("table.md", f"{format_markdown(rows)}\n".encode()), ("curves.svg", draw(curves, names))):
+    steps = ratio_of_steps(options, turns)
+    write_json(
+        options.work_dir / "results.json", {"names": names, "curves": curves, "losses": results, "step_ratio": steps}
+    )
+    text = f"{format_markdown(rows)}\n\nTime of a step, ratio of successive turns: {format_spread(steps)}\n"
+    for name, content in (("table.md", text.encode()), ("curves.png", draw(curves, names))):
         with write_atomically(options.work_dir / name) as file:
             file.write(content)
-    return rows
+    return text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -233,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise InputError(f"--{given[0]} is given alone; expected --first and --second, or neither")
     if given:
         take_turns(options)
-    print(format_markdown(write_results(options)))
+    print(write_results(options), end="")
     return 0
 
 
