@@ -356,17 +356,13 @@ class Communication:
         default_text="the faster of ccl and gloo where oneCCL is installed, else gloo",
     )
     rank_silence: float = setting(
-        RANK_SILENCE_SECONDS,
-        "time without a sign of life from a rank after which the others end",
-        unit="seconds",
+        RANK_SILENCE_SECONDS, "time without a sign of life from a rank after which the others end", unit="seconds",
         within=_SECONDS,
-    )
+    )  # fmt: skip
     rank_timeout: float = setting(
-        RANK_TIMEOUT_SECONDS,
-        "time for which a rank may keep others waiting, alive but without progress",
-        unit="seconds",
-        within=_SECONDS,
-    )
+        RANK_TIMEOUT_SECONDS, "time for which a rank may keep others waiting, alive but without progress",
+        unit="seconds", within=_SECONDS,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -90,28 +90,39 @@ def require_parser(path: Path) -> None:
 
 def _add_text(nodes: list[Any], silent: frozenset[str], parts: list[str]) -> None:
     """Append the text of parsed nodes to `parts`."""
+    for node in nodes:
+        text, children = _content(node, silent)
+        parts.append(text)
+        _add_text(children, silent, parts)
+
+
+def _content(node: Any, silent: frozenset[str]) -> tuple[str, list[Any]]:
+    """Return a node's own text and the nodes of which the rest of its text consists."""
     from mwparserfromhell import nodes as kinds
 
-    for node in nodes:
-        if isinstance(node, kinds.Text):
-            parts.append(node.value)
-        elif isinstance(node, kinds.HTMLEntity):
-            parts.append(node.normalize())
-        elif isinstance(node, kinds.Wikilink):
-            prefix, colon, _ = str(node.title).partition(":")
-            prefix = prefix.strip().lower()
-            if not (colon and (prefix in silent or _INTERLANGUAGE.fullmatch(prefix))):
-                _add_text((node.text or node.title).nodes, silent, parts)
-        elif isinstance(node, kinds.ExternalLink):
-            if node.title is not None:
-                _add_text(node.title.nodes, silent, parts)
-        elif isinstance(node, kinds.Heading):
-            parts.append("\n")
-        elif isinstance(node, kinds.Tag):
-            name = str(node.tag).strip().lower()
-            if name in ("li", "dd", "dt") and node.wiki_markup:
-                parts.append(_LIST_ITEM)
-            elif name == "br":
-                parts.append("\n")
-            elif _INLINE_TAGS.fullmatch(name) and node.contents is not None:
-                _add_text(node.contents.nodes, silent, parts)
+    if isinstance(node, kinds.Text):
+        return node.value, []
+    if isinstance(node, kinds.HTMLEntity):
+        return node.normalize(), []
+    if isinstance(node, kinds.Wikilink):
+        return "", [] if _is_silent(str(node.title), silent) else (node.text or node.title).nodes
+    if isinstance(node, kinds.ExternalLink):
+        return "", [] if node.title is None else node.title.nodes
+    if isinstance(node, kinds.Heading):
+        return "\n", []
+    if not isinstance(node, kinds.Tag):
+        return "", []
+    name = str(node.tag).strip().lower()
+    if name in ("li", "dd", "dt") and node.wiki_markup:
+        return _LIST_ITEM, []
+    if name == "br":
+        return "\n", []
+    shown = _INLINE_TAGS.fullmatch(name) and node.contents is not None
+    return "", node.contents.nodes if shown else []
+
+
+def _is_silent(title: str, silent: frozenset[str]) -> bool:
+    """Return whether a link shows no text: one to a file, a category, or an article in another language."""
+    prefix, colon, _ = title.partition(":")
+    prefix = prefix.strip().lower()
+    return bool(colon) and (prefix in silent or _INTERLANGUAGE.fullmatch(prefix) is not None)
