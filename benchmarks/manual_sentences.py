@@ -57,7 +57,7 @@ def pick_sentences(file: Path, taken: set[str], draw: random.Random) -> dict[str
     first = round(len(pages) * _DEV_SHARE)
     picked = {}
     for split, part in (("dev", pages[:first]), ("train", pages[first:])):
-        new = {}
+        new: dict[str, str] = {}
         for sentence in read_sentences(part):
             if sentence.lower() not in taken:
                 new.setdefault(sentence.lower(), sentence)
