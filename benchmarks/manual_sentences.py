@@ -4,8 +4,8 @@ Usage: manual_sentences.py WORK_DIR OUTPUT_DIR
 
 Takes the text that `documentation_corpus.py` has made in WORK_DIR, and writes train.tsv and dev.tsv for
 `bert-large finetune --task classification`. All classes have the same number of sentences, so guessing is right one
-time in `len(MANUALS)`. Sentences of one page are all in one file. A sentence that contains a word of any manual's name
-is left out, as are repeated sentences: they would give the answer away. The same text gives the same files.
+time in `len(MANUALS)`. Sentences of one page are all in one file. Sentences that name the subject of a manual are left
+out, as are repeated ones: they would give the answer away. The same text gives the same files.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _NAMES = re.compile(rf"({'|'.join(map(re.escape, ' '.join(MANUALS.values()).spli
 
 
 def read_sentences(pages: Iterable[str]) -> Iterator[str]:
-    """Yield the sentences of some pages that have 8 to 40 words and none of a manual's name."""
+    """Yield the sentences of some pages that have 8 to 40 words and name no manual's subject."""
     for page in pages:
         for paragraph in page.split("\n"):
             for sentence in split_sentences(clean(paragraph)):
