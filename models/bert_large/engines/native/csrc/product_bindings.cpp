@@ -1,0 +1,122 @@
+// The products of products.h as PyTorch operators, `torch.ops.bert_large.*`.
+#include <ATen/cpu/Utils.h>
+#include <torch/library.h>
+
+#include "attention.h"
+#include "products.h"
+#include "tensors.h"
+
+namespace bert_large {
+namespace {
+
+// The fastest unit of this CPU.
+const ProductUnit& product_unit() {
+  // The system lets a process use tiles only after it has asked to.
+  static const bool has_tiles = amx_is_there() && at::cpu::init_amx();
+  return has_tiles ? kTileUnit : kVectorUnit;
+}
+
+// Whether this build and CPU have products of bfloat16 pairs.
+bool has_products() {
+#if defined(__AVX512BF16__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+void check_multiple(int64_t size, const char* name) {
+  TORCH_CHECK(size % kBlock == 0, name, " are ", size, ", expected a multiple of ", kBlock);
+}
+
+// A packed factor of `columns` columns in panels, [columns / 32, depth / 2, 32, 2].
+BFloat16* panels_pointer(const Tensor& panels, int64_t columns, int64_t depth, const char* name) {
+  return pointer<BFloat16>(panels, {columns / kBlock, depth / 2, kBlock, 2}, name);
+}
+
+// Weights [outputs, inputs], one below the other -> forward [outputs / 32, inputs / 2, 32, 2] with the outputs of all,
+// and backward [inputs / 32, outputs / 2, 32, 2].
+void pack_weights(at::TensorList weights, const Tensor& forward, const Tensor& backward) {
+  TORCH_CHECK(!weights.empty(), "there are no weights to pack");
+  const int64_t inputs = weights[0].size(1);
+  check_multiple(inputs, "inputs of a weight");
+  int64_t total = 0, first = 0;
+  for (const Tensor& weight : weights) {
+    check_multiple(weight.size(0), "outputs of a weight");
+    total += weight.size(0);
+  }
+  BFloat16* const forward_panels = panels_pointer(forward, total, inputs, "forward");
+  BFloat16* const backward_panels = panels_pointer(backward, inputs, total, "backward");
+  for (const Tensor& weight : weights) {
+    const int64_t outputs = weight.size(0);
+    pack_weight(threads(), total, first, outputs, inputs, POINTER(float, weight, {outputs, inputs}), forward_panels,
+                backward_panels);
+    first += outputs;
+  }
+}
+
+// The sizes of left [rows, depth] times panels, which are checked.
+ProductSizes packed_sizes(const Tensor& left, const Tensor& panels) {
+  const ProductSizes sizes{left.size(0), panels.size(0) * kBlock, left.size(1)};
+  check_multiple(sizes.depth, "columns of the left factor");
+  panels_pointer(panels, sizes.columns, sizes.depth, "panels");
+  return sizes;
+}
+
+// result [rows, columns] = left [rows, depth] @ panels, or += with `add`.
+void packed_product(const Tensor& left, const Tensor& panels, const Tensor& result, bool add) {
+  const ProductSizes sizes = packed_sizes(left, panels);
+  multiply_packed(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
+                  static_cast<BFloat16*>(panels.data_ptr()), POINTER(BFloat16, result, {sizes.rows, sizes.columns}),
+                  add);
+}
+
+// gelu(left @ panels + bias) -> activated, and its derivative.
+void packed_product_gelu(const Tensor& left, const Tensor& panels, const Tensor& bias, string_view form,
+                         const Tensor& derivative, const Tensor& activated) {
+  const ProductSizes sizes = packed_sizes(left, panels);
+  multiply_packed_gelu(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
+                       static_cast<BFloat16*>(panels.data_ptr()),
+                       {gelu_form(form), POINTER(float, bias, {sizes.columns}),
+                        POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
+                        POINTER(BFloat16, activated, {sizes.rows, sizes.columns})});
+}
+
+// gradient [outputs, inputs] += the transpose of out_gradient [tokens, outputs], times inputs [tokens, inputs].
+void weight_gradient(const Tensor& out_gradient, const Tensor& inputs, const Tensor& gradient) {
+  const ProductSizes sizes{out_gradient.size(1), inputs.size(1), inputs.size(0)};
+  check_multiple(sizes.rows, "columns of out_gradient");
+  check_multiple(sizes.columns, "columns of inputs");
+  add_weight_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, out_gradient, {sizes.depth, sizes.rows}),
+                      POINTER(BFloat16, inputs, {sizes.depth, sizes.columns}),
+                      POINTER(float, gradient, {sizes.rows, sizes.columns}));
+}
+
+// Per thread with work: the blocks that it computes and the left panels that it packs, a fraction if all share them.
+std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64_t column_blocks, double packing) {
+  const Split split = split_product((int)thread_count, row_blocks, column_blocks, packing);
+  std::vector<double> work;
+  for (int64_t part = 0; part < split.parts(); ++part) {
+    const Rectangle own = split.rectangle(part);
+    const int64_t height = own.row_end - own.row_begin;
+    work.push_back((double)(height * (own.column_end - own.column_begin)));
+    work.push_back(split.shares_left ? (double)row_blocks / (double)thread_count : (double)height);
+  }
+  return work;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(bert_large, library) {
+  library.def("has_products() -> bool", &has_products);
+  library.def("pack_weights(Tensor[] weights, Tensor(a!) forward, Tensor(b!) backward) -> ()", &pack_weights);
+  library.def("packed_product(Tensor left, Tensor panels, Tensor(a!) result, bool add=False) -> ()", &packed_product);
+  library.def(
+      "packed_product_gelu(Tensor left, Tensor panels, Tensor bias, str form, Tensor(a!) derivative, "
+      "Tensor(b!) activated) -> ()",
+      &packed_product_gelu);
+  library.def("weight_gradient(Tensor out_gradient, Tensor inputs, Tensor(a!) gradient) -> ()", &weight_gradient);
+  library.def("product_work(int threads, int row_blocks, int column_blocks, float packing) -> float[]", &product_work);
+}
+
+}  // namespace bert_large

@@ -1,0 +1,119 @@
+// Packing of factors into the steps that products.h defines. A packer writes steps of some panels, `stride` elements from
+// panel to panel: `pack(panels, steps, to, stride)`. Steps are read with 32 rows of a matrix, which have no common page,
+// so that the rows of the next step are prefetched.
+#pragma once
+
+#include "parallel.h"
+#include "product_unit.h"
+#include "transpose.h"
+
+namespace bert_large {
+
+struct Range {
+  int64_t begin, end;
+
+  int64_t count() const { return end - begin; }
+  // One of `parts` even, consecutive parts.
+  Range part(int64_t index, int64_t parts) const {
+    return {begin + count() * index / parts, begin + count() * (index + 1) / parts};
+  }
+};
+
+struct StepRows {
+  const BFloat16* data;
+  int64_t stride;
+};
+
+// The 32 rows of a step, of which the first `rows` exist: if not all do, a copy with zeros for the others.
+inline StepRows whole_rows(const BFloat16* from, int64_t stride, int64_t rows, BFloat16* copy) {
+  if (rows >= kBlock) return {from, stride};
+  std::memset(copy, 0, kStep * sizeof(BFloat16));
+  for (int64_t r = 0; r < rows; ++r) std::memcpy(copy + r * kBlock, from + r * stride, kBlock * sizeof(BFloat16));
+  return {copy, kBlock};
+}
+
+// to [16][32][2] = the rows as pairs.
+inline void pack_pairs(const StepRows& rows, BFloat16* to) {
+  for (int64_t r = 0; r < kBlock; r += 2) {
+    const BFloat16* low = rows.data + r * rows.stride;
+    __builtin_prefetch(low + kBlock * rows.stride);
+    __builtin_prefetch(low + (kBlock + 1) * rows.stride);
+    pair_rows(low, low + rows.stride, kBlock, to + r * kBlock);
+  }
+}
+
+// to [columns][rows] = from [rows][columns] in words of two bfloat16 numbers.
+inline void transpose_pairs(const BFloat16* from, int64_t rows, int64_t columns, BFloat16* to) {
+  transpose_words(reinterpret_cast<const float*>(from), rows, columns, columns, reinterpret_cast<float*>(to), rows);
+}
+
+// A left factor from a matrix [rows, depth].
+struct LeftRows {
+  const BFloat16* from;
+  int64_t rows, depth;
+
+  void pack(Range panels, Range steps, BFloat16* to, int64_t stride) const {
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel, to += stride) {
+      for (int64_t r = 0; r < kBlock; ++r) {
+        const int64_t row = panel * kBlock + r;
+        for (int64_t step = steps.begin; step < steps.end; ++step) {
+          BFloat16* target = to + (step - steps.begin) * kStep + r * kBlock;
+          if (row < rows) {
+            std::memcpy(target, from + row * depth + step * kBlock, kBlock * sizeof(BFloat16));
+          } else {
+            std::memset(target, 0, kBlock * sizeof(BFloat16));
+          }
+        }
+      }
+    }
+  }
+};
+
+// A left factor from its transpose [depth, rows].
+struct LeftColumns {
+  const BFloat16* from;
+  int64_t rows, depth;
+
+  void pack(Range panels, Range steps, BFloat16* to, int64_t stride) const {
+    alignas(64) BFloat16 copy[kStep], pairs[kStep];
+    for (int64_t step = steps.begin; step < steps.end; ++step, to += kStep) {
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        const BFloat16* first = from + step * kBlock * rows + panel * kBlock;
+        pack_pairs(whole_rows(first, rows, depth - step * kBlock, copy), pairs);
+        transpose_pairs(pairs, kBlock / 2, kBlock, to + (panel - panels.begin) * stride);
+      }
+    }
+  }
+};
+
+// A right factor from a matrix [depth, columns].
+struct RightRows {
+  const BFloat16* from;
+  int64_t depth, columns;
+
+  void pack(Range panels, Range steps, BFloat16* to, int64_t stride) const {
+    alignas(64) BFloat16 copy[kStep];
+    for (int64_t step = steps.begin; step < steps.end; ++step, to += kStep) {
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        const BFloat16* first = from + step * kBlock * columns + panel * kBlock;
+        pack_pairs(whole_rows(first, columns, depth - step * kBlock, copy), to + (panel - panels.begin) * stride);
+      }
+    }
+  }
+};
+
+// Packs a whole factor on all threads, in chunks of 256 x 256 elements.
+template <typename Packer>
+void pack_together(int threads, const Packer& packer, int64_t panels, int64_t steps, BFloat16* to) {
+  constexpr int64_t kChunk = 8;
+  const int64_t across = (panels + kChunk - 1) / kChunk, along = (steps + kChunk - 1) / kChunk;
+  parallel_parts(threads, across * along, [&](int, int64_t begin, int64_t end) {
+    for (int64_t chunk = begin; chunk < end; ++chunk) {
+      const int64_t panel = chunk % across * kChunk, step = chunk / across * kChunk;
+      packer.pack({panel, std::min(panel + kChunk, panels)}, {step, std::min(step + kChunk, steps)},
+                  to + (panel * steps + step) * kStep, steps * kStep);
+    }
+  });
+}
+
+}  // namespace bert_large

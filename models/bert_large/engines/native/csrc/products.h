@@ -1,0 +1,85 @@
+// Products of the matrices of linear layers in bfloat16, with sums in float. With inputs x [T, K], a weight W [N, K] and
+// the gradient dy [T, N] of the result:
+//   y = x W^T,  dx = dy W   results in bfloat16; dx may be added to a matrix (of the residual's gradient)
+//   dW += dy^T x            added to a float matrix, without rounding
+// Each is a product C = L R of a left factor [rows, depth] and a right factor [depth, columns]. N and K are multiples of
+// 32. T is any number: missing rows are zeros in packed factors and are not stored, and no code depends on T.
+//
+// Layout. Both units, AMX tiles and vectors, read factors in steps of 32 x 32 elements (2 KiB, contiguous):
+//   left step    [32 rows][32 of the depth]             two tiles of 16 rows of 64 bytes
+//   right step   [16 pairs of the depth][32 columns][2] two tiles of 16 rows of 64 bytes, 128 bytes apart
+// so that a 32-bit word holds two neighbors in depth, as TDPBF16PS and VDPBF16PS take them. The steps of 32 rows or
+// columns in the order of depth are a panel. `pack_weight` packs W as the right factor of y and of dx, once per update.
+// The products pack activations themselves.
+//
+// Blocking. A micro-kernel computes 32 x 32 sums: four tile registers, with two for each factor. A step is four tile
+// products of 16 cycles; loading its 4 KiB from the second-level cache (48 bytes per cycle) takes longer, 85 cycles, so
+// three quarters of the AMX peak is the limit of this design for factors that the first-level cache does not hold. The
+// depth is cut into parts of at most kDepthSteps (1,024 elements), the rows into parts of at most kRowPanels (256): the
+// packed left part takes 512 KiB, half of a second-level cache of 1 MiB. Each right panel (64 KiB) is then read from a
+// farther cache once per 256 rows, at 4 bytes per cycle of the AMX peak, and prefetched a panel ahead. Sums of products
+// that are deeper than one part are kept in float between the parts (4 KiB per block, contiguous).
+//
+// Threads. `split_product` cuts the blocks of C into a grid with one rectangle per thread. A thread packs its rows of
+// the left factor in its own cache. Where a row of the grid has many threads, which would pack the same rows, all
+// threads pack the left factor together first. x as the right factor of dW is always packed together.
+//
+// Determinism. The sums of a block are added up in an order that depends on the depth alone, so results have the same
+// bits for any number of threads and for any split.
+#pragma once
+
+#include <cstdint>
+
+#include "gelu.h"
+#include "product_unit.h"
+#include "vector.h"
+
+namespace bert_large {
+
+// A product's rows, columns and depth, in elements.
+struct ProductSizes {
+  int64_t rows, columns, depth;
+};
+
+// A thread's rectangle of the grid, in blocks: rows [row_begin, row_end), columns [column_begin, column_end).
+struct Rectangle {
+  int64_t row_begin, row_end, column_begin, column_end;
+};
+
+// How a product of row_blocks x column_blocks is cut into a grid.
+struct Split {
+  int64_t row_blocks, column_blocks, row_parts, column_parts;
+  bool shares_left;  // all threads pack the left factor together
+
+  int64_t parts() const { return row_parts * column_parts; }
+  Rectangle rectangle(int64_t part) const;
+};
+
+// The split with the least work for the busiest thread: its blocks, and the panels that it packs, each of which takes as
+// long as `packing` blocks. row_parts * column_parts <= threads.
+Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
+
+// Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to:
+//   forward   [total_outputs / 32][inputs / 2][32][2], the right factor of y = x W^T
+//   backward  [inputs / 32][total_outputs / 2][32][2], the right factor of dx = dy W
+void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs,
+                 const float* weight, BFloat16* forward, BFloat16* backward);
+
+// result [rows, columns] = left [rows, depth] times a packed weight, or += where `add`.
+void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
+                     const BFloat16* right, BFloat16* result, bool add);
+
+// With x = left times a packed weight + bias [columns]: activated = gelu(x), derivative = gelu'(x), [rows, columns].
+struct GeluResult {
+  GeluForm form;
+  const float* bias;
+  BFloat16 *derivative, *activated;
+};
+void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
+                          const BFloat16* right, const GeluResult& result);
+
+// gradient [rows, columns] += the transpose of out_gradient [depth, rows], times inputs [depth, columns].
+void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
+                         const BFloat16* inputs, float* gradient);
+
+}  // namespace bert_large
