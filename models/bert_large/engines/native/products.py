@@ -1,0 +1,62 @@
+"""Matrix products of linear layers in bfloat16 by the package's own kernels, which depend on no number of tokens.
+
+PyTorch computes them through oneDNN, which compiles a kernel for each new number of tokens. The kernels here read
+weights that have been copied into the order of AMX tiles or AVX-512 BF16 vectors (`csrc/products.h`).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from torch import Tensor
+
+from bert_large.engines.native.build import load_kernels
+
+BLOCK = 32
+"""Inputs and outputs of a layer must be multiples of it."""
+_kernels = torch.ops.bert_large
+
+
+@functools.cache
+def _has_products() -> bool:
+    load_kernels()
+    return _kernels.has_products()
+
+
+def can_pack(*weights: Tensor) -> bool:
+    """Return whether this CPU has instructions for bfloat16 products and the weights are of sizes that they take."""
+    return _has_products() and all(size % BLOCK == 0 for weight in weights for size in weight.shape)
+
+
+class PackedWeights:
+    """A copy in bfloat16 of a float32 weight [N, K], or of several whose rows follow one another, for products."""
+
+    def __init__(self, *weights: Tensor) -> None:
+        outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
+        self._forward = torch.empty(outputs // BLOCK, inputs // 2, BLOCK, 2, dtype=torch.bfloat16)
+        self._backward = torch.empty(inputs // BLOCK, outputs // 2, BLOCK, 2, dtype=torch.bfloat16)
+        self.update(*weights)
+
+    def update(self, *weights: Tensor) -> None:
+        """Copy the weights again, after they have changed."""
+        _kernels.pack_weights([weight.detach() for weight in weights], self._forward, self._backward)
+
+    def product(self, inputs: Tensor, out: Tensor) -> Tensor:
+        """out [T, N] = inputs [T, K] @ W.T"""
+        _kernels.packed_product(inputs, self._forward, out)
+        return out
+
+    def gelu(self, inputs: Tensor, bias: Tensor, form: str, derivative: Tensor, activated: Tensor) -> None:
+        """activated [T, N] = GELU(inputs @ W.T + bias), and its derivative; the form is "none" or "tanh"."""
+        _kernels.packed_product_gelu(inputs, self._forward, bias, form, derivative, activated)
+
+    def input_gradient(self, out_gradient: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        """out [T, K] = out_gradient [T, N] @ W, or += with `add`."""
+        _kernels.packed_product(out_gradient, self._backward, out, add)
+        return out
+
+
+def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) -> None:
+    """gradient [N, K] (float32) += out_gradient [T, N].T @ inputs [T, K]"""
+    _kernels.weight_gradient(out_gradient, inputs, gradient)

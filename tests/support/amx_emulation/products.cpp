@@ -1,0 +1,34 @@
+// The products as C functions for ctypes, on emulated tiles or on the vectors of this file's instruction set.
+#include "products.h"
+
+using namespace bert_large;
+
+namespace {
+
+const ProductUnit& unit(bool tiles) { return tiles ? kTileUnit : kVectorUnit; }
+
+}  // namespace
+
+extern "C" {
+
+void pack(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs, const float* weight,
+          BFloat16* forward, BFloat16* backward) {
+  pack_weight(threads, total_outputs, first, outputs, inputs, weight, forward, backward);
+}
+
+void product(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,
+             BFloat16* result, bool add) {
+  multiply_packed(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, left, right, result, add);
+}
+
+void product_gelu(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,
+                  const float* bias, BFloat16* derivative, BFloat16* activated) {
+  multiply_packed_gelu(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, left, right,
+                       {GeluForm::kErf, bias, derivative, activated});
+}
+
+void weight_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* out_gradient,
+                     const BFloat16* inputs, float* gradient) {
+  add_weight_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, out_gradient, inputs, gradient);
+}
+}
