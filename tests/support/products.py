@@ -47,9 +47,7 @@ class CompiledProducts:
             self._library.pack(torch.get_num_threads(), *sizes, *_pointers(weight, forward, backward))
             first += len(weight)
 
-    def packed_product(
-        self, left: torch.Tensor, panels: torch.Tensor, result: torch.Tensor, add: bool = False
-    ) -> None:
+    def packed_product(self, left: torch.Tensor, panels: torch.Tensor, result: torch.Tensor, add: bool = False) -> None:
         """result = left @ panels, or += with `add`."""
         self._call("product", (*result.shape, left.shape[1]), left, panels, result, add)
 

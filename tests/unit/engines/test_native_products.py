@@ -1,4 +1,4 @@
-"""The products of packed bfloat16 matrices against float64: this CPU's, and with emulated AMX tiles and AVX2 vectors."""
+"""Products of packed bfloat16 matrices against float64: this CPU's, on emulated AMX tiles and on AVX2 vectors."""
 
 from __future__ import annotations
 
@@ -135,9 +135,7 @@ def test_gelu_tanh() -> None:
 
 
 @pytest.mark.parametrize("tokens", [1, 33, 600])
-def test_bits_depend_on_no_number_of_threads(
-    kernels: Any, use_threads: Callable[[int], None], tokens: int
-) -> None:
+def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable[[int], None], tokens: int) -> None:
     """Also where all threads pack the left factor together, and where a thread has no block."""
     forward, backward = pack(kernels, draw(96, 1056, seed=1))
     x, y_gradient = draw_rows(tokens, 1056, seed=2), draw_rows(tokens, 96, seed=3)
