@@ -59,6 +59,14 @@ class CompiledProducts:
         assert form == "none"
         self._call("product_gelu", (*activated.shape, left.shape[1]), left, panels, bias, derivative, activated)
 
+    def packed_product_gelu_gradient(
+        self, left: torch.Tensor, panels: torch.Tensor, derivative: torch.Tensor, gradient: torch.Tensor,
+        bias_gradient: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """gradient = (left @ panels) * derivative; its column sums are added to bias_gradient."""
+        sizes = (*gradient.shape, left.shape[1])
+        self._call("product_gelu_gradient", sizes, left, panels, derivative, gradient, bias_gradient)
+
     def weight_gradient(self, out_gradient: torch.Tensor, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         """gradient += out_gradient.T @ inputs."""
         self._call("weight_gradient", (*gradient.shape, len(inputs)), out_gradient, inputs, gradient)

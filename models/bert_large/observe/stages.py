@@ -46,6 +46,7 @@ _ENCODER_OPERATORS = {
     "bert_large::pack_weights": "dense",
     "bert_large::packed_product": "dense",
     "bert_large::packed_product_gelu": "dense",
+    "bert_large::packed_product_gelu_gradient": "dense",
     "bert_large::weight_gradient": "dense",
     "bert_large::gelu": "dense",
     "bert_large::gelu_gradient": "dense",

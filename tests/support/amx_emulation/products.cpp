@@ -27,6 +27,12 @@ void product_gelu(bool tiles, int threads, const int64_t* sizes, const BFloat16*
                        {GeluForm::kErf, bias, derivative, activated});
 }
 
+void product_gelu_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,
+                           const BFloat16* derivative, BFloat16* gradient, float* bias_gradient) {
+  multiply_packed_gelu_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, left, right,
+                                {derivative, gradient, bias_gradient});
+}
+
 void weight_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* out_gradient,
                      const BFloat16* inputs, float* gradient) {
   add_weight_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, out_gradient, inputs, gradient);

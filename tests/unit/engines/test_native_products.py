@@ -121,6 +121,20 @@ def test_gelu(kernels: Any, shape: tuple[int, int, int]) -> None:
     assert_rounded(derivative, dense.grad)
 
 
+@EACH_SHAPE
+def test_gelu_gradient(kernels: Any, shape: tuple[int, int, int]) -> None:
+    tokens, outputs, inputs = shape
+    weight = draw(outputs, inputs, seed=1, spread=outputs**-0.5)
+    _, backward = pack(kernels, weight)
+    y_gradient, derivative = draw_rows(tokens, outputs, seed=2), draw_rows(tokens, inputs, seed=3)
+    gradient, bias_gradient = draw_rows(tokens, inputs, seed=4), draw(inputs, seed=5)
+    expected = (y_gradient.double() @ weight.bfloat16().double()) * derivative.double()
+    expected_sums = bias_gradient.double() + expected.sum(0)
+    kernels.packed_product_gelu_gradient(y_gradient, backward, derivative, gradient, bias_gradient)
+    assert_rounded(gradient, expected)
+    torch.testing.assert_close(bias_gradient.double(), expected_sums, rtol=1e-5, atol=1e-5 * tokens**0.5)
+
+
 def test_gelu_tanh() -> None:
     load_kernels()
     weight, bias, x = draw(64, 96, seed=1, spread=0.1), draw(64, seed=2), draw_rows(17, 96, seed=3)
@@ -146,7 +160,9 @@ def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable
         kernels.packed_product(x, forward, y)
         kernels.packed_product(y_gradient, backward, x_gradient, True)
         kernels.weight_gradient(y_gradient, x, gradient)
-        results.append((y, x_gradient, gradient))
+        bias_gradient, factored = torch.zeros(1056), torch.empty_like(x_gradient)
+        kernels.packed_product_gelu_gradient(y_gradient, backward, x, factored, bias_gradient)
+        results.append((y, x_gradient, gradient, factored, bias_gradient))
     for result in results[1:]:
         assert all(torch.equal(found, first) for found, first in zip(result, results[0], strict=True))
 
@@ -208,6 +224,8 @@ def test_wrong_tensors_are_refused() -> None:
         (lambda: packed.input_gradient(x, y), "panels.*expected"),
         (lambda: packed.gelu(x, draw(63, seed=1), "none", y, y), r"bias.*\[64\]"),
         (lambda: packed.gelu(x, draw(64, seed=1), "other", y, y), "GELU's form is other"),
+        (lambda: packed.gelu_gradient(y, y, x, draw(96, seed=1)), r"derivative.*\[5, 96\]"),
+        (lambda: packed.gelu_gradient(y, x, x, draw(64, seed=1)), r"bias_gradient.*\[96\]"),
         (lambda: add_weight_gradient(y, x, torch.zeros(64, 95)), r"gradient.*\[64, 96\]"),
         (lambda: add_weight_gradient(y, x[:4], torch.zeros(64, 96)), "out_gradient.*expected"),
         (lambda: add_weight_gradient(y, x[:, :80].contiguous(), torch.zeros(64, 80)), "columns of inputs are 80"),

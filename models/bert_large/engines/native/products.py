@@ -56,6 +56,13 @@ class PackedWeights:
         _kernels.packed_product(out_gradient, self._backward, out, add)
         return out
 
+    def gelu_gradient(self, out_gradient: Tensor, derivative: Tensor, out: Tensor, bias_gradient: Tensor) -> None:
+        """out [T, K] = (out_gradient [T, N] @ W) * derivative; the column sums are added to bias_gradient [K].
+
+        W is that of the layer after the GELU, `derivative` the GELU's, and the bias that of the layer before it.
+        """
+        _kernels.packed_product_gelu_gradient(out_gradient, self._backward, derivative, out, bias_gradient)
+
 
 def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) -> None:
     """gradient [N, K] (float32) += out_gradient [T, N].T @ inputs [T, K]"""

@@ -82,6 +82,17 @@ void packed_product_gelu(const Tensor& left, const Tensor& panels, const Tensor&
                         POINTER(BFloat16, activated, {sizes.rows, sizes.columns})});
 }
 
+// gradient = (left @ panels) * derivative; bias_gradient [columns] is added to.
+void packed_product_gelu_gradient(const Tensor& left, const Tensor& panels, const Tensor& derivative,
+                                  const Tensor& gradient, const Tensor& bias_gradient) {
+  const ProductSizes sizes = packed_sizes(left, panels);
+  multiply_packed_gelu_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
+                                static_cast<BFloat16*>(panels.data_ptr()),
+                                {POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
+                                 POINTER(BFloat16, gradient, {sizes.rows, sizes.columns}),
+                                 POINTER(float, bias_gradient, {sizes.columns})});
+}
+
 // gradient [outputs, inputs] += the transpose of out_gradient [tokens, outputs], times inputs [tokens, inputs].
 void weight_gradient(const Tensor& out_gradient, const Tensor& inputs, const Tensor& gradient) {
   const ProductSizes sizes{out_gradient.size(1), inputs.size(1), inputs.size(0)};
@@ -115,6 +126,10 @@ TORCH_LIBRARY_FRAGMENT(bert_large, library) {
       "packed_product_gelu(Tensor left, Tensor panels, Tensor bias, str form, Tensor(a!) derivative, "
       "Tensor(b!) activated) -> ()",
       &packed_product_gelu);
+  library.def(
+      "packed_product_gelu_gradient(Tensor left, Tensor panels, Tensor derivative, Tensor(a!) gradient, "
+      "Tensor(b!) bias_gradient) -> ()",
+      &packed_product_gelu_gradient);
   library.def("weight_gradient(Tensor out_gradient, Tensor inputs, Tensor(a!) gradient) -> ()", &weight_gradient);
   library.def("product_work(int threads, int row_blocks, int column_blocks, float packing) -> float[]", &product_work);
 }

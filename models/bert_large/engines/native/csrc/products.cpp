@@ -16,21 +16,18 @@ Scratch& shared_scratch() {
   return scratch;
 }
 
-// Takes the sums of a block to their place in a matrix `to` [rows, columns]: put(at, column, sums) is called for kLanes
-// sums that belong to the elements from to[at] on, in this column. Rows that do not exist are left out.
-template <typename T, typename Put>
-struct Result {
+// A matrix [rows, columns] whose rows need not fill the last blocks.
+template <typename T>
+struct BlockedMatrix {
   T* to;
   int64_t rows, columns;
-  Put put;
 
-  void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
+  // Calls work(r, c, at) for vectors of a block: sums r * kBlock + c and the following belong to the elements at to[at].
+  template <typename Work>
+  void for_vectors(int64_t row_block, int64_t column_block, const Work& work) const {
     const int64_t first = row_block * kBlock, count = std::min(kBlock, rows - first);
     for (int64_t r = 0; r < count; ++r) {
-      for (int64_t c = 0; c < kBlock; c += kLanes) {
-        const int64_t column = column_block * kBlock + c;
-        put((first + r) * columns + column, column, load(sums + r * kBlock + c));
-      }
+      for (int64_t c = 0; c < kBlock; c += kLanes) work(r, c, (first + r) * columns + column_block * kBlock + c);
     }
   }
 
@@ -38,8 +35,37 @@ struct Result {
     return to + row_block * kBlock * columns + column_block * kBlock;
   }
 };
+
+// Takes sums to their place in a matrix: put(at, column, sums) is called for kLanes sums of a row.
 template <typename T, typename Put>
-Result(T*, int64_t, int64_t, Put) -> Result<T, Put>;
+struct Result : BlockedMatrix<T> {
+  Put put;
+
+  void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
+    this->for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at) {
+      put(at, column_block * kBlock + c, load(sums + r * kBlock + c));
+    });
+  }
+};
+template <typename T, typename Put>
+Result(BlockedMatrix<T>, Put) -> Result<T, Put>;
+
+// Multiplies sums by GELU's derivative, and writes the column sums of each block to block_sums [row blocks, columns].
+struct GeluGradientResult : BlockedMatrix<BFloat16> {
+  const BFloat16* derivative;
+  float* block_sums;
+
+  void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
+    Floats totals[kBlock / kLanes] = {};
+    for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at) {
+      const Floats value = load(sums + r * kBlock + c) * load(derivative + at);
+      store(to + at, value);
+      totals[c / kLanes] += value;
+    });
+    float* target = block_sums + row_block * columns + column_block * kBlock;
+    for (int64_t c = 0; c < kBlock; c += kLanes) store(target + c, totals[c / kLanes]);
+  }
+};
 
 // A product of a left factor that is still to be packed and a packed right factor.
 template <typename Left, typename Sink>
@@ -141,12 +167,10 @@ class Product {
 };
 
 // A matrix in the order of its rows times a packed weight.
-template <typename Put>
+template <typename Sink>
 void multiply_rows(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
-                   const BFloat16* right, BFloat16* result, const Put& put) {
-  shared_scratch().start();
-  Product(unit, sizes, LeftRows{left, sizes.rows, sizes.depth}, right, Result{result, sizes.rows, sizes.columns, put})
-      .run(threads);
+                   const BFloat16* right, const Sink& sink) {
+  Product(unit, sizes, LeftRows{left, sizes.rows, sizes.depth}, right, sink).run(threads);
 }
 
 template <Activation (*gelu)(Floats)>
@@ -206,24 +230,41 @@ void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outp
 
 void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
                      const BFloat16* right, BFloat16* result, bool add) {
+  const BlockedMatrix<BFloat16> matrix{result, sizes.rows, sizes.columns};
+  const auto put = [=](int64_t at, int64_t, Floats sums) { store(result + at, sums); };
+  const auto put_sum = [=](int64_t at, int64_t, Floats sums) { store(result + at, load(result + at) + sums); };
+  shared_scratch().start();
   if (add) {
-    multiply_rows(threads, unit, sizes, left, right, result, [=](int64_t at, int64_t, Floats sums) {
-      store(result + at, load(result + at) + sums);
-    });
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_sum});
   } else {
-    multiply_rows(threads, unit, sizes, left, right, result, [=](int64_t at, int64_t, Floats sums) {
-      store(result + at, sums);
-    });
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put});
   }
 }
 
 void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
                           const BFloat16* right, const GeluResult& result) {
+  const BlockedMatrix<BFloat16> matrix{result.derivative, sizes.rows, sizes.columns};
+  shared_scratch().start();
   if (result.form == GeluForm::kTanh) {
-    multiply_rows(threads, unit, sizes, left, right, result.derivative, put_gelu<gelu_tanh>(result));
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_gelu<gelu_tanh>(result)});
   } else {
-    multiply_rows(threads, unit, sizes, left, right, result.derivative, put_gelu<gelu_erf>(result));
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_gelu<gelu_erf>(result)});
   }
+}
+
+void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
+                                   const BFloat16* left, const BFloat16* right, const GeluGradient& result) {
+  const int64_t row_blocks = divide_up(sizes.rows, kBlock);
+  shared_scratch().start();
+  float* block_sums = shared_scratch().take(row_blocks * sizes.columns);
+  multiply_rows(threads, unit, sizes, left, right,
+                GeluGradientResult{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums});
+  parallel_parts(threads, sizes.columns, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < row_blocks; ++row) {
+      const float* sums = block_sums + row * sizes.columns;
+      for (int64_t column = begin; column < end; ++column) result.bias_gradient[column] += sums[column];
+    }
+  });
 }
 
 void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
@@ -233,10 +274,9 @@ void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSize
   shared_scratch().start();
   BFloat16* right = shared_scratch().take<BFloat16>(panels * steps * kStep);
   pack_together(threads, RightRows{inputs, sizes.depth, sizes.columns}, panels, steps, right);
+  const BlockedMatrix<float> matrix{gradient, sizes.rows, sizes.columns};
   const auto add = [=](int64_t at, int64_t, Floats sums) { store(gradient + at, load(gradient + at) + sums); };
-  Product(unit, sizes, LeftColumns{out_gradient, sizes.rows, sizes.depth}, right,
-          Result{gradient, sizes.rows, sizes.columns, add})
-      .run(threads);
+  Product(unit, sizes, LeftColumns{out_gradient, sizes.rows, sizes.depth}, right, Result{matrix, add}).run(threads);
 }
 
 }  // namespace bert_large

@@ -78,6 +78,16 @@ struct GeluResult {
 void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
                           const BFloat16* right, const GeluResult& result);
 
+// gradient [rows, columns] = (left times a packed weight) * derivative, where gelu'(x) was stored; the column sums of the
+// product are added to bias_gradient [columns].
+struct GeluGradient {
+  const BFloat16* derivative;
+  BFloat16* gradient;
+  float* bias_gradient;
+};
+void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
+                                   const BFloat16* left, const BFloat16* right, const GeluGradient& result);
+
 // gradient [rows, columns] += the transpose of out_gradient [depth, rows], times inputs [depth, columns].
 void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
                          const BFloat16* inputs, float* gradient);
