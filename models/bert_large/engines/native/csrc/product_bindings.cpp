@@ -109,9 +109,8 @@ std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64
   std::vector<double> work;
   for (int64_t part = 0; part < split.parts(); ++part) {
     const Rectangle own = split.rectangle(part);
-    const int64_t height = own.row_end - own.row_begin;
-    work.push_back((double)(height * (own.column_end - own.column_begin)));
-    work.push_back(split.shares_left ? (double)row_blocks / (double)thread_count : (double)height);
+    work.push_back((double)(own.rows.count() * own.columns.count()));
+    work.push_back(split.shares_left ? (double)row_blocks / (double)thread_count : (double)own.rows.count());
   }
   return work;
 }

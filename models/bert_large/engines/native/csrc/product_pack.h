@@ -9,16 +9,6 @@
 
 namespace bert_large {
 
-struct Range {
-  int64_t begin, end;
-
-  int64_t count() const { return end - begin; }
-  // One of `parts` even, consecutive parts.
-  Range part(int64_t index, int64_t parts) const {
-    return {begin + count() * index / parts, begin + count() * (index + 1) / parts};
-  }
-};
-
 struct StepRows {
   const BFloat16* data;
   int64_t stride;

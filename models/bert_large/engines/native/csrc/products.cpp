@@ -7,6 +7,7 @@ namespace bert_large {
 namespace {
 
 constexpr int64_t kDepthSteps = 32, kRowPanels = 8;  // of the left part that stays in the second-level cache: 512 KiB
+constexpr double kWait = 2;  // some microseconds for all threads to finish packing, in blocks of AMX products
 
 int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
 
@@ -106,17 +107,17 @@ class Product {
   };
 
   void multiply_rectangle(const Rectangle& rectangle) const {
-    const Range rows{rectangle.row_begin, rectangle.row_end}, columns{rectangle.column_begin, rectangle.column_end};
-    const int64_t row_parts = divide_up(rows.count(), kRowPanels), depth_parts = divide_up(steps_, kDepthSteps);
+    const int64_t row_parts = divide_up(rectangle.rows.count(), kRowPanels);
+    const int64_t depth_parts = divide_up(steps_, kDepthSteps);
     Scratch& scratch = thread_scratch();
     scratch.start();
     BFloat16* packed = scratch.take<BFloat16>(kRowPanels * kDepthSteps * kStep);
-    float* sums = scratch.take(depth_parts > 1 ? kRowPanels * columns.count() * kStep : kStep);
+    float* sums = scratch.take(depth_parts > 1 ? kRowPanels * rectangle.columns.count() * kStep : kStep);
     for (int64_t part = 0; part < row_parts; ++part) {
-      const Range panels = rows.part(part, row_parts);
+      const Range panels = rectangle.rows.part(part, row_parts);
       for (int64_t depth = 0; depth < depth_parts; ++depth) {
         const Range steps = Range{0, steps_}.part(depth, depth_parts);
-        multiply_strip(panels, columns, steps, pack_left(panels, steps, packed), sums);
+        multiply_strip(panels, rectangle.columns, steps, pack_left(panels, steps, packed), sums);
       }
     }
   }
@@ -185,9 +186,8 @@ auto put_gelu(const GeluResult& result) {
 }  // namespace
 
 Rectangle Split::rectangle(int64_t part) const {
-  const Range rows = Range{0, row_blocks}.part(part / column_parts, row_parts);
-  const Range columns = Range{0, column_blocks}.part(part % column_parts, column_parts);
-  return {rows.begin, rows.end, columns.begin, columns.end};
+  return {Range{0, row_blocks}.part(part / column_parts, row_parts),
+          Range{0, column_blocks}.part(part % column_parts, column_parts)};
 }
 
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing) {
@@ -197,8 +197,8 @@ Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, doub
     const int64_t column_parts = std::min(threads / row_parts, column_blocks);
     const int64_t height = divide_up(row_blocks, row_parts), width = divide_up(column_blocks, column_parts);
     for (bool shares_left : {false, true}) {
-      const double packed = shares_left ? (double)row_blocks / threads : height;
-      const double work = height * width + packing * packed;
+      const double packed = shares_left ? packing * row_blocks / threads + kWait : packing * height;
+      const double work = height * width + packed;
       if (work < least) {
         least = work;
         best = {row_blocks, column_blocks, row_parts, column_parts, shares_left};

@@ -31,6 +31,7 @@
 #include <cstdint>
 
 #include "gelu.h"
+#include "parallel.h"
 #include "product_unit.h"
 #include "vector.h"
 
@@ -41,9 +42,9 @@ struct ProductSizes {
   int64_t rows, columns, depth;
 };
 
-// A thread's rectangle of the grid, in blocks: rows [row_begin, row_end), columns [column_begin, column_end).
+// A thread's rectangle of the grid, in blocks.
 struct Rectangle {
-  int64_t row_begin, row_end, column_begin, column_end;
+  Range rows, columns;
 };
 
 // How a product of row_blocks x column_blocks is cut into a grid.
@@ -55,8 +56,8 @@ struct Split {
   Rectangle rectangle(int64_t part) const;
 };
 
-// The split with the least work for the busiest thread: its blocks, and the panels that it packs, each of which takes as
-// long as `packing` blocks. row_parts * column_parts <= threads.
+// The split with the least work for the busiest thread: its blocks, the left panels that it packs, each of which takes as
+// long as `packing` blocks, and a wait for the other threads if they pack together. There are at most `threads` parts.
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
 
 // Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to:
