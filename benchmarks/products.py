@@ -19,8 +19,7 @@ import torch
 from bert_large.bench.options import COUNT, parse_options, script_parser
 from bert_large.bench.output import run_script, to_json
 from bert_large.config.options import option
-from bert_large.engines.native.build import load_kernels
-from bert_large.engines.native.products import BLOCK, PackedWeights, add_weight_gradient, can_pack
+from bert_large.engines.native.products import PackedWeights, add_weight_gradient, has_products
 from bert_large.errors import UserError
 from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Variant, alternate, as_dicts, format_spread, spread
@@ -123,10 +122,9 @@ def _ignore_round(run: Callable[[], object], round_: int) -> None:
 
 def measure(options: ProductOptions) -> dict[str, Any]:
     """Measure the products of all linear layers of an encoder layer."""
-    load_kernels()
     hidden, intermediate = options.hidden_size, options.intermediate_size or 4 * options.hidden_size
-    if not can_pack(torch.empty(hidden, intermediate)):
-        raise UserError(f"needs a CPU with avx512_bf16, and sizes that are multiples of {BLOCK}")
+    if not has_products():
+        raise UserError("needs a CPU with avx512_bf16")
     layers = {
         "query, key, value": (hidden, 3 * hidden), "attention output": (hidden, hidden),
         "intermediate": (hidden, intermediate), "output": (intermediate, hidden),

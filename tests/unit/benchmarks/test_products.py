@@ -12,7 +12,7 @@ import torch
 def test_ways_compute_the_same() -> None:
     """All write to the same tensor, which they return."""
     results: dict[str, torch.Tensor] = {}
-    products.load_kernels()
+    products.has_products()
     ways = products.ways_of_layer(40, 64, 96)
     for product in ("forward", "input gradient"):
         for name, run in ways[product].items():
@@ -23,7 +23,7 @@ def test_ways_compute_the_same() -> None:
 
 
 def test_metrics(capsys: pytest.CaptureFixture[str]) -> None:
-    if not products.can_pack(torch.empty(64, 64)):
+    if not products.has_products():
         pytest.skip("this CPU has no avx512_bf16")
     options = ["--tokens", "40", "--hidden-size", "64", "--rounds", "2", "--json"]
     assert products.main(options) == 0

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from bert_large.cpu import read_cpu_flags
 from bert_large.engines.native.build import load_kernels
-from bert_large.engines.native.products import PackedWeights, add_weight_gradient, can_pack
+from bert_large.engines.native.products import PackedWeights, add_weight_gradient, has_products
 
 from tests.support.products import CompiledProducts, compile_products
 
 TOKENS = [1, 2, 15, 16, 17, 31, 33, 100, 257]
-# (outputs, inputs): of one and several panels, and products of one and several parts of the depth (of 1,024)
-SIZES = [(96, 128), (320, 96), (64, 1056), (2080, 64)]
+# (outputs, inputs): multiples of 32 and others, and depths of one and several parts (of 1,024)
+SIZES = [(96, 128), (320, 96), (64, 1056), (2080, 64), (1, 1), (33, 40), (100, 31), (1003, 47)]
 SHAPES = [(tokens, *SIZES[0]) for tokens in TOKENS] + [(33, *sizes) for sizes in SIZES[1:]] + [(257, 320, 1056)]
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
@@ -56,8 +57,9 @@ def draw_rows(tokens: int, columns: int, *, seed: int) -> torch.Tensor:
 def pack(kernels: Any, *weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the weights packed for the forward pass and for the gradient of the input."""
     outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-    forward = torch.full((outputs // 32, inputs // 2, 32, 2), math.nan, dtype=torch.bfloat16)
-    backward = torch.full((inputs // 32, outputs // 2, 32, 2), math.nan, dtype=torch.bfloat16)
+    output_blocks, input_blocks = -(-outputs // 32), -(-inputs // 32)
+    forward = torch.full((output_blocks, 16 * input_blocks, 32, 2), math.nan, dtype=torch.bfloat16)
+    backward = torch.full((input_blocks, 16 * output_blocks, 32, 2), math.nan, dtype=torch.bfloat16)
     kernels.pack_weights(list(weights), forward, backward)
     return forward, backward
 
@@ -73,7 +75,7 @@ def test_result_and_input_gradient(kernels: Any, shape: tuple[int, int, int], ad
     tokens, outputs, inputs = shape
     weight = draw(outputs, inputs, seed=1)
     rounded = weight.bfloat16().double()
-    forward, backward = pack(kernels, *weight.split([32, outputs - 32]))
+    forward, backward = pack(kernels, *weight.split(32))
     x, y_gradient = draw_rows(tokens, inputs, seed=2), draw_rows(tokens, outputs, seed=3)
     for left, panels, product in (
         (x, forward, x.double() @ rounded.T),
@@ -180,12 +182,8 @@ def test_packed_weights() -> None:
         packed.update(*weights)
 
 
-def test_weights_of_other_sizes_are_left_to_pytorch() -> None:
-    load_kernels()
-    has_products = torch.ops.bert_large.has_products()
-    assert can_pack(torch.zeros(64, 96), torch.zeros(32, 96)) == has_products
-    assert not can_pack(torch.zeros(64, 96), torch.zeros(40, 96))
-    assert not can_pack(torch.zeros(64, 80))
+def test_products_need_an_instruction() -> None:
+    assert has_products() == ("avx512_bf16" in read_cpu_flags())
 
 
 def work_of(threads: int, rows: int, columns: int, packing: float) -> tuple[list[float], list[float]]:
@@ -215,20 +213,20 @@ def test_wrong_tensors_are_refused() -> None:
     for call, message in (
         (lambda: packed.update(draw(64, 128, seed=1)), r"forward.*\[2, 64, 32, 2\]"),
         (lambda: packed.update(weight.double()), "Double.*Float"),
-        (lambda: PackedWeights(draw(40, 96, seed=1)), "outputs of a weight are 40"),
-        (lambda: PackedWeights(draw(64, 80, seed=1)), "inputs of a weight are 80"),
+        (lambda: PackedWeights(draw(40, 96, seed=1), weight), "begins at output 40"),
         (lambda: packed.product(y, y), "panels.*expected"),
-        (lambda: packed.product(x, x), r"result.*\[5, 64\]"),
+        (lambda: packed.product(x, x), "panels.*expected"),
+        (lambda: packed.product(x, draw_rows(6, 64, seed=3)), r"result.*\[5, 64\]"),
         (lambda: packed.product(x.float(), y), "left.*Float.*BFloat16"),
         (lambda: packed.product(x.t().contiguous().t(), y), "left is not contiguous"),
         (lambda: packed.input_gradient(x, y), "panels.*expected"),
         (lambda: packed.gelu(x, draw(63, seed=1), "none", y, y), r"bias.*\[64\]"),
         (lambda: packed.gelu(x, draw(64, seed=1), "other", y, y), "GELU's form is other"),
+        (lambda: packed.gelu(x, draw(64, seed=1), "none", y[:4], y), r"derivative.*\[5, 64\]"),
         (lambda: packed.gelu_gradient(y, y, x, draw(96, seed=1)), r"derivative.*\[5, 96\]"),
         (lambda: packed.gelu_gradient(y, x, x, draw(64, seed=1)), r"bias_gradient.*\[96\]"),
         (lambda: add_weight_gradient(y, x, torch.zeros(64, 95)), r"gradient.*\[64, 96\]"),
         (lambda: add_weight_gradient(y, x[:4], torch.zeros(64, 96)), "out_gradient.*expected"),
-        (lambda: add_weight_gradient(y, x[:, :80].contiguous(), torch.zeros(64, 80)), "columns of inputs are 80"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call()

@@ -14,28 +14,32 @@ from torch import Tensor
 from bert_large.engines.native.build import load_kernels
 
 BLOCK = 32
-"""Inputs and outputs of a layer must be multiples of it."""
+"""Rows and columns of the blocks that packed weights consist of; zeros fill those that the weight does not fill."""
 _kernels = torch.ops.bert_large
 
 
 @functools.cache
-def _has_products() -> bool:
+def has_products() -> bool:
+    """Return whether this CPU has instructions for products of bfloat16 numbers."""
     load_kernels()
     return _kernels.has_products()
 
 
-def can_pack(*weights: Tensor) -> bool:
-    """Return whether this CPU has instructions for bfloat16 products and the weights are of sizes that they take."""
-    return _has_products() and all(size % BLOCK == 0 for weight in weights for size in weight.shape)
+def _empty_panels(columns: int, depth: int) -> Tensor:
+    """Return memory for a packed matrix [depth, columns]."""
+    shape = (-(-columns // BLOCK), -(-depth // BLOCK) * BLOCK // 2, BLOCK, 2)
+    return torch.empty(shape, dtype=torch.bfloat16)
 
 
 class PackedWeights:
-    """A copy in bfloat16 of a float32 weight [N, K], or of several whose rows follow one another, for products."""
+    """A copy in bfloat16 of a float32 weight [N, K], or of several whose rows follow one another, for products.
+
+    All of several weights but the last have a multiple of `BLOCK` rows.
+    """
 
     def __init__(self, *weights: Tensor) -> None:
         outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-        self._forward = torch.empty(outputs // BLOCK, inputs // 2, BLOCK, 2, dtype=torch.bfloat16)
-        self._backward = torch.empty(inputs // BLOCK, outputs // 2, BLOCK, 2, dtype=torch.bfloat16)
+        self._forward, self._backward = _empty_panels(outputs, inputs), _empty_panels(inputs, outputs)
         self.update(*weights)
 
     def update(self, *weights: Tensor) -> None:

@@ -25,24 +25,18 @@ bool has_products() {
 #endif
 }
 
-void check_multiple(int64_t size, const char* name) {
-  TORCH_CHECK(size % kBlock == 0, name, " are ", size, ", expected a multiple of ", kBlock);
-}
-
-// A packed factor of `columns` columns in panels, [columns / 32, depth / 2, 32, 2].
+// A packed factor [depth, columns] in panels, [columns / 32, depth / 2, 32, 2] with both rounded up to multiples of 32.
 BFloat16* panels_pointer(const Tensor& panels, int64_t columns, int64_t depth, const char* name) {
-  return pointer<BFloat16>(panels, {columns / kBlock, depth / 2, kBlock, 2}, name);
+  return pointer<BFloat16>(panels, {count_blocks(columns), count_blocks(depth) * kBlock / 2, kBlock, 2}, name);
 }
 
-// Weights [outputs, inputs], one below the other -> forward [outputs / 32, inputs / 2, 32, 2] with the outputs of all,
-// and backward [inputs / 32, outputs / 2, 32, 2].
+// Weights [outputs, inputs], one below the other -> forward, the transpose of all of them, and backward, in panels.
 void pack_weights(at::TensorList weights, const Tensor& forward, const Tensor& backward) {
   TORCH_CHECK(!weights.empty(), "there are no weights to pack");
   const int64_t inputs = weights[0].size(1);
-  check_multiple(inputs, "inputs of a weight");
   int64_t total = 0, first = 0;
   for (const Tensor& weight : weights) {
-    check_multiple(weight.size(0), "outputs of a weight");
+    TORCH_CHECK(total % kBlock == 0, "a weight begins at output ", total, ", expected a multiple of ", kBlock);
     total += weight.size(0);
   }
   BFloat16* const forward_panels = panels_pointer(forward, total, inputs, "forward");
@@ -55,17 +49,16 @@ void pack_weights(at::TensorList weights, const Tensor& forward, const Tensor& b
   }
 }
 
-// The sizes of left [rows, depth] times panels, which are checked.
-ProductSizes packed_sizes(const Tensor& left, const Tensor& panels) {
-  const ProductSizes sizes{left.size(0), panels.size(0) * kBlock, left.size(1)};
-  check_multiple(sizes.depth, "columns of the left factor");
+// The sizes of result [rows, columns] = left [rows, depth] times panels, which are checked.
+ProductSizes packed_sizes(const Tensor& left, const Tensor& panels, const Tensor& result) {
+  const ProductSizes sizes{left.size(0), result.size(1), left.size(1)};
   panels_pointer(panels, sizes.columns, sizes.depth, "panels");
   return sizes;
 }
 
 // result [rows, columns] = left [rows, depth] @ panels, or += with `add`.
 void packed_product(const Tensor& left, const Tensor& panels, const Tensor& result, bool add) {
-  const ProductSizes sizes = packed_sizes(left, panels);
+  const ProductSizes sizes = packed_sizes(left, panels, result);
   multiply_packed(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
                   static_cast<BFloat16*>(panels.data_ptr()), POINTER(BFloat16, result, {sizes.rows, sizes.columns}),
                   add);
@@ -74,7 +67,7 @@ void packed_product(const Tensor& left, const Tensor& panels, const Tensor& resu
 // gelu(left @ panels + bias) -> activated, and its derivative.
 void packed_product_gelu(const Tensor& left, const Tensor& panels, const Tensor& bias, string_view form,
                          const Tensor& derivative, const Tensor& activated) {
-  const ProductSizes sizes = packed_sizes(left, panels);
+  const ProductSizes sizes = packed_sizes(left, panels, activated);
   multiply_packed_gelu(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
                        static_cast<BFloat16*>(panels.data_ptr()),
                        {gelu_form(form), POINTER(float, bias, {sizes.columns}),
@@ -85,7 +78,7 @@ void packed_product_gelu(const Tensor& left, const Tensor& panels, const Tensor&
 // gradient = (left @ panels) * derivative; bias_gradient [columns] is added to.
 void packed_product_gelu_gradient(const Tensor& left, const Tensor& panels, const Tensor& derivative,
                                   const Tensor& gradient, const Tensor& bias_gradient) {
-  const ProductSizes sizes = packed_sizes(left, panels);
+  const ProductSizes sizes = packed_sizes(left, panels, gradient);
   multiply_packed_gelu_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
                                 static_cast<BFloat16*>(panels.data_ptr()),
                                 {POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
@@ -96,8 +89,6 @@ void packed_product_gelu_gradient(const Tensor& left, const Tensor& panels, cons
 // gradient [outputs, inputs] += the transpose of out_gradient [tokens, outputs], times inputs [tokens, inputs].
 void weight_gradient(const Tensor& out_gradient, const Tensor& inputs, const Tensor& gradient) {
   const ProductSizes sizes{out_gradient.size(1), inputs.size(1), inputs.size(0)};
-  check_multiple(sizes.rows, "columns of out_gradient");
-  check_multiple(sizes.columns, "columns of inputs");
   add_weight_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, out_gradient, {sizes.depth, sizes.rows}),
                       POINTER(BFloat16, inputs, {sizes.depth, sizes.columns}),
                       POINTER(float, gradient, {sizes.rows, sizes.columns}));

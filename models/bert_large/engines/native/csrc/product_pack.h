@@ -9,21 +9,33 @@
 
 namespace bert_large {
 
-struct StepRows {
+// A row-major matrix.
+struct Matrix {
+  const BFloat16* data;
+  int64_t rows, columns;
+};
+
+// A block of 32 x 32 elements, in rows that are `stride` elements apart.
+struct Block {
   const BFloat16* data;
   int64_t stride;
 };
 
-// The 32 rows of a step, of which the first `rows` exist: if not all do, a copy with zeros for the others.
-inline StepRows whole_rows(const BFloat16* from, int64_t stride, int64_t rows, BFloat16* copy) {
-  if (rows >= kBlock) return {from, stride};
+// A block of a matrix, or, if it is cut off by the end of rows or columns, a copy with zeros for the missing elements.
+inline Block whole_block(const Matrix& from, int64_t row_block, int64_t column_block, BFloat16* copy) {
+  const int64_t row = row_block * kBlock, column = column_block * kBlock;
+  const int64_t rows = std::min(kBlock, from.rows - row), columns = std::min(kBlock, from.columns - column);
+  const BFloat16* data = from.data + row * from.columns + column;
+  if (rows == kBlock && columns == kBlock) return {data, from.columns};
   std::memset(copy, 0, kStep * sizeof(BFloat16));
-  for (int64_t r = 0; r < rows; ++r) std::memcpy(copy + r * kBlock, from + r * stride, kBlock * sizeof(BFloat16));
+  for (int64_t r = 0; r < rows; ++r) {
+    std::memcpy(copy + r * kBlock, data + r * from.columns, columns * sizeof(BFloat16));
+  }
   return {copy, kBlock};
 }
 
-// to [16][32][2] = the rows as pairs.
-inline void pack_pairs(const StepRows& rows, BFloat16* to) {
+// to [16][32][2] = the rows of a block as pairs.
+inline void pack_pairs(const Block& rows, BFloat16* to) {
   for (int64_t r = 0; r < kBlock; r += 2) {
     const BFloat16* low = rows.data + r * rows.stride;
     __builtin_prefetch(low + kBlock * rows.stride);
@@ -39,37 +51,42 @@ inline void transpose_pairs(const BFloat16* from, int64_t rows, int64_t columns,
 
 // A left factor from a matrix [rows, depth].
 struct LeftRows {
-  const BFloat16* from;
-  int64_t rows, depth;
+  Matrix from;
 
   void pack(Range panels, Range steps, BFloat16* to, int64_t stride) const {
     for (int64_t panel = panels.begin; panel < panels.end; ++panel, to += stride) {
       for (int64_t r = 0; r < kBlock; ++r) {
         const int64_t row = panel * kBlock + r;
+        const BFloat16* source = from.data + row * from.columns;
         for (int64_t step = steps.begin; step < steps.end; ++step) {
-          BFloat16* target = to + (step - steps.begin) * kStep + r * kBlock;
-          if (row < rows) {
-            std::memcpy(target, from + row * depth + step * kBlock, kBlock * sizeof(BFloat16));
-          } else {
-            std::memset(target, 0, kBlock * sizeof(BFloat16));
-          }
+          const int64_t count = row < from.rows ? std::min(kBlock, from.columns - step * kBlock) : 0;
+          copy_row(source + step * kBlock, count, to + (step - steps.begin) * kStep + r * kBlock);
         }
       }
+    }
+  }
+
+ private:
+  // The first `count` of 32 elements, and zeros.
+  static void copy_row(const BFloat16* from, int64_t count, BFloat16* to) {
+    if (count == kBlock) {
+      std::memcpy(to, from, kBlock * sizeof(BFloat16));
+    } else {
+      std::memset(to, 0, kBlock * sizeof(BFloat16));
+      std::memcpy(to, from, count * sizeof(BFloat16));
     }
   }
 };
 
 // A left factor from its transpose [depth, rows].
 struct LeftColumns {
-  const BFloat16* from;
-  int64_t rows, depth;
+  Matrix from;
 
   void pack(Range panels, Range steps, BFloat16* to, int64_t stride) const {
     alignas(64) BFloat16 copy[kStep], pairs[kStep];
     for (int64_t step = steps.begin; step < steps.end; ++step, to += kStep) {
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-        const BFloat16* first = from + step * kBlock * rows + panel * kBlock;
-        pack_pairs(whole_rows(first, rows, depth - step * kBlock, copy), pairs);
+        pack_pairs(whole_block(from, step, panel, copy), pairs);
         transpose_pairs(pairs, kBlock / 2, kBlock, to + (panel - panels.begin) * stride);
       }
     }
@@ -78,15 +95,13 @@ struct LeftColumns {
 
 // A right factor from a matrix [depth, columns].
 struct RightRows {
-  const BFloat16* from;
-  int64_t depth, columns;
+  Matrix from;
 
   void pack(Range panels, Range steps, BFloat16* to, int64_t stride) const {
     alignas(64) BFloat16 copy[kStep];
     for (int64_t step = steps.begin; step < steps.end; ++step, to += kStep) {
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-        const BFloat16* first = from + step * kBlock * columns + panel * kBlock;
-        pack_pairs(whole_rows(first, columns, depth - step * kBlock, copy), to + (panel - panels.begin) * stride);
+        pack_pairs(whole_block(from, step, panel, copy), to + (panel - panels.begin) * stride);
       }
     }
   }

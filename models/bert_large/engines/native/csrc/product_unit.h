@@ -11,6 +11,10 @@ constexpr int64_t kBlock = 32;              // rows and columns of a block, and 
 constexpr int64_t kStep = kBlock * kBlock;  // elements of a step
 constexpr int64_t kLine = 64;               // bytes of a cache line
 
+inline int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
+// Blocks of a matrix's rows or columns; the last one need not be whole.
+inline int64_t count_blocks(int64_t size) { return divide_up(size, kBlock); }
+
 // What a micro-kernel prefetches while it computes, some lines per step, because a burst of them would occupy all of the
 // core's buffers for cache misses: the next right panel, and the rows of the result that the block goes to.
 struct Ahead {

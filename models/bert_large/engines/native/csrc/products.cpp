@@ -9,26 +9,31 @@ namespace {
 constexpr int64_t kDepthSteps = 32, kRowPanels = 8;  // of the left part that stays in the second-level cache: 512 KiB
 constexpr double kWait = 2;  // some microseconds for all threads to finish packing, in blocks of AMX products
 
-int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
-
 // Memory for factors that all threads pack together.
 Scratch& shared_scratch() {
   static thread_local Scratch scratch;
   return scratch;
 }
 
-// A matrix [rows, columns] whose rows need not fill the last blocks.
+// A matrix [rows, columns] in blocks, of which the last ones need not be whole.
 template <typename T>
 struct BlockedMatrix {
   T* to;
   int64_t rows, columns;
 
-  // Calls work(r, c, at) for vectors of a block: sums r * kBlock + c and the following belong to the elements at to[at].
+  // Calls work(r, c, at, count) for the rows of a block and vectors of columns: the sums from r * kBlock + c on belong to
+  // the elements from to[at] on. There may be fewer than kLanes in a block that is not whole.
   template <typename Work>
   void for_vectors(int64_t row_block, int64_t column_block, const Work& work) const {
-    const int64_t first = row_block * kBlock, count = std::min(kBlock, rows - first);
-    for (int64_t r = 0; r < count; ++r) {
-      for (int64_t c = 0; c < kBlock; c += kLanes) work(r, c, (first + r) * columns + column_block * kBlock + c);
+    const int64_t row = row_block * kBlock, column = column_block * kBlock;
+    const int64_t height = std::min(kBlock, rows - row), width = std::min(kBlock, columns - column);
+    for (int64_t r = 0; r < height; ++r) {
+      const int64_t at = (row + r) * columns + column;
+      if (width == kBlock) {
+        for (int64_t c = 0; c < kBlock; c += kLanes) work(r, c, at + c, kLanes);
+      } else {
+        for (int64_t c = 0; c < width; c += kLanes) work(r, c, at + c, width - c);
+      }
     }
   }
 
@@ -37,33 +42,33 @@ struct BlockedMatrix {
   }
 };
 
-// Takes sums to their place in a matrix: put(at, column, sums) is called for kLanes sums of a row.
+// Takes sums to their place in a matrix: put(at, column, count, sums) is called for `count` sums of a row.
 template <typename T, typename Put>
 struct Result : BlockedMatrix<T> {
   Put put;
 
   void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
-    this->for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at) {
-      put(at, column_block * kBlock + c, load(sums + r * kBlock + c));
+    this->for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at, int64_t count) {
+      put(at, column_block * kBlock + c, count, load(sums + r * kBlock + c));
     });
   }
 };
 template <typename T, typename Put>
 Result(BlockedMatrix<T>, Put) -> Result<T, Put>;
 
-// Multiplies sums by GELU's derivative, and writes the column sums of each block to block_sums [row blocks, columns].
+// Multiplies sums by GELU's derivative, and writes the column sums of each block to block_sums [blocks][32].
 struct GeluGradientResult : BlockedMatrix<BFloat16> {
   const BFloat16* derivative;
   float* block_sums;
 
   void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
     Floats totals[kBlock / kLanes] = {};
-    for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at) {
-      const Floats value = load(sums + r * kBlock + c) * load(derivative + at);
-      store(to + at, value);
+    for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at, int64_t count) {
+      const Floats value = load(sums + r * kBlock + c) * load_up_to(derivative + at, count);
+      store_up_to(to + at, value, count);
       totals[c / kLanes] += value;
     });
-    float* target = block_sums + row_block * columns + column_block * kBlock;
+    float* target = block_sums + (row_block * count_blocks(columns) + column_block) * kBlock;
     for (int64_t c = 0; c < kBlock; c += kLanes) store(target + c, totals[c / kLanes]);
   }
 };
@@ -75,9 +80,9 @@ class Product {
   Product(const ProductUnit& unit, const ProductSizes& sizes, const Left& left, const BFloat16* right,
           const Sink& sink)
       : unit_(unit),
-        rows_(divide_up(sizes.rows, kBlock)),
-        columns_(sizes.columns / kBlock),
-        steps_(divide_up(sizes.depth, kBlock)),
+        rows_(count_blocks(sizes.rows)),
+        columns_(count_blocks(sizes.columns)),
+        steps_(count_blocks(sizes.depth)),
         left_(left),
         right_(right),
         sink_(sink) {}
@@ -171,16 +176,37 @@ class Product {
 template <typename Sink>
 void multiply_rows(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
                    const BFloat16* right, const Sink& sink) {
-  Product(unit, sizes, LeftRows{left, sizes.rows, sizes.depth}, right, sink).run(threads);
+  Product(unit, sizes, LeftRows{{left, sizes.rows, sizes.depth}}, right, sink).run(threads);
+}
+
+// Adds sums to the elements of a matrix.
+template <typename T>
+auto put_sum_to(T* matrix) {
+  return [=](int64_t at, int64_t, int64_t count, Floats sums) {
+    store_up_to(matrix + at, load_up_to(matrix + at, count) + sums, count);
+  };
 }
 
 template <Activation (*gelu)(Floats)>
 auto put_gelu(const GeluResult& result) {
-  return [=](int64_t at, int64_t column, Floats sums) {
-    const Activation activation = gelu(sums + load(result.bias + column));
-    store(result.activated + at, activation.value);
-    store(result.derivative + at, activation.derivative);
+  return [=](int64_t at, int64_t column, int64_t count, Floats sums) {
+    const Activation activation = gelu(sums + load_up_to(result.bias + column, count));
+    store_up_to(result.activated + at, activation.value, count);
+    store_up_to(result.derivative + at, activation.derivative, count);
   };
+}
+
+// rows [32][32] = a block of a weight [outputs, inputs], rounded; zeros beyond the weight.
+void round_block(const float* weight, int64_t outputs, int64_t inputs, int64_t output_block, int64_t input_block,
+                 BFloat16* rows) {
+  const int64_t output = output_block * kBlock, input = input_block * kBlock;
+  const int64_t height = std::min(kBlock, outputs - output), width = std::min(kBlock, inputs - input);
+  if (height < kBlock || width < kBlock) std::memset(rows, 0, kStep * sizeof(BFloat16));
+  for (int64_t r = 0; r < height; ++r) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      store_up_to(rows + r * kBlock + c, load_up_to(weight + (output + r) * inputs + input + c, width - c), width - c);
+    }
+  }
 }
 
 }  // namespace
@@ -210,15 +236,12 @@ Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, doub
 
 void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs,
                  const float* weight, BFloat16* forward, BFloat16* backward) {
-  const int64_t output_steps = total_outputs / kBlock, input_steps = inputs / kBlock;
-  parallel_parts(threads, outputs / kBlock * input_steps, [&](int, int64_t begin, int64_t end) {
+  const int64_t output_steps = count_blocks(total_outputs), input_steps = count_blocks(inputs);
+  parallel_parts(threads, count_blocks(outputs) * input_steps, [&](int, int64_t begin, int64_t end) {
     alignas(64) BFloat16 rows[kStep];
     for (int64_t block = begin; block < end; ++block) {
       const int64_t output = block / input_steps, input = block % input_steps, place = first / kBlock + output;
-      for (int64_t i = 0; i < kStep; i += kLanes) {
-        const int64_t row = output * kBlock + i / kBlock, column = input * kBlock + i % kBlock;
-        store(rows + i, load(weight + row * inputs + column));
-      }
+      round_block(weight, outputs, inputs, output, input, rows);
       transpose_pairs(rows, kBlock, kBlock / 2, forward + (place * input_steps + input) * kStep);
       BFloat16* to = backward + (input * output_steps + place) * kStep;
       for (int64_t r = 0; r < kBlock; r += 2) {
@@ -231,8 +254,8 @@ void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outp
 void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
                      const BFloat16* right, BFloat16* result, bool add) {
   const BlockedMatrix<BFloat16> matrix{result, sizes.rows, sizes.columns};
-  const auto put = [=](int64_t at, int64_t, Floats sums) { store(result + at, sums); };
-  const auto put_sum = [=](int64_t at, int64_t, Floats sums) { store(result + at, load(result + at) + sums); };
+  const auto put = [=](int64_t at, int64_t, int64_t count, Floats sums) { store_up_to(result + at, sums, count); };
+  const auto put_sum = put_sum_to(result);
   shared_scratch().start();
   if (add) {
     multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_sum});
@@ -254,14 +277,14 @@ void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSiz
 
 void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
                                    const BFloat16* left, const BFloat16* right, const GeluGradient& result) {
-  const int64_t row_blocks = divide_up(sizes.rows, kBlock);
+  const int64_t row_blocks = count_blocks(sizes.rows), stride = count_blocks(sizes.columns) * kBlock;
   shared_scratch().start();
-  float* block_sums = shared_scratch().take(row_blocks * sizes.columns);
+  float* block_sums = shared_scratch().take(row_blocks * stride);
   multiply_rows(threads, unit, sizes, left, right,
                 GeluGradientResult{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums});
   parallel_parts(threads, sizes.columns, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = 0; row < row_blocks; ++row) {
-      const float* sums = block_sums + row * sizes.columns;
+      const float* sums = block_sums + row * stride;
       for (int64_t column = begin; column < end; ++column) result.bias_gradient[column] += sums[column];
     }
   });
@@ -269,14 +292,15 @@ void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const P
 
 void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
                          const BFloat16* inputs, float* gradient) {
-  const int64_t panels = sizes.columns / kBlock, steps = divide_up(sizes.depth, kBlock);
+  const int64_t panels = count_blocks(sizes.columns), steps = count_blocks(sizes.depth);
   if (steps == 0) return;
   shared_scratch().start();
   BFloat16* right = shared_scratch().take<BFloat16>(panels * steps * kStep);
-  pack_together(threads, RightRows{inputs, sizes.depth, sizes.columns}, panels, steps, right);
+  pack_together(threads, RightRows{{inputs, sizes.depth, sizes.columns}}, panels, steps, right);
   const BlockedMatrix<float> matrix{gradient, sizes.rows, sizes.columns};
-  const auto add = [=](int64_t at, int64_t, Floats sums) { store(gradient + at, load(gradient + at) + sums); };
-  Product(unit, sizes, LeftColumns{out_gradient, sizes.rows, sizes.depth}, right, Result{matrix, add}).run(threads);
+  Product(unit, sizes, LeftColumns{{out_gradient, sizes.depth, sizes.rows}}, right,
+          Result{matrix, put_sum_to(gradient)})
+      .run(threads);
 }
 
 }  // namespace bert_large

@@ -2,8 +2,8 @@
 // the gradient dy [T, N] of the result:
 //   y = x W^T,  dx = dy W   results in bfloat16; dx may be added to a matrix (of the residual's gradient)
 //   dW += dy^T x            added to a float matrix, without rounding
-// Each is a product C = L R of a left factor [rows, depth] and a right factor [depth, columns]. N and K are multiples of
-// 32. T is any number: missing rows are zeros in packed factors and are not stored, and no code depends on T.
+// Each is a product C = L R of a left factor [rows, depth] and a right factor [depth, columns]. Sizes need not be multiples
+// of the blocks': missing elements are zeros in packed factors and are not stored. No code is generated for a size.
 //
 // Layout. Both units, AMX tiles and vectors, read factors in steps of 32 x 32 elements (2 KiB, contiguous):
 //   left step    [32 rows][32 of the depth]             two tiles of 16 rows of 64 bytes
@@ -60,9 +60,10 @@ struct Split {
 // long as `packing` blocks, and a wait for the other threads if they pack together. There are at most `threads` parts.
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
 
-// Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to:
-//   forward   [total_outputs / 32][inputs / 2][32][2], the right factor of y = x W^T
-//   backward  [inputs / 32][total_outputs / 2][32][2], the right factor of dx = dy W
+// Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to. `first` is a multiple
+// of 32. With outputs N and inputs K rounded up to multiples of 32:
+//   forward   [N / 32][K / 2][32][2], the right factor of y = x W^T
+//   backward  [K / 32][N / 2][32][2], the right factor of dx = dy W
 void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs,
                  const float* weight, BFloat16* forward, BFloat16* backward);
 
