@@ -22,7 +22,7 @@ def compile_products(folder: Path) -> ctypes.CDLL:
     assert compiler is not None
     sources = [_EMULATION / "products.cpp", *(build.SOURCES / name for name in _SOURCES)]
     includes = ["-include", str(_EMULATION / "tiles.h"), f"-I{build.SOURCES}"]
-    objects = []
+    objects: list[str] = []
     for source in sources:
         objects.append(str(folder / f"{len(objects)}.o"))
         subprocess.run([*compiler, *_OPTIONS, *includes, "-c", str(source), "-o", objects[-1]], check=True)
