@@ -22,6 +22,11 @@ SHAPES = [(tokens, *SIZES[0]) for tokens in TOKENS] + [(33, *sizes) for sizes in
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> None:
+    load_kernels()
+
+
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     return compile_products(tmp_path_factory.mktemp("products"))
@@ -31,7 +36,6 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
 def kernels(request: pytest.FixtureRequest, library: ctypes.CDLL) -> Any:
     """Operators with the interface of `torch.ops.bert_large`."""
     if request.param == "this CPU":
-        load_kernels()
         return torch.ops.bert_large
     return CompiledProducts(library, tiles=request.param == "emulated tiles")
 
@@ -138,7 +142,6 @@ def test_gelu_gradient(kernels: Any, shape: tuple[int, int, int]) -> None:
 
 
 def test_gelu_tanh() -> None:
-    load_kernels()
     weight, bias, x = draw(64, 96, seed=1, spread=0.1), draw(64, seed=2), draw_rows(17, 96, seed=3)
     dense = (x.double() @ weight.bfloat16().double().T + bias.double()).requires_grad_()
     expected = torch.nn.functional.gelu(dense, approximate="tanh")
@@ -188,7 +191,6 @@ def test_products_need_an_instruction() -> None:
 
 def work_of(threads: int, rows: int, columns: int, packing: float) -> tuple[list[float], list[float]]:
     """Return the blocks and the packed panels of every thread, for numbers of elements."""
-    load_kernels()
     work = torch.ops.bert_large.product_work(threads, -(-rows // 32), columns // 32, packing)
     return work[::2], work[1::2]
 
