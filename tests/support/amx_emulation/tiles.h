@@ -1,6 +1,6 @@
 // AMX's tile instructions in plain C++, for a CPU without AMX: to be included before everything else, with -include. It
-// replaces the intrinsics of the compiler's headers, with the same numbers of tiles as template arguments. A tile that is
-// stored before the shapes are loaded, or after the release, is NaN.
+// replaces the intrinsics of the compiler's headers, with the same numbers of tiles as template arguments. A tile that
+// is stored before the shapes are loaded, or after the release, is NaN.
 #pragma once
 
 #include <immintrin.h>

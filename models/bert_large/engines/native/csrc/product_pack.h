@@ -1,6 +1,6 @@
-// Packing of factors into the steps that products.h defines. A packer writes steps of some panels, `stride` elements from
-// panel to panel: `pack(panels, steps, to, stride)`. Steps are read with 32 rows of a matrix, which have no common page,
-// so that the rows of the next step are prefetched.
+// Packing of factors into the steps that products.h defines. A packer writes steps of some panels, `stride` elements
+// from panel to panel: `pack(panels, steps, to, stride)`. Steps are read with 32 rows of a matrix, which have no common
+// page, so that the rows of the next step are prefetched.
 #pragma once
 
 #include "parallel.h"

@@ -15,8 +15,8 @@ inline int64_t divide_up(int64_t value, int64_t divisor) { return (value + divis
 // Blocks of a matrix's rows or columns; the last one need not be whole.
 inline int64_t count_blocks(int64_t size) { return divide_up(size, kBlock); }
 
-// What a micro-kernel prefetches while it computes, some lines per step, because a burst of them would occupy all of the
-// core's buffers for cache misses: the next right panel, and the rows of the result that the block goes to.
+// What a micro-kernel prefetches while it computes, some lines per step, because a burst of them would occupy all of
+// the core's buffers for cache misses: the next right panel, and the rows of the result that the block goes to.
 struct Ahead {
   const char* right = nullptr;
   int64_t right_bytes = 0;  // per step, a multiple of kLine

@@ -1,6 +1,7 @@
 // Blocks of products on vectors. A pair of the depth takes a load of its right columns, and for each row a broadcast of
 // the left word. As many rows are computed at a time as registers can hold sums: with AVX-512, 11 rows of two vectors,
-// 22 independent sums. Two products and two loads can start per cycle, so the 13 loads for 22 products do not limit them.
+// 22 independent sums. Two products and two loads can start per cycle: 13 loads for 22 products are few
+// enough.
 #include "product_unit.h"
 
 namespace bert_large {

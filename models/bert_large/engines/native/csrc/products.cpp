@@ -21,8 +21,8 @@ struct BlockedMatrix {
   T* to;
   int64_t rows, columns;
 
-  // Calls work(r, c, at, count) for the rows of a block and vectors of columns: the sums from r * kBlock + c on belong to
-  // the elements from to[at] on. There may be fewer than kLanes in a block that is not whole.
+  // Calls work(r, c, at, count) for the rows of a block and vectors of columns: the sums from r * kBlock + c on belong
+  // to the elements from to[at] on. There may be fewer than kLanes in a block that is not whole.
   template <typename Work>
   void for_vectors(int64_t row_block, int64_t column_block, const Work& work) const {
     const int64_t row = row_block * kBlock, column = column_block * kBlock;

@@ -1,9 +1,9 @@
-// Products of the matrices of linear layers in bfloat16, with sums in float. With inputs x [T, K], a weight W [N, K] and
-// the gradient dy [T, N] of the result:
+// Products of the matrices of linear layers in bfloat16, with sums in float. With inputs x [T, K], a weight W [N, K]
+// and the gradient dy [T, N] of the result:
 //   y = x W^T,  dx = dy W   results in bfloat16; dx may be added to a matrix (of the residual's gradient)
 //   dW += dy^T x            added to a float matrix, without rounding
-// Each is a product C = L R of a left factor [rows, depth] and a right factor [depth, columns]. Sizes need not be multiples
-// of the blocks': missing elements are zeros in packed factors and are not stored. No code is generated for a size.
+// Each is a product C = L R of a left factor [rows, depth] and a right factor [depth, columns]. Sizes need not be
+// multiples of 32: missing elements are zeros in packed factors and are not stored. No code is generated for a size.
 //
 // Layout. Both units, AMX tiles and vectors, read factors in steps of 32 x 32 elements (2 KiB, contiguous):
 //   left step    [32 rows][32 of the depth]             two tiles of 16 rows of 64 bytes
@@ -56,12 +56,12 @@ struct Split {
   Rectangle rectangle(int64_t part) const;
 };
 
-// The split with the least work for the busiest thread: its blocks, the left panels that it packs, each of which takes as
-// long as `packing` blocks, and a wait for the other threads if they pack together. There are at most `threads` parts.
+// The split with the least work for the busiest thread: its blocks, the left panels that it packs, each of which takes
+// as long as `packing` blocks, and a wait for the others if they pack together. There are at most `threads` parts.
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
 
-// Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to. `first` is a multiple
-// of 32. With outputs N and inputs K rounded up to multiples of 32:
+// Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to. `first` is a
+// multiple of 32. With outputs N and inputs K rounded up to multiples of 32:
 //   forward   [N / 32][K / 2][32][2], the right factor of y = x W^T
 //   backward  [K / 32][N / 2][32][2], the right factor of dx = dy W
 void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs,
@@ -80,8 +80,8 @@ struct GeluResult {
 void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
                           const BFloat16* right, const GeluResult& result);
 
-// gradient [rows, columns] = (left times a packed weight) * derivative, where gelu'(x) was stored; the column sums of the
-// product are added to bias_gradient [columns].
+// gradient [rows, columns] = (left times a packed weight) * derivative, where gelu'(x) was stored; the column sums of
+// the product are added to bias_gradient [columns].
 struct GeluGradient {
   const BFloat16* derivative;
   BFloat16* gradient;

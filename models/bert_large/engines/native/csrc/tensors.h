@@ -1,4 +1,5 @@
-// PyTorch's tensors as arguments of kernels: checks of types and shapes, so that no kernel reads or writes beyond a tensor.
+// PyTorch's tensors as arguments of kernels, with checks of types and shapes, so that no kernel reads or writes beyond
+// them.
 #pragma once
 
 #include <ATen/Parallel.h>

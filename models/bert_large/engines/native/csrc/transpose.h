@@ -54,8 +54,8 @@ inline void transpose_words(const float* from, int64_t rows, int64_t columns, in
   }
 }
 
-// to [columns][2] = two rows of a matrix interleaved, so that a 32-bit word holds two neighbors of a column; `columns` is
-// a multiple of kLanes.
+// to [columns][2] = two rows of a matrix interleaved, so that a 32-bit word holds two neighbors of a column; `columns`
+// is a multiple of kLanes.
 inline void pair_rows(const BFloat16* low, const BFloat16* high, int64_t columns, BFloat16* to) {
   for (int64_t c = 0; c < columns; c += kLanes) {
     Halves lower, upper;
