@@ -59,6 +59,7 @@ struct LeftRows {
         const int64_t row = panel * kBlock + r;
         const BFloat16* source = from.data + row * from.columns;
         for (int64_t step = steps.begin; step < steps.end; ++step) {
+          __builtin_prefetch(source + from.columns + step * kBlock);  // of the next row
           const int64_t count = row < from.rows ? std::min(kBlock, from.columns - step * kBlock) : 0;
           copy_row(source + step * kBlock, count, to + (step - steps.begin) * kStep + r * kBlock);
         }
