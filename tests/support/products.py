@@ -39,13 +39,18 @@ class CompiledProducts:
     def __init__(self, library: ctypes.CDLL, *, tiles: bool) -> None:
         self._library, self._tiles = library, tiles
 
-    def pack_weights(self, weights: Sequence[torch.Tensor], forward: torch.Tensor, backward: torch.Tensor) -> None:
+    def pack_weights(self, weights: Sequence[torch.Tensor], panels: torch.Tensor) -> None:
         """Pack weights, one below the other."""
-        total, first = sum(map(len, weights)), 0
+        first = 0
         for weight in weights:
-            sizes = map(ctypes.c_int64, (total, first, *weight.shape))
-            self._library.pack(torch.get_num_threads(), *sizes, *_pointers(weight, forward, backward))
+            sizes = map(ctypes.c_int64, (first, *weight.shape))
+            self._library.pack(torch.get_num_threads(), *sizes, *_pointers(weight, panels))
             first += len(weight)
+
+    def transpose_panels(self, panels: torch.Tensor, transposed: torch.Tensor) -> None:
+        """Pack the transpose of a packed matrix."""
+        sizes = map(ctypes.c_int64, (len(panels), len(transposed)))
+        self._library.transpose(torch.get_num_threads(), *sizes, *_pointers(panels, transposed))
 
     def packed_product(self, left: torch.Tensor, panels: torch.Tensor, result: torch.Tensor, add: bool = False) -> None:
         """result = left @ panels, or += with `add`."""

@@ -44,6 +44,7 @@ _ENCODER_OPERATORS = {
     "bert_large::add_bfloat16": "dense",
     "bert_large::transposed": "dense",
     "bert_large::pack_weights": "dense",
+    "bert_large::transpose_panels": "dense",
     "bert_large::packed_product": "dense",
     "bert_large::packed_product_gelu": "dense",
     "bert_large::packed_product_gelu_gradient": "dense",

@@ -11,9 +11,12 @@ const ProductUnit& unit(bool tiles) { return tiles ? kTileUnit : kVectorUnit; }
 
 extern "C" {
 
-void pack(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs, const float* weight,
-          BFloat16* forward, BFloat16* backward) {
-  pack_weight(threads, total_outputs, first, outputs, inputs, weight, forward, backward);
+void pack(int threads, int64_t first, int64_t outputs, int64_t inputs, const float* weight, BFloat16* panels) {
+  pack_weight(threads, first, outputs, inputs, weight, panels);
+}
+
+void transpose(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to) {
+  transpose_panels(threads, panels, steps, from, to);
 }
 
 void product(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,

@@ -64,7 +64,8 @@ def pack(kernels: Any, *weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     output_blocks, input_blocks = -(-outputs // 32), -(-inputs // 32)
     forward = torch.full((output_blocks, 16 * input_blocks, 32, 2), math.nan, dtype=torch.bfloat16)
     backward = torch.full((input_blocks, 16 * output_blocks, 32, 2), math.nan, dtype=torch.bfloat16)
-    kernels.pack_weights(list(weights), forward, backward)
+    kernels.pack_weights(list(weights), forward)
+    kernels.transpose_panels(forward, backward)
     return forward, backward
 
 
@@ -173,14 +174,15 @@ def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable
 
 
 def test_packed_weights() -> None:
-    """Query, key and value as one weight, before and after an update."""
+    """Query, key and value as one weight, before and after an update, with and without a backward pass in between."""
     weights = [draw(64, 96, seed=seed) for seed in range(3)]
     packed = PackedWeights(*weights)
     x, y_gradient = draw_rows(20, 96, seed=4), draw_rows(20, 192, seed=5)
-    for _ in range(2):
+    for passes in ("forward", "both", "both"):
         joined = torch.cat(weights).bfloat16().double()
         assert_rounded(packed.product(x, torch.empty_like(y_gradient)), x.double() @ joined.T)
-        assert_rounded(packed.input_gradient(y_gradient, torch.empty_like(x)), y_gradient.double() @ joined)
+        if passes == "both":
+            assert_rounded(packed.input_gradient(y_gradient, torch.empty_like(x)), y_gradient.double() @ joined)
         weights = [weight * 2 for weight in weights]
         packed.update(*weights)
 
@@ -210,10 +212,11 @@ def test_work_is_divided_among_threads(rows: int, columns: int, packing: float) 
 
 def test_wrong_tensors_are_refused() -> None:
     weight = draw(64, 96, seed=1)
-    packed = PackedWeights(weight)
+    packed, panels = PackedWeights(weight), torch.zeros(2, 48, 32, 2, dtype=torch.bfloat16)
     x, y = draw_rows(5, 96, seed=2), draw_rows(5, 64, seed=3)
     for call, message in (
-        (lambda: packed.update(draw(64, 128, seed=1)), r"forward.*\[2, 64, 32, 2\]"),
+        (lambda: packed.update(draw(64, 128, seed=1)), r"panels.*\[2, 64, 32, 2\]"),
+        (lambda: torch.ops.bert_large.transpose_panels(panels, panels), r"transposed.*\[3, 32, 32, 2\]"),
         (lambda: packed.update(weight.double()), "Double.*Float"),
         (lambda: PackedWeights(draw(40, 96, seed=1), weight), "begins at output 40"),
         (lambda: packed.product(y, y), "panels.*expected"),

@@ -25,12 +25,6 @@ def has_products() -> bool:
     return _kernels.has_products()
 
 
-def _empty_panels(columns: int, depth: int) -> Tensor:
-    """Return memory for a packed matrix [depth, columns]."""
-    shape = (-(-columns // BLOCK), -(-depth // BLOCK) * BLOCK // 2, BLOCK, 2)
-    return torch.empty(shape, dtype=torch.bfloat16)
-
-
 class PackedWeights:
     """A copy in bfloat16 of a float32 weight [N, K], or of several whose rows follow one another, for products.
 
@@ -39,12 +33,24 @@ class PackedWeights:
 
     def __init__(self, *weights: Tensor) -> None:
         outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-        self._forward, self._backward = _empty_panels(outputs, inputs), _empty_panels(inputs, outputs)
+        self._forward = _empty_panels(-(-outputs // BLOCK), -(-inputs // BLOCK))
+        self._backward: Tensor | None = None
         self.update(*weights)
 
     def update(self, *weights: Tensor) -> None:
         """Copy the weights again, after they have changed."""
-        _kernels.pack_weights([weight.detach() for weight in weights], self._forward, self._backward)
+        _kernels.pack_weights([weight.detach() for weight in weights], self._forward)
+        self._is_transposed = False
+
+    def _transposed(self) -> Tensor:
+        """Return the weights in the order of the backward pass; inference does without that copy."""
+        if self._backward is None:
+            columns, depth = len(self._forward), self._forward.shape[1] * 2
+            self._backward = _empty_panels(depth // BLOCK, columns)
+        if not self._is_transposed:
+            _kernels.transpose_panels(self._forward, self._backward)
+            self._is_transposed = True
+        return self._backward
 
     def product(self, inputs: Tensor, out: Tensor) -> Tensor:
         """out [T, N] = inputs [T, K] @ W.T"""
@@ -57,7 +63,7 @@ class PackedWeights:
 
     def input_gradient(self, out_gradient: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
         """out [T, K] = out_gradient [T, N] @ W, or += with `add`."""
-        _kernels.packed_product(out_gradient, self._backward, out, add)
+        _kernels.packed_product(out_gradient, self._transposed(), out, add)
         return out
 
     def gelu_gradient(self, out_gradient: Tensor, derivative: Tensor, out: Tensor, bias_gradient: Tensor) -> None:
@@ -65,9 +71,14 @@ class PackedWeights:
 
         W is that of the layer after the GELU, `derivative` the GELU's, and the bias that of the layer before it.
         """
-        _kernels.packed_product_gelu_gradient(out_gradient, self._backward, derivative, out, bias_gradient)
+        _kernels.packed_product_gelu_gradient(out_gradient, self._transposed(), derivative, out, bias_gradient)
 
 
 def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) -> None:
     """gradient [N, K] (float32) += out_gradient [T, N].T @ inputs [T, K]"""
     _kernels.weight_gradient(out_gradient, inputs, gradient)
+
+
+def _empty_panels(panels: int, steps: int) -> Tensor:
+    """Return memory for a packed matrix of so many blocks of columns and of rows."""
+    return torch.empty(panels, steps * BLOCK // 2, BLOCK, 2, dtype=torch.bfloat16)

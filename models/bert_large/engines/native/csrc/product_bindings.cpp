@@ -30,8 +30,8 @@ BFloat16* panels_pointer(const Tensor& panels, int64_t columns, int64_t depth, c
   return pointer<BFloat16>(panels, {count_blocks(columns), count_blocks(depth) * kBlock / 2, kBlock, 2}, name);
 }
 
-// Weights [outputs, inputs], one below the other -> forward, the transpose of all of them, and backward, in panels.
-void pack_weights(at::TensorList weights, const Tensor& forward, const Tensor& backward) {
+// Weights [outputs, inputs], one below the other -> the transpose of all of them in panels.
+void pack_weights(at::TensorList weights, const Tensor& panels) {
   TORCH_CHECK(!weights.empty(), "there are no weights to pack");
   const int64_t inputs = weights[0].size(1);
   int64_t total = 0, first = 0;
@@ -39,14 +39,20 @@ void pack_weights(at::TensorList weights, const Tensor& forward, const Tensor& b
     TORCH_CHECK(total % kBlock == 0, "a weight begins at output ", total, ", expected a multiple of ", kBlock);
     total += weight.size(0);
   }
-  BFloat16* const forward_panels = panels_pointer(forward, total, inputs, "forward");
-  BFloat16* const backward_panels = panels_pointer(backward, inputs, total, "backward");
+  BFloat16* const to = panels_pointer(panels, total, inputs, "panels");
   for (const Tensor& weight : weights) {
     const int64_t outputs = weight.size(0);
-    pack_weight(threads(), total, first, outputs, inputs, POINTER(float, weight, {outputs, inputs}), forward_panels,
-                backward_panels);
+    pack_weight(threads(), first, outputs, inputs, POINTER(float, weight, {outputs, inputs}), to);
     first += outputs;
   }
+}
+
+// Panels [columns / 32, depth / 2, 32, 2] -> those of the transpose, [depth / 32, columns / 2, 32, 2].
+void transposed_panels(const Tensor& panels, const Tensor& transposed) {
+  const int64_t columns = panels.size(0) * kBlock, depth = panels.size(1) * 2;
+  const BFloat16* from = panels_pointer(panels, columns, depth, "panels");
+  transpose_panels(threads(), count_blocks(columns), count_blocks(depth), from,
+                   panels_pointer(transposed, depth, columns, "transposed"));
 }
 
 // The sizes of result [rows, columns] = left [rows, depth] times panels, which are checked.
@@ -110,7 +116,8 @@ std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64
 
 TORCH_LIBRARY_FRAGMENT(bert_large, library) {
   library.def("has_products() -> bool", &has_products);
-  library.def("pack_weights(Tensor[] weights, Tensor(a!) forward, Tensor(b!) backward) -> ()", &pack_weights);
+  library.def("pack_weights(Tensor[] weights, Tensor(a!) panels) -> ()", &pack_weights);
+  library.def("transpose_panels(Tensor panels, Tensor(a!) transposed) -> ()", &transposed_panels);
   library.def("packed_product(Tensor left, Tensor panels, Tensor(a!) result, bool add=False) -> ()", &packed_product);
   library.def(
       "packed_product_gelu(Tensor left, Tensor panels, Tensor bias, str form, Tensor(a!) derivative, "

@@ -234,19 +234,24 @@ Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, doub
   return best;
 }
 
-void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs,
-                 const float* weight, BFloat16* forward, BFloat16* backward) {
-  const int64_t output_steps = count_blocks(total_outputs), input_steps = count_blocks(inputs);
-  parallel_parts(threads, count_blocks(outputs) * input_steps, [&](int, int64_t begin, int64_t end) {
+void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, const float* weight, BFloat16* panels) {
+  const int64_t steps = count_blocks(inputs);
+  parallel_parts(threads, count_blocks(outputs) * steps, [&](int, int64_t begin, int64_t end) {
     alignas(64) BFloat16 rows[kStep];
     for (int64_t block = begin; block < end; ++block) {
-      const int64_t output = block / input_steps, input = block % input_steps, place = first / kBlock + output;
-      round_block(weight, outputs, inputs, output, input, rows);
-      transpose_pairs(rows, kBlock, kBlock / 2, forward + (place * input_steps + input) * kStep);
-      BFloat16* to = backward + (input * output_steps + place) * kStep;
-      for (int64_t r = 0; r < kBlock; r += 2) {
-        pair_rows(rows + r * kBlock, rows + (r + 1) * kBlock, kBlock, to + r * kBlock);
-      }
+      round_block(weight, outputs, inputs, block / steps, block % steps, rows);
+      transpose_pairs(rows, kBlock, kBlock / 2, panels + (first / kBlock * steps + block) * kStep);
+    }
+  });
+}
+
+void transpose_panels(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to) {
+  parallel_parts(threads, panels * steps, [&](int, int64_t begin, int64_t end) {
+    alignas(64) BFloat16 columns[kStep];
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t panel = block % panels, step = block / panels;  // in the order of `to`
+      transpose_pairs(from + (panel * steps + step) * kStep, kBlock / 2, kBlock, columns);
+      pack_pairs({columns, kBlock}, to + block * kStep);
     }
   });
 }

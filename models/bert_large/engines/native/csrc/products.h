@@ -9,8 +9,8 @@
 //   left step    [32 rows][32 of the depth]             two tiles of 16 rows of 64 bytes
 //   right step   [16 pairs of the depth][32 columns][2] two tiles of 16 rows of 64 bytes, 128 bytes apart
 // so that a 32-bit word holds two neighbors in depth, as TDPBF16PS and VDPBF16PS take them. The steps of 32 rows or
-// columns in the order of depth are a panel. `pack_weight` packs W as the right factor of y and of dx, once per update.
-// The products pack activations themselves.
+// columns in the order of depth are a panel. W is packed as the right factor of y, and that as the one of dx, once per
+// update. The products pack activations themselves.
 //
 // Blocking. A micro-kernel computes 32 x 32 sums: four tile registers, with two for each factor. A step is four tile
 // products of 16 cycles; loading its 4 KiB from the second-level cache (48 bytes per cycle) takes longer, 85 cycles, so
@@ -60,12 +60,12 @@ struct Split {
 // as long as `packing` blocks, and a wait for the others if they pack together. There are at most `threads` parts.
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
 
-// Packs rows [first, first + outputs) of a weight [total_outputs, inputs], which `weight` points to. `first` is a
-// multiple of 32. With outputs N and inputs K rounded up to multiples of 32:
-//   forward   [N / 32][K / 2][32][2], the right factor of y = x W^T
-//   backward  [K / 32][N / 2][32][2], the right factor of dx = dy W
-void pack_weight(int threads, int64_t total_outputs, int64_t first, int64_t outputs, int64_t inputs,
-                 const float* weight, BFloat16* forward, BFloat16* backward);
+// Packs a weight [outputs, inputs] as rows `first` and following, a multiple of 32, of a weight [N, inputs], into panels
+// for y = x W^T: [N / 32][inputs / 2][32][2], with sizes rounded up to multiples of 32.
+void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, const float* weight, BFloat16* panels);
+
+// Packs the transpose of a right factor of this many panels and steps, such as the factor for dx = dy W of that for y.
+void transpose_panels(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to);
 
 // result [rows, columns] = left [rows, depth] times a packed weight, or += where `add`.
 void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
