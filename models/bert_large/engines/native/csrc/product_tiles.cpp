@@ -40,6 +40,7 @@ TILES void multiply(int64_t steps, const BFloat16* left, const BFloat16* right, 
     _tile_zero(3);
   }
   // Each load is as late as its first use allows, so that tile products start before all four are there.
+#pragma GCC unroll 4
   for (int64_t step = 0; step < steps; ++step, left += kStep, right += kStep) {
     ahead.fetch(step);
     _tile_loadd(4, left, kLeftStride);

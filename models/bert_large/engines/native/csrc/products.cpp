@@ -1,13 +1,22 @@
 #include "products.h"
 
+#include <unistd.h>
+
 #include "product_pack.h"
 #include "scratch.h"
 
 namespace bert_large {
 namespace {
 
-constexpr int64_t kDepthSteps = 32, kRowPanels = 8;  // of the left part that stays in the second-level cache: 512 KiB
+// Of the left part that stays in the second-level cache: 512 KiB, or up to 1 MiB where half of the cache is as large.
+constexpr int64_t kDepthSteps = 32, kRowPanels = 8, kMostRowPanels = 16;
 constexpr double kWait = 2;  // some microseconds for all threads to finish packing, in blocks of AMX products
+
+// Panels of a left part that half of the second-level cache holds; the other half is for right panels and results.
+int64_t cached_row_panels() {
+  static const int64_t panels = sysconf(_SC_LEVEL2_CACHE_SIZE) / 2 / (kDepthSteps * kStep * (int64_t)sizeof(BFloat16));
+  return std::clamp(panels, kRowPanels, kMostRowPanels);
+}
 
 // Memory for factors that all threads pack together.
 Scratch& shared_scratch() {
@@ -112,12 +121,14 @@ class Product {
   };
 
   void multiply_rectangle(const Rectangle& rectangle) const {
-    const int64_t row_parts = divide_up(rectangle.rows.count(), kRowPanels);
     const int64_t depth_parts = divide_up(steps_, kDepthSteps);
+    // Sums that are kept from part to part need the other half of the cache.
+    const int64_t height = depth_parts > 1 ? kRowPanels : cached_row_panels();
+    const int64_t row_parts = divide_up(rectangle.rows.count(), height);
     Scratch& scratch = thread_scratch();
     scratch.start();
-    BFloat16* packed = scratch.take<BFloat16>(kRowPanels * kDepthSteps * kStep);
-    float* sums = scratch.take(depth_parts > 1 ? kRowPanels * rectangle.columns.count() * kStep : kStep);
+    BFloat16* packed = scratch.take<BFloat16>(height * kDepthSteps * kStep);
+    float* sums = scratch.take(depth_parts > 1 ? height * rectangle.columns.count() * kStep : kStep);
     for (int64_t part = 0; part < row_parts; ++part) {
       const Range panels = rectangle.rows.part(part, row_parts);
       for (int64_t depth = 0; depth < depth_parts; ++depth) {

@@ -14,11 +14,13 @@
 //
 // Blocking. A micro-kernel computes 32 x 32 sums: four tile registers, with two for each factor. A step is four tile
 // products of 16 cycles; loading its 4 KiB from the second-level cache (48 bytes per cycle) takes longer, 85 cycles, so
-// three quarters of the AMX peak is the limit of this design for factors that the first-level cache does not hold. The
-// depth is cut into parts of at most kDepthSteps (1,024 elements), the rows into parts of at most kRowPanels (256): the
-// packed left part takes 512 KiB, half of a second-level cache of 1 MiB. Each right panel (64 KiB) is then read from a
-// farther cache once per 256 rows, at 4 bytes per cycle of the AMX peak, and prefetched a panel ahead. Sums of products
-// that are deeper than one part are kept in float between the parts (4 KiB per block, contiguous).
+// three quarters of the AMX peak is the limit of this design for factors that the first-level cache does not hold.
+// Others measured as much with packed factors in that cache, and 66% where one is read from rows that are far apart
+// (github.com/usstq/mm_amx); 65% is published for large products on one core (doi:10.1145/3773656.3773660). The depth
+// is cut into parts of at most 1,024 elements, the rows into parts of 256 or 512: the packed left part then takes half
+// of a second-level cache of 1 or 2 MiB. Each right panel (64 KiB) is read from a farther cache once per part, at 4 or
+// 2 bytes per cycle of the AMX peak, and prefetched a panel ahead. Sums of products that are deeper than one part are
+// kept in float between the parts (4 KiB per block, contiguous).
 //
 // Threads. `split_product` cuts the blocks of C into a grid with one rectangle per thread. A thread packs its rows of
 // the left factor in its own cache. Where a row of the grid has many threads, which would pack the same rows, all
@@ -60,11 +62,11 @@ struct Split {
 // as long as `packing` blocks, and a wait for the others if they pack together. There are at most `threads` parts.
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
 
-// Packs a weight [outputs, inputs] as rows `first` and following, a multiple of 32, of a weight [N, inputs], into panels
-// for y = x W^T: [N / 32][inputs / 2][32][2], with sizes rounded up to multiples of 32.
+// Packs a weight [outputs, inputs] as rows `first` and following, a multiple of 32, of a weight [N, inputs], into
+// panels for y = x W^T: [N / 32][inputs / 2][32][2], with sizes rounded up to multiples of 32.
 void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, const float* weight, BFloat16* panels);
 
-// Packs the transpose of a right factor of this many panels and steps, such as the factor for dx = dy W of that for y.
+// Packs the transpose of a right factor of so many panels and steps, such as the factor for dx of that for y.
 void transpose_panels(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to);
 
 // result [rows, columns] = left [rows, depth] times a packed weight, or += where `add`.
