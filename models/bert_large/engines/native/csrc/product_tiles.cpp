@@ -25,8 +25,7 @@ TILES void start() { _tile_loadconfig(&kShapes); }
 // Returns the thread's tile registers to their initial state, which other AMX code in the process expects.
 TILES void finish() { _tile_release(); }
 
-TILES void multiply(int64_t steps, const BFloat16* left, const BFloat16* right, float* sums, bool add,
-                    const Ahead& ahead) {
+TILES void multiply(int64_t steps, const BFloat16* left, const BFloat16* right, float* sums, bool add, Ahead ahead) {
   float* const lower = sums + kTile * kBlock;
   if (add) {
     _tile_loadd(0, sums, kSumStride);
@@ -42,7 +41,7 @@ TILES void multiply(int64_t steps, const BFloat16* left, const BFloat16* right, 
   // Each load is as late as its first use allows, so that tile products start before all four are there.
 #pragma GCC unroll 4
   for (int64_t step = 0; step < steps; ++step, left += kStep, right += kStep) {
-    ahead.fetch(step);
+    ahead.fetch();
     _tile_loadd(4, left, kLeftStride);
     _tile_loadd(6, right, kRightStride);
     _tile_dpbf16ps(0, 4, 6);

@@ -32,16 +32,16 @@ inline Words load_word(const BFloat16* from) {
 #endif
 }
 
-// kHeight rows of a block; `ahead` is null except for the first rows.
-template <int kHeight>
+// kHeight rows of a block. Only the first rows of a block prefetch.
+template <int kHeight, bool kPrefetches>
 inline __attribute__((always_inline)) void multiply_rows(int64_t steps, const BFloat16* left, const BFloat16* right,
-                                                         float* sums, bool add, const Ahead* ahead) {
+                                                         float* sums, bool add, Ahead& ahead) {
   Floats totals[kHeight][kVectors];
   for (int i = 0; i < kHeight; ++i) {
     for (int j = 0; j < kVectors; ++j) totals[i][j] = add ? load(sums + i * kBlock + j * kLanes) : Floats{};
   }
   for (int64_t step = 0; step < steps; ++step, left += kStep, right += kStep) {
-    if (ahead) ahead->fetch(step);
+    if constexpr (kPrefetches) ahead.fetch();
     for (int64_t k = 0; k < kBlock; k += 2) {
       Words row[kVectors];
 #pragma GCC unroll 4
@@ -59,16 +59,16 @@ inline __attribute__((always_inline)) void multiply_rows(int64_t steps, const BF
   }
 }
 
-void multiply(int64_t steps, const BFloat16* left, const BFloat16* right, float* sums, bool add, const Ahead& ahead) {
+void multiply(int64_t steps, const BFloat16* left, const BFloat16* right, float* sums, bool add, Ahead ahead) {
   for (int64_t step = 0; step < steps; step += kCachedSteps) {
     const int64_t count = steps - step < kCachedSteps ? steps - step : kCachedSteps;
-    const Ahead part = ahead.from(step);
     const bool adds = add || step > 0;
-    int64_t row = 0;
+    multiply_rows<kRows, true>(count, left, right, sums, adds, ahead);
+    int64_t row = kRows;
     for (; row + kRows <= kBlock; row += kRows) {
-      multiply_rows<kRows>(count, left + row * kBlock, right, sums + row * kBlock, adds, row == 0 ? &part : nullptr);
+      multiply_rows<kRows, false>(count, left + row * kBlock, right, sums + row * kBlock, adds, ahead);
     }
-    multiply_rows<kBlock % kRows>(count, left + row * kBlock, right, sums + row * kBlock, adds, nullptr);
+    multiply_rows<kBlock % kRows, false>(count, left + row * kBlock, right, sums + row * kBlock, adds, ahead);
     left += count * kStep;
     right += count * kStep;
   }

@@ -10,6 +10,7 @@ namespace {
 
 // Of the left part that stays in the second-level cache: 512 KiB, or up to 1 MiB where half of the cache is as large.
 constexpr int64_t kDepthSteps = 32, kRowPanels = 8, kMostRowPanels = 16;
+static_assert(kMostRowPanels * Ahead::kShare <= kStep * (int64_t)sizeof(BFloat16), "shares of a panel exceed it");
 constexpr double kWait = 2;  // some microseconds for all threads to finish packing, in blocks of AMX products
 
 // Panels of a left part that half of the second-level cache holds; the other half is for right panels and results.
@@ -152,27 +153,17 @@ class Product {
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         const int64_t number = panel - panels.begin;
         float* block = is_first && is_last ? sums : sums + ((column - columns.begin) * kRowPanels + number) * kStep;
-        Ahead ahead;
-        if (column + 1 < columns.end) prefetch_right(right + steps_ * kStep, number, panels.count(), steps, ahead);
-        if (is_last) prefetch_result(panel, column, steps.count(), ahead);
+        Ahead ahead(block);
+        if (column + 1 < columns.end) {
+          // Each block that is computed from a right panel prefetches its share of the next.
+          const char* next = reinterpret_cast<const char*>(right + steps_ * kStep);
+          ahead.set_right(next + number * steps.count() * Ahead::kShare);
+        }
+        if (is_last) ahead.set_result(sink_.place(panel, column), sink_.columns);
         unit_.multiply(steps.count(), left.data + number * left.stride, right, block, !is_first, ahead);
         if (is_last) sink_(panel, column, block);
       }
     }
-  }
-
-  // Each of the blocks that are computed from a right panel prefetches its share of the next.
-  static void prefetch_right(const BFloat16* next, int64_t number, int64_t blocks, Range steps, Ahead& ahead) {
-    ahead.right_bytes = round_up(divide_up(kStep * sizeof(BFloat16), blocks), kLine);
-    ahead.right = reinterpret_cast<const char*>(next) + number * steps.count() * ahead.right_bytes;
-  }
-
-  void prefetch_result(int64_t panel, int64_t column, int64_t steps, Ahead& ahead) const {
-    const auto* place = sink_.place(panel, column);
-    ahead.result = reinterpret_cast<const char*>(place);
-    ahead.result_rows = divide_up(kBlock, steps);
-    ahead.result_bytes = kBlock * sizeof *place;
-    ahead.result_stride = sink_.columns * sizeof *place;
   }
 
   const ProductUnit& unit_;

@@ -19,8 +19,8 @@
 // (github.com/usstq/mm_amx); 65% is published for large products on one core (doi:10.1145/3773656.3773660). The depth
 // is cut into parts of at most 1,024 elements, the rows into parts of 256 or 512: the packed left part then takes half
 // of a second-level cache of 1 or 2 MiB. Each right panel (64 KiB) is read from a farther cache once per part, at 4 or
-// 2 bytes per cycle of the AMX peak, and prefetched a panel ahead. Sums of products that are deeper than one part are
-// kept in float between the parts (4 KiB per block, contiguous).
+// 2 bytes per cycle of the AMX peak, and half or all of it is prefetched a panel ahead. Sums of products that are
+// deeper than one part are kept in float between the parts (4 KiB per block, contiguous).
 //
 // Threads. `split_product` cuts the blocks of C into a grid with one rectangle per thread. A thread packs its rows of
 // the left factor in its own cache. Where a row of the grid has many threads, which would pack the same rows, all
