@@ -55,6 +55,28 @@ void transposed_panels(const Tensor& panels, const Tensor& transposed) {
                    panels_pointer(transposed, depth, columns, "transposed"));
 }
 
+// Whether `count` elements spread over each weight equal those of `panels`, into which `pack_weights` copied them.
+bool packed_samples_match(at::TensorList weights, const Tensor& panels, int64_t count) {
+  const int64_t pairs = panels.size(1), inputs = weights[0].size(1);
+  int64_t first = 0;
+  for (const Tensor& weight : weights) first += weight.size(0);
+  const BFloat16* copied = panels_pointer(panels, first, inputs, "panels");
+  first = 0;
+  for (const Tensor& weight : weights) {
+    const float* values = POINTER(float, weight, {weight.size(0), inputs});
+    const int64_t size = weight.numel(), distance = std::max<int64_t>(1, size / count);
+    for (int64_t i = distance / 2; i < size; i += distance) {
+      const int64_t output = first + i / inputs, input = i % inputs;
+      const int64_t word = (output / kBlock * pairs + input / 2) * kBlock + output % kBlock;
+      BFloat16 rounded[kLanes];
+      store(rounded, broadcast(values[i]));
+      if (rounded[0].bits != copied[2 * word + input % 2].bits) return false;
+    }
+    first += weight.size(0);
+  }
+  return true;
+}
+
 // The sizes of result [rows, columns] = left [rows, depth] times panels, which are checked.
 ProductSizes packed_sizes(const Tensor& left, const Tensor& panels, const Tensor& result) {
   const ProductSizes sizes{left.size(0), result.size(1), left.size(1)};
@@ -118,6 +140,7 @@ TORCH_LIBRARY_FRAGMENT(bert_large, library) {
   library.def("has_products() -> bool", &has_products);
   library.def("pack_weights(Tensor[] weights, Tensor(a!) panels) -> ()", &pack_weights);
   library.def("transpose_panels(Tensor panels, Tensor(a!) transposed) -> ()", &transposed_panels);
+  library.def("packed_samples_match(Tensor[] weights, Tensor panels, int count) -> bool", &packed_samples_match);
   library.def("packed_product(Tensor left, Tensor panels, Tensor(a!) result, bool add=False) -> ()", &packed_product);
   library.def(
       "packed_product_gelu(Tensor left, Tensor panels, Tensor bias, str form, Tensor(a!) derivative, "
