@@ -20,12 +20,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bert_large.data.batch import RaggedBatch, RaggedRows
-from bert_large.engines.eager import GELU_FORMS, EagerEngine
+from bert_large.engines.eager import GELU_FORMS
 from bert_large.engines.native.build import load_kernels
 from bert_large.engines.native.functions import (
     AttentionBlock,
+    DenseGelu,
     EmbedNormDropout,
     FeedForwardBlock,
     MaskedCrossEntropy,
@@ -52,7 +54,6 @@ class NativeEngine:
         _kernels.keep_large_blocks()
         self._copies = WeightCopies()
         self._workspace = Workspace(Rows(), gradients)
-        self._eager = EagerEngine()
 
     def embed_norm_dropout(
         self, batch: RaggedBatch, words: Tensor, positions: Tensor, token_types: Tensor, norm: Norm,
@@ -95,9 +96,13 @@ class NativeEngine:
         self, batch: RaggedBatch, hidden: Tensor, transform: Dense, activation: str, norm: Norm, words: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """See `Operations`. PyTorch transforms the few masked rows; the kernels compute the vocabulary's part."""
+        """See `Operations`. PyTorch computes the LayerNorm of the few masked rows."""
         masked = hidden.index_select(0, batch.masked_positions)
-        transformed = self._eager.transform(masked, transform, activation, norm)
+        activated = DenseGelu.apply(
+            self._workspace, transform, GELU_FORMS[activation], self._copies.of(masked.dtype, transform.weight), masked,
+            *_parameters(transform),
+        )  # fmt: skip
+        transformed = functional.layer_norm(activated, norm.weight.shape, norm.weight, norm.bias, norm.eps)
         weight = self._copies.of(transformed.dtype, words)
         loss, correct = MaskedCrossEntropy.apply(self._workspace, batch.masked_labels, weight, transformed, words, bias)
         return loss, correct

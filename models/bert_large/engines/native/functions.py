@@ -222,6 +222,35 @@ class FeedForwardBlock(torch.autograd.Function):
         return (*(None,) * 8, hidden_gradient, *found.results(*parameters))
 
 
+class DenseGelu(torch.autograd.Function):
+    """gelu(dense(inputs)), for the rows of the masked-LM head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, workspace: Workspace, dense: Dense, gelu_form: str, weight: LinearWeights, inputs: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        derivative, activated = inputs.new_empty(2, len(inputs), weight.outputs)
+        with _as_chosen():
+            weight.gelu(inputs, dense.bias, gelu_form, derivative, activated)
+        ctx.save_for_backward(*parameters)
+        ctx.parts = workspace, dense, weight, parameters
+        ctx.saved = inputs, derivative
+        return activated
+
+    @staticmethod
+    @_hand_written
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        workspace, dense, weight, parameters = ctx.parts
+        found = workspace.gradients()
+        inputs, derivative = _take_saved(ctx)
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        _kernels.gelu_gradient(derivative, gradient, found.of(dense.bias))
+        found.add_product(gradient, inputs, dense.weight)
+        inputs_gradient = weight.input_gradient(gradient, inputs.new_empty(inputs.shape))
+        return None, None, None, None, inputs_gradient, *found.results(*parameters)
+
+
 class MaskedCrossEntropy(torch.autograd.Function):
     """Cross-entropy over the vocabulary, a block of rows at a time.
 
