@@ -223,7 +223,7 @@ def test_wrong_tensors_are_refused() -> None:
         (lambda: packed.product(x, x), "panels.*expected"),
         (lambda: packed.product(x, draw_rows(6, 64, seed=3)), r"result.*\[5, 64\]"),
         (lambda: packed.product(x.float(), y), "left.*Float.*BFloat16"),
-        (lambda: packed.product(x.t().contiguous().t(), y), "left is not contiguous"),
+        (lambda: packed.product(x, y.t().contiguous().t()), "result is not contiguous"),
         (lambda: packed.input_gradient(x, y), "panels.*expected"),
         (lambda: packed.gelu(x, draw(63, seed=1), "none", y, y), r"bias.*\[64\]"),
         (lambda: packed.gelu(x, draw(64, seed=1), "other", y, y), "GELU's form is other"),
