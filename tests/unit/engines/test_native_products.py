@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -185,6 +186,21 @@ def test_packed_weights() -> None:
             assert_rounded(packed.input_gradient(y_gradient, torch.empty_like(x)), y_gradient.double() @ joined)
         weights = [weight * 2 for weight in weights]
         packed.update(*weights)
+
+
+@pytest.mark.parametrize("sizes", [[(3, 47)], [(64, 40), (33, 40)]], ids=str)
+def test_a_change_of_a_sampled_element_is_noticed(sizes: list[tuple[int, int]]) -> None:
+    """Of small weights, every element is."""
+    weights = [draw(*size, seed=seed) for seed, size in enumerate(sizes)]
+    forward, _ = pack(torch.ops.bert_large, *weights)
+    matches = functools.partial(torch.ops.bert_large.packed_samples_match, weights, forward, 64 * 40)
+    assert matches()
+    for weight in weights:
+        for element in weight.view(-1):
+            element.neg_()
+            assert not matches()
+            element.neg_()
+    assert matches()
 
 
 def test_products_need_an_instruction() -> None:
