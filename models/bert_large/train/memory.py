@@ -64,7 +64,8 @@ def predict_memory(
 
     - state: 4 P each for weights, gradients and two moments, all float32; with `--zero1`, each of `optimizer_shards`
       ranks keeps its share of the moments. Copies of weights: in fp32 query, key and
-      value as one matrix, 4 * 3 H^2 per layer; in bf16 all matrices of the layers and of the vocabulary.
+      value as one matrix, 4 * 3 H^2 per layer; in bf16 all matrices of the layers and of the vocabulary, in the orders
+      that the forward and the backward pass need.
     - activations: a layer's attention block keeps its input (H), query, key and value (3 H), the context (H) and the
       sums before the norm (H); its feed-forward block keeps its input (H), the derivative and the value of GELU (2 I)
       and the sums (H): (8 H + 2 I) * a per token and layer. The backward pass of one block at a time adds three
@@ -89,7 +90,7 @@ def predict_memory(
     if width == 4:
         copies = 4 * model.num_hidden_layers * 3 * hidden**2
     else:
-        copies = width * (model.num_hidden_layers * (4 * hidden**2 + 2 * hidden * intermediate) + words * hidden)
+        copies = 2 * width * (model.num_hidden_layers * (4 * hidden**2 + 2 * hidden * intermediate) + words * hidden)
     head = HEAD_ROWS * words * width
     if _MASKED_SHARE * micro_batch_tokens > HEAD_ROWS:
         head += 4 * words * hidden

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.engines.native import NativeEngine
+from bert_large.engines.native import NativeEngine, products
 
 from tests.support.operations import Case, draw, relative_error
 from tests.unit.engines.native_cases import (
@@ -34,6 +34,17 @@ from tests.unit.engines.native_cases import (
     ids=lambda case: f"{len(case.values)}-{next(iter(case.values.values())).shape[0]}",
 )
 def test_bf16(native: NativeEngine, case: Case) -> None:
+    check_bf16(native, case)
+
+
+@every_case
+def test_products_of_pytorch(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CPUs without instructions for bfloat16 products."""
+    monkeypatch.setattr(products, "has_products", lambda: False)
+    check_bf16(NativeEngine(), case)
+
+
+def check_bf16(native: NativeEngine, case: Case) -> None:
     """Inside autocast, as near to float64 as eager is; gradients of parameters are float32.
 
     One rounding to bfloat16 has an error of up to 2^-9 = 0.2%, and several follow one another.

@@ -1,4 +1,4 @@
-"""The native engine: C++ kernels between PyTorch's matrix products, with hand-written backward passes.
+"""The native engine: C++ kernels between matrix products, with hand-written backward passes.
 
 What makes it faster than the eager engine:
 - Attention never holds a whole score matrix and computes no padding.
@@ -9,8 +9,9 @@ What makes it faster than the eager engine:
   `ReturnedGradients` returns them to autograd.
 - Memory of large tensors is kept from one micro-batch to the next.
 
-In bf16 (inside `torch.autocast`), activations and matrix products are bf16; statistics, sums and gradients of
-parameters are float32. bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
+In bf16 (inside `torch.autocast`), activations and factors of matrix products are bf16; statistics, sums and gradients
+of parameters are float32. bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
+fp32 products are PyTorch's; bf16 products are kernels of this package on CPUs that have instructions for them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,14 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bert_large.data.batch import RaggedBatch, RaggedRows
-from bert_large.engines.eager import GELU_FORMS, EagerEngine
+from bert_large.engines.eager import GELU_FORMS
 from bert_large.engines.native.build import load_kernels
 from bert_large.engines.native.functions import (
     AttentionBlock,
+    DenseGelu,
     EmbedNormDropout,
     FeedForwardBlock,
     MaskedCrossEntropy,
@@ -51,7 +54,6 @@ class NativeEngine:
         _kernels.keep_large_blocks()
         self._copies = WeightCopies()
         self._workspace = Workspace(Rows(), gradients)
-        self._eager = EagerEngine()
 
     def embed_norm_dropout(
         self, batch: RaggedBatch, words: Tensor, positions: Tensor, token_types: Tensor, norm: Norm,
@@ -71,7 +73,7 @@ class NativeEngine:
         projections = (query, key, value)
         weights = (
             self._copies.of(hidden.dtype, *(dense.weight for dense in projections)),
-            *self._copies.of(hidden.dtype, output.weight),
+            self._copies.of(hidden.dtype, output.weight),
         )
         dropouts = (_dropout_arguments(probabilities_dropout), _dropout_arguments(output_dropout))
         return AttentionBlock.apply(
@@ -84,7 +86,7 @@ class NativeEngine:
         dropout: DropoutSite | None,
     ) -> Tensor:  # fmt: skip
         """See `Operations`."""
-        weights = [*self._copies.of(hidden.dtype, intermediate.weight), *self._copies.of(hidden.dtype, output.weight)]
+        weights = self._copies.of(hidden.dtype, intermediate.weight), self._copies.of(hidden.dtype, output.weight)
         return FeedForwardBlock.apply(
             self._workspace, batch, intermediate, GELU_FORMS[activation], output, norm, _dropout_arguments(dropout),
             weights, hidden, *_parameters(intermediate, output, norm),
@@ -94,10 +96,14 @@ class NativeEngine:
         self, batch: RaggedBatch, hidden: Tensor, transform: Dense, activation: str, norm: Norm, words: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
-        """See `Operations`. PyTorch transforms the few masked rows; the kernels compute the vocabulary's part."""
+        """See `Operations`. PyTorch computes the LayerNorm of the few masked rows."""
         masked = hidden.index_select(0, batch.masked_positions)
-        transformed = self._eager.transform(masked, transform, activation, norm)
-        (weight,) = self._copies.of(transformed.dtype, words)
+        activated = DenseGelu.apply(
+            self._workspace, transform, GELU_FORMS[activation], self._copies.of(masked.dtype, transform.weight), masked,
+            *_parameters(transform),
+        )  # fmt: skip
+        transformed = functional.layer_norm(activated, norm.weight.shape, norm.weight, norm.bias, norm.eps)
+        weight = self._copies.of(transformed.dtype, words)
         loss, correct = MaskedCrossEntropy.apply(self._workspace, batch.masked_labels, weight, transformed, words, bias)
         return loss, correct
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bert_large.data.batch import RaggedBatch, RaggedRows
-from bert_large.engines.native.gradients import Gradients, add_product, weight_gradient
+from bert_large.engines.native.gradients import Gradients
 from bert_large.engines.native.memory import Rows
+from bert_large.engines.native.products import LinearWeights, add_weight_gradient, weight_gradient
 from bert_large.matmul import fastest_float32
 from bert_large.model.operations import Dense, Norm
 
@@ -67,16 +68,6 @@ def _hand_written(backward: Callable[..., Any]) -> Callable[..., Any]:
 
 def _token_places(batch: RaggedRows) -> tuple[Tensor, Tensor, Tensor]:
     return batch.samples, batch.sequence_ids, batch.position_ids
-
-
-def _products(memory: Rows, inputs: Tensor, weights: Sequence[Tensor]) -> Tensor:
-    """Return inputs @ weight.T of all weights side by side."""
-    if len(weights) == 1:
-        return memory.product(inputs, weights[0].t())
-    out = memory.empty(len(inputs), sum(map(len, weights)), dtype=inputs.dtype)
-    for weight, part in zip(weights, out.split([len(weight) for weight in weights], dim=1), strict=True):
-        torch.mm(inputs, weight.t(), out=part)
-    return out
 
 
 def _residual_norm(
@@ -151,18 +142,18 @@ class AttentionBlock(torch.autograd.Function):
     def forward(
         ctx: Any, workspace: Workspace, batch: RaggedRows, projections: tuple[Dense, Dense, Dense], heads: int,
         output: Dense, norm: Norm, dropouts: tuple[tuple[float, int], tuple[float, int]],
-        weights: tuple[Sequence[Tensor], Tensor], hidden: Tensor, *parameters: Tensor,
+        weights: tuple[LinearWeights, LinearWeights], hidden: Tensor, *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
         rows, memory = len(hidden), workspace.rows
         with _as_chosen():
-            qkv = _products(memory, hidden, weights[0])
+            qkv = weights[0].product(hidden, memory.empty(rows, weights[0].outputs, dtype=hidden.dtype))
             bias = torch.cat([dense.bias for dense in projections])
             context, log_sums = memory.like(hidden), torch.empty(heads, rows, dtype=torch.float32)
             _kernels.attention(
                 qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, batch.keys
             )
             # Holds the product until `_residual_norm` overwrites it.
-            normalized = memory.product(context, weights[1].t())
+            normalized = weights[1].product(context, memory.like(hidden))
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
         ctx.save_for_backward(*parameters)
         ctx.parts = workspace, batch, projections, heads, output, norm, dropouts, weights, parameters
@@ -179,7 +170,7 @@ class AttentionBlock(torch.autograd.Function):
             found, memory, gradients[0], of_norm, output, norm, batch, dropouts[1]
         )
         found.add_product(dense_gradient, context, output.weight)
-        context_gradient = memory.product(dense_gradient, weights[1])
+        context_gradient = weights[1].input_gradient(dense_gradient, memory.like(context))
         qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
         _kernels.attention_gradient(
             qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
@@ -188,9 +179,7 @@ class AttentionBlock(torch.autograd.Function):
         for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
             found.of(dense.bias).add_(part)
         found.add_product(qkv_gradient, hidden, *(dense.weight for dense in projections))
-        parts = qkv_gradient.split([len(weight) for weight in weights[0]], dim=1)
-        for weight, part in zip(weights[0], parts, strict=True):
-            hidden_gradient.addmm_(part, weight)  # the residual's gradient plus those of the projections
+        weights[0].input_gradient(qkv_gradient, hidden_gradient, add=True)  # to the residual's gradient
         return (*(None,) * 8, hidden_gradient, *found.results(*parameters))
 
 
@@ -200,15 +189,16 @@ class FeedForwardBlock(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, workspace: Workspace, batch: RaggedRows, intermediate: Dense, gelu_form: str, output: Dense,
-        norm: Norm, dropout: tuple[float, int], weights: list[Tensor], hidden: Tensor, *parameters: Tensor,
+        norm: Norm, dropout: tuple[float, int], weights: tuple[LinearWeights, LinearWeights], hidden: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
         memory = workspace.rows
         with _as_chosen():
-            derivative = memory.product(hidden, weights[0].t())
+            derivative = memory.empty(len(hidden), weights[0].outputs, dtype=hidden.dtype)
             activated = memory.like(derivative)
-            _kernels.gelu(derivative, intermediate.bias, gelu_form, activated)
+            weights[0].gelu(hidden, intermediate.bias, gelu_form, derivative, activated)
             # Holds the product until `_residual_norm` overwrites it.
-            normalized = memory.product(activated, weights[1].t())
+            normalized = weights[1].product(activated, memory.like(hidden))
         out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropout)
         ctx.save_for_backward(*parameters)
         ctx.parts = workspace, batch, intermediate, output, norm, dropout, weights, parameters
@@ -225,12 +215,40 @@ class FeedForwardBlock(torch.autograd.Function):
             found, memory, gradients[0], of_norm, output, norm, batch, dropout
         )
         found.add_product(dense_gradient, activated, output.weight)
-        # `activated` is reused: its values are no longer needed.
-        activated_gradient = torch.mm(dense_gradient, weights[1], out=activated)
-        _kernels.gelu_gradient(derivative, activated_gradient, found.of(intermediate.bias))
-        found.add_product(activated_gradient, hidden, intermediate.weight)
-        hidden_gradient.addmm_(activated_gradient, weights[0])
+        # `activated` is reused for its gradient: its values are no longer needed.
+        weights[1].gelu_gradient(dense_gradient, derivative, activated, found.of(intermediate.bias))
+        found.add_product(activated, hidden, intermediate.weight)
+        weights[0].input_gradient(activated, hidden_gradient, add=True)
         return (*(None,) * 8, hidden_gradient, *found.results(*parameters))
+
+
+class DenseGelu(torch.autograd.Function):
+    """gelu(dense(inputs)), for the rows of the masked-LM head."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, workspace: Workspace, dense: Dense, gelu_form: str, weight: LinearWeights, inputs: Tensor,
+        *parameters: Tensor,
+    ) -> Tensor:  # fmt: skip
+        derivative, activated = inputs.new_empty(2, len(inputs), weight.outputs)
+        with _as_chosen():
+            weight.gelu(inputs, dense.bias, gelu_form, derivative, activated)
+        ctx.save_for_backward(*parameters)
+        ctx.parts = workspace, dense, weight, parameters
+        ctx.saved = inputs, derivative
+        return activated
+
+    @staticmethod
+    @_hand_written
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        workspace, dense, weight, parameters = ctx.parts
+        found = workspace.gradients()
+        inputs, derivative = _take_saved(ctx)
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        _kernels.gelu_gradient(derivative, gradient, found.of(dense.bias))
+        found.add_product(gradient, inputs, dense.weight)
+        inputs_gradient = weight.input_gradient(gradient, inputs.new_empty(inputs.shape))
+        return None, None, None, None, inputs_gradient, *found.results(*parameters)
 
 
 class MaskedCrossEntropy(torch.autograd.Function):
@@ -245,29 +263,30 @@ class MaskedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, workspace: Workspace, labels: Tensor, weight: Tensor, transformed: Tensor, words: Tensor,
+        ctx: Any, workspace: Workspace, labels: Tensor, weight: LinearWeights, transformed: Tensor, words: Tensor,
         bias: Tensor,
     ) -> tuple[Tensor, Tensor]:  # fmt: skip
         wants_gradients = any(ctx.needs_input_grad)
         loss, correct = 0.0, 0
         words_gradient, last_block = None, None
         bias_gradient = torch.zeros_like(bias) if wants_gradients else None
-        transformed_gradient = torch.empty_like(transformed)
+        transformed_gradient = torch.empty_like(transformed, memory_format=torch.contiguous_format)
         with _as_chosen():
             for start in range(0, len(labels), HEAD_ROWS):
                 rows = slice(start, start + HEAD_ROWS)
-                logits = torch.mm(transformed[rows], weight.t())
+                inputs = transformed[rows]
+                logits = weight.product(inputs, torch.empty(len(inputs), weight.outputs, dtype=inputs.dtype))
                 sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
                 loss, correct = loss + sums[0], correct + sums[1]
                 if not wants_gradients:
                     continue
-                torch.mm(logits, weight, out=transformed_gradient[rows])
+                weight.input_gradient(logits, transformed_gradient[rows])
                 if rows.stop >= len(labels):
-                    last_block = logits, transformed[rows]
+                    last_block = logits, inputs
                 elif words_gradient is None:
-                    words_gradient = weight_gradient(logits, transformed[rows]).float()
+                    words_gradient = weight_gradient(logits, inputs).float()
                 else:
-                    add_product(words_gradient, logits, transformed[rows])
+                    add_weight_gradient(logits, inputs, words_gradient)
         if wants_gradients:
             ctx.parts = workspace, words, bias
             ctx.saved = words_gradient, last_block, bias_gradient, transformed_gradient

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-_kernels = torch.ops.bert_large
+from bert_large.engines.native.products import add_weight_gradient, weight_gradient
 
 
 class Gradients(Protocol):
@@ -59,12 +59,12 @@ class DirectGradients:
             return
         joint_gradient = _as_one(gradients) if all_wanted else None
         if joint_gradient is not None:
-            add_product(joint_gradient, out_gradient, inputs)
+            add_weight_gradient(out_gradient, inputs, joint_gradient)
             return
         parts = out_gradient.split([len(weight) for weight in weights], dim=1)
         for weight, part in zip(weights, parts, strict=True):
             if weight.requires_grad:
-                add_product(self.of(weight), part, inputs)
+                add_weight_gradient(part, inputs, self.of(weight))
 
     def results(self, *parameters: Tensor) -> list[Tensor | None]:
         """See `Gradients`. Autograd gets None: the gradients are in `.grad` already."""
@@ -94,24 +94,6 @@ class ReturnedGradients:
         return [
             self._gradients.pop(id(parameter), None) if parameter.requires_grad else None for parameter in parameters
         ]
-
-
-def add_product(target: Tensor, out_gradient: Tensor, inputs: Tensor) -> None:
-    """target += out_gradient.T @ inputs; the sum is in float32 whatever the type of the factors."""
-    if inputs.dtype == target.dtype:
-        target.addmm_(out_gradient.t(), inputs)
-    else:
-        _kernels.add_bfloat16(target, weight_gradient(out_gradient, inputs))
-
-
-def weight_gradient(out_gradient: Tensor, inputs: Tensor) -> Tensor:
-    """Return out_gradient.T @ inputs in their type.
-
-    In bfloat16, oneDNN's product of a transposed view takes twice as long as the product of a transposed copy.
-    """
-    if inputs.dtype == torch.bfloat16:
-        return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)
-    return torch.mm(out_gradient.t(), inputs)
 
 
 def _product_parts(out_gradient: Tensor, inputs: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-_SAMPLES = 64  # elements of a weight that are compared with its copy
-_kernels = torch.ops.bert_large
+from bert_large.engines.native.products import CopiedWeights, LinearWeights, PlainWeights, copy_weights
 
 
 class Rows:
@@ -32,10 +30,6 @@ class Rows:
         """Return an uninitialized matrix of another's shape and dtype."""
         return self.empty(*other.shape, dtype=other.dtype)
 
-    def product(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
-        """Return left @ right."""
-        return torch.mm(left, right, out=self.empty(len(left), right.shape[1], dtype=left.dtype))
-
 
 class _Steps:
     """Counts the steps of all optimizers of the process; fused ones change weights without a change of `_version`."""
@@ -55,7 +49,7 @@ class _Copy(NamedTuple):
     weights: tuple[Tensor, ...]
     """Holding the weights keeps their ids from being reused."""
     state: list[int]
-    joined: Tensor
+    copied: CopiedWeights
 
 
 class WeightCopies:
@@ -68,18 +62,18 @@ class WeightCopies:
     def __init__(self) -> None:
         self._copies: dict[int, _Copy] = {}
 
-    def of(self, dtype: torch.dtype, *weights: Tensor) -> Sequence[Tensor]:
+    def of(self, dtype: torch.dtype, *weights: Tensor) -> LinearWeights:
         """Return weights [rows, columns] in `dtype`: themselves if they have it, else copies joined by rows."""
         if all(weight.dtype == dtype for weight in weights):
-            return [weight.detach() for weight in weights]
+            return PlainWeights([weight.detach() for weight in weights])
         state = [_STEPS.count, *(weight._version for weight in weights)]
         found = self._copies.get(id(weights[0]))
-        if found is None or found.joined.dtype != dtype or not all(map(operator.is_, found.weights, weights)):
-            joined = torch.empty(sum(map(len, weights)), *weights[0].shape[1:], dtype=dtype)
-        elif found.state == state and _kernels.samples_match(list(weights), found.joined, _SAMPLES):
-            return [found.joined]
+        if found is None or not all(map(operator.is_, found.weights, weights)):
+            copied = copy_weights(*weights)
+        elif found.state == state and found.copied.matches(*weights):
+            return found.copied
         else:
-            joined = found.joined
-        torch.cat([weight.detach() for weight in weights], out=joined)
-        self._copies[id(weights[0])] = _Copy(weights, state, joined)
-        return [joined]
+            copied = found.copied
+            copied.update(*weights)
+        self._copies[id(weights[0])] = _Copy(weights, state, copied)
+        return copied

@@ -78,13 +78,7 @@ class AmxProducts {
     const int64_t padded = sizes_.padded_head;
     BFloat16* to = take_matrix();
     for (int64_t r = 0; r < sizes_.padded_length; r += 2) {
-      for (int64_t c = 0; c < padded; c += kLanes) {
-        Halves low, high;
-        std::memcpy(&low, rows + r * padded + c, sizeof low);
-        std::memcpy(&high, rows + (r + 1) * padded + c, sizeof high);
-        store_words(to + (r * padded + 2 * c),
-                    __builtin_convertvector(low, Words) | __builtin_convertvector(high, Words) << 16);
-      }
+      pair_rows(rows + r * padded, rows + (r + 1) * padded, padded, to + r * padded);
     }
     return to;
   }

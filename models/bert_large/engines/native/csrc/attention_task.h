@@ -1,4 +1,4 @@
-// The skeleton of the attention kernels: tasks, a thread's memory, and both passes over the blocks of a task.
+// The skeleton of the attention kernels: tasks, and both passes over the blocks of a task.
 //
 // A task is one head of one sequence. Both passes take kQueryBlock query rows at a time against all keys. What differs
 // between vector units and AMX is how matrices are laid out and multiplied: `forward_tasks` and `backward_tasks` take
@@ -9,13 +9,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstdlib>
-#include <memory>
 #include <numeric>
 #include <vector>
 
 #include "attention.h"
 #include "parallel.h"
+#include "scratch.h"
 
 namespace bert_large {
 
@@ -66,42 +65,6 @@ struct TaskSizes {
   const uint32_t sample_key;                 // of the sequence's dropout
   const float scale;                         // of scores: 1 / sqrt(head_size)
 };
-
-// Memory of one thread: pieces are taken one after the other, and `start` releases all of them. It is kept from task to
-// task, because the kernel clears a fresh page before its first use, which costs as much as a product on it.
-class Scratch {
- public:
-  void start() { piece_ = 0; }
-
-  // `count` uninitialized elements, at the start of a cache line.
-  template <typename T = float>
-  T* take(int64_t count) {
-    const int64_t bytes = count * sizeof(T);
-    if (piece_ == pieces_.size()) pieces_.emplace_back();
-    Piece& piece = pieces_[piece_++];
-    if (piece.capacity < bytes) {
-      piece.memory.reset(std::aligned_alloc(64, round_up(bytes, 4096)));
-      piece.capacity = bytes;
-    }
-    return static_cast<T*>(piece.memory.get());
-  }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-  };
-  struct Piece {
-    std::unique_ptr<void, Free> memory;
-    int64_t capacity = 0;
-  };
-  std::vector<Piece> pieces_;
-  size_t piece_ = 0;
-};
-
-inline Scratch& thread_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
-}
 
 // Column sums of dQ, dK and dV of each task. They are added up in the order of tasks, not in the order in which threads
 // finish them: floating-point addition is not associative, and results must be the same bits in every run.

@@ -1,8 +1,6 @@
 // The kernels as PyTorch operators, `torch.ops.bert_large.*`. The wrappers here check types, shapes and indices, so
 // that no kernel reads or writes beyond a tensor, and pass pointers on; the kernels' headers define what is computed.
 // Results are written to tensors that the caller made; gradients of parameters are added to.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/cpu/Utils.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -17,48 +15,11 @@
 #include "norm.h"
 #include "parameters.h"
 #include "peak.h"
+#include "tensors.h"
 #include "transpose.h"
 
 namespace bert_large {
 namespace {
-
-using at::Tensor;
-using c10::string_view;
-
-int threads() { return at::get_num_threads(); }
-
-// PyTorch's name of a C++ type.
-template <typename T>
-constexpr at::ScalarType kType = at::kFloat;
-template <>
-constexpr at::ScalarType kType<int64_t> = at::kLong;
-template <>
-constexpr at::ScalarType kType<int32_t> = at::kInt;
-template <>
-constexpr at::ScalarType kType<BFloat16> = at::kBFloat16;
-
-// The elements of a contiguous tensor of this type and shape; an error names the tensor.
-template <typename T>
-T* pointer(const Tensor& tensor, at::IntArrayRef shape, const char* name) {
-  TORCH_CHECK(tensor.scalar_type() == kType<T>, name, " is of type ", tensor.scalar_type(), ", expected ", kType<T>);
-  TORCH_CHECK(tensor.sizes() == shape, name, " has shape ", tensor.sizes(), ", expected ", shape);
-  TORCH_CHECK(tensor.is_contiguous(), name, " is not contiguous");
-  return static_cast<T*>(tensor.data_ptr());
-}
-// A macro, so that the message has the argument's name.
-#define POINTER(T, tensor, ...) pointer<T>(tensor, __VA_ARGS__, #tensor)
-
-// Calls work(T{}) with the C++ type T of the activations `tensor`: the caller takes the type with decltype.
-template <typename Work>
-void with_type(const Tensor& tensor, const Work& work) {
-  if (tensor.scalar_type() == at::kFloat) {
-    work(float{});
-  } else {
-    TORCH_CHECK(tensor.scalar_type() == at::kBFloat16, "activations are of type ", tensor.scalar_type(),
-                ", expected float32 or bfloat16");
-    work(BFloat16{});
-  }
-}
 
 // Dropout is inactive for probability 0. The threshold is as in `bert_large.model.dropout.keep_mask`.
 Dropout make_dropout(double probability, int64_t key) {
@@ -115,11 +76,6 @@ auto backward_kernel() {
     if (amx_is_there()) return &attention_backward_amx;
   }
   return &attention_backward<T>;
-}
-
-GeluForm gelu_form(string_view name) {
-  TORCH_CHECK(name == "none" || name == "tanh", "GELU's form is ", name, ", expected none or tanh");
-  return name == "tanh" ? GeluForm::kTanh : GeluForm::kErf;
 }
 
 // qkv [rows, 3 * width] without its bias -> context [rows, width] and log_sums [heads, rows].

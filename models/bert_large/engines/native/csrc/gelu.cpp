@@ -5,34 +5,6 @@
 namespace bert_large {
 namespace {
 
-struct Activation {
-  Floats value, derivative;
-};
-
-// `gate` is s = 1 / (1 + exp(-2u)): for large negative u it is 0 without the cancellation of 1 + tanh(u).
-Activation gelu_tanh(Floats x) {
-  const float two_root = 1.5957691216f, cubic = 0.044715f;  // 2 sqrt(2/pi)
-  Floats square = x * x;
-  Floats twice_u = two_root * x * (1.0f + cubic * square);
-  Floats gate = 1.0f / (1.0f + exponential(-twice_u));
-  Floats slope = two_root * (1.0f + 3 * cubic * square);
-  return {x * gate, gate + x * gate * (1.0f - gate) * slope};
-}
-
-// P(-|x|) = exp(-x^2 / 2) t (a1 + t (a2 + ...)) / 2 by Abramowitz and Stegun 7.1.26, absolute error below 1.5e-7.
-Activation gelu_erf(Floats x) {
-  Floats magnitude = maximum(x, -x) * 0.70710678f;
-  Floats t = 1.0f / (1.0f + 0.3275911f * magnitude);
-  Floats density = exponential(-0.5f * x * x);
-  Floats tail = 1.061405429f * t - 1.453152027f;
-  tail = tail * t + 1.421413741f;
-  tail = tail * t - 0.284496736f;
-  tail = tail * t + 0.254829592f;
-  tail = 0.5f * tail * t * density;  // P(-|x|)
-  Floats below = x < 0.0f ? tail : 1.0f - tail;
-  return {x * below, below + x * density * 0.39894228f};
-}
-
 template <typename T, Activation (*gelu)(Floats)>
 void forward(int threads, int64_t rows, int64_t columns, T* dense, const float* bias, T* activated) {
   parallel_parts(threads, rows, [&](int, int64_t begin, int64_t end) {

@@ -11,6 +11,16 @@
 
 namespace bert_large {
 
+struct Range {
+  int64_t begin, end;
+
+  int64_t count() const { return end - begin; }
+  // One of `parts` even, consecutive parts.
+  Range part(int64_t index, int64_t parts) const {
+    return {begin + count() * index / parts, begin + count() * (index + 1) / parts};
+  }
+};
+
 // Calls work(thread, begin, end) with even, consecutive parts of `rows`, one per thread.
 template <typename Work>
 void parallel_parts(int threads, int64_t rows, const Work& work) {

@@ -54,6 +54,18 @@ inline void transpose_words(const float* from, int64_t rows, int64_t columns, in
   }
 }
 
+// to [columns][2] = two rows of a matrix interleaved, so that a 32-bit word holds two neighbors of a column; `columns`
+// is a multiple of kLanes.
+inline void pair_rows(const BFloat16* low, const BFloat16* high, int64_t columns, BFloat16* to) {
+  for (int64_t c = 0; c < columns; c += kLanes) {
+    Halves lower, upper;
+    std::memcpy(&lower, low + c, sizeof lower);
+    std::memcpy(&upper, high + c, sizeof upper);
+    const Words words = __builtin_convertvector(lower, Words) | __builtin_convertvector(upper, Words) << 16;
+    std::memcpy(to + 2 * c, &words, sizeof words);
+  }
+}
+
 // to [columns, rows] = the transpose of from [rows, columns], both contiguous. It serves weight gradients: oneDNN's
 // bfloat16 product of a transposed view takes twice as long as the product of a transposed copy.
 void transpose_halves(int threads, int64_t rows, int64_t columns, const BFloat16* from, BFloat16* to);

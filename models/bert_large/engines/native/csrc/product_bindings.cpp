@@ -1,0 +1,157 @@
+// The products of products.h as PyTorch operators, `torch.ops.bert_large.*`.
+#include <ATen/cpu/Utils.h>
+#include <torch/library.h>
+
+#include "attention.h"
+#include "products.h"
+#include "tensors.h"
+
+namespace bert_large {
+namespace {
+
+// The fastest unit of this CPU.
+const ProductUnit& product_unit() {
+  // The system lets a process use tiles only after it has asked to.
+  static const bool has_tiles = amx_is_there() && at::cpu::init_amx();
+  return has_tiles ? kTileUnit : kVectorUnit;
+}
+
+// Whether this build and CPU have products of bfloat16 pairs.
+bool has_products() {
+#if defined(__AVX512BF16__)
+  return true;
+#else
+  return false;
+#endif
+}
+
+// A packed factor [depth, columns] in panels, [columns / 32, depth / 2, 32, 2] with both rounded up to multiples of 32.
+BFloat16* panels_pointer(const Tensor& panels, int64_t columns, int64_t depth, const char* name) {
+  return pointer<BFloat16>(panels, {count_blocks(columns), count_blocks(depth) * kBlock / 2, kBlock, 2}, name);
+}
+
+// Weights [outputs, inputs], one below the other -> the transpose of all of them in panels.
+void pack_weights(at::TensorList weights, const Tensor& panels) {
+  TORCH_CHECK(!weights.empty(), "there are no weights to pack");
+  const int64_t inputs = weights[0].size(1);
+  int64_t total = 0, first = 0;
+  for (const Tensor& weight : weights) {
+    TORCH_CHECK(total % kBlock == 0, "a weight begins at output ", total, ", expected a multiple of ", kBlock);
+    total += weight.size(0);
+  }
+  BFloat16* const to = panels_pointer(panels, total, inputs, "panels");
+  for (const Tensor& weight : weights) {
+    const int64_t outputs = weight.size(0);
+    pack_weight(threads(), first, outputs, inputs, POINTER(float, weight, {outputs, inputs}), to);
+    first += outputs;
+  }
+}
+
+// Panels [columns / 32, depth / 2, 32, 2] -> those of the transpose, [depth / 32, columns / 2, 32, 2].
+void transposed_panels(const Tensor& panels, const Tensor& transposed) {
+  const int64_t columns = panels.size(0) * kBlock, depth = panels.size(1) * 2;
+  const BFloat16* from = panels_pointer(panels, columns, depth, "panels");
+  transpose_panels(threads(), count_blocks(columns), count_blocks(depth), from,
+                   panels_pointer(transposed, depth, columns, "transposed"));
+}
+
+// Whether `count` elements spread over each weight equal those of `panels`, into which `pack_weights` copied them.
+bool packed_samples_match(at::TensorList weights, const Tensor& panels, int64_t count) {
+  const int64_t pairs = panels.size(1), inputs = weights[0].size(1);
+  int64_t first = 0;
+  for (const Tensor& weight : weights) first += weight.size(0);
+  const BFloat16* copied = panels_pointer(panels, first, inputs, "panels");
+  first = 0;
+  for (const Tensor& weight : weights) {
+    const float* values = POINTER(float, weight, {weight.size(0), inputs});
+    const int64_t size = weight.numel(), distance = std::max<int64_t>(1, size / count);
+    for (int64_t i = distance / 2; i < size; i += distance) {
+      const int64_t output = first + i / inputs, input = i % inputs;
+      const int64_t word = (output / kBlock * pairs + input / 2) * kBlock + output % kBlock;
+      BFloat16 rounded[kLanes];
+      store(rounded, broadcast(values[i]));
+      if (rounded[0].bits != copied[2 * word + input % 2].bits) return false;
+    }
+    first += weight.size(0);
+  }
+  return true;
+}
+
+// The sizes of result [rows, columns] = left [rows, depth] times panels, which are checked.
+ProductSizes packed_sizes(const Tensor& left, const Tensor& panels, const Tensor& result) {
+  const ProductSizes sizes{left.size(0), result.size(1), left.size(1)};
+  panels_pointer(panels, sizes.columns, sizes.depth, "panels");
+  return sizes;
+}
+
+// result [rows, columns] = left [rows, depth] @ panels, or += with `add`.
+void packed_product(const Tensor& left, const Tensor& panels, const Tensor& result, bool add) {
+  const ProductSizes sizes = packed_sizes(left, panels, result);
+  multiply_packed(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
+                  static_cast<BFloat16*>(panels.data_ptr()), POINTER(BFloat16, result, {sizes.rows, sizes.columns}),
+                  add);
+}
+
+// gelu(left @ panels + bias) -> activated, and its derivative.
+void packed_product_gelu(const Tensor& left, const Tensor& panels, const Tensor& bias, string_view form,
+                         const Tensor& derivative, const Tensor& activated) {
+  const ProductSizes sizes = packed_sizes(left, panels, activated);
+  multiply_packed_gelu(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
+                       static_cast<BFloat16*>(panels.data_ptr()),
+                       {gelu_form(form), POINTER(float, bias, {sizes.columns}),
+                        POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
+                        POINTER(BFloat16, activated, {sizes.rows, sizes.columns})});
+}
+
+// gradient = (left @ panels) * derivative; bias_gradient [columns] is added to.
+void packed_product_gelu_gradient(const Tensor& left, const Tensor& panels, const Tensor& derivative,
+                                  const Tensor& gradient, const Tensor& bias_gradient) {
+  const ProductSizes sizes = packed_sizes(left, panels, gradient);
+  multiply_packed_gelu_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
+                                static_cast<BFloat16*>(panels.data_ptr()),
+                                {POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
+                                 POINTER(BFloat16, gradient, {sizes.rows, sizes.columns}),
+                                 POINTER(float, bias_gradient, {sizes.columns})});
+}
+
+// gradient [outputs, inputs] += the transpose of out_gradient [tokens, outputs], times inputs [tokens, inputs].
+void weight_gradient(const Tensor& out_gradient, const Tensor& inputs, const Tensor& gradient) {
+  const ProductSizes sizes{out_gradient.size(1), inputs.size(1), inputs.size(0)};
+  add_weight_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, out_gradient, {sizes.depth, sizes.rows}),
+                      POINTER(BFloat16, inputs, {sizes.depth, sizes.columns}),
+                      POINTER(float, gradient, {sizes.rows, sizes.columns}));
+}
+
+// Per thread with work: the blocks that it computes and the left panels that it packs, a fraction if all share them.
+std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64_t column_blocks, double packing) {
+  const Split split = split_product((int)thread_count, row_blocks, column_blocks, packing);
+  std::vector<double> work;
+  for (int64_t part = 0; part < split.parts(); ++part) {
+    const Rectangle own = split.rectangle(part);
+    work.push_back((double)(own.rows.count() * own.columns.count()));
+    work.push_back(split.shares_left ? (double)row_blocks / (double)thread_count : (double)own.rows.count());
+  }
+  return work;
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(bert_large, library) {
+  library.def("has_products() -> bool", &has_products);
+  library.def("pack_weights(Tensor[] weights, Tensor(a!) panels) -> ()", &pack_weights);
+  library.def("transpose_panels(Tensor panels, Tensor(a!) transposed) -> ()", &transposed_panels);
+  library.def("packed_samples_match(Tensor[] weights, Tensor panels, int count) -> bool", &packed_samples_match);
+  library.def("packed_product(Tensor left, Tensor panels, Tensor(a!) result, bool add=False) -> ()", &packed_product);
+  library.def(
+      "packed_product_gelu(Tensor left, Tensor panels, Tensor bias, str form, Tensor(a!) derivative, "
+      "Tensor(b!) activated) -> ()",
+      &packed_product_gelu);
+  library.def(
+      "packed_product_gelu_gradient(Tensor left, Tensor panels, Tensor derivative, Tensor(a!) gradient, "
+      "Tensor(b!) bias_gradient) -> ()",
+      &packed_product_gelu_gradient);
+  library.def("weight_gradient(Tensor out_gradient, Tensor inputs, Tensor(a!) gradient) -> ()", &weight_gradient);
+  library.def("product_work(int threads, int row_blocks, int column_blocks, float packing) -> float[]", &product_work);
+}
+
+}  // namespace bert_large

@@ -1,0 +1,313 @@
+#include "products.h"
+
+#include <unistd.h>
+
+#include "product_pack.h"
+#include "scratch.h"
+
+namespace bert_large {
+namespace {
+
+// Of the left part that stays in the second-level cache: 512 KiB, or up to 1 MiB where half of the cache is as large.
+constexpr int64_t kDepthSteps = 32, kRowPanels = 8, kMostRowPanels = 16;
+static_assert(kMostRowPanels * Ahead::kShare <= kStep * (int64_t)sizeof(BFloat16), "shares of a panel exceed it");
+constexpr double kWait = 2;  // some microseconds for all threads to finish packing, in blocks of AMX products
+
+// Panels of a left part that half of the second-level cache holds; the other half is for right panels and results.
+int64_t cached_row_panels() {
+  static const int64_t panels = sysconf(_SC_LEVEL2_CACHE_SIZE) / 2 / (kDepthSteps * kStep * (int64_t)sizeof(BFloat16));
+  return std::clamp(panels, kRowPanels, kMostRowPanels);
+}
+
+// Memory for factors that all threads pack together.
+Scratch& shared_scratch() {
+  static thread_local Scratch scratch;
+  return scratch;
+}
+
+// A matrix [rows, columns] in blocks, of which the last ones need not be whole.
+template <typename T>
+struct BlockedMatrix {
+  T* to;
+  int64_t rows, columns;
+
+  // Calls work(r, c, at, count) for the rows of a block and vectors of columns: the sums from r * kBlock + c on belong
+  // to the elements from to[at] on. There may be fewer than kLanes in a block that is not whole.
+  template <typename Work>
+  void for_vectors(int64_t row_block, int64_t column_block, const Work& work) const {
+    const int64_t row = row_block * kBlock, column = column_block * kBlock;
+    const int64_t height = std::min(kBlock, rows - row), width = std::min(kBlock, columns - column);
+    for (int64_t r = 0; r < height; ++r) {
+      const int64_t at = (row + r) * columns + column;
+      if (width == kBlock) {
+        for (int64_t c = 0; c < kBlock; c += kLanes) work(r, c, at + c, kLanes);
+      } else {
+        for (int64_t c = 0; c < width; c += kLanes) work(r, c, at + c, width - c);
+      }
+    }
+  }
+
+  const T* place(int64_t row_block, int64_t column_block) const {
+    return to + row_block * kBlock * columns + column_block * kBlock;
+  }
+};
+
+// Takes sums to their place in a matrix: put(at, column, count, sums) is called for `count` sums of a row.
+template <typename T, typename Put>
+struct Result : BlockedMatrix<T> {
+  Put put;
+
+  void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
+    this->for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at, int64_t count) {
+      put(at, column_block * kBlock + c, count, load(sums + r * kBlock + c));
+    });
+  }
+};
+template <typename T, typename Put>
+Result(BlockedMatrix<T>, Put) -> Result<T, Put>;
+
+// Multiplies sums by GELU's derivative, and writes the column sums of each block to block_sums [blocks][32].
+struct GeluGradientResult : BlockedMatrix<BFloat16> {
+  const BFloat16* derivative;
+  float* block_sums;
+
+  void operator()(int64_t row_block, int64_t column_block, const float* sums) const {
+    Floats totals[kBlock / kLanes] = {};
+    for_vectors(row_block, column_block, [&](int64_t r, int64_t c, int64_t at, int64_t count) {
+      const Floats value = load(sums + r * kBlock + c) * load_up_to(derivative + at, count);
+      store_up_to(to + at, value, count);
+      totals[c / kLanes] += value;
+    });
+    float* target = block_sums + (row_block * count_blocks(columns) + column_block) * kBlock;
+    for (int64_t c = 0; c < kBlock; c += kLanes) store(target + c, totals[c / kLanes]);
+  }
+};
+
+// A product of a left factor that is still to be packed and a packed right factor.
+template <typename Left, typename Sink>
+class Product {
+ public:
+  Product(const ProductUnit& unit, const ProductSizes& sizes, const Left& left, const BFloat16* right,
+          const Sink& sink)
+      : unit_(unit),
+        rows_(count_blocks(sizes.rows)),
+        columns_(count_blocks(sizes.columns)),
+        steps_(count_blocks(sizes.depth)),
+        left_(left),
+        right_(right),
+        sink_(sink) {}
+
+  void run(int threads) {
+    if (rows_ == 0) return;
+    const Split split = split_product(threads, rows_, columns_, unit_.packing);
+    if (split.shares_left) {
+      shared_ = shared_scratch().take<BFloat16>(rows_ * steps_ * kStep);
+      pack_together(threads, left_, rows_, steps_, shared_);
+    }
+    // All threads, also those without a part: OpenMP would end the others, and start them again for the next kernel.
+    parallel_parts(threads, threads, [&](int, int64_t begin, int64_t end) {
+      unit_.start();
+      for (int64_t part = begin; part < std::min(end, split.parts()); ++part) {
+        multiply_rectangle(split.rectangle(part));
+      }
+      unit_.finish();
+    });
+  }
+
+ private:
+  // Panels of the left factor, `stride` elements apart.
+  struct Panels {
+    const BFloat16* data;
+    int64_t stride;
+  };
+
+  void multiply_rectangle(const Rectangle& rectangle) const {
+    const int64_t depth_parts = divide_up(steps_, kDepthSteps);
+    // Sums that are kept from part to part need the other half of the cache.
+    const int64_t height = depth_parts > 1 ? kRowPanels : cached_row_panels();
+    const int64_t row_parts = divide_up(rectangle.rows.count(), height);
+    Scratch& scratch = thread_scratch();
+    scratch.start();
+    BFloat16* packed = scratch.take<BFloat16>(height * kDepthSteps * kStep);
+    float* sums = scratch.take(depth_parts > 1 ? height * rectangle.columns.count() * kStep : kStep);
+    for (int64_t part = 0; part < row_parts; ++part) {
+      const Range panels = rectangle.rows.part(part, row_parts);
+      for (int64_t depth = 0; depth < depth_parts; ++depth) {
+        const Range steps = Range{0, steps_}.part(depth, depth_parts);
+        multiply_strip(panels, rectangle.columns, steps, pack_left(panels, steps, packed), sums);
+      }
+    }
+  }
+
+  Panels pack_left(Range panels, Range steps, BFloat16* packed) const {
+    if (shared_) return {shared_ + (panels.begin * steps_ + steps.begin) * kStep, steps_ * kStep};
+    left_.pack(panels, steps, packed, steps.count() * kStep);
+    return {packed, steps.count() * kStep};
+  }
+
+  // Some left panels times all right panels of the thread, over a part of the depth.
+  void multiply_strip(Range panels, Range columns, Range steps, Panels left, float* sums) const {
+    const bool is_first = steps.begin == 0, is_last = steps.end == steps_;
+    for (int64_t column = columns.begin; column < columns.end; ++column) {
+      const BFloat16* right = right_ + (column * steps_ + steps.begin) * kStep;
+      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+        const int64_t number = panel - panels.begin;
+        float* block = is_first && is_last ? sums : sums + ((column - columns.begin) * kRowPanels + number) * kStep;
+        Ahead ahead(block);
+        if (column + 1 < columns.end) {
+          // Each block that is computed from a right panel prefetches its share of the next.
+          const char* next = reinterpret_cast<const char*>(right + steps_ * kStep);
+          ahead.set_right(next + number * steps.count() * Ahead::kShare);
+        }
+        if (is_last) ahead.set_result(sink_.place(panel, column), sink_.columns);
+        unit_.multiply(steps.count(), left.data + number * left.stride, right, block, !is_first, ahead);
+        if (is_last) sink_(panel, column, block);
+      }
+    }
+  }
+
+  const ProductUnit& unit_;
+  const int64_t rows_, columns_, steps_;  // blocks, and steps of the depth
+  const Left left_;
+  const BFloat16* const right_;
+  const Sink sink_;
+  BFloat16* shared_ = nullptr;  // the left factor, if all threads pack it together
+};
+
+// A matrix in the order of its rows times a packed weight.
+template <typename Sink>
+void multiply_rows(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
+                   const BFloat16* right, const Sink& sink) {
+  Product(unit, sizes, LeftRows{{left, sizes.rows, sizes.depth}}, right, sink).run(threads);
+}
+
+// Adds sums to the elements of a matrix.
+template <typename T>
+auto put_sum_to(T* matrix) {
+  return [=](int64_t at, int64_t, int64_t count, Floats sums) {
+    store_up_to(matrix + at, load_up_to(matrix + at, count) + sums, count);
+  };
+}
+
+template <Activation (*gelu)(Floats)>
+auto put_gelu(const GeluResult& result) {
+  return [=](int64_t at, int64_t column, int64_t count, Floats sums) {
+    const Activation activation = gelu(sums + load_up_to(result.bias + column, count));
+    store_up_to(result.activated + at, activation.value, count);
+    store_up_to(result.derivative + at, activation.derivative, count);
+  };
+}
+
+// rows [32][32] = a block of a weight [outputs, inputs], rounded; zeros beyond the weight.
+void round_block(const float* weight, int64_t outputs, int64_t inputs, int64_t output_block, int64_t input_block,
+                 BFloat16* rows) {
+  const int64_t output = output_block * kBlock, input = input_block * kBlock;
+  const int64_t height = std::min(kBlock, outputs - output), width = std::min(kBlock, inputs - input);
+  if (height < kBlock || width < kBlock) std::memset(rows, 0, kStep * sizeof(BFloat16));
+  for (int64_t r = 0; r < height; ++r) {
+    for (int64_t c = 0; c < width; c += kLanes) {
+      store_up_to(rows + r * kBlock + c, load_up_to(weight + (output + r) * inputs + input + c, width - c), width - c);
+    }
+  }
+}
+
+}  // namespace
+
+Rectangle Split::rectangle(int64_t part) const {
+  return {Range{0, row_blocks}.part(part / column_parts, row_parts),
+          Range{0, column_blocks}.part(part % column_parts, column_parts)};
+}
+
+Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing) {
+  Split best{row_blocks, column_blocks, 1, 1, false};
+  double least = row_blocks * (column_blocks + packing);
+  for (int64_t row_parts = 1; row_parts <= std::min<int64_t>(threads, row_blocks); ++row_parts) {
+    const int64_t column_parts = std::min(threads / row_parts, column_blocks);
+    const int64_t height = divide_up(row_blocks, row_parts), width = divide_up(column_blocks, column_parts);
+    for (bool shares_left : {false, true}) {
+      const double packed = shares_left ? packing * row_blocks / threads + kWait : packing * height;
+      const double work = height * width + packed;
+      if (work < least) {
+        least = work;
+        best = {row_blocks, column_blocks, row_parts, column_parts, shares_left};
+      }
+    }
+  }
+  return best;
+}
+
+void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, const float* weight, BFloat16* panels) {
+  const int64_t steps = count_blocks(inputs);
+  parallel_parts(threads, count_blocks(outputs) * steps, [&](int, int64_t begin, int64_t end) {
+    alignas(64) BFloat16 rows[kStep];
+    for (int64_t block = begin; block < end; ++block) {
+      round_block(weight, outputs, inputs, block / steps, block % steps, rows);
+      transpose_pairs(rows, kBlock, kBlock / 2, panels + (first / kBlock * steps + block) * kStep);
+    }
+  });
+}
+
+void transpose_panels(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to) {
+  parallel_parts(threads, panels * steps, [&](int, int64_t begin, int64_t end) {
+    alignas(64) BFloat16 columns[kStep];
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t panel = block % panels, step = block / panels;  // in the order of `to`
+      transpose_pairs(from + (panel * steps + step) * kStep, kBlock / 2, kBlock, columns);
+      pack_pairs({columns, kBlock}, to + block * kStep);
+    }
+  });
+}
+
+void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
+                     const BFloat16* right, BFloat16* result, bool add) {
+  const BlockedMatrix<BFloat16> matrix{result, sizes.rows, sizes.columns};
+  const auto put = [=](int64_t at, int64_t, int64_t count, Floats sums) { store_up_to(result + at, sums, count); };
+  const auto put_sum = put_sum_to(result);
+  shared_scratch().start();
+  if (add) {
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_sum});
+  } else {
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put});
+  }
+}
+
+void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
+                          const BFloat16* right, const GeluResult& result) {
+  const BlockedMatrix<BFloat16> matrix{result.derivative, sizes.rows, sizes.columns};
+  shared_scratch().start();
+  if (result.form == GeluForm::kTanh) {
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_gelu<gelu_tanh>(result)});
+  } else {
+    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_gelu<gelu_erf>(result)});
+  }
+}
+
+void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
+                                   const BFloat16* left, const BFloat16* right, const GeluGradient& result) {
+  const int64_t row_blocks = count_blocks(sizes.rows), stride = count_blocks(sizes.columns) * kBlock;
+  shared_scratch().start();
+  float* block_sums = shared_scratch().take(row_blocks * stride);
+  multiply_rows(threads, unit, sizes, left, right,
+                GeluGradientResult{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums});
+  parallel_parts(threads, sizes.columns, [&](int, int64_t begin, int64_t end) {
+    for (int64_t row = 0; row < row_blocks; ++row) {
+      const float* sums = block_sums + row * stride;
+      for (int64_t column = begin; column < end; ++column) result.bias_gradient[column] += sums[column];
+    }
+  });
+}
+
+void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
+                         const BFloat16* inputs, float* gradient) {
+  const int64_t panels = count_blocks(sizes.columns), steps = count_blocks(sizes.depth);
+  if (steps == 0) return;
+  shared_scratch().start();
+  BFloat16* right = shared_scratch().take<BFloat16>(panels * steps * kStep);
+  pack_together(threads, RightRows{{inputs, sizes.depth, sizes.columns}}, panels, steps, right);
+  const BlockedMatrix<float> matrix{gradient, sizes.rows, sizes.columns};
+  Product(unit, sizes, LeftColumns{{out_gradient, sizes.depth, sizes.rows}}, right,
+          Result{matrix, put_sum_to(gradient)})
+      .run(threads);
+}
+
+}  // namespace bert_large

@@ -1,0 +1,200 @@
+"""Weights of linear layers and their matrix products, forward and backward: by PyTorch, or by kernels of this package.
+
+PyTorch computes bfloat16 products through oneDNN, which compiles a kernel for each new number of tokens. The kernels
+here do not depend on it. They read weights that have been copied into the order of AMX tiles or AVX-512 BF16 vectors,
+and add gradients of weights to float32 without rounding them (`csrc/products.h`).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bert_large.engines.native.build import load_kernels
+
+BLOCK = 32
+"""Rows and columns of the blocks that packed weights consist of; zeros fill those that the weight does not fill."""
+_SAMPLES = 64  # elements of a weight that are compared with its copy
+_kernels = torch.ops.bert_large
+
+
+@functools.cache
+def has_products() -> bool:
+    """Return whether this CPU has instructions for products of bfloat16 numbers."""
+    load_kernels()
+    return _kernels.has_products()
+
+
+class LinearWeights(Protocol):
+    """The weight [N, K] of a linear layer, or several whose rows follow one another, in the type of activations."""
+
+    outputs: int
+    """N"""
+
+    def product(self, inputs: Tensor, out: Tensor) -> Tensor:
+        """out [T, N] = inputs [T, K] @ W.T"""
+
+    def gelu(self, inputs: Tensor, bias: Tensor, form: str, derivative: Tensor, activated: Tensor) -> None:
+        """activated [T, N] = GELU(inputs @ W.T + bias), and its derivative; the form is "none" or "tanh"."""
+
+    def input_gradient(self, out_gradient: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        """out [T, K] = out_gradient [T, N] @ W, or += with `add`."""
+
+    def gelu_gradient(self, out_gradient: Tensor, derivative: Tensor, out: Tensor, bias_gradient: Tensor) -> None:
+        """out [T, K] = (out_gradient [T, N] @ W) * derivative; the column sums are added to bias_gradient [K].
+
+        W is that of the layer after the GELU, `derivative` the GELU's, and the bias that of the layer before it.
+        """
+
+
+class CopiedWeights(LinearWeights, Protocol):
+    """A copy of float32 weights in bfloat16."""
+
+    def update(self, *weights: Tensor) -> None:
+        """Copy the weights again."""
+
+    def matches(self, *weights: Tensor) -> bool:
+        """Return whether some elements spread over the weights equal those of the copy."""
+
+
+class PlainWeights:
+    """`LinearWeights` with PyTorch's products."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self._weights = weights
+        self.outputs = sum(map(len, weights))
+
+    def product(self, inputs: Tensor, out: Tensor) -> Tensor:
+        """See `LinearWeights`."""
+        for weight, part in zip(self._weights, self._split(out), strict=True):
+            torch.mm(inputs, weight.t(), out=part)
+        return out
+
+    def gelu(self, inputs: Tensor, bias: Tensor, form: str, derivative: Tensor, activated: Tensor) -> None:
+        """See `LinearWeights`."""
+        _kernels.gelu(self.product(inputs, derivative), bias, form, activated)
+
+    def input_gradient(self, out_gradient: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        """See `LinearWeights`."""
+        for weight, part in zip(self._weights, self._split(out_gradient), strict=True):
+            if add:
+                out.addmm_(part, weight)
+            else:
+                torch.mm(part, weight, out=out)
+                add = True
+        return out
+
+    def gelu_gradient(self, out_gradient: Tensor, derivative: Tensor, out: Tensor, bias_gradient: Tensor) -> None:
+        """See `LinearWeights`."""
+        _kernels.gelu_gradient(derivative, self.input_gradient(out_gradient, out), bias_gradient)
+
+    def _split(self, of_all: Tensor) -> Sequence[Tensor]:
+        return of_all.split([len(weight) for weight in self._weights], dim=1)
+
+
+class JoinedWeights(PlainWeights):
+    """`CopiedWeights` with PyTorch's products, where there are no kernels for them."""
+
+    def __init__(self, *weights: Tensor) -> None:
+        shape = sum(map(len, weights)), weights[0].shape[1]
+        self._joined = torch.empty(shape, dtype=torch.bfloat16)
+        super().__init__([self._joined])
+        self.update(*weights)
+
+    def update(self, *weights: Tensor) -> None:
+        """See `CopiedWeights`."""
+        torch.cat([weight.detach() for weight in weights], out=self._joined)
+
+    def matches(self, *weights: Tensor) -> bool:
+        """See `CopiedWeights`."""
+        return _kernels.samples_match(list(weights), self._joined, _SAMPLES)
+
+
+class PackedWeights:
+    """`CopiedWeights` in the order in which the kernels read them.
+
+    All of several weights but the last have a multiple of `BLOCK` rows.
+    """
+
+    def __init__(self, *weights: Tensor) -> None:
+        self.outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
+        self._forward = _empty_panels(-(-self.outputs // BLOCK), -(-inputs // BLOCK))
+        self._backward: Tensor | None = None
+        self.update(*weights)
+
+    def update(self, *weights: Tensor) -> None:
+        """See `CopiedWeights`."""
+        _kernels.pack_weights([weight.detach() for weight in weights], self._forward)
+        self._is_transposed = False
+
+    def matches(self, *weights: Tensor) -> bool:
+        """See `CopiedWeights`."""
+        return _kernels.packed_samples_match(list(weights), self._forward, _SAMPLES)
+
+    def product(self, inputs: Tensor, out: Tensor) -> Tensor:
+        """See `LinearWeights`."""
+        _kernels.packed_product(inputs.contiguous(), self._forward, out)
+        return out
+
+    def gelu(self, inputs: Tensor, bias: Tensor, form: str, derivative: Tensor, activated: Tensor) -> None:
+        """See `LinearWeights`."""
+        _kernels.packed_product_gelu(inputs.contiguous(), self._forward, bias, form, derivative, activated)
+
+    def input_gradient(self, out_gradient: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
+        """See `LinearWeights`."""
+        _kernels.packed_product(out_gradient, self._transposed(), out, add)
+        return out
+
+    def gelu_gradient(self, out_gradient: Tensor, derivative: Tensor, out: Tensor, bias_gradient: Tensor) -> None:
+        """See `LinearWeights`."""
+        _kernels.packed_product_gelu_gradient(out_gradient, self._transposed(), derivative, out, bias_gradient)
+
+    def _transposed(self) -> Tensor:
+        """Return the weights in the order of the backward pass; inference does without that copy."""
+        if self._backward is None:
+            columns, depth = len(self._forward), self._forward.shape[1] * 2
+            self._backward = _empty_panels(depth // BLOCK, columns)
+        if not self._is_transposed:
+            _kernels.transpose_panels(self._forward, self._backward)
+            self._is_transposed = True
+        return self._backward
+
+
+def copy_weights(*weights: Tensor) -> CopiedWeights:
+    """Return a copy of float32 weights [N, K], for products by the kernels if this CPU and the sizes allow it."""
+    if has_products() and all(len(weight) % BLOCK == 0 for weight in weights[:-1]):
+        return PackedWeights(*weights)
+    return JoinedWeights(*weights)
+
+
+def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) -> None:
+    """gradient [N, K] (float32) += out_gradient [T, N].T @ inputs [T, K]; both factors are float32 or both bfloat16."""
+    if inputs.dtype == gradient.dtype:
+        gradient.addmm_(out_gradient.t(), inputs)
+    elif has_products():
+        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient)
+    else:
+        _kernels.add_bfloat16(gradient, weight_gradient(out_gradient, inputs))
+
+
+def weight_gradient(out_gradient: Tensor, inputs: Tensor) -> Tensor:
+    """Return out_gradient.T @ inputs, in float32 or rounded to bfloat16.
+
+    In bfloat16, oneDNN's product of a transposed view takes twice as long as the product of a transposed copy.
+    """
+    if inputs.dtype == torch.float32:
+        return torch.mm(out_gradient.t(), inputs)
+    if has_products():
+        gradient = torch.zeros(out_gradient.shape[1], inputs.shape[1])
+        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient)
+        return gradient
+    return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)
+
+
+def _empty_panels(panels: int, steps: int) -> Tensor:
+    """Return memory for a packed matrix of so many blocks of columns and of rows."""
+    return torch.empty(panels, steps * BLOCK // 2, BLOCK, 2, dtype=torch.bfloat16)

@@ -1,0 +1,90 @@
+"""The products of bfloat16 matrices compiled for other instruction sets than this CPU's, with emulated AMX tiles."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from bert_large.cpp_library import find_compiler
+from bert_large.engines.native import build
+
+_EMULATION = Path(__file__).parent / "amx_emulation"
+_SOURCES = ("products.cpp", "product_tiles.cpp", "product_vectors.cpp")
+_OPTIONS = ("-std=c++20", "-O2", "-ftree-vectorize", "-fopenmp", "-fPIC", "-Wno-psabi", "-mavx2", "-mfma")
+
+
+def compile_products(folder: Path) -> ctypes.CDLL:
+    """Compile the products for AVX2, where vectors have 8 lanes, and load them."""
+    compiler = find_compiler()
+    assert compiler is not None
+    sources = [_EMULATION / "products.cpp", *(build.SOURCES / name for name in _SOURCES)]
+    includes = ["-include", str(_EMULATION / "tiles.h"), f"-I{build.SOURCES}"]
+    objects: list[str] = []
+    for source in sources:
+        objects.append(str(folder / f"{len(objects)}.o"))
+        subprocess.run([*compiler, *_OPTIONS, *includes, "-c", str(source), "-o", objects[-1]], check=True)
+    library = folder / "products.so"
+    # Without -fopenmp: the library shares the OpenMP runtime that PyTorch brought.
+    pytorch = [f"-L{Path(torch.__file__).parent / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu"]
+    subprocess.run([*compiler, "-shared", *objects, "-o", str(library), *pytorch], check=True)
+    return ctypes.CDLL(str(library))
+
+
+class CompiledProducts:
+    """`torch.ops.bert_large`'s products from a library of `compile_products`."""
+
+    def __init__(self, library: ctypes.CDLL, *, tiles: bool) -> None:
+        self._library, self._tiles = library, tiles
+
+    def pack_weights(self, weights: Sequence[torch.Tensor], panels: torch.Tensor) -> None:
+        """Pack weights, one below the other."""
+        first = 0
+        for weight in weights:
+            sizes = map(ctypes.c_int64, (first, *weight.shape))
+            self._library.pack(torch.get_num_threads(), *sizes, *_pointers(weight, panels))
+            first += len(weight)
+
+    def transpose_panels(self, panels: torch.Tensor, transposed: torch.Tensor) -> None:
+        """Pack the transpose of a packed matrix."""
+        sizes = map(ctypes.c_int64, (len(panels), len(transposed)))
+        self._library.transpose(torch.get_num_threads(), *sizes, *_pointers(panels, transposed))
+
+    def packed_product(self, left: torch.Tensor, panels: torch.Tensor, result: torch.Tensor, add: bool = False) -> None:
+        """result = left @ panels, or += with `add`."""
+        self._call("product", (*result.shape, left.shape[1]), left, panels, result, add)
+
+    def packed_product_gelu(
+        self, left: torch.Tensor, panels: torch.Tensor, bias: torch.Tensor, form: str, derivative: torch.Tensor,
+        activated: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """activated = GELU(left @ panels + bias), and its derivative."""
+        assert form == "none"
+        self._call("product_gelu", (*activated.shape, left.shape[1]), left, panels, bias, derivative, activated)
+
+    def packed_product_gelu_gradient(
+        self, left: torch.Tensor, panels: torch.Tensor, derivative: torch.Tensor, gradient: torch.Tensor,
+        bias_gradient: torch.Tensor,
+    ) -> None:  # fmt: skip
+        """gradient = (left @ panels) * derivative; its column sums are added to bias_gradient."""
+        sizes = (*gradient.shape, left.shape[1])
+        self._call("product_gelu_gradient", sizes, left, panels, derivative, gradient, bias_gradient)
+
+    def weight_gradient(self, out_gradient: torch.Tensor, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
+        """gradient += out_gradient.T @ inputs."""
+        self._call("weight_gradient", (*gradient.shape, len(inputs)), out_gradient, inputs, gradient)
+
+    def _call(self, name: str, sizes: Sequence[int], *arguments: torch.Tensor | bool) -> None:
+        function = getattr(self._library, name)
+        tensors = [argument for argument in arguments if isinstance(argument, torch.Tensor)]
+        flags = [argument for argument in arguments if isinstance(argument, bool)]
+        function(
+            self._tiles, torch.get_num_threads(), (ctypes.c_int64 * 3)(*sizes), *_pointers(*tensors), *flags
+        )  # fmt: skip
+
+
+def _pointers(*tensors: torch.Tensor) -> list[ctypes.c_void_p]:
+    assert all(tensor.is_contiguous() for tensor in tensors)
+    return [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
