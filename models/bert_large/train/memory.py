@@ -26,8 +26,6 @@ LEAST_TOKENS = 512
 """The longest sequence of phase 2: a micro-batch holds at least one."""
 _PROCESS_BYTES = 360 << 20
 """Memory of Python, PyTorch, the kernels and the buffers of libraries: measured."""
-_ONEDNN_BYTES = 100 << 20
-"""Memory that oneDNN keeps for bf16 products of many sizes: measured."""
 TIGHT_SHARE = 0.9
 """Share of the available memory to use at most: the prediction is accurate to about a tenth."""
 
@@ -72,10 +70,9 @@ def predict_memory(
       gradients of H, and, unless freed blocks of that size can be reused, that of query, key and value (3 H) and one
       more: 7 H * a, once.
     - head: `HEAD_ROWS` rows of logits at once. With more masked tokens than rows, the vocabulary's gradient is summed
-      in a buffer (4 V H) beside the parameter's. In bf16, a product of that size is computed in bf16 (2 V H) from a
-      transposed copy of the logits, and oneDNN reorders the vocabulary once more (2 V H). oneDNN keeps
-      `_ONEDNN_BYTES` for such products, and its scratch memory grows with the tokens, by 10 I bytes each; both were
-      measured.
+      in a buffer (4 V H) beside the parameter's.
+    - bf16 products keep the largest factors of a weight gradient in packed form: (2 I) * a per token, and a block of
+      logits.
     - the process: `_PROCESS_BYTES`.
 
     All of these add up, because the engine keeps freed blocks and does not reuse them for other sizes. Compared with
@@ -94,14 +91,15 @@ def predict_memory(
     head = HEAD_ROWS * words * width
     if _MASKED_SHARE * micro_batch_tokens > HEAD_ROWS:
         head += 4 * words * hidden
+    packed = 0
     if width < 4:
-        head += width * (HEAD_ROWS * words + 2 * words * hidden) + _ONEDNN_BYTES
+        head += width * HEAD_ROWS * words
+        packed = 2 * intermediate
     layers = model.num_hidden_layers * (8 * hidden + 2 * intermediate)
-    scratch = 0 if width == 4 else 10 * intermediate
     return MemoryNeed(
         state=8 * parameters + 4 * len(MOMENTS) * parameters // optimizer_shards + copies,
         head=head,
-        per_token=width * (layers + 7 * hidden) + scratch,
+        per_token=width * (layers + 7 * hidden + packed),
         tokens=micro_batch_tokens,
     )
 
