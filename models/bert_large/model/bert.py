@@ -307,8 +307,10 @@ class BertForPreTraining(nn.Module):
         """
         head = self.cls.seq_relationship
         assert self.bert.pooler is not None and head is not None
-        pooled = self.bert.pooler(hidden[batch.cu_seqlens[:-1].long()])
-        return at_least_float32(nn.functional.linear(pooled, head.weight, head.bias))
+        # oneDNN compiles products for each new number of rows: zero rows are added up to a multiple of 32.
+        first_tokens = nn.functional.pad(hidden[batch.cu_seqlens[:-1].long()], (0, 0, 0, -batch.sequences % 32))
+        pooled = self.bert.pooler(first_tokens)
+        return at_least_float32(nn.functional.linear(pooled, head.weight, head.bias))[: batch.sequences]
 
 
 def skeleton(config: ModelConfig) -> BertForPreTraining:

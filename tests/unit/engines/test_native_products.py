@@ -174,11 +174,12 @@ def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable
         assert all(torch.equal(found, first) for found, first in zip(result, results[0], strict=True))
 
 
-def test_packed_weights() -> None:
+@pytest.mark.parametrize("size", [(64, 96), (40, 40)], ids=str)
+def test_packed_weights(size: tuple[int, int]) -> None:
     """Query, key and value as one weight, before and after an update, with and without a backward pass in between."""
-    weights = [draw(64, 96, seed=seed) for seed in range(3)]
+    weights = [draw(*size, seed=seed) for seed in range(3)]
     packed = PackedWeights(*weights)
-    x, y_gradient = draw_rows(20, 96, seed=4), draw_rows(20, 192, seed=5)
+    x, y_gradient = draw_rows(20, size[1], seed=4), draw_rows(20, 3 * size[0], seed=5)
     for passes in ("forward", "both", "both"):
         joined = torch.cat(weights).bfloat16().double()
         assert_rounded(packed.product(x, torch.empty_like(y_gradient)), x.double() @ joined.T)
@@ -234,7 +235,7 @@ def test_wrong_tensors_are_refused() -> None:
         (lambda: packed.update(draw(64, 128, seed=1)), r"panels.*\[2, 64, 32, 2\]"),
         (lambda: torch.ops.bert_large.transpose_panels(panels, panels), r"transposed.*\[3, 32, 32, 2\]"),
         (lambda: packed.update(weight.double()), "Double.*Float"),
-        (lambda: PackedWeights(draw(40, 96, seed=1), weight), "begins at output 40"),
+        (lambda: torch.ops.bert_large.pack_weights([draw(40, 96, seed=1), weight], panels), "begins at output 40"),
         (lambda: packed.product(y, y), "panels.*expected"),
         (lambda: packed.product(x, x), "panels.*expected"),
         (lambda: packed.product(x, draw_rows(6, 64, seed=3)), r"result.*\[5, 64\]"),

@@ -115,10 +115,7 @@ class JoinedWeights(PlainWeights):
 
 
 class PackedWeights:
-    """`CopiedWeights` in the order in which the kernels read them.
-
-    All of several weights but the last have a multiple of `BLOCK` rows.
-    """
+    """`CopiedWeights` in the order in which the kernels read them."""
 
     def __init__(self, *weights: Tensor) -> None:
         self.outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
@@ -128,7 +125,10 @@ class PackedWeights:
 
     def update(self, *weights: Tensor) -> None:
         """See `CopiedWeights`."""
-        _kernels.pack_weights([weight.detach() for weight in weights], self._forward)
+        parts = [weight.detach() for weight in weights]
+        if any(len(part) % BLOCK for part in parts[:-1]):  # the kernel packs whole blocks of each
+            parts = [torch.cat(parts)]
+        _kernels.pack_weights(parts, self._forward)
         self._is_transposed = False
 
     def matches(self, *weights: Tensor) -> bool:
@@ -165,10 +165,8 @@ class PackedWeights:
 
 
 def copy_weights(*weights: Tensor) -> CopiedWeights:
-    """Return a copy of float32 weights [N, K], for products by the kernels if this CPU and the sizes allow it."""
-    if has_products() and all(len(weight) % BLOCK == 0 for weight in weights[:-1]):
-        return PackedWeights(*weights)
-    return JoinedWeights(*weights)
+    """Return a copy of float32 weights [N, K], for products by the kernels if this CPU has instructions for them."""
+    return PackedWeights(*weights) if has_products() else JoinedWeights(*weights)
 
 
 def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) -> None:
