@@ -83,22 +83,6 @@ class Sandbox:
         path.chmod(0o755)
         return path
 
-    def fake_that_waits(self, name: str, exit_code: int) -> Path:
-        """Like `fake`, but called as `docker run` or `python -m` it waits for SIGTERM and ends with an exit code.
-
-        Returns the file that it creates when it waits.
-        """
-        ready = self.directory / f"{name} is ready"
-        self.fake(
-            name,
-            "import pathlib, signal, time\n"
-            "if sys.argv[1] in ('run', '-m'):\n"
-            f"    signal.signal(signal.SIGTERM, lambda *_: sys.exit({exit_code}))\n"
-            f"    pathlib.Path({str(ready)!r}).touch()\n"
-            "    time.sleep(30)\n",
-        )
-        return ready
-
     def calls(self, *names: str) -> list[Call]:
         """Return the recorded calls of these fake tools, or of all, in order."""
         lines = self.log.read_text().splitlines() if self.log.exists() else []
@@ -116,11 +100,6 @@ class Sandbox:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         return str(path)
-
-    def start(self, script: str) -> subprocess.Popen[bytes]:
-        """Start a script of the project."""
-        environment = {"PATH": str(self.bin), **self.variables}
-        return subprocess.Popen([self.project / script], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL)
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script of the project and return its result."""
@@ -151,15 +130,32 @@ class Sandbox:
         (line,) = result.stderr.splitlines()
         return line
 
+    def stop(self, script: str, tool: str) -> int:
+        """Start a script, send it SIGTERM as soon as it runs a command by a tool, and return its exit code.
+
+        The command is `docker run` or `python -m`, and ends with exit code 43 on SIGTERM.
+        """
+        ready = self.directory / "ready"
+        self.fake(
+            tool,
+            "import pathlib, signal, time\n"
+            "if sys.argv[1] in ('run', '-m'):\n"
+            "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))\n"
+            f"    pathlib.Path({str(ready)!r}).touch()\n"
+            "    time.sleep(30)\n",
+        )
+        environment = {"PATH": str(self.bin), **self.variables}
+        with subprocess.Popen(
+            [self.project / script], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + 20
+            while not ready.exists():
+                assert time.monotonic() < deadline, f"{script} did not run {tool}"
+                time.sleep(0.01)
+            process.terminate()
+            return process.wait(timeout=20)
+
 
 def mount(path: str, mode: str = "") -> str:
     """Return the option of a container engine that mounts a path under the same name."""
     return f"type=bind,source={path},target={path}{mode}"
-
-
-def wait_for(path: Path) -> None:
-    """Wait until a file exists."""
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from pathlib import Path
 
 import pytest
 from bert_large.cli import expand_environment
 from bert_large.config.presets import CONFIGURATIONS
 
-from .sandbox import PROJECT, Sandbox, wait_for
+from .sandbox import PROJECT, Sandbox
 
 PHASE_1 = "quickstart/run_bert_pretrain_phase1.sh"
 PHASE_2 = "quickstart/run_bert_pretrain_phase2.sh"
@@ -201,11 +200,7 @@ def test_the_exit_code_is_the_trainers(phase_1: Sandbox) -> None:
 
 
 def test_signals_reach_the_trainer(phase_1: Sandbox) -> None:
-    ready = phase_1.fake_that_waits("python3", exit_code=43)
-    process = phase_1.start(PHASE_1)
-    wait_for(ready)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 43
+    assert phase_1.stop(PHASE_1, "python3") == 43
 
 
 def test_the_projects_environment_is_preferred(phase_1: Sandbox) -> None:
