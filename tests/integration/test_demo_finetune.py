@@ -39,6 +39,6 @@ def test_it_learns_from_the_demos_model(demo: Demo, tmp_path: Path) -> None:
     majority = write_learnable_task(tmp_path / "data", train=1500, dev=300)
     settings = {"epochs": 3, "learning_rate": 3e-4, "max_seq_length": 32, "seeds": "1,2"}
     model = demo.folder / "phase2" / "model_save"
-    assert finetune(tmp_path, task="sst2", data_dir=tmp_path / "data", checkpoint_dir=model, **settings) == 0
-    for seed in json.loads((tmp_path / "results.json").read_text())["seeds"]:
+    assert finetune(tmp_path / "out", task="sst2", data_dir=tmp_path / "data", checkpoint_dir=model, **settings) == 0
+    for seed in json.loads((tmp_path / "out" / "results.json").read_text())["seeds"]:
         assert seed["metrics"]["validation"]["accuracy"] > 0.95 > majority + 0.2
