@@ -85,7 +85,7 @@ def test_arguments_are_passed_on_last(phase_1: Sandbox) -> None:
     [("BERT_MODEL_CONFIG", "CONFIG_FILE"), ("batch_size", "BATCH_SIZE"), ("PRETRAINED_MODEL", "CHECKPOINT_DIR")],
 )
 def test_aliases(phase_1: Sandbox, phase_2: Sandbox, alias: str, name: str) -> None:
-    """They set a variable that is not set itself."""
+    """An alias counts unless the variable itself is set."""
     value = phase_1.variables.pop(name, "56")
     phase_1.variables[alias] = value
     assert phase_1.succeed(PHASE_2).environment[name] == value
