@@ -7,9 +7,12 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.support.finetune import FINETUNE_SETTINGS, write_model
+from tests.support.glue import write_glue
 from tests.support.records import make_records, write_folder
 from tests.support.runs import PROJECT, Task
 from tests.support.tasks import finished, signal_at, task
@@ -48,3 +51,21 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return Demo(folder, done.stdout)
+
+
+@pytest.fixture(scope="session")
+def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The data of GLUE's tasks in miniature."""
+    return write_glue(tmp_path_factory.mktemp("glue"))
+
+
+@pytest.fixture(scope="session")
+def tiny_bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder to fine-tune."""
+    return write_model(tmp_path_factory.mktemp("start") / "model_save")
+
+
+@pytest.fixture
+def arguments(glue: Path, tiny_bert: Path) -> dict[str, Any]:
+    """The arguments of a small fine-tuning run of SST-2."""
+    return {"data_dir": glue, "checkpoint_dir": tiny_bert, **FINETUNE_SETTINGS}

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 from tests.support.models import randomize, tiny_model, write_config
 from tests.support.runs import PROJECT, options, run_here
+from tests.support.training import flip_a_bit
 
 Variables = dict[str, NDArray[Any]]
 QUERY = "bert/encoder/layer_0/attention/self/query/kernel"
@@ -63,12 +64,11 @@ def config_file(tmp_path: Path) -> Path:
     return write_config(tmp_path / "bert_config.json")
 
 
-def moments_of(variables: Variables, first: str, second: str) -> Variables:
-    """Return moments for all weights: m is -w, v is w squared."""
+def with_moments(variables: Variables, first: str = "/LAMB", second: str = "/LAMB_1", **changes: Any) -> Variables:
+    """Add moments of all weights: m is -w, v is w squared."""
     weights = {name: values for name, values in variables.items() if name != "global_step"}
-    return {name + first: -values for name, values in weights.items()} | {
-        name + second: values**2 for name, values in weights.items()
-    }
+    moments = {name + first: -values for name, values in weights.items()}
+    return variables | moments | {name + second: values**2 for name, values in weights.items()} | changes
 
 
 def convert(prefix: Path, config_file: Path, output_dir: Path, **more: Any) -> int:
@@ -106,9 +106,7 @@ def test_the_form_of_gelu(model_folder: Path, variables: Variables, config_file:
 @pytest.mark.parametrize("slots", [("/LAMB", "/LAMB_1"), ("/adam_m", "/adam_v")])
 def test_moments(variables: Variables, config_file: Path, tmp_path: Path, slots: tuple[str, str], capsys: Any) -> None:
     """Both kinds of names are read, and the output names the folder to resume from."""
-    prefix = save_tf(
-        tmp_path / "m", variables | moments_of(variables, *slots) | {"beta1_power": np.array(0.5, np.float32)}
-    )
+    prefix = save_tf(tmp_path / "m", with_moments(variables, *slots, beta1_power=np.array(0.5, np.float32)))
     assert convert(prefix, config_file, tmp_path / "out", moments=True) == 0
     resumable = tmp_path / "out" / "checkpoints" / "step-00000012"
     assert f"--resume {resumable}\n" in capsys.readouterr().out
@@ -147,17 +145,15 @@ WRONG: dict[str, tuple[Callable[[Variables], Variables], bool, tuple[str, ...]]]
         changed(QUERY, lambda values: np.where(values == values.max(), np.inf, values)), False, (QUERY, "finite")),
     "no moments": (lambda variables: variables, True, ("--moments", "LAMB_1")),
     "a moment is missing": (
-        lambda variables: without(f"{QUERY}/LAMB_1")(variables | moments_of(variables, "/LAMB", "/LAMB_1")), True,
-        (f"lacks {QUERY}/LAMB_1",)),
+        lambda variables: without(f"{QUERY}/LAMB_1")(with_moments(variables)), True, (f"lacks {QUERY}/LAMB_1",)),
     "a moment's shape is wrong": (
-        lambda variables: variables | moments_of(variables, "/LAMB", "/LAMB_1")
-        | {f"{QUERY}/LAMB": np.zeros((2, 2), np.float32)}, True, (f"{QUERY}/LAMB", "[2, 2]", "[32, 32]")),
+        lambda variables: with_moments(variables) | {f"{QUERY}/LAMB": np.zeros((2, 2), np.float32)}, True,
+        (f"{QUERY}/LAMB", "[2, 2]", "[32, 32]")),
     "a moment is not finite": (
-        lambda variables: variables | moments_of(variables, "/LAMB", "/LAMB_1")
-        | {f"{QUERY}/LAMB": np.full((32, 32), np.nan, np.float32)}, True, (f"{QUERY}/LAMB", "finite")),
+        lambda variables: with_moments(variables) | {f"{QUERY}/LAMB": np.full((32, 32), np.nan, np.float32)}, True,
+        (f"{QUERY}/LAMB", "finite")),
     "no step": (
-        lambda variables: without("global_step")(variables | moments_of(variables, "/LAMB", "/LAMB_1")), True,
-        ("global_step", "--moments")),
+        lambda variables: without("global_step")(with_moments(variables)), True, ("global_step", "--moments")),
 }  # fmt: skip
 
 
@@ -262,18 +258,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:5000])
 
 
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
 @pytest.mark.parametrize(
     ("damage", "file", "expected"),
     [
         (cut, "data-00000-of-00001", "model.ckpt-1 is damaged"),
-        (flip, "data-00000-of-00001", "hecksum"),
-        (flip, "index", "model.ckpt-1 is damaged"),
+        (flip_a_bit, "data-00000-of-00001", "hecksum"),
+        (flip_a_bit, "index", "model.ckpt-1 is damaged"),
         (Path.unlink, "data-00000-of-00001", "model.ckpt-1 is damaged"),
         (Path.unlink, "index", "model.ckpt-1.index"),
     ],
@@ -320,7 +310,7 @@ def test_a_full_disk(
             raise OSError(28, "No space left on device", str(path))
         save_tensors(path, *what)
 
-    prefix = save_tf(tmp_path / "m", variables | moments_of(variables, "/LAMB", "/LAMB_1"))
+    prefix = save_tf(tmp_path / "m", with_moments(variables))
     assert convert(prefix, config_file, tmp_path / "out") == 0
     before = files_of(tmp_path / "out")
     monkeypatch.setattr(checkpoint, "save_tensors", fail_on_moments)

@@ -1,11 +1,9 @@
-"""`bert-large finetune` from end to end: tasks, seeds, signals and kills, damage, published folders, and learning."""
+"""`bert-large finetune` from end to end: tasks, seeds, signals and kills, resuming, and wrong inputs."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -14,41 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from bert_large.finetune import callbacks
 from bert_large.finetune import seeds as finetune_run
 from bert_large.finetune.glue import GLUE_TASKS
 from bert_large.finetune.seed_run import SeedRun
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DistilBertConfig, DistilBertModel, Trainer
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
-from tests.integration.conftest import Demo
-from tests.support.finetune import write_model
+from tests.support.finetune import FINETUNE_SETTINGS, finetune, write_model
 from tests.support.glue import write_glue, write_tsv
-from tests.support.runs import PROJECT, options, run_here
-
-# 12 training examples: 3 steps per epoch, 9 in all.
-SETTINGS = {"batch_size": 4, "epochs": 3, "learning_rate": 0.01, "max_seq_length": 16, "save_every": 2}
-
-
-@pytest.fixture(scope="session")
-def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_glue(tmp_path_factory.mktemp("glue"))
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("start") / "model_save")
-
-
-@pytest.fixture
-def arguments(glue: Path, model: Path) -> dict[str, Any]:
-    """A small run of SST-2."""
-    return {"task": "sst2", "data_dir": glue, "checkpoint_dir": model, "seed": 7, **SETTINGS}
-
-
-def finetune(output_dir: Path, **values: Any) -> int:
-    return run_here("finetune", *options(output_dir=output_dir, **values))
+from tests.support.runs import PROJECT
 
 
 def results(folder: Path) -> dict[str, Any]:
@@ -71,10 +44,10 @@ def assert_same(found: Path, expected: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def finished(glue: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished(glue: Path, tiny_bert: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The output of the small run without interruption."""
     folder = tmp_path_factory.mktemp("finished") / "out"
-    assert finetune(folder, task="sst2", data_dir=glue, checkpoint_dir=model, seed=7, **SETTINGS) == 0
+    assert finetune(folder, data_dir=glue, checkpoint_dir=tiny_bert, **FINETUNE_SETTINGS) == 0
     return folder
 
 
@@ -82,10 +55,9 @@ def finished(glue: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.mark.parametrize(
     "name", [name if name in ("mrpc", "stsb") else pytest.param(name, marks=pytest.mark.slow) for name in GLUE_TASKS]
 )
-def test_every_task(name: str, glue: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_task(name: str, arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Two seeds give metrics, mean and deviation, and the model and submission files of the better one."""
-    arguments = SETTINGS | {"epochs": 1, "task": name, "data_dir": glue, "checkpoint_dir": model, "seeds": "1,2"}
-    assert finetune(tmp_path / "out", **arguments) == 0
+    assert finetune(tmp_path / "out", **arguments | {"epochs": 1, "task": name, "seed": None, "seeds": "1,2"}) == 0
     task, found = GLUE_TASKS[name], results(tmp_path / "out")
     sets = ["validation_matched", "validation_mismatched"] if name == "mnli" else ["validation"]
     assert [list(seed["metrics"]) for seed in found["seeds"]] == [sets, sets]
@@ -111,7 +83,7 @@ def test_every_task(name: str, glue: Path, model: Path, tmp_path: Path, capsys: 
             assert prediction in task.labels or (name == "stsb" and 0 <= float(prediction) <= 5)
 
 
-def test_the_best_weights_are_kept(finished: Path, model: Path, glue: Path, tmp_path: Path) -> None:
+def test_the_best_weights_are_kept(finished: Path) -> None:
     """The metrics are those of the best of three evaluations, and so is the step."""
     (seed,) = results(finished)["seeds"]
     evaluations = [
@@ -273,101 +245,6 @@ def test_wrong_input_is_one_line(
     assert len(error.splitlines()) == 1
 
 
-def published(model: Path, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> Path:
-    """Copy a model folder in the form of others: without checksums, with a tokenizer, and with these weights."""
-    shutil.copytree(model, folder)
-    (folder / "checksums.json").unlink()
-    AutoTokenizer.from_pretrained(model).save_pretrained(folder)
-    if weights is not None:
-        save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    return folder
-
-
-def test_a_damaged_model_is_refused(
-    arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_model(tmp_path / "model_save")
-    weights = bytearray((folder / "model.safetensors").read_bytes())
-    weights[-1] ^= 1
-    (folder / "model.safetensors").write_bytes(weights)
-    assert finetune(tmp_path / "out", **arguments | {"checkpoint_dir": folder}) == 2
-    assert str(folder / "model.safetensors") in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        ("model.safetensors", b"no weights"),
-        ("config.json", b'{"vocab_size": 100}'),
-        ("config.json", b'{"vocab_size": 100, "max_position_embeddings": 512, "model_type": "none such"}'),
-    ],
-)
-def test_a_malformed_folder_is_one_line(
-    name: str,
-    content: bytes,
-    arguments: dict[str, Any],
-    model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    start = published(model, tmp_path / "model_save")
-    (start / name).write_bytes(content)
-    assert finetune(tmp_path / "out", **arguments | {"checkpoint_dir": start}) == 2
-    error = capsys.readouterr().err
-    assert len(error.splitlines()) == 1 and str(start) in error
-
-
-@pytest.mark.parametrize("wrong", ["missing", "unknown", "not finite"])
-def test_wrong_weights_are_named(
-    wrong: str,
-    arguments: dict[str, Any],
-    model: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    """Weights that are missing would be drawn at random, unknown ones dropped, and NaN would be trained on."""
-    key = "bert.encoder.layer.0.attention.self.key.weight"
-    weights = load_file(model / "model.safetensors")
-    if wrong == "missing":
-        weights[key.replace("key", "kye")] = weights.pop(key)
-    elif wrong == "unknown":
-        key = "bert.encoder.layer.0.attention.self.distance_embedding.weight"
-        weights[key] = torch.zeros(1023, 16)
-    else:
-        weights[key][3, 3] = math.nan
-    start = published(model, tmp_path / "model_save", weights)
-    assert finetune(tmp_path / "out", **arguments | {"checkpoint_dir": start}) == 2
-    assert key in capsys.readouterr().err
-
-
-def test_old_names_and_half_precision_train_in_float32(
-    arguments: dict[str, Any], model: Path, finished: Path, tmp_path: Path
-) -> None:
-    """The hub's own form, with names as of 2018: the same run as from today's, up to the rounding of the start."""
-    old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
-    weights = {}
-    for name, tensor in load_file(model / "model.safetensors").items():
-        for new_name, old_name in old.items():
-            name = name.replace(new_name, old_name)
-        weights[f"module.{name}"] = tensor
-    start = published(model, tmp_path / "old", weights)
-    assert finetune(tmp_path / "out", **arguments | {"checkpoint_dir": start}) == 0
-    found, expected = (
-        load_file(folder / "model_save" / "model.safetensors") for folder in (tmp_path / "out", finished)
-    )
-    assert found.keys() == expected.keys()
-    assert all(found[name].equal(value) for name, value in expected.items())
-
-    half = published(model, tmp_path / "half", {name: tensor.bfloat16() for name, tensor in weights.items()})
-    config = json.loads((half / "config.json").read_text()) | {"dtype": "bfloat16", "torch_dtype": "bfloat16"}
-    (half / "config.json").write_text(json.dumps(config))
-    assert finetune(tmp_path / "out2", **arguments | {"checkpoint_dir": half, "epochs": 1}) == 0
-    found = load_file(tmp_path / "out2" / "model_save" / "model.safetensors")
-    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
-    assert any((tensor != tensor.bfloat16().float()).any() for name, tensor in found.items() if "LayerNorm" in name)
-    assert "float32" in json.loads((tmp_path / "out2" / "model_save" / "config.json").read_text()).values()
-
-
 def test_a_loss_that_is_not_finite_ends_the_run(
     arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -377,18 +254,6 @@ def test_a_loss_that_is_not_finite_ends_the_run(
     error = capsys.readouterr().err
     assert "seed 7" in error and "step 10" in error and "nan" in error
     assert not (tmp_path / "out" / "results.json").exists()
-
-
-def test_the_head_of_another_task_is_replaced(arguments: dict[str, Any], model: Path, tmp_path: Path) -> None:
-    """As for RTE from a model that was trained on MNLI, which has three classes."""
-    start = shutil.copytree(model, tmp_path / "mnli")
-    (start / "checksums.json").unlink()
-    AutoModelForSequenceClassification.from_pretrained(model, num_labels=3).save_pretrained(start)
-    for task, labels in (("rte", 2), ("stsb", 1)):
-        changes = {"task": task, "checkpoint_dir": start, "epochs": 1}
-        assert finetune(tmp_path / task, **arguments | changes) == 0
-        weights = load_file(tmp_path / task / "model_save" / "model.safetensors")
-        assert weights["classifier.weight"].shape == (labels, 32)
 
 
 def test_weights_that_are_not_finite_are_no_result(
@@ -443,19 +308,6 @@ def test_regression_in_bf16(arguments: dict[str, Any], tmp_path: Path) -> None:
     assert all(0 <= float(line.split("\t")[1]) <= 5 for line in scores)
 
 
-def test_a_distilbert_folder(arguments: dict[str, Any], model: Path, tmp_path: Path) -> None:
-    """It has neither segments nor a pooler."""
-    folder = tmp_path / "distilled"
-    DistilBertModel(DistilBertConfig(vocab_size=78, dim=32, n_layers=2, n_heads=2, hidden_dim=64)).save_pretrained(
-        folder
-    )
-    changes = {"task": "rte", "checkpoint_dir": folder, "vocab_file": model.parent / "vocab.txt", "epochs": 1}
-    assert finetune(tmp_path / "out", **arguments | changes) == 0
-    assert "accuracy" in results(tmp_path / "out")["summary"]["validation"]
-    config = json.loads((tmp_path / "out" / "model_save" / "config.json").read_text())
-    assert config["architectures"] == ["DistilBertForSequenceClassification"]
-
-
 def test_own_classes_and_predictions_alone(
     arguments: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -479,54 +331,19 @@ def test_own_classes_and_predictions_alone(
     assert metrics == results(tmp_path / "out")["seeds"][0]["metrics"]["validation"]
     # Neither into the folder of a run, nor with a model without this head or with other labels.
     assert finetune(tmp_path / "out", **trained, predict_only=True) == 2
-    assert (
-        finetune(tmp_path / "no", **trained | {"checkpoint_dir": arguments["checkpoint_dir"]}, predict_only=True) == 2
-    )
-    assert finetune(tmp_path / "no", **trained | {"task": "rte"}, predict_only=True) == 2
+    for other in ({"checkpoint_dir": arguments["checkpoint_dir"]}, {"task": "rte"}):
+        assert finetune(tmp_path / "no", **trained | other, predict_only=True) == 2
     assert "very bad" in capsys.readouterr().err.splitlines()[-1]
 
 
 @pytest.mark.slow
-def test_the_quickstart_script(model: Path, glue: Path, tmp_path: Path) -> None:
+def test_the_quickstart_script(tiny_bert: Path, glue: Path, tmp_path: Path) -> None:
     variables = {
-        "TASK": "WNLI", "DATASET_DIR": str(glue), "CHECKPOINT_DIR": str(model), "OUTPUT_DIR": str(tmp_path / "an out"),
-        "BATCH_SIZE": "4", "EPOCHS": "1", "SEEDS": "3", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
-        "SCRIPT": "run_finetune.sh", "RUNTIME": "native",
+        "SCRIPT": "run_finetune.sh", "RUNTIME": "native", "TASK": "WNLI", "DATASET_DIR": str(glue),
+        "CHECKPOINT_DIR": str(tiny_bert), "OUTPUT_DIR": str(tmp_path / "an out"), "BATCH_SIZE": "4", "EPOCHS": "1",
+        "SEEDS": "3", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     done = subprocess.run([PROJECT / "run.sh"], env=os.environ | variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "validation accuracy" in done.stdout
     assert results(tmp_path / "an out")["best_seed"] == 3
-
-
-NEUTRAL = ("the", "a", "of", "and", "value", "name", "module", "class", "string", "list", "object", "file", "in", "to")
-SIDES = (("error", "false", "fails", "invalid", "not"), ("true", "returns", "valid", "new", "same"))
-
-
-def write_learnable_task(folder: Path, *, train: int, dev: int) -> float:
-    """Write SST-2 with sentences whose label depends on one word; return the share of the majority label in dev.tsv."""
-    draw = random.Random(0)
-    shares = []
-    for split, count in (("train", train), ("dev", dev)):
-        rows = []
-        for _ in range(count):
-            label = int(draw.random() < 0.6)
-            words = [draw.choice(NEUTRAL) for _ in range(draw.randint(5, 15))]
-            words.insert(draw.randrange(len(words) + 1), draw.choice(SIDES[label]))
-            rows.append((" ".join(words), label))
-        write_tsv(folder / f"{split}.tsv", ("sentence", "label"), rows)
-        shares.append(sum(label for _, label in rows) / count)
-    return max(shares[1], 1 - shares[1])
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(1500)
-def test_it_learns_from_the_demos_model(demo: Demo, tmp_path: Path) -> None:
-    """A task that single words decide is nearly solved, with two seeds."""
-    majority = write_learnable_task(tmp_path / "data", train=1500, dev=300)
-    settings = {"epochs": 3, "learning_rate": 3e-4, "max_seq_length": 32, "seeds": "1,2"}
-    out = tmp_path / "out"
-    model = demo.folder / "phase2" / "model_save"
-    assert finetune(out, task="sst2", data_dir=tmp_path / "data", checkpoint_dir=model, **settings) == 0
-    for seed in results(out)["seeds"]:
-        assert seed["metrics"]["validation"]["accuracy"] > 0.95 > majority + 0.2

@@ -14,16 +14,11 @@ import pytest
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from tests.support.finetune import write_model, write_quick_model
-from tests.support.glue import write_glue, write_tsv
-from tests.support.runs import finish, options, run_here, run_torchrun, start_torchrun
+from tests.support.finetune import finetune, write_model, write_quick_model
+from tests.support.glue import write_tsv
+from tests.support.runs import finish, options, run_torchrun, start_torchrun
 
 SETTINGS = {"task": "sst2", "batch_size": 4, "epochs": 3, "learning_rate": 1e-3, "max_seq_length": 16, "seed": 7}
-
-
-@pytest.fixture(scope="session")
-def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_glue(tmp_path_factory.mktemp("glue"))
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +30,6 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def arguments(glue: Path, quick: Path) -> dict[str, Any]:
     return {"data_dir": glue, "checkpoint_dir": quick, **SETTINGS}
-
-
-def finetune(output_dir: Path, **values: Any) -> int:
-    return run_here("finetune", *options(output_dir=output_dir, **values))
 
 
 def ranks(count: int, output_dir: Path, **values: Any) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,9 @@ from tests.support.runs import options, run_here
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 WORDS = ("good", "bad", "the", "film", "was", "very", "no", "never")
+FINETUNE_SETTINGS: dict[str, Any] = {"task": "sst2", "seed": 7, "batch_size": 4, "epochs": 3, "learning_rate": 0.01,
+                                     "max_seq_length": 16, "save_every": 2}  # fmt: skip
+"""A small run: `write_glue` writes 12 examples of SST-2 for training, so that 3 epochs have 9 steps."""
 
 
 def write_model(folder: Path, *, keep_vocab: bool = True, seed: int = 0, **changes: Any) -> Path:
@@ -35,8 +38,13 @@ def write_quick_model(folder: Path) -> Path:
     return write_model(folder, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, initializer_range=0.2)
 
 
+def finetune(output_dir: Path, **values: Any) -> int:
+    """Run `bert-large finetune` in this process and return its exit code."""
+    return run_here("finetune", *options(output_dir=output_dir, **values))
+
+
 def finetuned(output_dir: Path, **values: Any) -> dict[str, dict[str, float]]:
     """Run `bert-large finetune` with one seed and return the metrics of each split."""
-    assert run_here("finetune", *options(output_dir=output_dir, **values)) == 0
+    assert finetune(output_dir, **values) == 0
     (seed,) = json.loads((output_dir / "results.json").read_text())["seeds"]
     return seed["metrics"]

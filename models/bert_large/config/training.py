@@ -34,7 +34,7 @@ _SECONDS = "(0, 31536000]"
 """At most a year: larger numbers overflow the timers that they are given to."""
 
 
-class _Checked:
+class Checked:
     """Settings that are checked when they are made."""
 
     def __post_init__(self) -> None:
@@ -91,7 +91,7 @@ class ModelSource:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig(_Checked):
+class OptimConfig(Checked):
     """The optimizer and its learning-rate schedule."""
 
     optimizer: str = setting("lamb", "optimizer", choices=("lamb", "adamw"), deferred=True)
@@ -137,7 +137,7 @@ class OptimConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataConfig(_Checked):
+class DataConfig(Checked):
     """Where records come from and how they are ordered."""
 
     dataset_dir: Path = setting(
@@ -214,7 +214,7 @@ class DataConfig(_Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(_Checked):
+class TrainConfig(Checked):
     """How to compute, how long to train, on what batches, how often to evaluate and save."""
 
     output_dir: Path = setting(text="folder for logs, checkpoints/ and model_save/; one per run", path="output")
@@ -334,7 +334,7 @@ class RunOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RanksConfig(_Checked):
+class RanksConfig(Checked):
     """How ranks share their work; without effect on one rank."""
 
     bucket_mb: float = setting(25.0, "size of the gradient buckets that are reduced together", unit="MiB",
@@ -366,7 +366,7 @@ class Communication:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MlperfConfig(_Checked):
+class MlperfConfig(Checked):
     """Where the MLPerf log goes, and its description of the submission."""
 
     log: Path = setting(

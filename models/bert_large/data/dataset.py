@@ -151,7 +151,10 @@ class Dataset:
 
     def window_digest(self, window: int) -> str:
         """Return a digest of file names and records of an open window."""
-        return self._digest_of(self.shards[self.ends[window - 1] if window else 0 : self.ends[window]])
+        digest = hashlib.sha256()
+        for shard in self.shards[self.ends[window - 1] if window else 0 : self.ends[window]]:
+            digest.update(os.fsencode(f"{shard.path.name}\0{shard.digest}\0"))
+        return digest.hexdigest()[:16]
 
     def take_unreported(self) -> list[str]:
         """Return the error message of each bad record in the windows opened since the last call."""
@@ -198,13 +201,6 @@ class Dataset:
         digest = hashlib.sha256()
         for path in sorted(self.paths):
             digest.update(os.fsencode(f"{path.name}\0{path.stat().st_size}\0"))
-        return digest.hexdigest()[:16]
-
-    @staticmethod
-    def _digest_of(shards: Sequence[ShardIndex]) -> str:
-        digest = hashlib.sha256()
-        for shard in shards:
-            digest.update(os.fsencode(f"{shard.path.name}\0{shard.digest}\0"))
         return digest.hexdigest()[:16]
 
     def lengths(self, numbers: NDArray[np.int64]) -> NDArray[np.int64]:

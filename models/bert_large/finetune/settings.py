@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from bert_large.config import training as config
-from bert_large.config.options import check_fields, setting
+from bert_large.config.options import setting
 
 PRECISIONS = tuple(name for name in config.PRECISIONS if name != "fp16")
 """Without fp16: the Trainer does not scale the loss on CPUs."""
@@ -14,7 +14,7 @@ _setting = functools.partial(setting, deferred=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
+class FinetuneSettings(config.Checked):
     """Settings that decide a seed's result. Defaults are in the range that BERT's authors tried."""
 
     epochs: int = _setting(3, "passes over the training examples", within="[1, 100000]")
@@ -44,6 +44,3 @@ class FinetuneSettings:
         within="[1, inf)",
         default_text="all",
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)

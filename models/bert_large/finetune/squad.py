@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_large.config.options import check_fields, setting
+from bert_large.config.options import setting
+from bert_large.config.training import Checked
 from bert_large.finetune.data_files import find_files, load_from_hub
 from bert_large.finetune.squad_examples import Question, from_rows, locate_answers, read_squad
 from bert_large.finetune.squad_metrics import squad_1_scores, squad_2_scores
@@ -33,7 +34,7 @@ def _option(default: Any, text: str, within: str = "[1, 1000000]") -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SquadOptions:
+class SquadOptions(Checked):
     """Options of the SQuAD tasks, with the names and defaults of BERT's own code."""
 
     doc_stride: int = _option(128, "tokens between the starts of two windows of a long text")
@@ -45,9 +46,6 @@ class SquadOptions:
         "squad2: a question has no answer if that scores more than this above the best answer, in nats",
         within="(-inf, inf)",
     )
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 OPTIONS = tuple(option.name for option in fields(SquadOptions))

@@ -179,15 +179,14 @@ def _advise_hours(run: Run, plan: Plan, speed: Speed, hours: float) -> list[str]
         return [*advice, f"no number of steps: reading and making the records alone takes {fixed:.3g} hours"]
     steps = max(1, int(plan.steps * share))
     advice.append(f"--max-steps {steps}: {share:.0%} of the steps, {plan.epochs * share:.2g} passes over the records")
-    flags = read_cpu_flags()
-    if run.train.precision == "fp32" and flags & {"amx_bf16", "avx512_bf16"}:
+    if run.train.precision == "fp32" and read_cpu_flags() & {"amx_bf16", "avx512_bf16"}:
         advice.append("--precision bf16 may: this CPU has instructions for it; plan again with it")
-    per_token = flops_per_token(run.model, plan.tokens_per_step / run.train.global_batch_size)
+    mean_tokens = plan.tokens_per_step / run.train.global_batch_size
+    hours_per_flop = (plan.hours - fixed) / flops_per_token(run.model, mean_tokens)
     for name, model in CONFIGURATIONS.items():
         sized = dataclasses.replace(model, vocab_size=run.model.vocab_size)
-        ratio = flops_per_token(sized, plan.tokens_per_step / run.train.global_batch_size) / per_token
-        if ratio < 1 and fixed + ratio * (plan.hours - fixed) <= hours and run.initial_weights is None:
-            takes = fixed + ratio * (plan.hours - fixed)
+        takes = fixed + hours_per_flop * flops_per_token(sized, mean_tokens)
+        if takes <= hours and run.initial_weights is None:
             advice.append(f"--config-file {name}: about {takes:.2g} hours for the same sequences")
             break
     moving = plan.training_hours - plan.steps * speed.per_update / 3600 + plan.evaluation_hours

@@ -46,24 +46,29 @@ def iterate_articles(path: Path, reading: Reading) -> Iterator[list[str]]:
     """
     encoding, replaced = reading.encodings.get(path, "utf-8"), Replaced()
     lines = map(str.strip, read_text(path, encoding, replaced))
-    if reading.form == "mediawiki":
-        yield from iterate_pages(path)
-    elif reading.form == "parquet":
-        yield from _articles_of(iterate_parquet(path, reading.text_field), reading)
-    elif reading.form == "csv":
-        yield from _articles_of(iterate_delimited(path, reading.text_field, encoding, replaced), reading)
-    elif reading.form == "json":
-        yield from _json_articles(lines, path, reading)
-    elif reading.form == "wikiextractor":
-        yield from _doc_blocks(lines, path, reading)
-    elif reading.form == "articles":
-        yield from ([line] for line in refuse_markup(lines, path) if line)
-    else:
-        for block in blocks_of(refuse_markup(lines, path), LONGEST_ARTICLE_BYTES):
-            reading.cuts += sum(map(len, block)) >= LONGEST_ARTICLE_BYTES
-            yield block
+    match reading.form:
+        case "mediawiki":
+            yield from iterate_pages(path)
+        case "parquet":
+            yield from _articles_of(iterate_parquet(path, reading.text_field), reading)
+        case "csv":
+            yield from _articles_of(iterate_delimited(path, reading.text_field, encoding, replaced), reading)
+        case "json":
+            yield from _json_articles(lines, path, reading)
+        case "wikiextractor":
+            yield from _doc_blocks(lines, path, reading)
+        case "articles":
+            yield from ([line] for line in refuse_markup(lines, path) if line)
+        case _:
+            yield from _plain_blocks(lines, path, reading)
     if replaced.count:
         reading.replaced[path] = replaced
+
+
+def _plain_blocks(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[list[str]]:
+    for block in blocks_of(refuse_markup(lines, path), LONGEST_ARTICLE_BYTES):
+        reading.cuts += sum(map(len, block)) >= LONGEST_ARTICLE_BYTES
+        yield block
 
 
 def _articles_of(texts: Iterable[str | None], reading: Reading) -> Iterator[list[str]]:
@@ -120,17 +125,16 @@ def _doc_blocks(lines: Iterable[str], path: Path, reading: Reading) -> Iterator[
             if article:
                 yield article
             article = None
-        elif article is not None:
-            if line and not (not article and not size and html.unescape(line) == title):
-                article.append(line)
-                size += len(line)
-                if size >= LONGEST_ARTICLE_BYTES:
-                    reading.cuts += 1
-                    yield article
-                    article, size = [], 1
-        elif line:
+        elif line and article is None:
             raise InputError(
                 f"{path}: line {number}: text outside <doc id=…> … </doc>: {line[:40]!r}; is it WikiExtractor's output?"
             )
+        elif line and article is not None and (size or html.unescape(line) != title):
+            article.append(line)
+            size += len(line)
+            if size >= LONGEST_ARTICLE_BYTES:
+                reading.cuts += 1
+                yield article
+                article, size = [], 1
     if article is not None:
         raise InputError(f"{path}: the <doc> of line {opened} has no </doc>; the file is truncated")

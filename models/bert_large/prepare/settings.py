@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.config.options import check_fields, option, setting
-from bert_large.config.training import MASKED_LM_PROB, SEQUENCES
+from bert_large.config.training import MASKED_LM_PROB, SEQUENCES, Checked
 from bert_large.data.formats import FORMATS
 from bert_large.data.record import RecordShape
 from bert_large.prepare.text_encoding import is_encoding
@@ -108,7 +108,7 @@ class CorpusSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VocabularySettings:
+class VocabularySettings(Checked):
     """How `vocab` trains a vocabulary. Raises `InputError` naming every invalid value."""
 
     vocab_size: int = setting(30522, "largest number of tokens", within="[1, 100000000]")
@@ -122,9 +122,6 @@ class VocabularySettings:
     )
     do_lower_case: bool = option(True, "lowercase the text")
     strip_accents: bool | None = option(None, "strip accents from the text", default_text="as --do-lower-case")
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True, kw_only=True)

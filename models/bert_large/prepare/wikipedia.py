@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from bert_large.errors import InputError
@@ -32,33 +32,37 @@ def iterate_pages(path: Path) -> Iterator[list[str]]:
     Redirects and pages outside of the main namespace, such as talk pages, are left out. Of a page with its history, the
     last revision is read. One page is in memory at a time. Raises `InputError` for a dump that is damaged or truncated.
     """
-    silent: list[str] = ["file", "image", "category"]
-    page: dict[str, str] = {}
-    ancestors: list[ElementTree.Element] = []
     with open_decompressed(path) as file:
         try:
-            for event, element in ElementTree.iterparse(file, ("start", "end")):
-                if event == "start":
-                    ancestors.append(element)
-                    continue
-                ancestors.pop()
-                name = element.tag.rpartition("}")[2]
-                if name == "namespace" and element.get("key") in (_FILES, _CATEGORIES):
-                    silent.append((element.text or "").lower())
-                elif name == "page":
-                    if page.get("ns", "0") == "0" and "redirect" not in page and page.get("text", "").strip():
-                        yield [_bounded(page["text"], page.get("title", ""), path), *silent]
-                    page = {}
-                elif name in ("ns", "text", "redirect", "title"):
-                    page[name] = element.text or ""
-                if ancestors:
-                    ancestors[-1].remove(element)
+            yield from _parse_pages(file, path)
         except ElementTree.ParseError as error:
             line, column = error.position
             raise InputError(
                 f"{path}: line {line}: not valid XML at column {column} ({error}); the dump is damaged or "
                 "truncated, get it again"
             ) from None
+
+
+def _parse_pages(file: BinaryIO, path: Path) -> Iterator[list[str]]:
+    silent: list[str] = ["file", "image", "category"]
+    page: dict[str, str] = {}
+    ancestors: list[ElementTree.Element] = []
+    for event, element in ElementTree.iterparse(file, ("start", "end")):
+        if event == "start":
+            ancestors.append(element)
+            continue
+        ancestors.pop()
+        name = element.tag.rpartition("}")[2]
+        if name == "namespace" and element.get("key") in (_FILES, _CATEGORIES):
+            silent.append((element.text or "").lower())
+        elif name == "page":
+            if page.get("ns", "0") == "0" and "redirect" not in page and page.get("text", "").strip():
+                yield [_bounded(page["text"], page.get("title", ""), path), *silent]
+            page = {}
+        elif name in ("ns", "text", "redirect", "title"):
+            page[name] = element.text or ""
+        if ancestors:
+            ancestors[-1].remove(element)
 
 
 def _bounded(text: str, title: str, path: Path) -> str:

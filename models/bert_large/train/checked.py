@@ -15,7 +15,6 @@ from bert_large.engines import check_engine
 from bert_large.errors import InputError
 from bert_large.hub import model_folder
 from bert_large.observe.mlflow import check_mlflow
-from bert_large.observe.mlperf import check_log
 from bert_large.prepare.dataset import TextSettings, vocab_of
 from bert_large.train.datasets import require_vocab, resolve_text
 from bert_large.train.initial_model import describe_origin, resolve_model_config, resolve_vocab
@@ -75,8 +74,6 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         extend_vocab=arguments.extend_vocab,
     )
     mlperf = resolve_mlperf(arguments, data, optim, train, model)
-    if mlperf is not None:
-        check_log(mlperf.log, train.output_dir)
     if arguments.mlflow:
         check_mlflow()
     if train.profile_steps:

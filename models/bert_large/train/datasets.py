@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,15 +169,13 @@ def open_dataset(
     def on_shard(done: int, total: int) -> None:
         progress.within(f"checking the records of {folder}: {done} of {total} new shards")
 
+    open_folder = partial(
+        Dataset.open, folder, index_dir, limits=limits, max_bad_records=max_bad_records, windows=windows
+    )
     with progress, ranks.failing_together():
         if ranks.local_rank == 0:
-            Dataset.open(
-                folder, index_dir, build=True, limits=limits, max_bad_records=max_bad_records, on_shard=on_shard,
-                windows=windows,
-            )  # fmt: skip
-    dataset = Dataset.open(
-        folder, index_dir, build=False, limits=limits, max_bad_records=max_bad_records, windows=windows
-    )
+            open_folder(build=True, on_shard=on_shard)
+    dataset = open_folder(build=False)
     if model.traits.has_next_sentence_head and _sequences_of(dataset, max_bad_records) == PACKED:
         raise InputError(
             f"the records of {folder} have no pairs of segments, and the model has a next-sentence head; give "

@@ -23,6 +23,7 @@ from bert_large.config.training import (
 )
 from bert_large.data.folders import EVAL_FOLDERS, find_eval_folder
 from bert_large.errors import InputError
+from bert_large.observe.mlperf import check_log
 
 TEXT_RECORDS = "records"
 """Folder in a run's output folder for the records made of its text."""
@@ -102,6 +103,7 @@ def resolve_mlperf(
             f"--mlperf-log of {model.architecture}: MLPerf's closed division trains BERT with the next-sentence head; "
             "give --mlperf-division open, or leave the log out"
         )
+    check_log(config.log, train.output_dir)
     return config
 
 

@@ -15,6 +15,7 @@ from bert_large.data.index import build_indexes, load_index, scan_shard
 from bert_large.data.record import RecordLimits, RecordShape
 from bert_large.errors import DataError
 
+from tests.support.crash import crash_on_b
 from tests.support.records import PHASE_1_SHAPE, make_records, write_hdf5_shard, write_shard
 
 RECORDS = make_records(30)
@@ -164,3 +165,25 @@ def test_long_names_that_begin_alike_have_their_own_indexes(tmp_path: Path) -> N
     paths = [write_shard(tmp_path / "data" / ("x" * 200 + str(number)), RECORDS[: 3 + number]) for number in range(2)]
     build(paths, tmp_path / "index")
     assert [len(load_index(path, tmp_path / "index").offsets) for path in paths] == [3, 4]
+
+
+@pytest.mark.parametrize("kind", [".json", ".offsets", ".lengths", ".checksums"])
+@pytest.mark.parametrize("how", ["cut", "emptied", "removed"])
+def test_a_damaged_index_is_made_again(tmp_path: Path, kind: str, how: str) -> None:
+    path = tmp_path / "part-0"
+    starts = scan_shard(write_shard(path, RECORDS)).offsets.tolist()
+    build([path], tmp_path / "index")
+    (kept,) = (tmp_path / "index").glob(f"*{kind}")
+    if how == "removed":
+        kept.unlink()
+    else:
+        kept.write_bytes(kept.read_bytes()[: -3 if how == "cut" else 0])
+    build([path], tmp_path / "index")
+    assert load_index(path, tmp_path / "index").offsets.tolist() == starts
+
+
+def test_a_shard_that_crashes_its_reader_is_named(tmp_path: Path) -> None:
+    """The HDF5 library is written in C: on a damaged file it can crash the process."""
+    paths = [tmp_path / name for name in "ba"]
+    with pytest.raises(DataError, match=rf"^{paths[0]}: the process that checked its records died"):
+        list(index._make_in_processes(paths, crash_on_b, 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import signal
@@ -158,6 +159,19 @@ def test_no_semaphores_are_explained(dataset: Dataset, tmp_path: Path, monkeypat
     monkeypatch.setattr("bert_large.data.index._BYTES_PER_PROCESS", 1)
     with pytest.raises(UserError, match="/dev/shm"):
         Dataset.open(folder, tmp_path / "index", build=True)
+
+
+def test_samples_are_described(dataset: Dataset) -> None:
+    """By file, record, byte and length."""
+    described = step_batches(dataset, rank=1, world_size=2).describe_samples(2)
+    numbers = SampleOrder(50, seed=5).record_numbers(24, 36)
+    for sample, (number, found) in enumerate(zip(numbers.tolist(), described, strict=True), 24):
+        shard, row = dataset.locate(number)
+        assert found == {
+            "sample": sample, "epoch": 0, "file": str(shard.path), "record": row, "byte": shard.offsets[row],
+            "tokens": shard.lengths[row],
+        }  # fmt: skip
+    assert json.loads(json.dumps(described)) == described
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 5, 40])

@@ -1,13 +1,18 @@
+"""`bert-large pick`: evenly spaced records of shards."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bert_large import cli
 from bert_large.data.formats.tfrecord import encode_record, iterate_payloads, write_records
 from bert_large.data.record import Record, RecordShape
 from bert_large.errors import DataError, InputError
 from bert_large.prepare.pick import pick_records, picked_indices
+
+from .preparing import Prepare
 
 
 @pytest.fixture
@@ -86,3 +91,16 @@ def test_files_that_are_not_records_are_refused(tmp_path: Path, records: Path) -
         write_records(file, [b""])
     with pytest.raises(DataError, match=r"/text: byte 0: .*input_ids"):
         pick_records(records, tmp_path / "out", 1)
+
+
+def test_the_command(prepare: Prepare, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepare() == 0
+    count = sum(len(payloads(out / f"part-{number}")) for number in range(3))
+    command = ["pick", f"--input-dir={out}", f"--output-file={tmp_path / 'eval' / 'eval_5'}"]
+    assert cli.main([*command, "--count=5"]) == 0
+    assert f"wrote 5 of {count} records" in capsys.readouterr().out
+    assert cli.main([*command, "--count=5"]) == 2
+    assert cli.main([*command, "--overwrite"]) == 2
+    assert f"--count is 10000, but the 3 files of {out} have" in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--allow-fewer"]) == 0
+    assert f"wrote {count} of {count} records" in capsys.readouterr().out

@@ -1,8 +1,11 @@
+"""Vocabularies: the file, training, and `bert-large vocab`."""
+
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from bert_large import cli
 from bert_large.errors import InputError
 from bert_large.prepare import vocab
 from bert_large.prepare.settings import VocabularySettings
@@ -145,3 +148,21 @@ def test_training_needs_words_and_valid_settings(tmp_path: Path) -> None:
         train(tmp_path, "\n \u200b\n")
     with pytest.raises(InputError, match=r"--min-frequency is 0.*--limit-alphabet is -1"):
         VocabularySettings(min_frequency=0, limit_alphabet=-1)
+
+
+def test_the_command(tmp_path: Path, text_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text_dir / "part-0").write_text("ALPHA")
+    output = tmp_path / "new" / "vocab.txt"
+    command = ["vocab", f"--input-dir={text_dir}", f"--output-file={output}", "--vocab-size=60"]
+    assert cli.main(command) == 0
+    tokens = read_vocab(output).tokens
+    assert "alpha" in tokens and "##A" not in tokens
+    assert f"wrote {len(tokens)} of at most 60 tokens to {output}" in capsys.readouterr().out
+    assert cli.main(command) == 2
+    assert str(output) in capsys.readouterr().err
+    assert cli.main([*command, "--overwrite", "--min-frequency=100000"]) == 0
+    assert len(read_vocab(output).tokens) < len(tokens)
+    assert cli.main([*command, "--overwrite", "--no-do-lower-case"]) == 0
+    assert "##A" in read_vocab(output).tokens
+    assert cli.main([*command, "--overwrite", "--vocab-size=9"]) == 2
+    assert "--vocab-size is 9" in capsys.readouterr().err

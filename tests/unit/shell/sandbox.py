@@ -22,7 +22,7 @@ TOOLS = ("bash", "cat", "cp", "date", "dirname", "env", "git", "grep", "id", "ki
 FAKE = """#!{python}
 import json, os, sys
 with open({log!r}, "a") as log:
-    log.write(json.dumps({{"arguments": sys.argv[1:], "environment": dict(os.environ)}}) + "\\n")
+    log.write(json.dumps({{"tool": {name!r}, "arguments": sys.argv[1:], "environment": dict(os.environ)}}) + "\\n")
 {body}
 """
 
@@ -31,6 +31,7 @@ with open({log!r}, "a") as log:
 class Call:
     """One call of a fake tool."""
 
+    tool: str
     arguments: list[str]
     environment: dict[str, str]
 
@@ -58,7 +59,7 @@ class Sandbox:
     variables: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.bin = self.directory / "bin"
+        self.bin, self.log = self.directory / "bin", self.directory / "calls"
         self.bin.mkdir()
         for tool in TOOLS:
             self.link_tool(tool)
@@ -77,30 +78,15 @@ class Sandbox:
     def fake(self, name: str, body: str = "", directory: Path | None = None) -> Path:
         """Put a tool on the PATH that records its calls and then runs `body`, Python code."""
         path = (directory or self.bin) / name
-        path.write_text(FAKE.format(python=sys.executable, log=str(self.directory / f"{name}.calls"), body=body))
+        path.unlink(missing_ok=True)  # a link to the real tool
+        path.write_text(FAKE.format(python=sys.executable, log=str(self.log), name=name, body=body))
         path.chmod(0o755)
         return path
 
-    def fake_that_waits(self, name: str, exit_code: int) -> Path:
-        """Like `fake`, but called as `docker run` or `python -m` it waits for SIGTERM and ends with an exit code.
-
-        Returns the file that it creates when it waits.
-        """
-        ready = self.directory / f"{name} is ready"
-        self.fake(
-            name,
-            "import pathlib, signal, time\n"
-            "if sys.argv[1] in ('run', '-m'):\n"
-            f"    signal.signal(signal.SIGTERM, lambda *_: sys.exit({exit_code}))\n"
-            f"    pathlib.Path({str(ready)!r}).touch()\n"
-            "    time.sleep(30)\n",
-        )
-        return ready
-
-    def calls(self, name: str) -> list[Call]:
-        """Return the recorded calls of a fake tool, in order."""
-        log = self.directory / f"{name}.calls"
-        return [Call(**json.loads(line)) for line in log.read_text().splitlines()] if log.exists() else []
+    def calls(self, *names: str) -> list[Call]:
+        """Return the recorded calls of these fake tools, or of all, in order."""
+        lines = self.log.read_text().splitlines() if self.log.exists() else []
+        return [call for line in lines if (call := Call(**json.loads(line))).tool in names or not names]
 
     def folder(self, name: str) -> str:
         """Make a folder and return its path."""
@@ -115,11 +101,6 @@ class Sandbox:
         path.touch()
         return str(path)
 
-    def start(self, script: str) -> subprocess.Popen[bytes]:
-        """Start a script of the project."""
-        environment = {"PATH": str(self.bin), **self.variables}
-        return subprocess.Popen([self.project / script], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL)
-
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script of the project and return its result."""
         return subprocess.run(
@@ -133,10 +114,48 @@ class Sandbox:
             check=False,
         )
 
+    def succeed(self, script: str, *arguments: str) -> Call:
+        """Run a script that must succeed and return the last call of a fake tool."""
+        result = self.run(script, *arguments)
+        assert result.returncode == 0, result.stderr
+        return self.calls()[-1]
 
-def wait_for(path: Path) -> None:
-    """Wait until a file exists."""
-    deadline = time.monotonic() + 20
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
+    def refuse(self, script: str) -> str:
+        """Run a script that must fail before it starts a trainer, container or build; return its one line of error."""
+        before = len(self.calls())
+        result = self.run(script)
+        assert (result.returncode, result.stdout) == (2, ""), result.stderr
+        for call in self.calls()[before:]:
+            assert call.arguments[0] not in ("-m", "run", "build") or "--help" in call.arguments
+        (line,) = result.stderr.splitlines()
+        return line
+
+    def stop(self, script: str, tool: str) -> int:
+        """Start a script, send it SIGTERM as soon as it runs a command by a tool, and return its exit code.
+
+        The command is `docker run` or `python -m`, and ends with exit code 43 on SIGTERM.
+        """
+        ready = self.directory / "ready"
+        self.fake(
+            tool,
+            "import pathlib, signal, time\n"
+            "if sys.argv[1] in ('run', '-m'):\n"
+            "    signal.signal(signal.SIGTERM, lambda *_: sys.exit(43))\n"
+            f"    pathlib.Path({str(ready)!r}).touch()\n"
+            "    time.sleep(30)\n",
+        )
+        environment = {"PATH": str(self.bin), **self.variables}
+        with subprocess.Popen(
+            [self.project / script], env=environment, cwd=self.directory, stdin=subprocess.DEVNULL
+        ) as process:
+            deadline = time.monotonic() + 20
+            while not ready.exists():
+                assert time.monotonic() < deadline, f"{script} did not run {tool}"
+                time.sleep(0.01)
+            process.terminate()
+            return process.wait(timeout=20)
+
+
+def mount(path: str, mode: str = "") -> str:
+    """Return the option of a container engine that mounts a path under the same name."""
+    return f"type=bind,source={path},target={path}{mode}"
