@@ -12,11 +12,11 @@ from tests.support.models import tiny_model
 
 
 def test_product_flops_are_what_pytorch_counts() -> None:
-    """For sequences of one length: the eager engine then computes no padding."""
+    """For 32 sequences of one length: neither the eager engine nor the pooler then computes padding."""
     model = tiny_model()
     generator = np.random.default_rng(0)
-    records = [make_record(generator, 24, max_predictions=24, vocab_size=model.config.vocab_size) for _ in range(3)]
-    batch = make_batch(records, range(3))
+    records = [make_record(generator, 24, max_predictions=24, vocab_size=model.config.vocab_size) for _ in range(32)]
+    batch = make_batch(records, range(32))
     with FlopCounterMode(display=False) as counted:
         sums = model(batch, None)
         (sums.masked_lm_loss + sums.next_sentence_loss).backward()
