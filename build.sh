@@ -50,6 +50,21 @@ build_base() {
   echo "Built $BASE_IMAGE: $note."
 }
 
+# check_base BASE: stop if the label of the existing base, which lists its versions, contradicts the variables.
+check_base() {
+  local label part parts=()
+  label="$("$CONTAINER_ENGINE" image inspect "$BASE_IMAGE" --format '{{index .Config.Labels "bert-large.base"}}')"
+  [[ -z "${TORCH_VERSION:-}" ]] || parts+=("torch $TORCH_VERSION")
+  [[ "$1" != ipex || -z "${IPEX_VERSION:-}" ]] || parts+=("IPEX $IPEX_VERSION")
+  [[ "$1" != ipex || "${ONECCL:-}" != required ]] || parts+=("oneCCL${ONECCL_VERSION:+ $ONECCL_VERSION}")
+  for part in "${parts[@]}"; do
+    [[ ", $label," == *", $part"* ]] ||
+      die "$part was asked for, but the existing base $BASE_IMAGE has ${label:-no label that lists its versions}: rename" \
+        "it ($CONTAINER_ENGINE tag) or remove it ($CONTAINER_ENGINE image rm) to build another, or unset the variable"
+  done
+  echo "Using the existing base $BASE_IMAGE: ${label:-versions unknown}."
+}
+
 # pass_by_name NAME ...: add build arguments for the variables that are set; the engine reads their values itself.
 BY_NAME=()
 pass_by_name() {
@@ -99,7 +114,9 @@ if [[ -n "${SOURCE_DATE_EPOCH:-}" ]]; then
   LABELS+=(--label "org.opencontainers.image.created=$created")
 fi
 
-if ! has_image "$BASE_IMAGE"; then
+if has_image "$BASE_IMAGE"; then
+  check_base "$BASE"
+else
   [[ "$BASE_IMAGE" == "$default_base" ]] ||
     die "base image $BASE_IMAGE is missing from $CONTAINER_ENGINE: build or load it, name another in BASE_IMAGE," \
       "or leave BASE_IMAGE out: BASE=ipex and BASE=stock build theirs"

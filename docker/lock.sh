@@ -25,20 +25,21 @@ resolve() {
 }
 
 # lock BASE REQUIREMENT ...: these packages and those that the package needs, without PyTorch, IPEX, the libraries of GPU
-# builds, and what training does not import: pandas and scipy (the checkers of mlperf-logging) and networkx (the
-# partitioner of PyTorch's compiler).
+# builds, and what training does not import: pandas and scipy (the checkers of mlperf-logging) and, without IPEX, networkx
+# (the partitioner of PyTorch's compiler).
 lock() {
-  local base="$1" file="docker/requirements-$1.txt"
+  local base="$1" file="docker/requirements-$1.txt" unused=(pandas scipy)
   shift
+  [[ "$base" == ipex ]] || unused+=(networkx)
   printf '%s\n' "$@" >"$scratch/base.in"
-  printf '%s; sys_platform == "never"\n' pandas scipy networkx >"$scratch/override.in"
+  printf '%s; sys_platform == "never"\n' "${unused[@]}" >"$scratch/override.in"
   resolve pyproject.toml --extra mlperf --override "$scratch/override.in" "$scratch/base.in" >"$scratch/all.txt"
   grep -vE '^(torch|triton|nvidia-|cuda-|intel-extension-for-pytorch)' "$scratch/all.txt" >"$scratch/kept.in"
   write_lock "$file" "Python packages of the $base base besides PyTorch"
 }
 
 # lock_finetune: the packages for fine-tuning that are not in both bases, without PyTorch, of which each has its own; pip
-# adds networkx, which the bases lack, to any environment with PyTorch.
+# adds networkx, which the stock base lacks, to any environment with PyTorch.
 lock_finetune() {
   local bases=(docker/requirements-stock.txt docker/requirements-ipex.txt)
   echo 'torch; sys_platform == "never"' >"$scratch/override.in"

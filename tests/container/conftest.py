@@ -14,9 +14,10 @@ import pytest
 
 from .caller import Caller
 from .engine import (
-    FINETUNE,
     IPEX,
+    IPEX_FINETUNE,
     STOCK,
+    STOCK_FINETUNE,
     BuildError,
     Engine,
     EngineError,
@@ -79,11 +80,12 @@ def image(engine: Engine, request: pytest.FixtureRequest) -> Image:
     return built(engine, request.param)
 
 
-@pytest.fixture(scope="package")
-def finetune_image(engine: Engine) -> Image:
-    """The stock image with the packages for fine-tuning; built second, because it shares most layers with the other."""
-    built(engine, STOCK)
-    return built(engine, FINETUNE)
+@pytest.fixture(scope="package", params=[(STOCK, STOCK_FINETUNE), (IPEX, IPEX_FINETUNE)], ids=["stock", "ipex"])
+def finetune_image(engine: Engine, request: pytest.FixtureRequest) -> Image:
+    """Each image with the packages for fine-tuning; built second, because it shares most layers with the other."""
+    image, finetune_image = request.param
+    built(engine, image)
+    return built(engine, finetune_image)
 
 
 def built(engine: Engine, image: Image) -> Image:

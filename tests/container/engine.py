@@ -61,7 +61,10 @@ IPEX = Image(
     "2.7.0",
     (("TORCH_BUILD", "any"),),  # builds of that version for CPUs are rarely available
 )
-FINETUNE = replace(STOCK, name="model-zoo:pytorch-bert-large-finetune", variables=(("FINETUNE", "1"),))
+STOCK_FINETUNE, IPEX_FINETUNE = (
+    replace(image, name=f"{image.name}-finetune", variables=(*image.variables, ("FINETUNE", "1")))
+    for image in (STOCK, IPEX)
+)
 
 
 class EngineError(Exception):

@@ -101,6 +101,35 @@ def test_the_stock_base_is_kept_when_there(sandbox: Sandbox) -> None:
     assert image.value("--tag") == IMAGE
 
 
+@pytest.mark.parametrize(
+    ("variables", "missing"),
+    [
+        ({"IPEX_VERSION": "2.8.0"}, "IPEX 2.8.0"),
+        ({"TORCH_VERSION": "2.8.0"}, "torch 2.8.0"),
+        ({"ONECCL": "required"}, "oneCCL"),
+        ({"TORCH_VERSION": "2.7.0", "IPEX_VERSION": "2.7.0", "ONECCL": "auto", "ONECCL_VERSION": "2.7.0"}, None),
+        ({"BASE": "stock", "BASE_IMAGE": IPEX, "IPEX_VERSION": "2.8.0"}, None),
+    ],
+)
+def test_an_existing_base_has_the_versions_asked_for(
+    sandbox: Sandbox, variables: dict[str, str], missing: str | None
+) -> None:
+    label = "torch 2.7.0, IPEX 2.7.0, without oneCCL (ONECCL=none)"
+    sandbox.fake("docker", f"if '--format' in sys.argv:\n    print({label!r})")
+    sandbox.variables |= variables
+    if missing:
+        assert f"{missing} was asked for, but the existing base {IPEX} has {label}" in refused(sandbox)
+    else:
+        assert f"existing base {IPEX}: {label}.\n" in sandbox.run("build.sh").stdout
+
+
+def test_an_existing_base_without_label(engine: Sandbox) -> None:
+    engine.variables["IPEX_VERSION"] = "2.8.0"
+    assert "no label that lists its versions" in refused(engine)
+    del engine.variables["IPEX_VERSION"]
+    assert f"existing base {IPEX}: versions unknown.\n" in engine.run("build.sh").stdout
+
+
 def test_any_base(sandbox: Sandbox) -> None:
     sandbox.fake("docker")
     sandbox.variables |= {"BASE_IMAGE": "my/base:1", "IMAGE_NAME": "mine:2"}
