@@ -118,14 +118,14 @@ def test_an_existing_base_has_the_versions_asked_for(
     sandbox.fake("docker", f"if '--format' in sys.argv:\n    print({label!r})")
     sandbox.variables |= variables
     if missing:
-        assert f"{missing} was asked for, but the existing base {IPEX} has {label}" in refused(sandbox)
+        assert f"{missing} was asked for, but the existing base {IPEX} has {label}" in sandbox.refuse("build.sh")
     else:
         assert f"existing base {IPEX}: {label}.\n" in sandbox.run("build.sh").stdout
 
 
 def test_an_existing_base_without_label(engine: Sandbox) -> None:
     engine.variables["IPEX_VERSION"] = "2.8.0"
-    assert "no label that lists its versions" in refused(engine)
+    assert "no label that lists its versions" in engine.refuse("build.sh")
     del engine.variables["IPEX_VERSION"]
     assert f"existing base {IPEX}: versions unknown.\n" in engine.run("build.sh").stdout
 
