@@ -1,3 +1,5 @@
+// GCC writes the file's name into the assembly beside tile instructions, where a line break in its path is an error.
+#line 3 "peak.cpp"
 #include "peak.h"
 
 #include <omp.h>

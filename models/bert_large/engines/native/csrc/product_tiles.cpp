@@ -1,5 +1,7 @@
 // Blocks of products on AMX tiles. Tile registers 0 to 3 hold the sums of a block's quarters, 4 and 5 the upper and
 // lower rows of a left step, 6 and 7 the left and right columns of a right step.
+// GCC writes the file's name into the assembly beside tile instructions, where a line break in its path is an error.
+#line 5 "product_tiles.cpp"
 #include "product_unit.h"
 
 namespace bert_large {
