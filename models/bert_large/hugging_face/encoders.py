@@ -42,6 +42,8 @@ except ImportError:  # early versions 5.x replace the forward methods of layers 
 
 _IGNORED = frozenset({"position_ids", "cache_position", "num_items_in_batch", "return_dict"})
 """Arguments that `transformers` passes on to encoders, which do not use them."""
+_HOOKS = ("forward_pre", "forward", "backward_pre", "backward")
+"""Kinds of hooks that can be registered for all modules at once."""
 _COMPILED = Reasons()
 
 
@@ -122,7 +124,7 @@ def _check_call(hidden: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -
         raise UnsupportedError("its input is empty or not [batch, tokens, hidden]")
     if _active_collector is not None and _active_collector.get():
         raise UnsupportedError("hidden states or attentions of the layers are asked for")
-    if nn.modules.module._has_any_global_hook():
+    if any(getattr(nn.modules.module, f"_global_{kind}_hooks") for kind in _HOOKS):
         raise UnsupportedError("a hook is registered for all modules")
     names = ["a positional argument"] if any(value is not None for value in args) else []
     names += [name for name, value in kwargs.items() if name not in _IGNORED and not (value is None or value is False)]

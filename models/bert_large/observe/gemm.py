@@ -10,7 +10,6 @@ run and the faster one is used.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -108,19 +107,8 @@ class LinearProducts:
         }
 
 
-def measure_flops_per_second(
-    *, tokens: int, hidden: int, intermediate: int, dtypes: Sequence[torch.dtype]
-) -> list[float]:
-    """Return the rate of one layer's products in each dtype: the best of five alternating rounds of the faster form."""
-    products = [
-        LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
-        for dtype in dtypes
-    ]
-    variants: dict[str, Variant] = {}
-    for number, of_type in enumerate(products):
-        variants |= of_type.variants(f"{number} ")
-    timings = alternate(variants, rounds=5, warmups=1, visible=False)
-    return [
-        of_type.flops / min(timings[name].minimum for name in of_type.variants(f"{number} "))
-        for number, of_type in enumerate(products)
-    ]
+def measure_flops_per_second(*, tokens: int, hidden: int, intermediate: int, dtype: torch.dtype) -> float:
+    """Return the rate of one layer's products: the best of five alternating rounds of the faster form."""
+    products = LinearProducts(tokens=tokens, hidden=hidden, intermediate=intermediate, layers=1, dtype=dtype)
+    timings = alternate(products.variants(), rounds=5, warmups=1, visible=False)
+    return products.flops / min(timing.minimum for timing in timings.values())

@@ -161,11 +161,11 @@ class StepProfiler(Observer):
         """Measure the rate of matrix products, on all ranks at once as in a step; rank 0 writes and logs the table."""
         self.runner.ranks.note("measuring the rate of matrix products")
         model = self.runner.model.config
-        (rate,) = measure_flops_per_second(
+        rate = measure_flops_per_second(
             tokens=round(mean(sum(self._tokens), len(self._tokens))),
             hidden=model.hidden_size,
             intermediate=model.intermediate_size,
-            dtypes=[self.runner.precision.activation_dtype],
+            dtype=self.runner.precision.activation_dtype,
         )
         if not self.runner.ranks.is_main:
             return

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from bert_large import engines
+from bert_large.cpp_library import LibraryBuildError
 from bert_large.distributed.topology import Node, Topology
 from bert_large.doctor import processor
 from bert_large.doctor.finding import OK, PROBLEM, WARNING
@@ -43,6 +45,15 @@ def test_the_precision_to_use(
 
 
 def test_the_speedup_is_measured() -> None:
+    assert processor.measure_bf16_speedup() > 0
+
+
+def test_the_speedup_is_measured_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise LibraryBuildError("no compiler")
+
+    monkeypatch.setattr(engines, "load_kernels", fail)
+    monkeypatch.setattr(engines.ipex, "find_fault", lambda: "not installed")
     assert processor.measure_bf16_speedup() > 0
 
 
