@@ -9,7 +9,7 @@ VENV ?= .venv
 IPEX_VENV ?= .venv-ipex
 # The environment with oneCCL, which other tests of several ranks run without.
 CCL_VENV ?= .venv-ccl
-IPEX_TESTS ?= tests/unit/engines tests/unit/bench tests/parity/test_engines.py tests/parity/test_golden.py \
+IPEX_TESTS ?= tests/unit/engines tests/unit/bench tests/unit/hugging_face tests/parity/test_engines.py tests/parity/test_golden.py \
   tests/parity/test_hugging_face.py tests/parity/test_second_reference.py tests/integration/test_engines.py
 
 bin := $(VENV)/bin

@@ -187,14 +187,17 @@ class Heartbeat:
         return self._fault
 
     def report_failure(self, reason: str) -> None:
-        """Send the reason why this rank exits to the others, unless they exit for the same reason."""
-        if self._closed.is_set():
-            return
+        """Send the reason why this rank exits to the others."""
         self._left_to_main.set()
         self._beat.verdict = f"{self._names[self._rank]} failed: {reason}"
         self._hurry.set()
         self._found.wait(self._beat_seconds)
         time.sleep(self._beat_seconds)  # if this rank hosts the store, the others must read it before it ends
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether all ranks are about to leave."""
+        return self._closed.is_set()
 
     def close(self) -> None:
         """Stop the threads, because all ranks are about to leave.

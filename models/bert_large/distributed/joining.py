@@ -69,9 +69,13 @@ def joined_ranks(
         heartbeat.report_failure(f"{type(error).__name__}: {error}")
         raise
     except BaseException as error:
-        heartbeat.report_failure(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+        if heartbeat.is_closed:  # all ranks fail together
+            distributed.destroy_process_group()
+        else:
+            heartbeat.report_failure(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
         raise
     heartbeat.close()
+    # A thread of the backend that finds its connections closed while the process exits could abort the process.
     distributed.destroy_process_group()
 
 
