@@ -225,15 +225,6 @@ def test_a_failed_collective_among_ranks_that_are_well(make: Make, ended: list[s
     assert ended == []
 
 
-def test_a_closed_heartbeat_reports_nothing(make: Make, ended: list[str]) -> None:
-    ranks = [make(rank) for rank in range(3)]
-    for rank in ranks:
-        rank.close()
-    ranks[0].report_failure("of which all know")
-    time.sleep(2 * SILENCE_SECONDS)
-    assert ended == []
-
-
 END = """
 import os, sys, threading
 from bert_large.distributed import heartbeat
