@@ -33,6 +33,7 @@ from bert_large.worker_processes import end_with_parent
 from torch import distributed
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+WARMUPS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,24 +121,20 @@ class _Group:
 
 def measure(options: SumOptions) -> dict[str, Any]:
     """Measure every combination in alternating rounds."""
-    cases = [(size, dtype) for dtype in DTYPES for size in options.sizes_mb]
-    found: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    cases = {f"{dtype} {size:g} MB": (size * 1e6, dtype) for dtype in DTYPES for size in options.sizes_mb}
+    rounds: list[dict[tuple[str, str], tuple[float, float]]] = []
     with contextlib.ExitStack() as stack:
         groups: dict[str, _Group] = {}
         for name, transport in transports().items():
             groups[name] = _Group(transport, options.ranks)
             stack.callback(groups[name].close)
-        for round_ in range(options.rounds + 2):  # two rounds to warm up
-            for size, dtype in cases:
-                for name, group in groups.items():
-                    times = group.run(size * 1e6, dtype)
-                    if round_ >= 2:
-                        found.setdefault(name, {}).setdefault(f"{dtype} {size:g} MB", []).append(times)
+        for _ in range(options.rounds + WARMUPS):
+            rounds.append({(name, case): groups[name].run(*cases[case]) for case in cases for name in groups})
     return {
         "benchmark": "sums", "ranks": options.ranks, "rounds": options.rounds, "torch": torch.__version__,
         "cpu": read_cpu_model(),
-        "milliseconds": {name: {case: _summarize(times) for case, times in cases.items()}
-                         for name, cases in found.items()},
+        "milliseconds": {name: {case: _summarize([times[name, case] for times in rounds[WARMUPS:]]) for case in cases}
+                         for name in groups},
     }  # fmt: skip
 
 
