@@ -17,9 +17,9 @@ _BENCHMARKS: dict[str, tuple[type[BenchmarkOptions], str]] = {
 }  # fmt: skip
 _COMPARE = (
     "variants that take turns with the engine: eager, native, ipex, and Hugging Face's model as hugging-face, "
-    "hugging-face-sdpa, hugging-face-compile or hugging-face-ipex, which need transformers; a variant that does not "
-    "compute the same is reported and not timed; ipex and hugging-face-ipex load IPEX, which changes PyTorch for all "
-    "variants; without a name: nothing is compared"
+    "hugging-face-sdpa, hugging-face-compile, hugging-face-ipex or hugging-face-fast-bert, which need transformers; a "
+    "variant that does not compute the same is reported and not timed; ipex, hugging-face-ipex and "
+    "hugging-face-fast-bert load IPEX, which changes PyTorch for all variants; without a name: nothing is compared"
 )
 
 

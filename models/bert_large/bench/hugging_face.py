@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import Any
 
 import torch
+from packaging.version import Version
 from torch import nn
 
 from bert_large.bench.tolerance import Outcome, compute_gradients
@@ -18,13 +22,18 @@ from bert_large.engines.ipex import find_fault, load_ipex
 from bert_large.engines.precision import Precision
 from bert_large.errors import InputError
 
-PLAIN, SDPA, COMPILED, IPEX = "hugging-face", "hugging-face-sdpa", "hugging-face-compile", "hugging-face-ipex"
+PLAIN, SDPA, COMPILED, IPEX, FAST_BERT = (
+    "hugging-face", "hugging-face-sdpa", "hugging-face-compile", "hugging-face-ipex", "hugging-face-fast-bert"
+)  # fmt: skip
 FORMS = {
     PLAIN: "eager",
     SDPA: "eager, with PyTorch's fused attention where it supports dropout",
     COMPILED: "under torch.compile",
     IPEX: "under ipex.optimize",
+    FAST_BERT: "under ipex.fast_bert",
 }
+_FAST_BERT_TRANSFORMERS = "4.51.3"
+"""The latest version of transformers that `ipex.fast_bert` accepts."""
 
 
 def check_forms(names: Sequence[str]) -> None:
@@ -34,16 +43,24 @@ def check_forms(names: Sequence[str]) -> None:
             "--compare names Hugging Face's model, but transformers is not installed; install it "
             "(pip install 'transformers>=4.51,<6'), or give --compare other names or none"
         )
-    fault = find_fault() if IPEX in names else None
+    of_ipex = [name for name in names if name in (IPEX, FAST_BERT)]
+    fault = find_fault() if of_ipex else None
     if fault is not None:
-        raise InputError(f"--compare names {IPEX}: {fault}")
+        raise InputError(f"--compare names {of_ipex[0]}: {fault}")
+    if FAST_BERT in names and Version(version("transformers")) > Version(_FAST_BERT_TRANSFORMERS):
+        raise InputError(
+            f"--compare names {FAST_BERT}, which supports transformers up to {_FAST_BERT_TRANSFORMERS}, found "
+            f"{version('transformers')}; install transformers=={_FAST_BERT_TRANSFORMERS} in an environment for it"
+        )
 
 
 def _config(config: ModelConfig, form: str) -> Any:
     from transformers import BertConfig  # takes seconds to import
 
-    attention = "sdpa" if form == SDPA else "eager"
-    return BertConfig(**config.to_hugging_face() | {"attn_implementation": attention})
+    changes = {"attn_implementation": "sdpa" if form == SDPA else "eager"}
+    if form == FAST_BERT:
+        changes["hidden_act"] = "gelu"  # the only one that it computes; the comparison of results judges the difference
+    return BertConfig(**config.to_hugging_face() | changes)
 
 
 def without_dropout(config: ModelConfig) -> ModelConfig:
@@ -55,11 +72,23 @@ def make_encoder(
     config: ModelConfig, form: str, precision: Precision, weights: Mapping[str, torch.Tensor]
 ) -> nn.Module:
     """Return their encoder in one of `FORMS`, in training mode, with a copy of our encoder's `weights`."""
-    from transformers.models.bert.modeling_bert import BertEncoder
+    from transformers.models.bert.modeling_bert import BertEncoder, BertModel
 
-    encoder = BertEncoder(_config(config, form)).train()
-    encoder.load_state_dict(weights)
-    return _arrange(encoder, form, precision, learning_rate=0.0)[0]
+    if form != FAST_BERT:
+        encoder = BertEncoder(_config(config, form)).train()
+        encoder.load_state_dict(weights)
+        return _arrange(encoder, form, precision, learning_rate=0.0)[0]
+    model = BertModel(_config(config, form), add_pooling_layer=False).train()
+    model.encoder.load_state_dict(weights)
+    model, _ = _arrange(model, form, precision, learning_rate=0.0)
+
+    def complete(encoder: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the mask, which fast_bert requires; it expects the type that its embeddings return."""
+        hidden = arguments[0].to(precision.activation_dtype)
+        return hidden, torch.zeros(len(hidden), 1, 1, hidden.shape[1])
+
+    model.encoder.register_forward_pre_hook(complete)
+    return model.encoder
 
 
 def _arrange(
@@ -72,6 +101,9 @@ def _arrange(
         lamb = ipex.optim._lamb.Lamb(model.parameters(), lr=learning_rate, weight_decay=0.01)
         return ipex.optimize(model, optimizer=lamb, dtype=precision.autocast_dtype, inplace=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, fused=True)
+    if form == FAST_BERT:
+        with contextlib.redirect_stdout(sys.stderr):  # where it prints a line for each module
+            return load_ipex().fast_bert(model, precision.activation_dtype, optimizer, unpad=True)
     if form == COMPILED:
         torch.compiler.reset()  # forget the same model with another dropout, which would become a variable here
         model.compile()

@@ -157,7 +157,14 @@ def test_wrong_usage(arguments: list[str], named: str, capsys: pytest.CaptureFix
     assert named in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("benchmark", "compare"), [("step", []), ("train", ["--compare", "hugging-face-ipex"])])
+@pytest.mark.parametrize(
+    ("benchmark", "compare"),
+    [
+        ("step", []),
+        ("train", ["--compare", "hugging-face-ipex"]),
+        ("step", ["--compare", "hugging-face-fast-bert"]),
+    ],
+)
 def test_missing_packages(
     benchmark: str, compare: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -166,6 +173,16 @@ def test_missing_packages(
     monkeypatch.setattr(hugging_face, "find_fault", lambda: "IPEX is missing here")
     assert main(["bench", benchmark, *TINY, *compare]) == 2
     assert ("IPEX is missing here" if compare else "transformers") in capsys.readouterr().err
+
+
+def test_fast_bert_needs_an_old_transformers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hugging_face, "find_fault", lambda: None)
+    monkeypatch.setattr(hugging_face, "version", lambda name: "4.52.0")
+    assert main(["bench", "step", *TINY, "--compare", "hugging-face-fast-bert"]) == 2
+    message = capsys.readouterr().err
+    assert "4.51.3" in message and "4.52.0" in message
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 99 bytes")])
