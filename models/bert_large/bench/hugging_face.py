@@ -75,20 +75,20 @@ def make_encoder(
     from transformers.models.bert.modeling_bert import BertEncoder, BertModel
 
     if form != FAST_BERT:
-        encoder = BertEncoder(_config(config, form)).train()
-        encoder.load_state_dict(weights)
-        return _arrange(encoder, form, precision, learning_rate=0.0)[0]
+        plain = BertEncoder(_config(config, form)).train()
+        plain.load_state_dict(weights)
+        return _arrange(plain, form, precision, learning_rate=0.0)[0]
     model = BertModel(_config(config, form), add_pooling_layer=False).train()
     model.encoder.load_state_dict(weights)
-    model, _ = _arrange(model, form, precision, learning_rate=0.0)
+    encoder = _arrange(model, form, precision, learning_rate=0.0)[0].get_submodule("encoder")
 
     def complete(encoder: nn.Module, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Add the mask, which fast_bert requires; it expects the type that its embeddings return."""
         hidden = arguments[0].to(precision.activation_dtype)
         return hidden, torch.zeros(len(hidden), 1, 1, hidden.shape[1])
 
-    model.encoder.register_forward_pre_hook(complete)
-    return model.encoder
+    encoder.register_forward_pre_hook(complete)
+    return encoder
 
 
 def _arrange(
