@@ -42,7 +42,7 @@ test-ccl: $(CCL_VENV)/.installed ## run the tests over oneCCL, which needs 500 M
 test-all: $(VENV)/.installed-test ## run all tests
 	$(bin)/pytest -n auto --dist loadfile $(PYTEST_ARGS)
 
-test-ipex: ## run the engine tests with IPEX in a separate environment (up to 7 GB)
+test-ipex: ## run the tests of engines, benchmarks and Hugging Face models with IPEX in a separate environment (up to 7 GB)
 	$(MAKE) VENV='$(IPEX_VENV)' '$(IPEX_VENV)/.ipex'
 	$(IPEX_VENV)/bin/pytest $(IPEX_TESTS) $(PYTEST_ARGS)
 

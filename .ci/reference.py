@@ -240,12 +240,14 @@ before anything starts; so does a variable whose name is a misspelling of one of
 .venv/bin/bert-large recipes
 .venv/bin/bert-large recipes mlperf-256 --precision bf16
 ```"""
-_RECIPES = """`bert-large recipes` shows the purpose, batch, rate and steps of each recipe: Intel's, MLCommons'
-reference convergence points for MLPerf (`mlperf-256` to `mlperf-8192`), NVIDIA's two phases, the original BERT's for
-several sizes, DistilBERT's and the demo's. With a name it shows every setting of that recipe.
+_RECIPES = """`bert-large recipes` shows the purpose, batch, rate and steps of each recipe: those of Intel's package
+and its MLPerf submissions, MLCommons' reference convergence points for MLPerf (`mlperf-256` to `mlperf-8192`), NVIDIA's
+two phases, the original BERT's for several sizes, DistilBERT's, one like RoBERTa's, continued pretraining, a day on one
+node, and the demo's. With a name it shows every setting of that recipe.
 
-`distilbert` is for phase 2 alone, from new weights, which the script of phase 2 does not start from. The last `--phase`
-counts: `CONFIG_FILE=distilbert-base RECIPE=distilbert quickstart/run_bert_pretrain_phase1.sh --phase 2`."""
+`distilbert` and `roberta-like` are for phase 2 alone, from new weights, which the script of phase 2 does not start
+from. The last `--phase` counts:
+`CONFIG_FILE=distilbert-base RECIPE=distilbert quickstart/run_bert_pretrain_phase1.sh --phase 2`."""
 _MAKE = (
     "`make` takes `PYTHON` and `CXX`, the interpreter and compiler of the environment, and `VENV` and `IPEX_VENV`, its "
     "folders (`.venv`, `.venv-ipex`). `PYTEST_ARGS`, `FAULT_ARGS`, `SOAK_ARGS`, `AUDIT_ARGS` and `BENCH_ARGS` are "

@@ -116,7 +116,9 @@ class ContainerVariables:
     script: str = _variable("run_bert_pretrain_phase1.sh", "script of quickstart/ to run")
     training_phase: str = _variable("1", "phase whose script is the default", choices=("1", "2"))
     runtime: str = _variable("container", "native: run the script without a container", choices=("container", "native"))
-    container_engine: str | None = _variable(None, "docker or podman", default_text="the first that answers")
+    container_engine: str | None = _variable(
+        None, "docker, podman, apptainer or singularity", default_text="the first that answers"
+    )
     image_name: str = _variable("model-zoo:pytorch-bert-large-training", "image to run, or to build")
     shm_size: str = _variable("8G", "shared memory of the container")
     docker_args: str | None = _variable(

@@ -51,7 +51,7 @@ class RankOptions(PhaseOptions):
 
 
 def _split_cores(ranks: int) -> list[list[int]]:
-    """Return the cores of each rank: the same number for each, neighbours by number."""
+    """Return the cores of each rank: the same number for each, neighbors by number."""
     cores = sorted(os.sched_getaffinity(0))
     if ranks > len(cores):
         raise InputError(f"--ranks is {ranks}, expected at most one per core; there are {len(cores)} cores")

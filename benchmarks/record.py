@@ -106,13 +106,14 @@ CAVEATS = (
     "too unsteady, and only the quartiles are shown.",
     "`step` runs full sequences, without padding. Its matrix products are `torch.mm` into existing memory, with query, "
     "key and value as one product or as three, whichever was faster. Hugging Face's encoder gets no attention mask, "
-    "which favours it. The share of the peak is relative to multiply-adds of operands in registers on all threads.",
+    "which favors it. The share of the peak is relative to multiply-adds of operands in registers on all threads.",
     "The native engine keeps the memory of large tensors for the whole process, so Hugging Face's model also profits "
     "from it here: in its own process it would be slower by its page faults.",
     "All variants have the same weights. A variant was timed only if its result and gradients without dropout equal "
     "those of the eager engine in fp32, up to the rounding of its precision.",
-    "`hugging_face_compile` and `hugging_face_ipex` are the same model under `torch.compile` and `ipex.optimize`, the "
-    "latter with IPEX's fused LAMB. IPEX, once loaded, changes PyTorch for all variants in the process.",
+    "`hugging_face_compile`, `hugging_face_ipex` and `hugging_face_fast_bert` are the same model under "
+    "`torch.compile`, `ipex.optimize` with IPEX's fused LAMB, and `ipex.fast_bert`. IPEX, once loaded, changes PyTorch "
+    "for all variants in the process.",
     "`train` has the number of layers that its command states, with the embeddings and both heads of the full "
     "vocabulary. Hugging Face's masked-LM head computes all positions, ours the masked ones: with fewer layers than 24 "
     "the heads weigh more, so the ratio is a few percent larger than that of the full model.",

@@ -179,9 +179,13 @@ check_choices() {
   done
 }
 
-# holds_path NAME: whether a variable is set and its value is a path; some of them also take words.
+# holds_path NAME: whether a variable is set and its value is a path; some of them also take words, and CHECKPOINT_DIR the
+# name of a model on Hugging Face's hub, as in models/bert_large/hub.py.
 holds_path() {
   local value="${!1:-}"
+  if [[ "$1" == CHECKPOINT_DIR && "$value" =~ ^[A-Za-z0-9_-][A-Za-z0-9_.-]*/[A-Za-z0-9_.-]+$ && ! -e "${value%/*}" ]]; then
+    return 1
+  fi
   [[ -n "$value" && ("$value" == *[[:space:]]* || " ${PATH_WORDS[$1]:-} " != *" $value "*) ]]
 }
 

@@ -303,7 +303,7 @@ print_CONTAINER_help() {
   SCRIPT                  script of quickstart/ to run (default: run_bert_pretrain_phase1.sh)
   TRAINING_PHASE          phase whose script is the default (default: 1)
   RUNTIME                 native: run the script without a container (default: container)
-  CONTAINER_ENGINE        docker or podman (default: the first that answers)
+  CONTAINER_ENGINE        docker, podman, apptainer or singularity (default: the first that answers)
   IMAGE_NAME              image to run, or to build (default: model-zoo:pytorch-bert-large-training)
   SHM_SIZE                shared memory of the container (default: 8G)
   DOCKER_ARGS             more arguments for `docker run`, split into words as a shell does, nothing expanded; they

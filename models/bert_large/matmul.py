@@ -31,7 +31,7 @@ def bf32_rounds_factors() -> bool:
     """Return whether float32 products are computed from factors rounded to bf16 when PyTorch is asked for that.
 
     The setting only permits it: oneDNN has such products for AMX alone, and computes in fp32 elsewhere, even on CPUs
-    with avx512_bf16. It also honours DNNL_MAX_CPU_ISA. So this computes one product, whose factors 1 + 2^-10 become 1
+    with avx512_bf16. It also honors DNNL_MAX_CPU_ISA. So this computes one product, whose factors 1 + 2^-10 become 1
     in bf16; 64 rows are enough for PyTorch to pass it to oneDNN.
     """
     factor = torch.full((64, 64), 1 + 2**-10)

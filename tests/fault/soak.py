@@ -5,7 +5,7 @@
 A run of the demo's model on random records, which evaluates and saves often, is watched from outside and then asked to
 stop. The start, in which caches fill, is left out. After it, a robust trend (the median of the slopes between any two
 points, Theil and Sen) measures the change of each value over the whole time, so that short loads by other processes do
-not count. Long ones would: neighbours on the same memory can slow a machine down to a fraction of its speed. Therefore
+not count. Long ones would: neighbors on the same memory can slow a machine down to a fraction of its speed. Therefore
 the watcher repeats a fixed piece of the same work, and speed is measured relative to it. `soak.json` and `soak.md` in
 the folder contain the samples and the verdict.
 """

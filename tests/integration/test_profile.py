@@ -46,7 +46,7 @@ def test_profiling_does_not_change_the_run(
     assert sum(stage["seconds"] for stage in stages.values()) == pytest.approx(sum(timed) / 2, rel=0.05, abs=2e-3)
     assert sum(stage["share"] for stage in stages.values()) == pytest.approx(1)
     assert tuple(stages) == STAGES
-    for name in ("dense", "attention", "normalisation", "embedding", "head"):
+    for name in ("dense", "attention", "normalization", "embedding", "head"):
         assert 0 < stages[name]["backward_seconds"] < stages[name]["seconds"], name
     assert stages["optimizer"]["seconds"] > 0
     assert stages["data"]["seconds"] > 0

@@ -127,7 +127,7 @@ def pad(records: Sequence[Record], length: int) -> dict[str, torch.Tensor]:
 class HuggingFaceTraining:
     """Optimizer steps of their model in one of `FORMS`: padded micro-batches, clipped gradients, PyTorch's fused AdamW.
 
-    PyTorch and transformers have no LAMB. AdamW does less work, which favours their model. IPEX has its own LAMB.
+    PyTorch and transformers have no LAMB. AdamW does less work, which favors their model. IPEX has its own LAMB.
     """
 
     def __init__(

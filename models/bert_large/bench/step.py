@@ -34,7 +34,7 @@ from bert_large.observe.timing import Variant, alternate, as_dicts, format_sprea
 from bert_large.tables import format_table
 
 _PEAK_ITERATIONS = 1_000_000
-"""Of a loop of up to 24 vector or two tile products: some milliseconds."""
+"""Rounds of up to 24 vector products, or a sixteenth as many of four tile products: some milliseconds."""
 Forward = Callable[[torch.Tensor, int], torch.Tensor]
 """Maps an encoder's input and the round to its output."""
 

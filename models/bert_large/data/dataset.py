@@ -2,9 +2,9 @@
 
 Training reads single records in random order. A stream of records with a shuffle buffer would read the disk in order,
 but the sample at a position would then depend on everything read before it: on the number of ranks, on where a run was
-interrupted, on the buffer's size. With random access a sample is a function of its position alone, all records of all
-files are shuffled against each other, and a run resumes at any step without reading what came before. One record is
-1 to 5 kB: page cache and read-ahead workers hide the cost of seeking.
+interrupted, on the buffer's size. With random access a sample is a function of its position alone, the records of all
+files are shuffled with each other (in the first epoch within windows: `data.windows`), and a run resumes at any step
+without reading what came before. One record is 1 to 5 kB: page cache and read-ahead workers hide the cost of seeking.
 """
 
 from __future__ import annotations

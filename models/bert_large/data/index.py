@@ -1,7 +1,7 @@
 """A shard's index: where its records lie and how long they are, made by one checking pass and kept on disk.
 
-The pass decodes and checks every record once, so a damaged shard is found before training rather than in the middle of
-it. It stores three values per record:
+The pass decodes and checks every record once, so a damaged shard is found before training reaches it. It stores three
+values per record:
 
 - the offset, for random access;
 - the length in tokens. Dealing a global batch to ranks and cutting it into micro-batches needs the lengths of all its

@@ -58,7 +58,7 @@ def _advise(cpu_flags: frozenset[str]) -> Finding:
 def measure_bf16_speedup() -> float:
     """Return the time of an encoder layer, forward and backward, in fp32 over that in bf16; it takes about a second.
 
-    Where the kernels cannot be built, which another check reports, it is a layer of the eager engine.
+    Where the kernels cannot be built, which another check reports, it is a layer of IPEX or the eager engine.
     """
     try:
         engine, _ = resolve_engine("auto")

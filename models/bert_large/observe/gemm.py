@@ -1,4 +1,6 @@
-"""The lower bound that benchmarks compare with: only the matrix products of an encoder's linear layers.
+"""What benchmarks compare with: only the matrix products of an encoder's linear layers, by PyTorch.
+
+A lower bound where an engine uses PyTorch's products.
 
 Each linear layer computes `x @ W.T` in the forward pass, and `dy @ W` and `dy.T @ x` in the backward pass, each with
 `torch.mm` into memory that is already allocated. `torch.addmm` with a bias, `functional.linear`, oneDNN's own linear

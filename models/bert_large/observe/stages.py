@@ -4,7 +4,7 @@ The own time of every event (without that of the events inside it) counts for on
 step:
 
 - In the forward pass, an event belongs to the innermost `stage_marker` around it, refined by its operator: in the
-  encoder, matrix products of linear layers are "dense" and LayerNorms "normalisation", whichever marker they are in.
+  encoder, matrix products of linear layers are "dense" and LayerNorms "normalization", whichever marker they are in.
 - In the backward pass, an autograd node belongs to the stage of the operation that created it; both have the same
   sequence number. A node of the native engine computes several stages and is refined by the operators it calls.
 - Accumulation into `.grad` belongs to the stage of the node that ran before it.
@@ -21,7 +21,7 @@ from typing import Any
 from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import record_function
 
-STAGES = ("dense", "attention", "normalisation", "embedding", "head", "optimizer", "communication", "data", "rest")
+STAGES = ("dense", "attention", "normalization", "embedding", "head", "optimizer", "communication", "data", "rest")
 _MARKER = "stage: "
 _NODE = "autograd::engine::evaluate_function: "
 _ACCUMULATION = f"{_NODE}torch::autograd::AccumulateGrad"
@@ -33,7 +33,7 @@ _STARTS = {
     "torch.distributed.ddp": "communication",
 }
 """Stages of events by prefix of their name, independent of the marker around them."""
-_ENCODER_STAGES = ("attention", "dense", "normalisation")
+_ENCODER_STAGES = ("attention", "dense", "normalization")
 _ENCODER_OPERATORS = {
     "aten::linear": "dense",
     "aten::mm": "dense",
@@ -51,9 +51,9 @@ _ENCODER_OPERATORS = {
     "bert_large::weight_gradient": "dense",
     "bert_large::gelu": "dense",
     "bert_large::gelu_gradient": "dense",
-    "aten::layer_norm": "normalisation",
-    "bert_large::residual_norm": "normalisation",
-    "bert_large::residual_norm_gradient": "normalisation",
+    "aten::layer_norm": "normalization",
+    "bert_large::residual_norm": "normalization",
+    "bert_large::residual_norm_gradient": "normalization",
 }
 """Stages of operators inside an encoder layer; they take precedence over the marker around them."""
 

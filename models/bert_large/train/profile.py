@@ -44,7 +44,7 @@ _ENGINE_STAGES = {
     # Methods of the eager engine that compute parts of the blocks above.
     "attention": "attention",
     "dense_gelu": "dense",
-    "dense_dropout_residual_norm": "normalisation",
+    "dense_dropout_residual_norm": "normalization",
 }
 
 

@@ -43,9 +43,9 @@ def norm(seed: int) -> Any:
 
 def normalized(values: torch.Tensor, parameters: Any) -> torch.Tensor:
     """LayerNorm written out."""
-    centred = values - values.mean(dim=-1, keepdim=True)
-    deviation = (centred.square().mean(dim=-1, keepdim=True) + parameters.eps).sqrt()
-    return centred / deviation * parameters.weight + parameters.bias
+    centered = values - values.mean(dim=-1, keepdim=True)
+    deviation = (centered.square().mean(dim=-1, keepdim=True) + parameters.eps).sqrt()
+    return centered / deviation * parameters.weight + parameters.bias
 
 
 def dropped(values: torch.Tensor, sample: int, site: DropoutSite | None) -> torch.Tensor:

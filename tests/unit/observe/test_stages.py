@@ -43,7 +43,7 @@ def test_a_marker_is_refined_in_the_encoder() -> None:
     block = Event("stage: attention", 0, 500_000, [Event("AttentionBlock", 50_000, 450_000, [product, norm])])
     assert divide(block) == {
         "dense": (pytest.approx(0.2), 0),
-        "normalisation": (pytest.approx(0.1), 0),
+        "normalization": (pytest.approx(0.1), 0),
         "attention": (pytest.approx(0.2), 0),
         "rest": (0.5, 0),
     }

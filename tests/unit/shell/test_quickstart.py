@@ -34,6 +34,16 @@ def test_phase_2_starts_from_the_checkpoint(phase_2: Sandbox) -> None:
     assert parsed.config_file is None
 
 
+@pytest.mark.parametrize(("kind", "script"), [("phase_2", PHASE_2), ("finetune", FINETUNE)])
+def test_a_checkpoint_may_be_a_name_on_the_hub(kind: str, script: str, request: pytest.FixtureRequest) -> None:
+    """Unless a folder here has the owner's name."""
+    sandbox: Sandbox = request.getfixturevalue(kind)
+    sandbox.variables["CHECKPOINT_DIR"] = "owner/a.published-model"
+    assert str(sandbox.succeed(script).parse().checkpoint_dir) == "owner/a.published-model"
+    sandbox.variables["CHECKPOINT_DIR"] = f"{Path(sandbox.folder('owner')).name}/a.published-model"
+    assert "owner/a.published-model" in sandbox.refuse(script)
+
+
 def test_every_variable_reaches_its_setting(phase_1: Sandbox) -> None:
     """Also those with names of Intel's package."""
     values = {"MICRO_BATCH_TOKENS": "4096", "MAX_STEPS": "13700", "TOTAL_STEPS": "14063", "MAX_SAMPLES": "4500000",

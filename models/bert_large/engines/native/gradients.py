@@ -112,5 +112,5 @@ def _as_one(parts: Sequence[Tensor | None]) -> Tensor | None:
             return None
         end += part.nbytes
     if end - first.data_ptr() > first.untyped_storage().nbytes() - first.storage_offset() * first.element_size():
-        return None  # neighbours by chance: the first one's tensor ends before the last one does
+        return None  # neighbors by chance: the first one's tensor ends before the last one does
     return first.as_strided((sum(len(part) for part in parts if part is not None), first.shape[1]), first.stride())

@@ -84,7 +84,7 @@ class AmxProducts {
   }
 
   // Its transpose as a second factor: [padded_head / 2][padded_length] words. A word of the packed matrix, two
-  // neighbours of a row, is a word of the result: a transposition of 32-bit words.
+  // neighbors of a row, is a word of the result: a transposition of 32-bit words.
   BFloat16* transposed_pairs(const BFloat16* rows) {
     BFloat16* to = take_matrix();
     transpose_words(reinterpret_cast<const float*>(rows), sizes_.padded_length, sizes_.padded_head / 2,

@@ -11,7 +11,7 @@
 //
 // All matrices are contiguous [rows, columns]; T is float or BFloat16; parameters, statistics and gradients of
 // parameters are float, and rows are normalized in float. Gradients of parameters are added to. The variance is summed
-// from centred values in a second pass over the row, which is in the first-level cache: E[x^2] - mean^2 would cancel.
+// from centered values in a second pass over the row, which is in the first-level cache: E[x^2] - mean^2 would cancel.
 //
 // Sums over rows are kept per thread and added in the order of threads, so that results are the same bits in every run
 // with the same number of threads.

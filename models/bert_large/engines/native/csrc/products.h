@@ -9,15 +9,15 @@
 //   left step    [32 rows][32 of the depth]             two tiles of 16 rows of 64 bytes
 //   right step   [16 pairs of the depth][32 columns][2] two tiles of 16 rows of 64 bytes, 128 bytes apart
 // so that a 32-bit word holds two neighbors in depth, as TDPBF16PS and VDPBF16PS take them. The steps of 32 rows or
-// columns in the order of depth are a panel. W is packed as the right factor of y, and that as the one of dx, once per
-// update. The products pack activations themselves.
+// columns in the order of depth are a panel. After an update, W is packed as the right factor of y, and for
+// the next backward pass that copy as the right factor of dx. The products pack activations themselves.
 //
 // Blocking. A micro-kernel computes 32 x 32 sums: four tile registers, with two for each factor. A step is four tile
 // products of 16 cycles; loading its 4 KiB from the second-level cache (48 bytes per cycle) takes longer, 85 cycles, so
 // three quarters of the AMX peak is the limit of this design for factors that the first-level cache does not hold.
 // Others measured as much with packed factors in that cache, and 66% where one is read from rows that are far apart
 // (github.com/usstq/mm_amx); 65% is published for large products on one core (doi:10.1145/3773656.3773660). The depth
-// is cut into parts of at most 1,024 elements, the rows into parts of 256 or 512: the packed left part then takes half
+// is cut into parts of at most 1,024 elements, the rows into parts of 256 to 512: the packed left part then takes half
 // of a second-level cache of 1 or 2 MiB. Each right panel (64 KiB) is read from a farther cache once per part, at 4 or
 // 2 bytes per cycle of the AMX peak, and half or all of it is prefetched a panel ahead. Sums of products that are
 // deeper than one part are kept in float between the parts (4 KiB per block, contiguous).
