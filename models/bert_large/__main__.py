@@ -1,8 +1,6 @@
 """`python -m bert_large` is the `bert-large` command."""
 
-import sys
-
-from bert_large.cli import main
+from bert_large.cli import run_and_exit
 
 if __name__ == "__main__":  # loader processes import this module again
-    sys.exit(main())
+    run_and_exit()

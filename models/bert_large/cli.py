@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import importlib
 import io
 import os
 import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 from bert_large import __version__, standard_streams
 from bert_large.config.options import BOOLEANS, FROM_ENVIRONMENT, CommandParser, Setting, find_nearest
@@ -134,3 +136,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+
+
+def run_and_exit() -> NoReturn:
+    """Run the command line as a program, which ends with the command's exit code.
+
+    A rank of several ends before Python's and C++'s clean-up. A thread of the backend may release the tensors of the
+    last collective then, which needs Python, and would abort the process.
+    """
+    code: Any = 1  # that of an unexpected exception
+
+    def end() -> None:
+        standard_streams.flush_or_discard(sys.stdout)
+        os._exit(code)
+
+    if os.environ.get("WORLD_SIZE", "1") != "1":
+        atexit.register(end)  # before all others, and so called after them
+    try:
+        code = main()
+    except SystemExit as ended:  # of the parser
+        code = ended.code
+    sys.exit(code)

@@ -167,6 +167,24 @@ def test_as_a_module() -> None:
     assert run_process("report", "nowhere", "--output-file", "x.html").returncode == 2
 
 
+@pytest.mark.parametrize(("argument", "code"), [("recipes", 0), ("--version", 0), ("recipe", 2)])
+@pytest.mark.parametrize("ranks", ["1", "2"])
+def test_ranks_end_without_cleaning_up(argument: str, code: int, ranks: str) -> None:
+    """What a thread of the backend does after that cannot abort the process; its output and exit code are the same."""
+    program = f"""
+import atexit, sys
+from bert_large.cli import run_and_exit
+atexit.register(print, "cleaned up", file=sys.stderr)
+sys.argv = ["bert-large", {argument!r}]
+run_and_exit()
+"""
+    environment = process_environment(WORLD_SIZE=ranks)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert bool(done.stdout) == (code == 0)
+    assert ("cleaned up" in done.stderr) == (ranks == "1")
+
+
 def test_no_help_imports_torch() -> None:
     """Importing it takes seconds. The help of `kernels` does, as it is in the engine's package."""
     program = (
