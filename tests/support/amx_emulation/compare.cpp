@@ -1,5 +1,5 @@
-// Prints the worst relative error of the AMX attention kernels (on emulated products) against the vector kernels, which
-// compute the same from the same bfloat16 inputs in float: for context, log_sums, qkv_gradient and bias_gradient.
+// Prints the worst relative error of attention with products of pairs (on emulated tiles or on vectors) against that with
+// products of floats, which computes the same from the same bfloat16 inputs: for context, log_sums, qkv_gradient and bias_gradient.
 #include <cstdio>
 #include <random>
 
@@ -69,7 +69,7 @@ int main() {
         const AttentionShape shape{(int64_t)samples.size(), heads, head_size, ends.data(), samples.data(),
                                    active && head_size > 1 ? keys.data() : nullptr};
         const Dropout dropout{active, 0x12345678u, -859045376, 1 / 0.7f};
-        const Results found = run(shape, dropout, attention_forward_amx, attention_backward_amx);
+        const Results found = run(shape, dropout, attention_forward_pairs, attention_backward_pairs);
         const Results expected = run(shape, dropout, attention_forward<BFloat16>, attention_backward<BFloat16>);
         worst[0] = std::max(worst[0], error(found.context, expected.context));
         worst[1] = std::max(worst[1], error(found.log_sums, expected.log_sums));

@@ -1,4 +1,4 @@
-// Attention on vector units: matrices in float, whatever the type of the activations; products by `multiply`.
+// Attention with products of floats, whatever the type of the activations.
 #include "attention.h"
 
 #include "attention_task.h"
@@ -11,7 +11,8 @@ namespace {
 // What both passes share: packed matrices [padded_length, padded_head], row-major or in panels.
 class VectorProducts {
  public:
-  static constexpr int64_t kMultiple = kLanes;
+  static int64_t length_multiple() { return kLanes; }
+  static constexpr int64_t kHeadMultiple = kLanes;
   static void finish() {}
 
  protected:
@@ -46,7 +47,7 @@ class VectorProducts {
   }
 
   // Panels of the transpose [padded_head, padded_length] of a packed matrix.
-  Panels pack_transpose(const float* from) {
+  Panels<float> pack_transpose(const float* from) {
     const int64_t rows = sizes_.padded_length, columns = sizes_.padded_head, panel_stride = columns * kPanel;
     float* to = scratch_.take(round_up(rows, kPanel) * columns);
     for (int64_t r = 0; r < rows; r += kLanes) {
@@ -60,8 +61,9 @@ class VectorProducts {
 
   // to [rows, padded_length] = the `rows` rows of `left` starting at `begin`, times a transposed matrix stored in
   // panels.
-  void multiply_transpose(int64_t begin, int64_t rows, const float* left, const Panels& right, float* to) {
-    multiply(rows, sizes_.padded_length, sizes_.head_size, {left + begin * sizes_.padded_head, sizes_.padded_head, 1},
+  void multiply_transpose(int64_t begin, int64_t rows, const float* left, const Panels<float>& right,
+                          float* to) {
+    multiply(rows, sizes_.padded_length, sizes_.head_size, Strided<float>{left + begin * sizes_.padded_head, sizes_.padded_head, 1},
              right, to, sizes_.score_stride, true);
   }
 
@@ -84,7 +86,7 @@ class VectorForward : public VectorProducts {
   float* scores(int64_t r) { return scores_ + r * sizes_.score_stride; }
   float* powers(int64_t r) { return scores(r); }
   void multiply_values(int64_t rows) {
-    multiply(rows, sizes_.padded_head, sizes_.length, {scores_, sizes_.score_stride, 1},
+    multiply(rows, sizes_.padded_head, sizes_.length, Strided<float>{scores_, sizes_.score_stride, 1},
              as_panels(values_, sizes_.padded_head), output_, sizes_.padded_head, true);
   }
   const float* output(int64_t r) { return output_ + r * sizes_.padded_head; }
@@ -96,7 +98,7 @@ class VectorForward : public VectorProducts {
 
  private:
   float* query_;
-  Panels key_panels_;
+  Panels<float> key_panels_;
   float *values_, *scores_, *output_;
 };
 
@@ -144,11 +146,11 @@ class VectorBackward : public VectorProducts {
   void add_products(int64_t begin, int64_t rows) {
     const int64_t length = sizes_.length, padded = sizes_.padded_head, stride = sizes_.score_stride;
     const bool overwrite = begin == 0;
-    multiply(length, padded, rows, {scores_, 1, stride}, as_panels(out_gradient_ + begin * padded, padded),
+    multiply(length, padded, rows, Strided<float>{scores_, 1, stride}, as_panels(out_gradient_ + begin * padded, padded),
              value_gradient_, padded, overwrite);
-    multiply(length, padded, rows, {gradients_, 1, stride}, as_panels(query_ + begin * padded, padded), key_gradient_,
+    multiply(length, padded, rows, Strided<float>{gradients_, 1, stride}, as_panels(query_ + begin * padded, padded), key_gradient_,
              padded, overwrite);
-    multiply(rows, padded, length, {gradients_, stride, 1}, as_panels(keys_, padded), query_gradient, padded, true);
+    multiply(rows, padded, length, Strided<float>{gradients_, stride, 1}, as_panels(keys_, padded), query_gradient, padded, true);
   }
 
   const float* key_gradient() { return key_gradient_; }
@@ -157,7 +159,7 @@ class VectorBackward : public VectorProducts {
 
  private:
   float *query_, *keys_, *out_gradient_;
-  Panels key_panels_, value_panels_;
+  Panels<float> key_panels_, value_panels_;
   float *key_gradient_, *value_gradient_, *scores_, *gradients_;
 };
 

@@ -69,12 +69,14 @@ template <typename T>
 void attention_backward(int threads, const AttentionShape& shape, const Dropout& dropout,
                         const AttentionBackward<T>& arrays);
 
-// The same with bfloat16 matrix products on AMX tiles, for CPUs where `amx_is_there`: oneDNN generates the machine code
-// of these products at run time, so one build serves CPUs with and without AMX.
+// The same with products of bfloat16 factors, for CPUs where `has_pair_products`: on AMX tiles where `amx_is_there`
+// (oneDNN generates their machine code at run time, so one build serves CPUs with and without AMX), else on AVX-512 BF16
+// vectors.
 bool amx_is_there();
-void attention_forward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
-                           const AttentionForward<BFloat16>& arrays);
-void attention_backward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
-                            const AttentionBackward<BFloat16>& arrays);
+bool has_pair_products();
+void attention_forward_pairs(int threads, const AttentionShape& shape, const Dropout& dropout,
+                             const AttentionForward<BFloat16>& arrays);
+void attention_backward_pairs(int threads, const AttentionShape& shape, const Dropout& dropout,
+                              const AttentionBackward<BFloat16>& arrays);
 
 }  // namespace bert_large

@@ -1,7 +1,7 @@
 // The skeleton of the attention kernels: tasks, and both passes over the blocks of a task.
 //
 // A task is one head of one sequence. Both passes take kQueryBlock query rows at a time against all keys. What differs
-// between vector units and AMX is how matrices are laid out and multiplied: `forward_tasks` and `backward_tasks` take
+// between products of floats and of pairs is how matrices are laid out and multiplied: `forward_tasks` and `backward_tasks` take
 // that as a template parameter, a "Products" type. Its constructor packs a task's matrices into the thread's scratch
 // memory; the members that it must have are listed above the two functions.
 #pragma once
@@ -39,9 +39,10 @@ inline std::vector<Task> order_tasks(const AttentionShape& shape) {
   return tasks;
 }
 
-// The sizes and offsets that a task works with; `multiple` is what its matrices are padded to.
+// The sizes and offsets that a task works with; its matrices are padded to the multiples.
 struct TaskSizes {
-  TaskSizes(const AttentionShape& shape, const Task& task, const Dropout& dropout, int64_t multiple)
+  TaskSizes(const AttentionShape& shape, const Task& task, const Dropout& dropout, int64_t length_multiple,
+            int64_t head_multiple)
       : head(task.head),
         first_token(shape.cu_seqlens[task.sequence]),
         length(shape.cu_seqlens[task.sequence + 1] - first_token),
@@ -49,8 +50,8 @@ struct TaskSizes {
         head_size(shape.head_size),
         width(shape.width()),
         column(head * head_size),
-        padded_length(round_up(length, multiple)),
-        padded_head(round_up(head_size, multiple)),
+        padded_length(round_up(length, length_multiple)),
+        padded_head(round_up(head_size, head_multiple)),
         score_stride(padded_length + kLanes),
         first_log_sum(head * shape.tokens() + first_token),
         sample_key(dropout.active ? bert_large::sample_key(dropout, shape.samples[task.sequence]) : 0),
@@ -219,13 +220,18 @@ void backward_task(const TaskSizes& sizes, const Dropout& dropout, const Attenti
                  bias_sums + 2 * size);
 }
 
-// Products::kMultiple is what sizes are padded to; Products::finish() is called after each task.
+template <typename Products>
+TaskSizes sizes_of(const AttentionShape& shape, const Task& task, const Dropout& dropout) {
+  return TaskSizes(shape, task, dropout, Products::length_multiple(), Products::kHeadMultiple);
+}
+
+// Products::finish() is called after each task.
 template <typename Products, typename T>
 void forward_tasks(int threads, const AttentionShape& shape, const Dropout& dropout,
                    const AttentionForward<T>& arrays) {
   const std::vector<Task> tasks = order_tasks(shape);
   parallel_tasks(threads, tasks.size(), [&](int64_t i) {
-    forward_task<Products>(TaskSizes(shape, tasks[i], dropout, Products::kMultiple), dropout, arrays, thread_scratch());
+    forward_task<Products>(sizes_of<Products>(shape, tasks[i], dropout), dropout, arrays, thread_scratch());
     Products::finish();
   });
 }
@@ -236,8 +242,8 @@ void backward_tasks(int threads, const AttentionShape& shape, const Dropout& dro
   const std::vector<Task> tasks = order_tasks(shape);
   BiasSums bias_sums(shape, tasks);
   parallel_tasks(threads, tasks.size(), [&](int64_t i) {
-    backward_task<Products>(TaskSizes(shape, tasks[i], dropout, Products::kMultiple), dropout, arrays,
-                            bias_sums.of_task(i), thread_scratch());
+    backward_task<Products>(sizes_of<Products>(shape, tasks[i], dropout), dropout, arrays, bias_sums.of_task(i),
+                            thread_scratch());
     Products::finish();
   });
   bias_sums.add_to(arrays.bias_gradient);

@@ -65,7 +65,7 @@ AttentionShape attention_shape(const Tensor& cu_seqlens, const Tensor& samples, 
 template <typename T>
 auto forward_kernel() {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    if (amx_is_there()) return &attention_forward_amx;
+    if (has_pair_products()) return &attention_forward_pairs;
   }
   return &attention_forward<T>;
 }
@@ -73,7 +73,7 @@ auto forward_kernel() {
 template <typename T>
 auto backward_kernel() {
   if constexpr (std::is_same_v<T, BFloat16>) {
-    if (amx_is_there()) return &attention_backward_amx;
+    if (has_pair_products()) return &attention_backward_pairs;
   }
   return &attention_backward<T>;
 }

@@ -1,4 +1,5 @@
-// Products of small matrices that lie in a core's cache: one thread, float, for attention's blocks.
+// Products of small matrices that lie in a core's cache: one thread, float sums, for attention's blocks. The elements of
+// the factors are floats, or pairs of bfloat16 numbers: then each has half as many elements as numbers in depth.
 //
 // C is computed in tiles of kTileRows rows by kTileVectors vectors, whose sums stay in registers over the whole depth.
 // Each step of the depth takes kTileVectors loads of B, kTileRows broadcasts of A, and kTileRows * kTileVectors
@@ -9,7 +10,7 @@
 
 #include <algorithm>
 
-#include "vector.h"
+#include "pairs.h"
 
 namespace bert_large {
 
@@ -20,30 +21,33 @@ constexpr int kTileRows = 6, kTileVectors = 2;  // 12 of 16 registers are sums
 #endif
 constexpr int64_t kTileDepth = 128;  // a panel of B of this depth (at most 32 KiB) stays in the first-level cache
 
+inline Floats add_product(Floats sums, Floats left, Floats right) { return sums + left * right; }
+
 // A matrix whose element (row, column) is at data[row * row_stride + column * column_stride].
+template <typename Element>
 struct Strided {
-  const float* data;
+  const Element* data;
   int64_t row_stride, column_stride;
 };
 
 // C [kRows, kVectors * kLanes] += A [kRows, depth] B [depth, kVectors * kLanes], or = where `fresh`. Sizes are template
 // parameters, and loops over them unrolled, because `sums` can be in registers only if every index is a constant.
-template <int kRows, int kVectors>
-inline __attribute__((always_inline)) void multiply_tile(int64_t depth, Strided a, const float* b, int64_t ldb,
-                                                         float* c, int64_t ldc, bool fresh) {
+template <int kRows, int kVectors, typename Element>
+inline __attribute__((always_inline)) void multiply_tile(int64_t depth, Strided<Element> a, const Element* b,
+                                                         int64_t ldb, float* c, int64_t ldc, bool fresh) {
   Floats sums[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) sums[i][j] = fresh ? Floats{} : load(c + i * ldc + j * kLanes);
   }
   for (int64_t k = 0; k < depth; ++k) {
-    Floats row[kVectors];
+    decltype(load(b)) row[kVectors];
 #pragma GCC unroll 8
     for (int j = 0; j < kVectors; ++j) row[j] = load(b + k * ldb + j * kLanes);
 #pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
-      Floats factor = broadcast(a.data[i * a.row_stride + k * a.column_stride]);
+      const auto factor = broadcast(a.data[i * a.row_stride + k * a.column_stride]);
 #pragma GCC unroll 8
-      for (int j = 0; j < kVectors; ++j) sums[i][j] += factor * row[j];
+      for (int j = 0; j < kVectors; ++j) sums[i][j] = add_product(sums[i][j], factor, row[j]);
     }
   }
   for (int i = 0; i < kRows; ++i) {
@@ -53,14 +57,14 @@ inline __attribute__((always_inline)) void multiply_tile(int64_t depth, Strided 
 
 // C [rows, kVectors * kLanes] += A [rows, depth] B, or = where `fresh`, in tiles. The switch selects the instance of
 // `multiply_tile` for a height that is known only at run time.
-template <int kVectors>
-void multiply_panel(int64_t rows, int64_t depth, Strided a, const float* b, int64_t ldb, float* c, int64_t ldc,
-                    bool fresh) {
+template <int kVectors, typename Element>
+void multiply_panel(int64_t rows, int64_t depth, Strided<Element> a, const Element* b, int64_t ldb, float* c,
+                    int64_t ldc, bool fresh) {
   // Heights as even as possible: 32 rows are 6 + 6 + 5 + 5 + 5 + 5, not 5 times 6 and a slow 2.
   int64_t tiles = (rows + kTileRows - 1) / kTileRows;
   for (int64_t tile = 0; tile < tiles; ++tile) {
     int64_t begin = rows * tile / tiles, height = rows * (tile + 1) / tiles - begin;
-    Strided part{a.data + begin * a.row_stride, a.row_stride, a.column_stride};
+    Strided<Element> part{a.data + begin * a.row_stride, a.row_stride, a.column_stride};
     float* target = c + begin * ldc;
     switch (height) {
       case 6: multiply_tile<6, kVectors>(depth, part, b, ldb, target, ldc, fresh); break;
@@ -76,23 +80,28 @@ void multiply_panel(int64_t rows, int64_t depth, Strided a, const float* b, int6
 // A matrix cut into panels of kPanel columns: element (row, column) is at
 // data[column / kPanel * panel_stride + row * row_stride + column % kPanel].
 constexpr int64_t kPanel = kTileVectors * kLanes;
+template <typename Element>
 struct Panels {
-  const float* data;
+  const Element* data;
   int64_t row_stride, panel_stride;
 };
 
-inline Panels as_panels(const float* row_major, int64_t row_stride) { return {row_major, row_stride, kPanel}; }
+template <typename Element>
+Panels<Element> as_panels(const Element* row_major, int64_t row_stride) {
+  return {row_major, row_stride, kPanel};
+}
 
 // C [rows, columns] += A [rows, depth] B [depth, columns], or = where `overwrite`. C is row-major with leading
 // dimension ldc; `columns` is a multiple of kLanes.
-inline void multiply(int64_t rows, int64_t columns, int64_t depth, Strided a, Panels b, float* c, int64_t ldc,
-                     bool overwrite) {
+template <typename Element>
+void multiply(int64_t rows, int64_t columns, int64_t depth, Strided<Element> a, Panels<Element> b, float* c,
+              int64_t ldc, bool overwrite) {
   for (int64_t k = 0; k < depth; k += kTileDepth) {
     int64_t part = std::min(kTileDepth, depth - k);
-    Strided a_part{a.data + k * a.column_stride, a.row_stride, a.column_stride};
+    Strided<Element> a_part{a.data + k * a.column_stride, a.row_stride, a.column_stride};
     bool fresh = overwrite && k == 0;
     for (int64_t column = 0; column < columns; column += kPanel) {
-      const float* panel = b.data + column / kPanel * b.panel_stride + k * b.row_stride;
+      const Element* panel = b.data + column / kPanel * b.panel_stride + k * b.row_stride;
       float* target = c + column;
       // The last panel may be narrower. As above, the switch selects an instance by a width known at run time.
       switch (std::min<int64_t>(kTileVectors, (columns - column) / kLanes)) {

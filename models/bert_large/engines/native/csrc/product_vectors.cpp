@@ -2,6 +2,7 @@
 // the left word. As many rows are computed at a time as registers can hold sums: with AVX-512, 11 rows of two vectors,
 // 22 independent sums. Two products and two loads can start per cycle: 13 loads for 22 products are few
 // enough.
+#include "pairs.h"
 #include "product_unit.h"
 
 namespace bert_large {
@@ -11,26 +12,6 @@ constexpr int kVectors = kBlock / kLanes;
 constexpr int kRows = kLanes == 16 ? 11 : 3;
 // Right steps that are read again for the next rows stay in a first-level cache of 48 KiB: 32 KiB of them.
 constexpr int64_t kCachedSteps = 16;
-
-// sums + the products of both bfloat16 numbers in the words.
-inline Floats multiply_pairs(Floats sums, Words left, Words right) {
-#if defined(__AVX512BF16__)
-  return (Floats)_mm512_dpbf16_ps((__m512)sums, (__m512bh)left, (__m512bh)right);
-#else
-  sums += (Floats)(left & 0xFFFF0000) * (Floats)(right & 0xFFFF0000);
-  return sums + (Floats)(left << 16) * (Floats)(right << 16);
-#endif
-}
-
-inline Words load_word(const BFloat16* from) {
-  int32_t word;
-  std::memcpy(&word, from, sizeof word);
-#if defined(__AVX512F__)
-  return (Words)_mm512_set1_epi32(word);
-#else
-  return (Words)_mm256_set1_epi32(word);
-#endif
-}
 
 // kHeight rows of a block. Only the first rows of a block prefetch.
 template <int kHeight, bool kPrefetches>
@@ -45,12 +26,12 @@ inline __attribute__((always_inline)) void multiply_rows(int64_t steps, const BF
     for (int64_t k = 0; k < kBlock; k += 2) {
       Words row[kVectors];
 #pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) std::memcpy(&row[j], right + k * kBlock + 2 * j * kLanes, sizeof(Words));
+      for (int j = 0; j < kVectors; ++j) row[j] = load(reinterpret_cast<const Pair*>(right + k * kBlock) + j * kLanes);
 #pragma GCC unroll 16
       for (int i = 0; i < kHeight; ++i) {
-        const Words factor = load_word(left + i * kBlock + k);
+        const Words factor = broadcast(*reinterpret_cast<const Pair*>(left + i * kBlock + k));
 #pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j) totals[i][j] = multiply_pairs(totals[i][j], factor, row[j]);
+        for (int j = 0; j < kVectors; ++j) totals[i][j] = add_product(totals[i][j], factor, row[j]);
       }
     }
   }

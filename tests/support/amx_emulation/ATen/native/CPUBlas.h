@@ -1,5 +1,6 @@
 // PyTorch's interface to oneDNN's small-matrix products on AMX, emulated in plain C++: exact products of bfloat16, sums
-// in float. So the AMX attention kernels can run on a CPU without AMX.
+// in float. So the attention kernels can use them on a CPU without AMX, if
+// EMULATE_TILES is 1.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,7 @@ inline void brgemm(int64_t M, int64_t N, int64_t K, int64_t lda, int64_t ldb, in
 }
 
 inline void brgemm_release() {}
-inline bool could_pack(ScalarType) { return true; }
+inline bool could_pack(ScalarType) { return EMULATE_TILES; }
 
 }  // namespace native::cpublas
 }  // namespace at

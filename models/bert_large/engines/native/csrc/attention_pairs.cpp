@@ -1,7 +1,8 @@
-// Attention in bfloat16 on AMX: matrix products by oneDNN's small-matrix kernels ("brgemm", through PyTorch), which
-// generate tile code for each shape at run time; sums and softmax in float.
+// Attention in bfloat16 with products of pairs: on AMX by oneDNN's small-matrix kernels ("brgemm", through PyTorch),
+// which generate tile code for each shape at run time, else on vectors by `multiply` of matmul.h. Sums and softmax are
+// in float.
 //
-// An AMX product takes its second factor in pairs of rows ("VNNI" order): element (k, n) at [k / 2][n][k % 2], one
+// Such a product takes its second factor in pairs of rows ("VNNI" order): element (k, n) at [k / 2][n][k % 2], one
 // 32-bit word for two rows. Where rows of the softmax are a second factor, two are computed at a time and written as
 // words. dK and dV are computed transposed, as dK^T = Q^T dS and dV^T = dO^T P with the probabilities as the second
 // factor, so that the probabilities, which change with every block, need not be transposed.
@@ -9,25 +10,32 @@
 
 #include "attention.h"
 #include "attention_task.h"
+#include "matmul.h"
 #include "transpose.h"
 
 namespace bert_large {
+
+bool amx_is_there() {
+  static const bool found = at::native::cpublas::could_pack(at::kBFloat16);
+  return found;
+}
+
 namespace {
+
+const Pair* as_pairs(const BFloat16* from) { return reinterpret_cast<const Pair*>(from); }
+Pair* as_pairs(BFloat16* to) { return reinterpret_cast<Pair*>(to); }
 
 // C [rows, columns] = A [rows, depth] B, or += where `add`; B in pairs of rows with `columns` words per pair.
 void multiply(int64_t rows, int64_t columns, int64_t depth, const BFloat16* a, int64_t lda, const BFloat16* b,
               int64_t ldb, float* c, int64_t ldc, bool add) {
-  at::native::cpublas::brgemm(rows, columns, depth, lda, ldb, ldc, add, reinterpret_cast<const at::BFloat16*>(a),
-                              reinterpret_cast<const at::BFloat16*>(b), c);
+  if (amx_is_there()) {
+    at::native::cpublas::brgemm(rows, columns, depth, lda, ldb, ldc, add, reinterpret_cast<const at::BFloat16*>(a),
+                                reinterpret_cast<const at::BFloat16*>(b), c);
+  } else {
+    multiply(rows, columns, depth / 2, Strided<Pair>{as_pairs(a), lda / 2, 1}, as_panels(as_pairs(b), ldb), c, ldc,
+             !add);
+  }
 }
-
-Words load_words(const void* from) {
-  Words words;
-  std::memcpy(&words, from, sizeof words);
-  return words;
-}
-
-void store_words(void* to, Words words) { std::memcpy(to, &words, sizeof words); }
 
 Words pair(Floats low, Floats high) {
   return __builtin_convertvector(round_to_bfloat16(low), Words) |
@@ -35,15 +43,18 @@ Words pair(Floats low, Floats high) {
 }
 
 // What both passes share: packed matrices and the forms of them that products take.
-class AmxProducts {
+class PairProducts {
  public:
-  // Whole tiles, and few different shapes for which oneDNN must generate code.
-  static constexpr int64_t kMultiple = 32;
+  // On AMX, whole tiles, and few different shapes for which oneDNN must generate code.
+  static int64_t length_multiple() { return amx_is_there() ? 32 : kLanes; }
+  static constexpr int64_t kHeadMultiple = 32;  // whole vectors of pairs
   // Returns the thread's tile registers to their initial state, which other AMX code in the process expects.
-  static void finish() { at::native::cpublas::brgemm_release(); }
+  static void finish() {
+    if (amx_is_there()) at::native::cpublas::brgemm_release();
+  }
 
  protected:
-  AmxProducts(const TaskSizes& sizes, Scratch& scratch) : sizes_(sizes), scratch_(scratch) {}
+  PairProducts(const TaskSizes& sizes, Scratch& scratch) : sizes_(sizes), scratch_(scratch) {}
 
   BFloat16* take_matrix() { return scratch_.take<BFloat16>(sizes_.padded_length * sizes_.padded_head); }
 
@@ -99,7 +110,7 @@ class AmxProducts {
     BFloat16* to = take_matrix();
     for (int64_t d = 0; d < sizes_.padded_head; d += 2) {
       for (int64_t r = 0; r < length; r += kLanes) {
-        const Words words = load_words(pairs + d * length + 2 * r);
+        const Words words = load(as_pairs(pairs + d * length) + r);
         const Halves low = __builtin_convertvector(words & 0xFFFF, Halves);
         const Halves high = __builtin_convertvector(words >> 16, Halves);
         std::memcpy(to + d * length + r, &low, sizeof low);
@@ -119,10 +130,10 @@ class AmxProducts {
   Scratch& scratch_;
 };
 
-class AmxForward : public AmxProducts {
+class PairForward : public PairProducts {
  public:
-  AmxForward(const TaskSizes& sizes, const AttentionForward<BFloat16>& arrays, Scratch& scratch)
-      : AmxProducts(sizes, scratch),
+  PairForward(const TaskSizes& sizes, const AttentionForward<BFloat16>& arrays, Scratch& scratch)
+      : PairProducts(sizes, scratch),
         query_(pack_projection(arrays.qkv, arrays.bias, 0, sizes.scale)),
         key_pairs_(transposed_pairs(pack_projection(arrays.qkv, arrays.bias, 1, 1.0f))),
         value_pairs_(row_pairs(pack_projection(arrays.qkv, arrays.bias, 2, 1.0f))),
@@ -153,10 +164,10 @@ class AmxForward : public AmxProducts {
   int64_t block_rows_ = 0;
 };
 
-class AmxBackward : public AmxProducts {
+class PairBackward : public PairProducts {
  public:
-  AmxBackward(const TaskSizes& sizes, const AttentionBackward<BFloat16>& arrays, Scratch& scratch)
-      : AmxProducts(sizes, scratch),
+  PairBackward(const TaskSizes& sizes, const AttentionBackward<BFloat16>& arrays, Scratch& scratch)
+      : PairProducts(sizes, scratch),
         query_gradient(scratch.take(kQueryBlock * sizes.padded_head)),
         query_(pack_projection(arrays.qkv, arrays.bias, 0, sizes.scale)),
         keys_(pack_projection(arrays.qkv, arrays.bias, 1, 1.0f)),
@@ -193,8 +204,8 @@ class AmxBackward : public AmxProducts {
       for (int64_t c = 0; c < length; c += kLanes) {
         const ScoreGradient a = score_gradient(r, rows, c, low, dropout);
         const ScoreGradient b = score_gradient(r + 1, rows, c, high, dropout);
-        store_words(dropped_pairs_ + r * length + 2 * c, pair(a.dropped, b.dropped));
-        store_words(score_gradient_pairs_ + r * length + 2 * c, pair(a.gradient, b.gradient));
+        store(as_pairs(dropped_pairs_ + r * length) + c, pair(a.dropped, b.dropped));
+        store(as_pairs(score_gradient_pairs_ + r * length) + c, pair(a.gradient, b.gradient));
         store(score_gradients_ + r * length + c, a.gradient);
         store(score_gradients_ + (r + 1) * length + c, b.gradient);
       }
@@ -241,16 +252,22 @@ class AmxBackward : public AmxProducts {
 
 }  // namespace
 
-bool amx_is_there() { return at::native::cpublas::could_pack(at::kBFloat16); }
-
-void attention_forward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
-                           const AttentionForward<BFloat16>& arrays) {
-  forward_tasks<AmxForward>(threads, shape, dropout, arrays);
+bool has_pair_products() {
+#if defined(__AVX512BF16__)
+  return true;
+#else
+  return amx_is_there();
+#endif
 }
 
-void attention_backward_amx(int threads, const AttentionShape& shape, const Dropout& dropout,
+void attention_forward_pairs(int threads, const AttentionShape& shape, const Dropout& dropout,
+                           const AttentionForward<BFloat16>& arrays) {
+  forward_tasks<PairForward>(threads, shape, dropout, arrays);
+}
+
+void attention_backward_pairs(int threads, const AttentionShape& shape, const Dropout& dropout,
                             const AttentionBackward<BFloat16>& arrays) {
-  backward_tasks<AmxBackward>(threads, shape, dropout, arrays);
+  backward_tasks<PairBackward>(threads, shape, dropout, arrays);
 }
 
 }  // namespace bert_large
