@@ -1,5 +1,6 @@
-// Prints the worst relative error of attention with products of pairs (on emulated tiles or on vectors) against that with
-// products of floats, which computes the same from the same bfloat16 inputs: for context, log_sums, qkv_gradient and bias_gradient.
+// Prints the worst relative error of attention with products of pairs (on emulated tiles or on vectors) against that
+// with products of floats, which computes the same from the same bfloat16 inputs: for context, log_sums, qkv_gradient
+// and bias_gradient.
 #include <cstdio>
 #include <random>
 

@@ -61,10 +61,9 @@ class VectorProducts {
 
   // to [rows, padded_length] = the `rows` rows of `left` starting at `begin`, times a transposed matrix stored in
   // panels.
-  void multiply_transpose(int64_t begin, int64_t rows, const float* left, const Panels<float>& right,
-                          float* to) {
-    multiply(rows, sizes_.padded_length, sizes_.head_size, Strided<float>{left + begin * sizes_.padded_head, sizes_.padded_head, 1},
-             right, to, sizes_.score_stride, true);
+  void multiply_transpose(int64_t begin, int64_t rows, const float* left, const Panels<float>& right, float* to) {
+    const Strided<float> block{left + begin * sizes_.padded_head, sizes_.padded_head, 1};
+    multiply(rows, sizes_.padded_length, sizes_.head_size, block, right, to, sizes_.score_stride, true);
   }
 
   const TaskSizes& sizes_;
@@ -146,11 +145,12 @@ class VectorBackward : public VectorProducts {
   void add_products(int64_t begin, int64_t rows) {
     const int64_t length = sizes_.length, padded = sizes_.padded_head, stride = sizes_.score_stride;
     const bool overwrite = begin == 0;
-    multiply(length, padded, rows, Strided<float>{scores_, 1, stride}, as_panels(out_gradient_ + begin * padded, padded),
-             value_gradient_, padded, overwrite);
-    multiply(length, padded, rows, Strided<float>{gradients_, 1, stride}, as_panels(query_ + begin * padded, padded), key_gradient_,
-             padded, overwrite);
-    multiply(rows, padded, length, Strided<float>{gradients_, stride, 1}, as_panels(keys_, padded), query_gradient, padded, true);
+    const Strided<float> dropped{scores_, 1, stride}, transposed{gradients_, 1, stride}, rowwise{gradients_, stride, 1};
+    multiply(length, padded, rows, dropped, as_panels(out_gradient_ + begin * padded, padded), value_gradient_, padded,
+             overwrite);
+    multiply(length, padded, rows, transposed, as_panels(query_ + begin * padded, padded), key_gradient_, padded,
+             overwrite);
+    multiply(rows, padded, length, rowwise, as_panels(keys_, padded), query_gradient, padded, true);
   }
 
   const float* key_gradient() { return key_gradient_; }

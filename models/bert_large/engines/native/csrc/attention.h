@@ -70,8 +70,8 @@ void attention_backward(int threads, const AttentionShape& shape, const Dropout&
                         const AttentionBackward<T>& arrays);
 
 // The same with products of bfloat16 factors, for CPUs where `has_pair_products`: on AMX tiles where `amx_is_there`
-// (oneDNN generates their machine code at run time, so one build serves CPUs with and without AMX), else on AVX-512 BF16
-// vectors.
+// (oneDNN generates their machine code at run time, so one build serves CPUs with and without AMX), else on AVX-512
+// BF16 vectors.
 bool amx_is_there();
 bool has_pair_products();
 void attention_forward_pairs(int threads, const AttentionShape& shape, const Dropout& dropout,

@@ -94,8 +94,8 @@ class PairProducts {
     return to;
   }
 
-  // Its transpose as a second factor: [padded_head / 2][padded_length] words. A word of the packed matrix, two
-  // neighbors of a row, is a word of the result: a transposition of 32-bit words.
+  // Its transpose as a second factor: [padded_head / 2][padded_length] words. Two neighbors of a row of the
+  // packed matrix are also one element of the result: a transposition of 32-bit words.
   BFloat16* transposed_pairs(const BFloat16* rows) {
     BFloat16* to = take_matrix();
     transpose_words(reinterpret_cast<const float*>(rows), sizes_.padded_length, sizes_.padded_head / 2,

@@ -1,9 +1,9 @@
 // The skeleton of the attention kernels: tasks, and both passes over the blocks of a task.
 //
 // A task is one head of one sequence. Both passes take kQueryBlock query rows at a time against all keys. What differs
-// between products of floats and of pairs is how matrices are laid out and multiplied: `forward_tasks` and `backward_tasks` take
-// that as a template parameter, a "Products" type. Its constructor packs a task's matrices into the thread's scratch
-// memory; the members that it must have are listed above the two functions.
+// between products of floats and of pairs is how matrices are laid out and multiplied: `forward_tasks` and
+// `backward_tasks` take that as a template parameter, a "Products" type. Its constructor packs a task's matrices into
+// the thread's scratch memory; the members that it must have are listed above the two functions.
 #pragma once
 
 #include <algorithm>

@@ -1,5 +1,5 @@
-// Products of small matrices that lie in a core's cache: one thread, float sums, for attention's blocks. The elements of
-// the factors are floats, or pairs of bfloat16 numbers: then each has half as many elements as numbers in depth.
+// Products of small matrices that lie in a core's cache: one thread, float sums, for attention's blocks. The elements
+// of the factors are floats, or pairs of bfloat16 numbers: then each has half as many elements as numbers in depth.
 //
 // C is computed in tiles of kTileRows rows by kTileVectors vectors, whose sums stay in registers over the whole depth.
 // Each step of the depth takes kTileVectors loads of B, kTileRows broadcasts of A, and kTileRows * kTileVectors
