@@ -47,30 +47,31 @@ class CompiledProducts:
             self._library.pack(torch.get_num_threads(), *sizes, *_pointers(weight, panels))
             first += len(weight)
 
-    def transpose_panels(self, panels: torch.Tensor, transposed: torch.Tensor) -> None:
-        """Pack the transpose of a packed matrix."""
-        sizes = map(ctypes.c_int64, (len(panels), len(transposed)))
-        self._library.transpose(torch.get_num_threads(), *sizes, *_pointers(panels, transposed))
-
-    def packed_product(self, left: torch.Tensor, panels: torch.Tensor, result: torch.Tensor, add: bool = False) -> None:
-        """result = left @ panels, or += with `add`."""
-        self._call("product", (*result.shape, left.shape[1]), left, panels, result, add)
+    def packed_product(self, x: torch.Tensor, weight: torch.Tensor, y: torch.Tensor) -> None:
+        """y = x @ weight.T"""
+        self._call("product", (*y.shape, x.shape[1]), x, weight, y)
 
     def packed_product_gelu(
-        self, left: torch.Tensor, panels: torch.Tensor, bias: torch.Tensor, form: str, derivative: torch.Tensor,
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, form: str, derivative: torch.Tensor,
         activated: torch.Tensor,
     ) -> None:  # fmt: skip
-        """activated = GELU(left @ panels + bias), and its derivative."""
+        """activated = GELU(x @ weight.T + bias), and its derivative."""
         assert form == "none"
-        self._call("product_gelu", (*activated.shape, left.shape[1]), left, panels, bias, derivative, activated)
+        self._call("product_gelu", (*activated.shape, x.shape[1]), x, weight, bias, derivative, activated)
 
-    def packed_product_gelu_gradient(
-        self, left: torch.Tensor, panels: torch.Tensor, derivative: torch.Tensor, gradient: torch.Tensor,
+    def packed_input_gradient(
+        self, dy: torch.Tensor, weight: torch.Tensor, dx: torch.Tensor, add: bool = False
+    ) -> None:
+        """dx = dy @ weight, or += with `add`."""
+        self._call("input_gradient", (*dx.shape, dy.shape[1]), dy, weight, dx, add)
+
+    def packed_input_gradient_gelu(
+        self, dy: torch.Tensor, weight: torch.Tensor, derivative: torch.Tensor, gradient: torch.Tensor,
         bias_gradient: torch.Tensor,
     ) -> None:  # fmt: skip
-        """gradient = (left @ panels) * derivative; its column sums are added to bias_gradient."""
-        sizes = (*gradient.shape, left.shape[1])
-        self._call("product_gelu_gradient", sizes, left, panels, derivative, gradient, bias_gradient)
+        """gradient = (dy @ weight) * derivative; its column sums are added to bias_gradient."""
+        sizes = (*gradient.shape, dy.shape[1])
+        self._call("input_gradient_gelu", sizes, dy, weight, derivative, gradient, bias_gradient)
 
     def weight_gradient(self, out_gradient: torch.Tensor, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
         """gradient += out_gradient.T @ inputs."""

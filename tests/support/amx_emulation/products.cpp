@@ -15,25 +15,25 @@ void pack(int threads, int64_t first, int64_t outputs, int64_t inputs, const flo
   pack_weight(threads, first, outputs, inputs, weight, panels);
 }
 
-void transpose(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to) {
-  transpose_panels(threads, panels, steps, from, to);
+void product(bool tiles, int threads, const int64_t* sizes, const BFloat16* x, const BFloat16* weight, BFloat16* y) {
+  multiply_packed(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, x, weight, y);
 }
 
-void product(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,
-             BFloat16* result, bool add) {
-  multiply_packed(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, left, right, result, add);
-}
-
-void product_gelu(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,
+void product_gelu(bool tiles, int threads, const int64_t* sizes, const BFloat16* x, const BFloat16* weight,
                   const float* bias, BFloat16* derivative, BFloat16* activated) {
-  multiply_packed_gelu(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, left, right,
+  multiply_packed_gelu(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, x, weight,
                        {GeluForm::kErf, bias, derivative, activated});
 }
 
-void product_gelu_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* left, const BFloat16* right,
-                           const BFloat16* derivative, BFloat16* gradient, float* bias_gradient) {
-  multiply_packed_gelu_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, left, right,
-                                {derivative, gradient, bias_gradient});
+void input_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* dy, const BFloat16* weight,
+                    BFloat16* dx, bool add) {
+  packed_input_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, dy, weight, dx, add);
+}
+
+void input_gradient_gelu(bool tiles, int threads, const int64_t* sizes, const BFloat16* dy, const BFloat16* weight,
+                         const BFloat16* derivative, BFloat16* gradient, float* bias_gradient) {
+  packed_input_gradient_gelu(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, dy, weight,
+                             {derivative, gradient, bias_gradient});
 }
 
 void weight_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* out_gradient,

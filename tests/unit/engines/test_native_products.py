@@ -59,15 +59,11 @@ def draw_rows(tokens: int, columns: int, *, seed: int) -> torch.Tensor:
     return rows[:tokens]
 
 
-def pack(kernels: Any, *weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weights packed for the forward pass and for the gradient of the input."""
+def pack(kernels: Any, *weights: torch.Tensor) -> torch.Tensor:
     outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-    output_blocks, input_blocks = -(-outputs // 32), -(-inputs // 32)
-    forward = torch.full((output_blocks, 16 * input_blocks, 32, 2), math.nan, dtype=torch.bfloat16)
-    backward = torch.full((input_blocks, 16 * output_blocks, 32, 2), math.nan, dtype=torch.bfloat16)
-    kernels.pack_weights(list(weights), forward)
-    kernels.transpose_panels(forward, backward)
-    return forward, backward
+    packed = torch.full((-(-outputs // 32), -(-inputs // 32) * 16, 32, 2), math.nan, dtype=torch.bfloat16)
+    kernels.pack_weights(list(weights), packed)
+    return packed
 
 
 def assert_rounded(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -75,23 +71,31 @@ def assert_rounded(found: torch.Tensor, expected: torch.Tensor) -> None:
     torch.testing.assert_close(found.double(), expected, rtol=2**-8, atol=1e-6 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("add", [False, True], ids=["", "add"])
+def assert_only(rows: torch.Tensor) -> None:
+    """Check that what follows rows of `draw_rows` is NaN still."""
+    assert rows.as_strided((len(rows) + 40, rows.shape[1]), rows.stride())[len(rows) :].isnan().all()
+
+
 @EACH_SHAPE
-def test_result_and_input_gradient(kernels: Any, shape: tuple[int, int, int], add: bool) -> None:
+def test_result(kernels: Any, shape: tuple[int, int, int]) -> None:
     tokens, outputs, inputs = shape
     weight = draw(outputs, inputs, seed=1)
-    rounded = weight.bfloat16().double()
-    forward, backward = pack(kernels, *weight.split(32))
-    x, y_gradient = draw_rows(tokens, inputs, seed=2), draw_rows(tokens, outputs, seed=3)
-    for left, panels, product in (
-        (x, forward, x.double() @ rounded.T),
-        (y_gradient, backward, y_gradient.double() @ rounded),
-    ):
-        result = draw_rows(tokens, product.shape[1], seed=4)
-        expected = product + result.double() if add else product
-        kernels.packed_product(left, panels, result, add)
-        assert_rounded(result, expected)
-        assert result.as_strided((tokens + 40, product.shape[1]), result.stride())[tokens:].isnan().all()
+    x, y = draw_rows(tokens, inputs, seed=2), draw_rows(tokens, outputs, seed=3)
+    kernels.packed_product(x, pack(kernels, *weight.split(32)), y)
+    assert_rounded(y, x.double() @ weight.bfloat16().double().T)
+    assert_only(y)
+
+
+@pytest.mark.parametrize("add", [False, True], ids=["", "add"])
+@EACH_SHAPE
+def test_input_gradient(kernels: Any, shape: tuple[int, int, int], add: bool) -> None:
+    tokens, outputs, inputs = shape
+    weight = draw(outputs, inputs, seed=1)
+    y_gradient, gradient = draw_rows(tokens, outputs, seed=2), draw_rows(tokens, inputs, seed=3)
+    expected = y_gradient.double() @ weight.bfloat16().double() + (gradient.double() if add else 0)
+    kernels.packed_input_gradient(y_gradient, pack(kernels, weight), gradient, add)
+    assert_rounded(gradient, expected)
+    assert_only(gradient)
 
 
 @EACH_SHAPE
@@ -117,14 +121,13 @@ def test_weight_gradient_of_many_tokens(kernels: Any) -> None:
 def test_gelu(kernels: Any, shape: tuple[int, int, int]) -> None:
     tokens, outputs, inputs = shape
     weight, bias = draw(outputs, inputs, seed=1, spread=inputs**-0.5), draw(outputs, seed=5)
-    forward, _ = pack(kernels, weight)
     x = draw_rows(tokens, inputs, seed=2)
     dense = (x.double() @ weight.bfloat16().double().T + bias.double()).requires_grad_()
     expected = torch.nn.functional.gelu(dense)
     expected.sum().backward()
     assert dense.grad is not None
     derivative, activated = draw_rows(tokens, outputs, seed=6), draw_rows(tokens, outputs, seed=7)
-    kernels.packed_product_gelu(x, forward, bias, "none", derivative, activated)
+    kernels.packed_product_gelu(x, pack(kernels, weight), bias, "none", derivative, activated)
     assert_rounded(activated, expected.detach())
     assert_rounded(derivative, dense.grad)
 
@@ -133,12 +136,12 @@ def test_gelu(kernels: Any, shape: tuple[int, int, int]) -> None:
 def test_gelu_gradient(kernels: Any, shape: tuple[int, int, int]) -> None:
     tokens, outputs, inputs = shape
     weight = draw(outputs, inputs, seed=1, spread=outputs**-0.5)
-    _, backward = pack(kernels, weight)
     y_gradient, derivative = draw_rows(tokens, outputs, seed=2), draw_rows(tokens, inputs, seed=3)
     gradient, bias_gradient = draw_rows(tokens, inputs, seed=4), draw(inputs, seed=5)
     expected = (y_gradient.double() @ weight.bfloat16().double()) * derivative.double()
     expected_sums = bias_gradient.double() + expected.sum(0)
-    kernels.packed_product_gelu_gradient(y_gradient, backward, derivative, gradient, bias_gradient)
+    packed = pack(kernels, weight)
+    kernels.packed_input_gradient_gelu(y_gradient, packed, derivative, gradient, bias_gradient)
     assert_rounded(gradient, expected)
     torch.testing.assert_close(bias_gradient.double(), expected_sums, rtol=1e-5, atol=1e-5 * tokens**0.5)
 
@@ -158,17 +161,17 @@ def test_gelu_tanh() -> None:
 @pytest.mark.parametrize("tokens", [1, 33, 600])
 def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable[[int], None], tokens: int) -> None:
     """Also where all threads pack the left factor together, and where a thread has no block."""
-    forward, backward = pack(kernels, draw(96, 1056, seed=1))
+    packed = pack(kernels, draw(96, 1056, seed=1))
     x, y_gradient = draw_rows(tokens, 1056, seed=2), draw_rows(tokens, 96, seed=3)
     results = []
     for threads in (1, 2, 2, 5):
         use_threads(threads)
         y, x_gradient, gradient = draw_rows(tokens, 96, seed=4), draw_rows(tokens, 1056, seed=5), draw(96, 1056, seed=6)
-        kernels.packed_product(x, forward, y)
-        kernels.packed_product(y_gradient, backward, x_gradient, True)
+        kernels.packed_product(x, packed, y)
+        kernels.packed_input_gradient(y_gradient, packed, x_gradient, True)
         kernels.weight_gradient(y_gradient, x, gradient)
         bias_gradient, factored = torch.zeros(1056), torch.empty_like(x_gradient)
-        kernels.packed_product_gelu_gradient(y_gradient, backward, x, factored, bias_gradient)
+        kernels.packed_input_gradient_gelu(y_gradient, packed, x, factored, bias_gradient)
         results.append((y, x_gradient, gradient, factored, bias_gradient))
     for result in results[1:]:
         assert all(torch.equal(found, first) for found, first in zip(result, results[0], strict=True))
@@ -176,15 +179,14 @@ def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable
 
 @pytest.mark.parametrize("size", [(64, 96), (40, 40)], ids=str)
 def test_packed_weights(size: tuple[int, int]) -> None:
-    """Query, key and value as one weight, before and after an update, with and without a backward pass in between."""
+    """Query, key and value as one weight, before and after an update."""
     weights = [draw(*size, seed=seed) for seed in range(3)]
     packed = PackedWeights(*weights)
     x, y_gradient = draw_rows(20, size[1], seed=4), draw_rows(20, 3 * size[0], seed=5)
-    for passes in ("forward", "both", "both"):
+    for _ in range(2):
         joined = torch.cat(weights).bfloat16().double()
         assert_rounded(packed.product(x, torch.empty_like(y_gradient)), x.double() @ joined.T)
-        if passes == "both":
-            assert_rounded(packed.input_gradient(y_gradient, torch.empty_like(x)), y_gradient.double() @ joined)
+        assert_rounded(packed.input_gradient(y_gradient, torch.empty_like(x)), y_gradient.double() @ joined)
         weights = [weight * 2 for weight in weights]
         packed.update(*weights)
 
@@ -193,8 +195,8 @@ def test_packed_weights(size: tuple[int, int]) -> None:
 def test_a_change_of_a_sampled_element_is_noticed(sizes: list[tuple[int, int]]) -> None:
     """Of small weights, every element is."""
     weights = [draw(*size, seed=seed) for seed, size in enumerate(sizes)]
-    forward, _ = pack(torch.ops.bert_large, *weights)
-    matches = functools.partial(torch.ops.bert_large.packed_samples_match, weights, forward, 64 * 40)
+    packed = pack(torch.ops.bert_large, *weights)
+    matches = functools.partial(torch.ops.bert_large.packed_samples_match, weights, packed, 64 * 40)
     assert matches()
     for weight in weights:
         for element in weight.view(-1):
@@ -233,15 +235,14 @@ def test_wrong_tensors_are_refused() -> None:
     x, y = draw_rows(5, 96, seed=2), draw_rows(5, 64, seed=3)
     for call, message in (
         (lambda: packed.update(draw(64, 128, seed=1)), r"panels.*\[2, 64, 32, 2\]"),
-        (lambda: torch.ops.bert_large.transpose_panels(panels, panels), r"transposed.*\[3, 32, 32, 2\]"),
         (lambda: packed.update(weight.double()), "Double.*Float"),
         (lambda: torch.ops.bert_large.pack_weights([draw(40, 96, seed=1), weight], panels), "begins at output 40"),
-        (lambda: packed.product(y, y), "panels.*expected"),
-        (lambda: packed.product(x, x), "panels.*expected"),
-        (lambda: packed.product(x, draw_rows(6, 64, seed=3)), r"result.*\[5, 64\]"),
-        (lambda: packed.product(x.float(), y), "left.*Float.*BFloat16"),
-        (lambda: packed.product(x, y.t().contiguous().t()), "result is not contiguous"),
-        (lambda: packed.input_gradient(x, y), "panels.*expected"),
+        (lambda: packed.product(y, y), "weight.*expected"),
+        (lambda: packed.product(x, x), "weight.*expected"),
+        (lambda: packed.product(x, draw_rows(6, 64, seed=3)), r"y.*\[5, 64\]"),
+        (lambda: packed.product(x.float(), y), "x.*Float.*BFloat16"),
+        (lambda: packed.product(x, y.t().contiguous().t()), "y is not contiguous"),
+        (lambda: packed.input_gradient(x, y), "weight.*expected"),
         (lambda: packed.gelu(x, draw(63, seed=1), "none", y, y), r"bias.*\[64\]"),
         (lambda: packed.gelu(x, draw(64, seed=1), "other", y, y), "GELU's form is other"),
         (lambda: packed.gelu(x, draw(64, seed=1), "none", y[:4], y), r"derivative.*\[5, 64\]"),

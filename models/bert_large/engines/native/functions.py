@@ -24,7 +24,7 @@ from bert_large.engines.native.products import LinearWeights, add_weight_gradien
 from bert_large.matmul import fastest_float32
 from bert_large.model.operations import Dense, Norm
 
-HEAD_ROWS = 512  # rows of logits in memory at once: 60 MB for BERT's vocabulary
+HEAD_ROWS = 1024  # rows of logits in memory at once: 125 MB in float32 for BERT's vocabulary
 _kernels = torch.ops.bert_large
 
 

@@ -119,8 +119,8 @@ class PackedWeights:
 
     def __init__(self, *weights: Tensor) -> None:
         self.outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
-        self._forward = _empty_panels(-(-self.outputs // BLOCK), -(-inputs // BLOCK))
-        self._backward: Tensor | None = None
+        panels, steps = -(-self.outputs // BLOCK), -(-inputs // BLOCK)
+        self._panels = torch.empty(panels, steps * BLOCK // 2, BLOCK, 2, dtype=torch.bfloat16)
         self.update(*weights)
 
     def update(self, *weights: Tensor) -> None:
@@ -128,40 +128,29 @@ class PackedWeights:
         parts = [weight.detach() for weight in weights]
         if any(len(part) % BLOCK for part in parts[:-1]):  # the kernel packs whole blocks of each
             parts = [torch.cat(parts)]
-        _kernels.pack_weights(parts, self._forward)
-        self._is_transposed = False
+        _kernels.pack_weights(parts, self._panels)
 
     def matches(self, *weights: Tensor) -> bool:
         """See `CopiedWeights`."""
-        return _kernels.packed_samples_match(list(weights), self._forward, _SAMPLES)
+        return _kernels.packed_samples_match(list(weights), self._panels, _SAMPLES)
 
     def product(self, inputs: Tensor, out: Tensor) -> Tensor:
         """See `LinearWeights`."""
-        _kernels.packed_product(inputs.contiguous(), self._forward, out)
+        _kernels.packed_product(inputs.contiguous(), self._panels, out)
         return out
 
     def gelu(self, inputs: Tensor, bias: Tensor, form: str, derivative: Tensor, activated: Tensor) -> None:
         """See `LinearWeights`."""
-        _kernels.packed_product_gelu(inputs.contiguous(), self._forward, bias, form, derivative, activated)
+        _kernels.packed_product_gelu(inputs.contiguous(), self._panels, bias, form, derivative, activated)
 
     def input_gradient(self, out_gradient: Tensor, out: Tensor, *, add: bool = False) -> Tensor:
         """See `LinearWeights`."""
-        _kernels.packed_product(out_gradient, self._transposed(), out, add)
+        _kernels.packed_input_gradient(out_gradient, self._panels, out, add)
         return out
 
     def gelu_gradient(self, out_gradient: Tensor, derivative: Tensor, out: Tensor, bias_gradient: Tensor) -> None:
         """See `LinearWeights`."""
-        _kernels.packed_product_gelu_gradient(out_gradient, self._transposed(), derivative, out, bias_gradient)
-
-    def _transposed(self) -> Tensor:
-        """Return the weights in the order of the backward pass; inference does without that copy."""
-        if self._backward is None:
-            columns, depth = len(self._forward), self._forward.shape[1] * 2
-            self._backward = _empty_panels(depth // BLOCK, columns)
-        if not self._is_transposed:
-            _kernels.transpose_panels(self._forward, self._backward)
-            self._is_transposed = True
-        return self._backward
+        _kernels.packed_input_gradient_gelu(out_gradient, self._panels, derivative, out, bias_gradient)
 
 
 def copy_weights(*weights: Tensor) -> CopiedWeights:
@@ -191,8 +180,3 @@ def weight_gradient(out_gradient: Tensor, inputs: Tensor) -> Tensor:
         _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient)
         return gradient
     return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)
-
-
-def _empty_panels(panels: int, steps: int) -> Tensor:
-    """Return memory for a packed matrix of so many blocks of columns and of rows."""
-    return torch.empty(panels, steps * BLOCK // 2, BLOCK, 2, dtype=torch.bfloat16)

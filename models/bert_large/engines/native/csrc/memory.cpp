@@ -2,17 +2,17 @@
 
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
-#include <sys/mman.h>
 
-#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <unordered_map>
 
+#include "pages.h"
+
 namespace bert_large {
 namespace {
 
-constexpr size_t kLarge = size_t{1} << 20, kHugePage = size_t{1} << 21;
+constexpr size_t kLarge = size_t{1} << 20;
 
 // Sizes are rounded up to one of four steps between powers of two, so that micro-batches of nearly the same number of
 // tokens share blocks.
@@ -66,18 +66,13 @@ class KeptBlocks {
   void* map(size_t size) {
     // Batches have grown: free as much of the waiting blocks, all of them too small, as the new one takes.
     release(waiting_.begin(), waiting_.lower_bound(size), size);
-    void* block = allocate(size);
+    void* block = map_pages(size);
     if (block == nullptr) {
       release(waiting_.begin(), waiting_.end(), SIZE_MAX);
-      block = allocate(size);
+      block = map_pages(size);
       TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "cannot allocate ", size, " bytes of memory");
     }
-    madvise(block, size, MADV_HUGEPAGE);  // advice only: small pages serve as well
     return block;
-  }
-
-  static void* allocate(size_t size) {
-    return std::aligned_alloc(kHugePage, (size + kHugePage - 1) / kHugePage * kHugePage);
   }
 
   // Frees blocks of a range, the largest first, until `wanted` bytes are freed.
@@ -86,7 +81,7 @@ class KeptBlocks {
       --last;
       released += last->first;
       kept_ -= last->first;
-      std::free(last->second);
+      unmap_pages(last->second, last->first);
       const bool was_first = last == first;
       last = waiting_.erase(last);
       if (was_first) break;

@@ -47,14 +47,6 @@ void pack_weights(at::TensorList weights, const Tensor& panels) {
   }
 }
 
-// Panels [columns / 32, depth / 2, 32, 2] -> those of the transpose, [depth / 32, columns / 2, 32, 2].
-void transposed_panels(const Tensor& panels, const Tensor& transposed) {
-  const int64_t columns = panels.size(0) * kBlock, depth = panels.size(1) * 2;
-  const BFloat16* from = panels_pointer(panels, columns, depth, "panels");
-  transpose_panels(threads(), count_blocks(columns), count_blocks(depth), from,
-                   panels_pointer(transposed, depth, columns, "transposed"));
-}
-
 // Whether `count` elements spread over each weight equal those of `panels`, into which `pack_weights` copied them.
 bool packed_samples_match(at::TensorList weights, const Tensor& panels, int64_t count) {
   const int64_t pairs = panels.size(1), inputs = weights[0].size(1);
@@ -77,41 +69,42 @@ bool packed_samples_match(at::TensorList weights, const Tensor& panels, int64_t 
   return true;
 }
 
-// The sizes of result [rows, columns] = left [rows, depth] times panels, which are checked.
-ProductSizes packed_sizes(const Tensor& left, const Tensor& panels, const Tensor& result) {
-  const ProductSizes sizes{left.size(0), result.size(1), left.size(1)};
-  panels_pointer(panels, sizes.columns, sizes.depth, "panels");
-  return sizes;
+// y [rows, outputs] = x [rows, inputs] times a packed weight.
+void packed_product(const Tensor& x, const Tensor& weight, const Tensor& y) {
+  const ProductSizes sizes{x.size(0), y.size(1), x.size(1)};
+  multiply_packed(threads(), product_unit(), sizes, POINTER(BFloat16, x, {sizes.rows, sizes.depth}),
+                  panels_pointer(weight, sizes.columns, sizes.depth, "weight"),
+                  POINTER(BFloat16, y, {sizes.rows, sizes.columns}));
 }
 
-// result [rows, columns] = left [rows, depth] @ panels, or += with `add`.
-void packed_product(const Tensor& left, const Tensor& panels, const Tensor& result, bool add) {
-  const ProductSizes sizes = packed_sizes(left, panels, result);
-  multiply_packed(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
-                  static_cast<BFloat16*>(panels.data_ptr()), POINTER(BFloat16, result, {sizes.rows, sizes.columns}),
-                  add);
-}
-
-// gelu(left @ panels + bias) -> activated, and its derivative.
-void packed_product_gelu(const Tensor& left, const Tensor& panels, const Tensor& bias, string_view form,
+// gelu(y + bias) -> activated, and its derivative.
+void packed_product_gelu(const Tensor& x, const Tensor& weight, const Tensor& bias, string_view form,
                          const Tensor& derivative, const Tensor& activated) {
-  const ProductSizes sizes = packed_sizes(left, panels, activated);
-  multiply_packed_gelu(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
-                       static_cast<BFloat16*>(panels.data_ptr()),
+  const ProductSizes sizes{x.size(0), activated.size(1), x.size(1)};
+  multiply_packed_gelu(threads(), product_unit(), sizes, POINTER(BFloat16, x, {sizes.rows, sizes.depth}),
+                       panels_pointer(weight, sizes.columns, sizes.depth, "weight"),
                        {gelu_form(form), POINTER(float, bias, {sizes.columns}),
                         POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
                         POINTER(BFloat16, activated, {sizes.rows, sizes.columns})});
 }
 
-// gradient = (left @ panels) * derivative; bias_gradient [columns] is added to.
-void packed_product_gelu_gradient(const Tensor& left, const Tensor& panels, const Tensor& derivative,
-                                  const Tensor& gradient, const Tensor& bias_gradient) {
-  const ProductSizes sizes = packed_sizes(left, panels, gradient);
-  multiply_packed_gelu_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, left, {sizes.rows, sizes.depth}),
-                                static_cast<BFloat16*>(panels.data_ptr()),
-                                {POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
-                                 POINTER(BFloat16, gradient, {sizes.rows, sizes.columns}),
-                                 POINTER(float, bias_gradient, {sizes.columns})});
+// dx [rows, inputs] = dy [rows, outputs] times the transpose of a packed weight, or += with `add`.
+void input_gradient(const Tensor& dy, const Tensor& weight, const Tensor& dx, bool add) {
+  const ProductSizes sizes{dy.size(0), dx.size(1), dy.size(1)};
+  packed_input_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, dy, {sizes.rows, sizes.depth}),
+                        panels_pointer(weight, sizes.depth, sizes.columns, "weight"),
+                        POINTER(BFloat16, dx, {sizes.rows, sizes.columns}), add);
+}
+
+// gradient = dx * derivative; bias_gradient [inputs] is added to.
+void input_gradient_gelu(const Tensor& dy, const Tensor& weight, const Tensor& derivative, const Tensor& gradient,
+                         const Tensor& bias_gradient) {
+  const ProductSizes sizes{dy.size(0), gradient.size(1), dy.size(1)};
+  packed_input_gradient_gelu(threads(), product_unit(), sizes, POINTER(BFloat16, dy, {sizes.rows, sizes.depth}),
+                             panels_pointer(weight, sizes.depth, sizes.columns, "weight"),
+                             {POINTER(BFloat16, derivative, {sizes.rows, sizes.columns}),
+                              POINTER(BFloat16, gradient, {sizes.rows, sizes.columns}),
+                              POINTER(float, bias_gradient, {sizes.columns})});
 }
 
 // gradient [outputs, inputs] += the transpose of out_gradient [tokens, outputs], times inputs [tokens, inputs].
@@ -139,17 +132,17 @@ std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64
 TORCH_LIBRARY_FRAGMENT(bert_large, library) {
   library.def("has_products() -> bool", &has_products);
   library.def("pack_weights(Tensor[] weights, Tensor(a!) panels) -> ()", &pack_weights);
-  library.def("transpose_panels(Tensor panels, Tensor(a!) transposed) -> ()", &transposed_panels);
   library.def("packed_samples_match(Tensor[] weights, Tensor panels, int count) -> bool", &packed_samples_match);
-  library.def("packed_product(Tensor left, Tensor panels, Tensor(a!) result, bool add=False) -> ()", &packed_product);
+  library.def("packed_product(Tensor x, Tensor weight, Tensor(a!) y) -> ()", &packed_product);
   library.def(
-      "packed_product_gelu(Tensor left, Tensor panels, Tensor bias, str form, Tensor(a!) derivative, "
+      "packed_product_gelu(Tensor x, Tensor weight, Tensor bias, str form, Tensor(a!) derivative, "
       "Tensor(b!) activated) -> ()",
       &packed_product_gelu);
+  library.def("packed_input_gradient(Tensor dy, Tensor weight, Tensor(a!) dx, bool add=False) -> ()", &input_gradient);
   library.def(
-      "packed_product_gelu_gradient(Tensor left, Tensor panels, Tensor derivative, Tensor(a!) gradient, "
+      "packed_input_gradient_gelu(Tensor dy, Tensor weight, Tensor derivative, Tensor(a!) gradient, "
       "Tensor(b!) bias_gradient) -> ()",
-      &packed_product_gelu_gradient);
+      &input_gradient_gelu);
   library.def("weight_gradient(Tensor out_gradient, Tensor inputs, Tensor(a!) gradient) -> ()", &weight_gradient);
   library.def("product_work(int threads, int row_blocks, int column_blocks, float packing) -> float[]", &product_work);
 }

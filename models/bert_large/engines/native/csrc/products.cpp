@@ -181,6 +181,11 @@ void multiply_rows(int threads, const ProductUnit& unit, const ProductSizes& siz
   Product(unit, sizes, LeftRows{{left, sizes.rows, sizes.depth}}, right, sink).run(threads);
 }
 
+// Takes sums to the elements of a matrix.
+auto put_to(BFloat16* matrix) {
+  return [=](int64_t at, int64_t, int64_t count, Floats sums) { store_up_to(matrix + at, sums, count); };
+}
+
 // Adds sums to the elements of a matrix.
 template <typename T>
 auto put_sum_to(T* matrix) {
@@ -209,6 +214,21 @@ void round_block(const float* weight, int64_t outputs, int64_t inputs, int64_t o
       store_up_to(rows + r * kBlock + c, load_up_to(weight + (output + r) * inputs + input + c, width - c), width - c);
     }
   }
+}
+
+// The right factor of dx, in shared memory, from that of y. The sizes are those of dx = dy W.
+const BFloat16* transpose_weight(int threads, const ProductSizes& sizes, const BFloat16* weight) {
+  const int64_t panels = count_blocks(sizes.columns), steps = count_blocks(sizes.depth);
+  BFloat16* const to = shared_scratch().take<BFloat16>(panels * steps * kStep);
+  parallel_parts(threads, panels * steps, [&](int, int64_t begin, int64_t end) {
+    alignas(64) BFloat16 columns[kStep];
+    for (int64_t block = begin; block < end; ++block) {
+      const int64_t panel = block / steps, step = block % steps;
+      transpose_pairs(weight + (step * panels + panel) * kStep, kBlock / 2, kBlock, columns);
+      pack_pairs({columns, kBlock}, to + block * kStep);
+    }
+  });
+  return to;
 }
 
 }  // namespace
@@ -247,47 +267,42 @@ void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, co
   });
 }
 
-void transpose_panels(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to) {
-  parallel_parts(threads, panels * steps, [&](int, int64_t begin, int64_t end) {
-    alignas(64) BFloat16 columns[kStep];
-    for (int64_t block = begin; block < end; ++block) {
-      const int64_t panel = block % panels, step = block / panels;  // in the order of `to`
-      transpose_pairs(from + (panel * steps + step) * kStep, kBlock / 2, kBlock, columns);
-      pack_pairs({columns, kBlock}, to + block * kStep);
-    }
-  });
-}
-
-void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
-                     const BFloat16* right, BFloat16* result, bool add) {
-  const BlockedMatrix<BFloat16> matrix{result, sizes.rows, sizes.columns};
-  const auto put = [=](int64_t at, int64_t, int64_t count, Floats sums) { store_up_to(result + at, sums, count); };
-  const auto put_sum = put_sum_to(result);
+void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
+                     const BFloat16* weight, BFloat16* y) {
   shared_scratch().start();
-  if (add) {
-    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_sum});
-  } else {
-    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put});
-  }
+  multiply_rows(threads, unit, sizes, x, weight, Result{BlockedMatrix<BFloat16>{y, sizes.rows, sizes.columns}, put_to(y)});
 }
 
-void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
-                          const BFloat16* right, const GeluResult& result) {
+void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
+                          const BFloat16* weight, const GeluResult& result) {
   const BlockedMatrix<BFloat16> matrix{result.derivative, sizes.rows, sizes.columns};
   shared_scratch().start();
   if (result.form == GeluForm::kTanh) {
-    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_gelu<gelu_tanh>(result)});
+    multiply_rows(threads, unit, sizes, x, weight, Result{matrix, put_gelu<gelu_tanh>(result)});
   } else {
-    multiply_rows(threads, unit, sizes, left, right, Result{matrix, put_gelu<gelu_erf>(result)});
+    multiply_rows(threads, unit, sizes, x, weight, Result{matrix, put_gelu<gelu_erf>(result)});
   }
 }
 
-void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
-                                   const BFloat16* left, const BFloat16* right, const GeluGradient& result) {
+void packed_input_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
+                           const BFloat16* weight, BFloat16* dx, bool add) {
+  const BlockedMatrix<BFloat16> matrix{dx, sizes.rows, sizes.columns};
+  shared_scratch().start();
+  const BFloat16* right = transpose_weight(threads, sizes, weight);
+  if (add) {
+    multiply_rows(threads, unit, sizes, dy, right, Result{matrix, put_sum_to(dx)});
+  } else {
+    multiply_rows(threads, unit, sizes, dy, right, Result{matrix, put_to(dx)});
+  }
+}
+
+void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
+                                const BFloat16* weight, const GeluGradient& result) {
   const int64_t row_blocks = count_blocks(sizes.rows), stride = count_blocks(sizes.columns) * kBlock;
   shared_scratch().start();
+  const BFloat16* right = transpose_weight(threads, sizes, weight);
   float* block_sums = shared_scratch().take(row_blocks * stride);
-  multiply_rows(threads, unit, sizes, left, right,
+  multiply_rows(threads, unit, sizes, dy, right,
                 GeluGradientResult{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums});
   parallel_parts(threads, sizes.columns, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = 0; row < row_blocks; ++row) {

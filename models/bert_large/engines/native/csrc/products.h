@@ -62,35 +62,36 @@ struct Split {
 // as long as `packing` blocks, and a wait for the others if they pack together. There are at most `threads` parts.
 Split split_product(int threads, int64_t row_blocks, int64_t column_blocks, double packing);
 
-// Packs a weight [outputs, inputs] as rows `first` and following, a multiple of 32, of a weight [N, inputs], into
-// panels for y = x W^T: [N / 32][inputs / 2][32][2], with sizes rounded up to multiples of 32.
+// Packs a weight [outputs, inputs] as rows `first` and following, a multiple of 32, of a weight W [N, K] into the right
+// factor of y = x W^T: panels [N / 32][K / 2][32][2], with sizes rounded up to multiples of 32.
 void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, const float* weight, BFloat16* panels);
 
-// Packs the transpose of a right factor of so many panels and steps, such as the factor for dx of that for y.
-void transpose_panels(int threads, int64_t panels, int64_t steps, const BFloat16* from, BFloat16* to);
+// y [rows, columns] = x [rows, depth] times a packed weight.
+void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
+                     const BFloat16* weight, BFloat16* y);
 
-// result [rows, columns] = left [rows, depth] times a packed weight, or += where `add`.
-void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
-                     const BFloat16* right, BFloat16* result, bool add);
-
-// With x = left times a packed weight + bias [columns]: activated = gelu(x), derivative = gelu'(x), [rows, columns].
+// With that y and a bias [columns]: activated = gelu(y + bias), derivative = gelu'(y + bias), [rows, columns].
 struct GeluResult {
   GeluForm form;
   const float* bias;
   BFloat16 *derivative, *activated;
 };
-void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
-                          const BFloat16* right, const GeluResult& result);
+void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
+                          const BFloat16* weight, const GeluResult& result);
 
-// gradient [rows, columns] = (left times a packed weight) * derivative, where gelu'(x) was stored; the column sums of
-// the product are added to bias_gradient [columns].
+// dx [rows, columns] = dy [rows, depth] times the transpose of a packed weight, or += where `add`.
+void packed_input_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
+                           const BFloat16* weight, BFloat16* dx, bool add);
+
+// gradient [rows, columns] = that dx * derivative, where gelu'(x) was stored; its column sums are added to
+// bias_gradient [columns].
 struct GeluGradient {
   const BFloat16* derivative;
   BFloat16* gradient;
   float* bias_gradient;
 };
-void multiply_packed_gelu_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
-                                   const BFloat16* left, const BFloat16* right, const GeluGradient& result);
+void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
+                                const BFloat16* weight, const GeluGradient& result);
 
 // gradient [rows, columns] += the transpose of out_gradient [depth, rows], times inputs [depth, columns].
 void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,

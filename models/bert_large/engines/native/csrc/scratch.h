@@ -2,11 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
+#include <new>
 #include <vector>
 
-#include "vector.h"
+#include "pages.h"
 
 namespace bert_large {
 
@@ -19,24 +19,23 @@ class Scratch {
   // `count` uninitialized elements, at the start of a cache line.
   template <typename T = float>
   T* take(int64_t count) {
-    const int64_t bytes = count * sizeof(T);
+    const size_t bytes = count * sizeof(T);
     if (piece_ == pieces_.size()) pieces_.emplace_back();
     Piece& piece = pieces_[piece_++];
-    if (piece.capacity < bytes) {
-      piece.memory.reset(std::aligned_alloc(64, round_up(bytes, 4096)));
-      piece.capacity = bytes;
+    if (!piece || piece.get_deleter().bytes < bytes) {
+      piece.reset();  // before the larger one is mapped
+      piece = Piece(map_pages(bytes), {bytes});
+      if (!piece) throw std::bad_alloc();
     }
-    return static_cast<T*>(piece.memory.get());
+    return static_cast<T*>(piece.get());
   }
 
  private:
-  struct Free {
-    void operator()(void* memory) const { std::free(memory); }
+  struct Unmap {
+    size_t bytes;
+    void operator()(void* memory) const { unmap_pages(memory, bytes); }
   };
-  struct Piece {
-    std::unique_ptr<void, Free> memory;
-    int64_t capacity = 0;
-  };
+  using Piece = std::unique_ptr<void, Unmap>;
   std::vector<Piece> pieces_;
   size_t piece_ = 0;
 };
