@@ -73,9 +73,9 @@ class CompiledProducts:
         sizes = (*gradient.shape, dy.shape[1])
         self._call("input_gradient_gelu", sizes, dy, weight, derivative, gradient, bias_gradient)
 
-    def weight_gradient(self, out_gradient: torch.Tensor, inputs: torch.Tensor, gradient: torch.Tensor) -> None:
-        """gradient += out_gradient.T @ inputs."""
-        self._call("weight_gradient", (*gradient.shape, len(inputs)), out_gradient, inputs, gradient)
+    def weight_gradient(self, dy: torch.Tensor, x: torch.Tensor, gradient: torch.Tensor, add: bool) -> None:
+        """gradient = dy.T @ x, or += with `add`."""
+        self._call("weight_gradient", (*gradient.shape, len(x)), dy, x, gradient, add)
 
     def _call(self, name: str, sizes: Sequence[int], *arguments: torch.Tensor | bool) -> None:
         function = getattr(self._library, name)

@@ -36,8 +36,8 @@ void input_gradient_gelu(bool tiles, int threads, const int64_t* sizes, const BF
                              {derivative, gradient, bias_gradient});
 }
 
-void weight_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* out_gradient,
-                     const BFloat16* inputs, float* gradient) {
-  add_weight_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, out_gradient, inputs, gradient);
+void weight_gradient(bool tiles, int threads, const int64_t* sizes, const BFloat16* dy, const BFloat16* x,
+                     float* gradient, bool add) {
+  packed_weight_gradient(threads, unit(tiles), {sizes[0], sizes[1], sizes[2]}, dy, x, gradient, add);
 }
 }

@@ -98,21 +98,30 @@ def test_input_gradient(kernels: Any, shape: tuple[int, int, int], add: bool) ->
     assert_only(gradient)
 
 
+@pytest.mark.parametrize("add", [False, True], ids=["", "add"])
 @EACH_SHAPE
-def test_weight_gradient(kernels: Any, shape: tuple[int, int, int]) -> None:
-    """Added to what is there, without rounding to bfloat16."""
+def test_weight_gradient(kernels: Any, shape: tuple[int, int, int], add: bool) -> None:
+    """In float32, without rounding to bfloat16."""
     tokens, outputs, inputs = shape
     x, y_gradient = draw_rows(tokens, inputs, seed=2), draw_rows(tokens, outputs, seed=3)
-    gradient = draw(outputs, inputs, seed=4)
-    expected = gradient.double() + y_gradient.double().T @ x.double()
-    kernels.weight_gradient(y_gradient, x, gradient)
+    gradient = draw(outputs, inputs, seed=4) if add else torch.full((outputs, inputs), math.nan)
+    expected = y_gradient.double().T @ x.double() + (gradient.double() if add else 0)
+    kernels.weight_gradient(y_gradient, x, gradient, add)
     torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
+
+
+def test_weight_gradient_of_no_tokens(kernels: Any) -> None:
+    x, y_gradient = draw_rows(0, 96, seed=1), draw_rows(0, 64, seed=2)
+    for add, expected in ((True, 2.0), (False, 0.0)):
+        gradient = torch.full((64, 96), 2.0)
+        kernels.weight_gradient(y_gradient, x, gradient, add)
+        assert (gradient == expected).all()
 
 
 def test_weight_gradient_of_many_tokens(kernels: Any) -> None:
     """Two parts of the depth, of unequal length."""
     x, y_gradient, gradient = draw_rows(1100, 96, seed=1), draw_rows(1100, 64, seed=2), torch.zeros(64, 96)
-    kernels.weight_gradient(y_gradient, x, gradient)
+    kernels.weight_gradient(y_gradient, x, gradient, False)
     expected = y_gradient.double().T @ x.double()
     torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-6 * float(expected.abs().max()))
 
@@ -169,7 +178,7 @@ def test_bits_depend_on_no_number_of_threads(kernels: Any, use_threads: Callable
         y, x_gradient, gradient = draw_rows(tokens, 96, seed=4), draw_rows(tokens, 1056, seed=5), draw(96, 1056, seed=6)
         kernels.packed_product(x, packed, y)
         kernels.packed_input_gradient(y_gradient, packed, x_gradient, True)
-        kernels.weight_gradient(y_gradient, x, gradient)
+        kernels.weight_gradient(y_gradient, x, gradient, True)
         bias_gradient, factored = torch.zeros(1056), torch.empty_like(x_gradient)
         kernels.packed_input_gradient_gelu(y_gradient, packed, x, factored, bias_gradient)
         results.append((y, x_gradient, gradient, factored, bias_gradient))
@@ -249,7 +258,7 @@ def test_wrong_tensors_are_refused() -> None:
         (lambda: packed.gelu_gradient(y, y, x, draw(96, seed=1)), r"derivative.*\[5, 96\]"),
         (lambda: packed.gelu_gradient(y, x, x, draw(64, seed=1)), r"bias_gradient.*\[96\]"),
         (lambda: add_weight_gradient(y, x, torch.zeros(64, 95)), r"gradient.*\[64, 96\]"),
-        (lambda: add_weight_gradient(y, x[:4], torch.zeros(64, 96)), "out_gradient.*expected"),
+        (lambda: add_weight_gradient(y, x[:4], torch.zeros(64, 96)), "dy.*expected"),
     ):
         with pytest.raises(RuntimeError, match=message):
             call()

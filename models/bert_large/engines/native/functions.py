@@ -230,7 +230,9 @@ class DenseGelu(torch.autograd.Function):
         ctx: Any, workspace: Workspace, dense: Dense, gelu_form: str, weight: LinearWeights, inputs: Tensor,
         *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
-        derivative, activated = inputs.new_empty(2, len(inputs), weight.outputs)
+        memory = workspace.rows
+        derivative = memory.empty(len(inputs), weight.outputs, dtype=inputs.dtype)
+        activated = memory.like(derivative)
         with _as_chosen():
             weight.gelu(inputs, dense.bias, gelu_form, derivative, activated)
         ctx.save_for_backward(*parameters)
@@ -244,10 +246,10 @@ class DenseGelu(torch.autograd.Function):
         workspace, dense, weight, parameters = ctx.parts
         found = workspace.gradients()
         inputs, derivative = _take_saved(ctx)
-        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        gradient = workspace.rows.like(derivative).copy_(gradients[0])
         _kernels.gelu_gradient(derivative, gradient, found.of(dense.bias))
         found.add_product(gradient, inputs, dense.weight)
-        inputs_gradient = weight.input_gradient(gradient, inputs.new_empty(inputs.shape))
+        inputs_gradient = weight.input_gradient(gradient, workspace.rows.like(inputs))
         return None, None, None, None, inputs_gradient, *found.results(*parameters)
 
 
@@ -270,12 +272,13 @@ class MaskedCrossEntropy(torch.autograd.Function):
         loss, correct = 0.0, 0
         words_gradient, last_block = None, None
         bias_gradient = torch.zeros_like(bias) if wants_gradients else None
-        transformed_gradient = torch.empty_like(transformed, memory_format=torch.contiguous_format)
+        transformed_gradient = workspace.rows.like(transformed)
         with _as_chosen():
             for start in range(0, len(labels), HEAD_ROWS):
                 rows = slice(start, start + HEAD_ROWS)
                 inputs = transformed[rows]
-                logits = weight.product(inputs, torch.empty(len(inputs), weight.outputs, dtype=inputs.dtype))
+                logits = workspace.rows.empty(len(inputs), weight.outputs, dtype=inputs.dtype)
+                weight.product(inputs, logits)
                 sums = _kernels.cross_entropy(logits, bias, labels[rows], bias_gradient)
                 loss, correct = loss + sums[0], correct + sums[1]
                 if not wants_gradients:

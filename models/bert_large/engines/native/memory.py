@@ -13,18 +13,18 @@ from bert_large.engines.native.products import CopiedWeights, LinearWeights, Pla
 
 
 class Rows:
-    """Memory for activations and their gradients, sized for the rows of the largest batch so far.
+    """Memory for activations and their gradients, sized for the most rows so far of matrices with as many columns.
 
     So micro-batches of all sizes use the same blocks of the allocator; with a size for each, blocks would accumulate.
     """
 
     def __init__(self) -> None:
-        self._capacity = 0
+        self._most_rows: dict[int, int] = {}
 
     def empty(self, rows: int, columns: int, *, dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialized matrix [rows, columns]."""
-        self._capacity = max(self._capacity, rows)
-        return torch.empty(self._capacity, columns, dtype=dtype)[:rows]
+        most = self._most_rows[columns] = max(self._most_rows.get(columns, 0), rows)
+        return torch.empty(most, columns, dtype=dtype)[:rows]
 
     def like(self, other: torch.Tensor) -> torch.Tensor:
         """Return an uninitialized matrix of another's shape and dtype."""

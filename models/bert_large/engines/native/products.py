@@ -163,7 +163,7 @@ def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) 
     if inputs.dtype == gradient.dtype:
         gradient.addmm_(out_gradient.t(), inputs)
     elif has_products():
-        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient)
+        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient, True)
     else:
         _kernels.add_bfloat16(gradient, weight_gradient(out_gradient, inputs))
 
@@ -176,7 +176,7 @@ def weight_gradient(out_gradient: Tensor, inputs: Tensor) -> Tensor:
     if inputs.dtype == torch.float32:
         return torch.mm(out_gradient.t(), inputs)
     if has_products():
-        gradient = torch.zeros(out_gradient.shape[1], inputs.shape[1])
-        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient)
+        gradient = torch.empty(out_gradient.shape[1], inputs.shape[1])
+        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient, False)
         return gradient
     return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)

@@ -37,10 +37,7 @@ void multiply(int64_t rows, int64_t columns, int64_t depth, const BFloat16* a, i
   }
 }
 
-Words pair(Floats low, Floats high) {
-  return __builtin_convertvector(round_to_bfloat16(low), Words) |
-         __builtin_convertvector(round_to_bfloat16(high), Words) << 16;
-}
+Words pair(Floats low, Floats high) { return widen(round_to_bfloat16(low)) | widen(round_to_bfloat16(high)) << 16; }
 
 // What both passes share: packed matrices and the forms of them that products take.
 class PairProducts {

@@ -19,7 +19,7 @@
 namespace bert_large {
 
 constexpr int64_t kQueryBlock = 64;   // rows of scores that fit into a second-level cache at 512 tokens
-constexpr int64_t kPrefetchRows = 8;  // a row of qkv is KiBs from the next, beyond the reach of hardware prefetchers
+constexpr int64_t kPrefetchRows = 32;  // a row of qkv is KiBs from the next, beyond the reach of hardware prefetchers
 
 struct Task {
   int64_t sequence, head;

@@ -3,6 +3,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -37,7 +38,7 @@ class KeptBlocks {
       waiting_.erase(found);
       kept_ -= size;
     } else {
-      block = map(size);
+      block = make(size);
     }
     sizes_[block] = size;
     in_use_ += size;
@@ -63,29 +64,27 @@ class KeptBlocks {
   }
 
  private:
-  void* map(size_t size) {
-    // Batches have grown: free as much of the waiting blocks, all of them too small, as the new one takes.
-    release(waiting_.begin(), waiting_.lower_bound(size), size);
-    void* block = map_pages(size);
+  // No block of the size waits. The largest smaller one grows to it: where batches have grown, its size will not be
+  // needed again, and only its new pages have to be cleared.
+  void* make(size_t size) {
+    void* block = nullptr;
+    const auto next = waiting_.lower_bound(size);
+    if (next == waiting_.begin()) {
+      block = map_pages(size);
+    } else {
+      const auto [smaller, memory] = *std::prev(next);
+      waiting_.erase(std::prev(next));
+      kept_ -= smaller;
+      block = grow_pages(memory, smaller, size);
+    }
     if (block == nullptr) {
-      release(waiting_.begin(), waiting_.end(), SIZE_MAX);
+      for (auto [kept, memory] : waiting_) unmap_pages(memory, kept);
+      waiting_.clear();
+      kept_ = 0;
       block = map_pages(size);
       TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "cannot allocate ", size, " bytes of memory");
     }
     return block;
-  }
-
-  // Frees blocks of a range, the largest first, until `wanted` bytes are freed.
-  void release(Waiting::iterator first, Waiting::iterator last, size_t wanted) {
-    for (size_t released = 0; released < wanted && first != last;) {
-      --last;
-      released += last->first;
-      kept_ -= last->first;
-      unmap_pages(last->second, last->first);
-      const bool was_first = last == first;
-      last = waiting_.erase(last);
-      if (was_first) break;
-    }
   }
 
   std::mutex mutex_;

@@ -27,4 +27,17 @@ inline void* map_pages(size_t bytes) {
 
 inline void unmap_pages(void* memory, size_t bytes) { munmap(memory, bytes); }
 
+// Moves memory to where it has `bytes`: its pages, and new ones after them. Both sizes are multiples of a page's. Unmaps
+// it and returns nullptr if there is not enough memory.
+inline void* grow_pages(void* memory, size_t old_bytes, size_t bytes) {
+  void* place = map_pages(bytes);
+  if (place != nullptr) {
+    // Replaces the mapping at that place, so that the result is one mapping, which can be moved again.
+    void* grown = mremap(memory, old_bytes, bytes, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+    if (grown != MAP_FAILED) return grown;
+  }
+  unmap_pages(memory, old_bytes);
+  return nullptr;
+}
+
 }  // namespace bert_large

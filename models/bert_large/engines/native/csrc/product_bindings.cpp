@@ -107,12 +107,12 @@ void input_gradient_gelu(const Tensor& dy, const Tensor& weight, const Tensor& d
                               POINTER(float, bias_gradient, {sizes.columns})});
 }
 
-// gradient [outputs, inputs] += the transpose of out_gradient [tokens, outputs], times inputs [tokens, inputs].
-void weight_gradient(const Tensor& out_gradient, const Tensor& inputs, const Tensor& gradient) {
-  const ProductSizes sizes{out_gradient.size(1), inputs.size(1), inputs.size(0)};
-  add_weight_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, out_gradient, {sizes.depth, sizes.rows}),
-                      POINTER(BFloat16, inputs, {sizes.depth, sizes.columns}),
-                      POINTER(float, gradient, {sizes.rows, sizes.columns}));
+// gradient [outputs, inputs] = the transpose of dy [tokens, outputs], times x [tokens, inputs], or += with `add`.
+void weight_gradient(const Tensor& dy, const Tensor& x, const Tensor& gradient, bool add) {
+  const ProductSizes sizes{dy.size(1), x.size(1), x.size(0)};
+  packed_weight_gradient(threads(), product_unit(), sizes, POINTER(BFloat16, dy, {sizes.depth, sizes.rows}),
+                         POINTER(BFloat16, x, {sizes.depth, sizes.columns}),
+                         POINTER(float, gradient, {sizes.rows, sizes.columns}), add);
 }
 
 // Per thread with work: the blocks that it computes and the left panels that it packs, a fraction if all share them.
@@ -143,7 +143,7 @@ TORCH_LIBRARY_FRAGMENT(bert_large, library) {
       "packed_input_gradient_gelu(Tensor dy, Tensor weight, Tensor derivative, Tensor(a!) gradient, "
       "Tensor(b!) bias_gradient) -> ()",
       &input_gradient_gelu);
-  library.def("weight_gradient(Tensor out_gradient, Tensor inputs, Tensor(a!) gradient) -> ()", &weight_gradient);
+  library.def("weight_gradient(Tensor dy, Tensor x, Tensor(a!) gradient, bool add) -> ()", &weight_gradient);
   library.def("product_work(int threads, int row_blocks, int column_blocks, float packing) -> float[]", &product_work);
 }
 

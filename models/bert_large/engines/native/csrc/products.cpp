@@ -174,24 +174,20 @@ class Product {
   BFloat16* shared_ = nullptr;  // the left factor, if all threads pack it together
 };
 
-// A matrix in the order of its rows times a packed weight.
-template <typename Sink>
-void multiply_rows(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* left,
-                   const BFloat16* right, const Sink& sink) {
-  Product(unit, sizes, LeftRows{{left, sizes.rows, sizes.depth}}, right, sink).run(threads);
-}
-
-// Takes sums to the elements of a matrix.
-auto put_to(BFloat16* matrix) {
-  return [=](int64_t at, int64_t, int64_t count, Floats sums) { store_up_to(matrix + at, sums, count); };
-}
-
-// Adds sums to the elements of a matrix.
-template <typename T>
-auto put_sum_to(T* matrix) {
-  return [=](int64_t at, int64_t, int64_t count, Floats sums) {
+// matrix [rows, columns] = left times right, or += where `add`.
+template <typename T, typename Left>
+void put_product(int threads, const ProductUnit& unit, const ProductSizes& sizes, const Left& left,
+                 const BFloat16* right, T* matrix, bool add) {
+  const BlockedMatrix<T> blocks{matrix, sizes.rows, sizes.columns};
+  const auto put = [=](int64_t at, int64_t, int64_t count, Floats sums) { store_up_to(matrix + at, sums, count); };
+  const auto put_sum = [=](int64_t at, int64_t, int64_t count, Floats sums) {
     store_up_to(matrix + at, load_up_to(matrix + at, count) + sums, count);
   };
+  if (add) {
+    Product(unit, sizes, left, right, Result{blocks, put_sum}).run(threads);
+  } else {
+    Product(unit, sizes, left, right, Result{blocks, put}).run(threads);
+  }
 }
 
 template <Activation (*gelu)(Floats)>
@@ -270,30 +266,26 @@ void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, co
 void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
                      const BFloat16* weight, BFloat16* y) {
   shared_scratch().start();
-  multiply_rows(threads, unit, sizes, x, weight, Result{BlockedMatrix<BFloat16>{y, sizes.rows, sizes.columns}, put_to(y)});
+  put_product(threads, unit, sizes, LeftRows{{x, sizes.rows, sizes.depth}}, weight, y, false);
 }
 
 void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
                           const BFloat16* weight, const GeluResult& result) {
+  const LeftRows left{{x, sizes.rows, sizes.depth}};
   const BlockedMatrix<BFloat16> matrix{result.derivative, sizes.rows, sizes.columns};
   shared_scratch().start();
   if (result.form == GeluForm::kTanh) {
-    multiply_rows(threads, unit, sizes, x, weight, Result{matrix, put_gelu<gelu_tanh>(result)});
+    Product(unit, sizes, left, weight, Result{matrix, put_gelu<gelu_tanh>(result)}).run(threads);
   } else {
-    multiply_rows(threads, unit, sizes, x, weight, Result{matrix, put_gelu<gelu_erf>(result)});
+    Product(unit, sizes, left, weight, Result{matrix, put_gelu<gelu_erf>(result)}).run(threads);
   }
 }
 
 void packed_input_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
                            const BFloat16* weight, BFloat16* dx, bool add) {
-  const BlockedMatrix<BFloat16> matrix{dx, sizes.rows, sizes.columns};
   shared_scratch().start();
   const BFloat16* right = transpose_weight(threads, sizes, weight);
-  if (add) {
-    multiply_rows(threads, unit, sizes, dy, right, Result{matrix, put_sum_to(dx)});
-  } else {
-    multiply_rows(threads, unit, sizes, dy, right, Result{matrix, put_to(dx)});
-  }
+  put_product(threads, unit, sizes, LeftRows{{dy, sizes.rows, sizes.depth}}, right, dx, add);
 }
 
 void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
@@ -302,8 +294,8 @@ void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const Prod
   shared_scratch().start();
   const BFloat16* right = transpose_weight(threads, sizes, weight);
   float* block_sums = shared_scratch().take(row_blocks * stride);
-  multiply_rows(threads, unit, sizes, dy, right,
-                GeluGradientResult{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums});
+  const GeluGradientResult sink{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums};
+  Product(unit, sizes, LeftRows{{dy, sizes.rows, sizes.depth}}, right, sink).run(threads);
   parallel_parts(threads, sizes.columns, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = 0; row < row_blocks; ++row) {
       const float* sums = block_sums + row * stride;
@@ -312,17 +304,16 @@ void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const Prod
   });
 }
 
-void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
-                         const BFloat16* inputs, float* gradient) {
+void packed_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
+                            const BFloat16* out_gradient, const BFloat16* inputs, float* gradient, bool add) {
   const int64_t panels = count_blocks(sizes.columns), steps = count_blocks(sizes.depth);
+  if (steps == 0 && !add) std::fill_n(gradient, sizes.rows * sizes.columns, 0.0f);
   if (steps == 0) return;
   shared_scratch().start();
   BFloat16* right = shared_scratch().take<BFloat16>(panels * steps * kStep);
   pack_together(threads, RightRows{{inputs, sizes.depth, sizes.columns}}, panels, steps, right);
-  const BlockedMatrix<float> matrix{gradient, sizes.rows, sizes.columns};
-  Product(unit, sizes, LeftColumns{{out_gradient, sizes.depth, sizes.rows}}, right,
-          Result{matrix, put_sum_to(gradient)})
-      .run(threads);
+  const LeftColumns left{{out_gradient, sizes.depth, sizes.rows}};
+  put_product(threads, unit, sizes, left, right, gradient, add);
 }
 
 }  // namespace bert_large

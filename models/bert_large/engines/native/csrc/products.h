@@ -93,8 +93,9 @@ struct GeluGradient {
 void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
                                 const BFloat16* weight, const GeluGradient& result);
 
-// gradient [rows, columns] += the transpose of out_gradient [depth, rows], times inputs [depth, columns].
-void add_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* out_gradient,
-                         const BFloat16* inputs, float* gradient);
+// gradient [rows, columns] = the transpose of out_gradient [depth, rows], times inputs [depth, columns], or += where
+// `add`.
+void packed_weight_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes,
+                            const BFloat16* out_gradient, const BFloat16* inputs, float* gradient, bool add);
 
 }  // namespace bert_large

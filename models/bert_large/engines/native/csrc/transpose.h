@@ -61,7 +61,7 @@ inline void pair_rows(const BFloat16* low, const BFloat16* high, int64_t columns
     Halves lower, upper;
     std::memcpy(&lower, low + c, sizeof lower);
     std::memcpy(&upper, high + c, sizeof upper);
-    const Words words = __builtin_convertvector(lower, Words) | __builtin_convertvector(upper, Words) << 16;
+    const Words words = widen(lower) | widen(upper) << 16;
     std::memcpy(to + 2 * c, &words, sizeof words);
   }
 }
