@@ -62,39 +62,36 @@ def predict_memory(
 
     - state: 4 P each for weights, gradients and two moments, all float32; with `--zero1`, each of `optimizer_shards`
       ranks keeps its share of the moments. Copies of weights: in fp32 query, key and
-      value as one matrix, 4 * 3 H^2 per layer; in bf16 all matrices of the layers and of the vocabulary, in the orders
-      that the forward and the backward pass need.
+      value as one matrix, 4 * 3 H^2 per layer; in bf16 all matrices of the layers and of the vocabulary.
     - activations: a layer's attention block keeps its input (H), query, key and value (3 H), the context (H) and the
       sums before the norm (H); its feed-forward block keeps its input (H), the derivative and the value of GELU (2 I)
       and the sums (H): (8 H + 2 I) * a per token and layer. The backward pass of one block at a time adds three
       gradients of H, and, unless freed blocks of that size can be reused, that of query, key and value (3 H) and one
       more: 7 H * a, once.
-    - head: `HEAD_ROWS` rows of logits at once. With more masked tokens than rows, the vocabulary's gradient is summed
-      in a buffer (4 V H) beside the parameter's.
-    - bf16 products keep the largest factors of a weight gradient in packed form: (2 I) * a per token, and a block of
-      logits.
+    - head: logits of the masked tokens, at most `HEAD_ROWS` rows at once. With more masked tokens than that, the
+      vocabulary's gradient is summed in a buffer (4 V H) beside the parameter's.
+    - bf16 products keep packed factors: of weight gradients, (2 I) * a per token; the transpose of the vocabulary.
     - the process: `_PROCESS_BYTES`.
 
-    All of these add up, because the engine keeps freed blocks and does not reuse them for other sizes. Compared with
-    measured peaks of two and four layers of hidden size 1024, in fp32 and bf16, with 1024, 2048 and 4096 tokens
-    (`bert-large bench train --compare`, one thread), the prediction was 4% too low at worst, and 9% too high with
-    micro-batches of one size. For BERT-large in fp32 with 4096 tokens, 11.58 GiB, it was 3% too high. One rank was
-    measured; several ranks are assumed to need as much each.
+    All of these add up, because the engine keeps freed blocks and does not reuse them for smaller sizes. Compared with
+    measured peaks of 2, 4 and 24 layers of hidden size 1024 with 1024, 2048 and 4096 tokens (`bert-large bench train
+    --compare`), the prediction is within 1% in bf16 (BERT-large, 4096 tokens: 9.2 GiB). In fp32 it is 3% too high for
+    BERT-large (11.5 GiB) and up to 15% too low for two layers, where oneDNN keeps the kernels that it compiled for up
+    to 1024 sizes: 0.25 GiB. One rank was measured; several ranks are assumed to need as much each.
     """
     width = get_precision(precision).activation_dtype.itemsize
     hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
     parameters = sum(weight.numel() for weight in skeleton(model).parameters())
-    if width == 4:
-        copies = 4 * model.num_hidden_layers * 3 * hidden**2
-    else:
-        copies = 2 * width * (model.num_hidden_layers * (4 * hidden**2 + 2 * hidden * intermediate) + words * hidden)
-    head = HEAD_ROWS * words * width
-    if _MASKED_SHARE * micro_batch_tokens > HEAD_ROWS:
+    masked = round(_MASKED_SHARE * micro_batch_tokens)
+    head = width * min(masked, HEAD_ROWS) * words
+    if masked > HEAD_ROWS:
         head += 4 * words * hidden
-    packed = 0
-    if width < 4:
-        head += width * HEAD_ROWS * words
-        packed = 2 * intermediate
+    if width == 4:
+        copies, packed = 4 * model.num_hidden_layers * 3 * hidden**2, 0
+    else:
+        matrices = model.num_hidden_layers * (4 * hidden**2 + 2 * hidden * intermediate) + words * hidden
+        copies, packed = width * matrices, 2 * intermediate
+        head += width * words * hidden
     layers = model.num_hidden_layers * (8 * hidden + 2 * intermediate)
     return MemoryNeed(
         state=8 * parameters + 4 * len(MOMENTS) * parameters // optimizer_shards + copies,
