@@ -227,9 +227,10 @@ class PairBackward : public PairProducts {
   ScoreGradient score_gradient(int64_t r, int64_t rows, int64_t c, const BackwardRow& row, const Dropout& dropout) {
     const int64_t left = sizes_.keys - c, at = r * sizes_.score_stride + c;
     if (r >= rows || left <= 0) return {Floats{}, Floats{}};
-    const Floats probability = first_lanes(exponential(load(scores_ + at) - row.log_sum), left, 0.0f);
+    const Floats probability = exponential(load(scores_ + at) - row.log_sum);
     const ScoreGradient result = differentiate(probability, load(gradients_ + at), row, dropout, c);
-    return {result.dropped, first_lanes(result.gradient, left, 0.0f)};
+    if (left >= kLanes) return result;
+    return {first_lanes(result.dropped, left, 0.0f), first_lanes(result.gradient, left, 0.0f)};
   }
 
   // [padded_length, padded_head] from [padded_head, padded_length].

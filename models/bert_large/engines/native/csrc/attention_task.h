@@ -104,12 +104,13 @@ float softmax_row(const float* scores, int64_t length, int64_t padded_length, co
   for (int64_t c = 0; c < last; c += kLanes) largest_lanes = maximum(largest_lanes, load(scores + c));
   const float largest = maximum(largest_lanes);
   Floats total{};
-  for (int64_t c = 0; c < length; c += kLanes) {
-    Floats power = first_lanes(exponential(load(scores + c) - largest), length - c, 0.0f);
+  const auto put = [&](int64_t c, Floats power) {
     total += power;
     if (dropout.active) power = keep_lanes(dropout, row_key, c) ? power : Floats{};
     store(powers + c, power);
-  }
+  };
+  for (int64_t c = 0; c < last; c += kLanes) put(c, exponential(load(scores + c) - largest));
+  put(last, first_lanes(exponential(load(scores + last) - largest), length - last, 0.0f));
   for (int64_t c = last + kLanes; c < padded_length; c += kLanes) store(powers + c, Floats{});
   const float denominator = sum(total);
   *inverse = 1.0f / denominator;

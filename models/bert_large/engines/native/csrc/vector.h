@@ -167,9 +167,14 @@ inline float sum(Floats values) {
   return reduce(values, [](Floats a, Floats b) { return a + b; });
 }
 
-// `b` where either is NaN.
-inline Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
-inline Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
+// `b` where either is NaN, as in the instructions; the compiler makes two of a > b ? a : b.
+#if defined(__AVX512F__)
+inline Floats maximum(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+inline Floats minimum(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
+inline Floats maximum(Floats a, Floats b) { return (Floats)_mm256_max_ps((__m256)a, (__m256)b); }
+inline Floats minimum(Floats a, Floats b) { return (Floats)_mm256_min_ps((__m256)a, (__m256)b); }
+#endif
 
 inline float maximum(Floats values) {
   return reduce(values, [](Floats a, Floats b) { return maximum(a, b); });
