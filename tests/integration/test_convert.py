@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -118,6 +120,31 @@ def test_moments(variables: Variables, config_file: Path, tmp_path: Path, slots:
     assert (resumable / "model.safetensors").read_bytes() == (tmp_path / "out" / "model.safetensors").read_bytes()
 
 
+def test_an_earlier_checkpoint_over_a_later_one(
+    variables: Variables, config_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The printed checkpoint is the one of this conversion, though the folder has one of a later step."""
+    for step in (2000, 1000):
+        prefix = save_tf(tmp_path / f"m-{step}", with_moments(variables, global_step=np.array(step, np.int64)))
+        assert convert(prefix, config_file, tmp_path / "out", moments=True, overwrite=True) == 0
+        resumable = tmp_path / "out" / "checkpoints" / f"step-{step:08d}"
+        assert f"--resume {resumable}\n" in capsys.readouterr().out
+        assert checkpoint.read_state(resumable)[0].step == step
+
+
+def test_files_are_flushed_where_the_file_system_can(
+    model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system without fsync, as many in user space are, does not fail the conversion."""
+
+    def refuse(descriptor: int) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert run_here("convert", *options(to_tf=tmp_path / "m", checkpoint_dir=model_folder)) == 0
+    assert len(load_tf(tmp_path / "m")) == 47
+
+
 def without(*names: str) -> Callable[[Variables], Variables]:
     return lambda variables: {name: values for name, values in variables.items() if name not in names}
 
@@ -142,7 +169,7 @@ WRONG: dict[str, tuple[Callable[[Variables], Variables], bool, tuple[str, ...]]]
     "a type is wrong": (
         changed(QUERY, lambda values: values.astype(np.float16)), False, (QUERY, "float16")),
     "a value is not finite": (
-        changed(QUERY, lambda values: np.where(values == values.max(), np.inf, values)), False, (QUERY, "finite")),
+        changed(QUERY, lambda values: np.where(values == values.max(), np.inf, values)), False, (QUERY, "NaN")),
     "no moments": (lambda variables: variables, True, ("--moments", "LAMB_1")),
     "a moment is missing": (
         lambda variables: without(f"{QUERY}/LAMB_1")(with_moments(variables)), True, (f"lacks {QUERY}/LAMB_1",)),
@@ -151,7 +178,10 @@ WRONG: dict[str, tuple[Callable[[Variables], Variables], bool, tuple[str, ...]]]
         (f"{QUERY}/LAMB", "[2, 2]", "[32, 32]")),
     "a moment is not finite": (
         lambda variables: with_moments(variables) | {f"{QUERY}/LAMB": np.full((32, 32), np.nan, np.float32)}, True,
-        (f"{QUERY}/LAMB", "finite")),
+        (f"{QUERY}/LAMB", "NaN")),
+    "a moment is too large": (
+        lambda variables: with_moments(variables) | {f"{QUERY}/LAMB_1": np.full((32, 32), 1e19, np.float32)}, True,
+        (f"{QUERY}/LAMB_1", "1e+18")),
     "no step": (
         lambda variables: without("global_step")(with_moments(variables)), True, ("global_step", "--moments")),
 }  # fmt: skip

@@ -23,14 +23,18 @@ from bert_large.errors import InputError
 from bert_large.model import pretrained
 from bert_large.model.bert import skeleton
 from bert_large.model.tensor_file import save_tensors
-from bert_large.storage import output_folder
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder, write_json
 from bert_large.storage.integrity import write_checksums
-from bert_large.storage.output_folder import make_folder, partial_folder, publish_model, require_free
+from bert_large.storage.output_folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    make_folder,
+    partial_folder,
+    publish_model,
+    require_free,
+)
 from bert_large.train import checkpoint
-from bert_large.train.run_folder import imported_identity
-
-CHECKPOINTS = "checkpoints"
+from bert_large.train.run_folder import CHECKPOINTS, imported_identity
 
 
 @dataclass(frozen=True)
@@ -58,32 +62,33 @@ def from_tensorflow(prefix: Path, config: ModelConfig, folder: Path, *, moments:
     slots, step = (choose_slots(source, variables), read_step(source)) if moments else (None, 0)
     has_heads = len(variables.names) == len(parameter_shapes(config))
     weights = dict(read_parameters(source, variables))
-    with partial_folder(folder) as partial:
-        if has_heads:
-            model = skeleton(config)
-            model.load_state_dict(weights, assign=True)
-            pretrained.save_model(partial, model, config, None)
-        else:
-            shapes = {name: values.shape for name, values in weights.items()}
-            save_tensors(partial / output_folder.WEIGHTS_FILE, shapes, weights.items())
-            write_json(partial / output_folder.CONFIG_FILE, config.to_hugging_face() | {"architectures": ["BertModel"]})
-            write_checksums(partial)
+    settings = config.to_hugging_face() | ({} if has_heads else {"architectures": ["BertModel"]})
+    resumable = None
+    with explain_write_errors(folder), partial_folder(folder) as partial:
+        shapes = {name: values.shape for name, values in weights.items()}
+        save_tensors(partial / WEIGHTS_FILE, shapes, weights.items())
+        write_json(partial / CONFIG_FILE, settings)
+        write_checksums(partial)
         if slots is not None:
-            checkpoint.write_checkpoint(
+            written = checkpoint.write_checkpoint(
                 partial / CHECKPOINTS,
                 weights,
                 read_moments(source, variables, slots),
                 checkpoint.TrainingState(step, samples=None),
                 imported_identity(str(prefix), config),
             )
-        _publish_checkpoints(partial / CHECKPOINTS, folder / CHECKPOINTS)
+            resumable = folder / CHECKPOINTS / written.name
+            resumable.parent.mkdir(exist_ok=True)
+            remove_tree(resumable)
+            written.replace(resumable)
+            sync_folder(resumable.parent)
         publish_model(partial, folder)
     used = (GLOBAL_STEP, *(slots or ()))
     return Converted(
         parameters=sum(values.numel() for values in weights.values()),
         ignored=[name for name in training_state(source, variables) if not name.endswith(used)],
         has_heads=has_heads,
-        resumable=checkpoint.list_checkpoints(folder / CHECKPOINTS)[-1] if slots is not None else None,
+        resumable=resumable,
     )
 
 
@@ -103,12 +108,3 @@ def to_tensorflow(folder: Path, prefix: Path, *, step: int, overwrite: bool) -> 
     with explain_write_errors(prefix):
         write_checkpoint(prefix, variables)
     return len(variables)
-
-
-def _publish_checkpoints(partial: Path, folder: Path) -> None:
-    for written in checkpoint.list_checkpoints(partial):
-        place = folder / written.name
-        folder.mkdir(exist_ok=True)
-        remove_tree(place)
-        written.replace(place)
-        sync_folder(folder)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
-from bert_large.storage.atomic import remove_tree, sync_folder
+from bert_large.storage.atomic import remove_tree, sync_file, sync_folder
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
 _SHORT_NAME = "checkpoint"
@@ -88,8 +88,7 @@ def write_checkpoint(prefix: Path, variables: Mapping[str, NDArray[Any]]) -> Non
         )
         written, places = checkpoint_files(partial / _SHORT_NAME), checkpoint_files(prefix)
         for path in written:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+            sync_file(path)
         places[-1].unlink(missing_ok=True)  # so that an index is never beside the data of another checkpoint
         for path, place in zip(written, places, strict=True):
             path.replace(place)

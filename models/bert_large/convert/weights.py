@@ -16,6 +16,7 @@ from bert_large.convert.names import NAMED, Variables, is_transposed, list_names
 from bert_large.convert.tf_checkpoint import TensorFlowCheckpoint
 from bert_large.errors import InputError
 from bert_large.model.bert import skeleton
+from bert_large.model.weight_files import require_finite
 from bert_large.optim.build import moment_names
 
 GLOBAL_STEP = "global_step"
@@ -121,15 +122,11 @@ def read_parameters(
 ) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield each parameter's name and its variable (or, with a slot's suffix, its moment) in the parameter's shape.
 
-    Raises `InputError` for values that are not finite.
+    Raises `NonFiniteWeightsError` for values that are not finite, or too large to train with.
     """
     for parameter, variable in variables.names.items():
         values = torch.from_numpy(source.read(variable + suffix))
-        if not values.isfinite().all():
-            raise InputError(
-                f"--tf-checkpoint {source.prefix}: {variable + suffix} has values that are not finite (NaN or "
-                "infinity); take a checkpoint from before the training diverged"
-            )
+        require_finite({variable + suffix: values}, f"--tf-checkpoint {source.prefix}")
         if parameter.endswith("attention.output.dense.weight"):
             values = values.reshape(-1, values.shape[-1])  # [heads, size, hidden] in object checkpoints
         elif ".attention.self." in parameter:
