@@ -14,6 +14,7 @@ from pathlib import Path
 from bert_large.errors import DataError
 from bert_large.finetune.data_files import read_lines
 from bert_large.log import LOGGER
+from bert_large.prepare.text_files import MAX_LINE_BYTES
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ def read_rows(
     such rows is logged.
     """
     names, skipped = header, 0
-    for number, fields in _csv_fields(path) if path.suffix == ".csv" else _tsv_fields(path):
+    for number, fields in _fields(path):
         if names is None:
             names = fields
             if missing := [name for name in columns if name not in names]:
@@ -64,15 +65,15 @@ def read_rows(
 
 def column_names(path: Path) -> list[str]:
     """Return the columns that the header of a file names; none of an empty file."""
-    return next((fields for _, fields in (_csv_fields(path) if path.suffix == ".csv" else _tsv_fields(path))), [])
+    return next((fields for _, fields in _fields(path)), [])
 
 
-def _tsv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
-    return ((number, line.split("\t")) for number, line in read_lines(path) if line)
-
-
-def _csv_fields(path: Path) -> Iterator[tuple[int, list[str]]]:
+def _fields(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Yield the number of the line in which each record ends, and the record's fields."""
+    if path.suffix != ".csv":
+        yield from ((number, line.split("\t")) for number, line in read_lines(path) if line)
+        return
+    csv.field_size_limit(MAX_LINE_BYTES)  # of the whole process; the default is 128 KiB
     reader = csv.reader((f"{line}\n" for _, line in read_lines(path)), strict=True)
     try:
         yield from ((reader.line_num, fields) for fields in reader if fields)

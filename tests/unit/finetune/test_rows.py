@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,16 @@ def test_quotes_enclose_fields_in_csv(tmp_path: Path) -> None:
         (3, {"text": 'one, "two"\nthree', "label": "x"}),
         (4, {"text": "four", "label": "y"}),
     ]
+
+
+def test_large_cells_in_csv(tmp_path: Path) -> None:
+    """The reader of Python has a limit of 128 KiB by default, which other tests in this process may have raised."""
+    before = csv.field_size_limit(131_072)
+    try:
+        (row,) = read_rows(write(tmp_path, f"text\n{'x' * 200_000}\n", "train.csv"), ("text",))
+    finally:
+        csv.field_size_limit(before)
+    assert len(row.fields["text"]) == 200_000
 
 
 def test_a_file_without_header(tmp_path: Path) -> None:
