@@ -62,7 +62,7 @@ def free_bytes(path: Path) -> int:
 def describe_bytes(count: int) -> str:
     """Return a size with three digits and a unit, in powers of 1000 as disks are sold: `4.03 GB`."""
     size, units = float(count), ["bytes", "kB", "MB", "GB", "TB"]
-    while size >= 1000 and len(units) > 1:
+    while size >= 999.5 and len(units) > 1:  # 999.5 has four digits once rounded
         size, units = size / 1000, units[1:]
     return f"{count} bytes" if units[0] == "bytes" else f"{size:.3g} {units[0]}"
 

@@ -11,6 +11,7 @@ import pytest
 from bert_large.errors import WriteError
 from bert_large.storage.atomic import (
     _partial_path,
+    describe_bytes,
     partial_files,
     read_json,
     remove_partial_files,
@@ -18,6 +19,17 @@ from bert_large.storage.atomic import (
     write_atomically,
     write_json,
 )
+
+
+@pytest.mark.parametrize(
+    ("count", "described"),
+    [
+        (999, "999 bytes"), (1000, "1 kB"), (999_499, "999 kB"), (999_600, "1 MB"), (999_500_000, "1 GB"),
+        (4_030_000_000, "4.03 GB"), (999_999_999_999, "1 TB"),
+    ],
+)  # fmt: skip
+def test_sizes_have_three_digits(count: int, described: str) -> None:
+    assert describe_bytes(count) == described
 
 
 def test_output_appears_when_complete(tmp_path: Path) -> None:
