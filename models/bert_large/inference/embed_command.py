@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from bert_large.config.options import add_settings, option
 from bert_large.errors import InputError
 from bert_large.extras import missing_extra
-from bert_large.inference.settings import InferenceOptions
+from bert_large.inference.settings import BATCH_TOKENS, FIELD, POOLINGS, InferenceOptions
 
 if TYPE_CHECKING:
     from bert_large.inference.embedder import Embedder
@@ -26,11 +26,11 @@ class EmbedOptions:
     input_file: str = option(text="texts: one per line, or .jsonl, .csv or .tsv with --field; - is standard input")
     output_file: Path = option(text=".npy file for the embeddings, one row per text, or .parquet file, also of texts")
     overwrite: bool = option(False, "replace the output file if it exists")
-    field: str | None = option(None, "field of the texts", default_text="text")
+    field: str | None = option(None, "field of the texts", default_text=FIELD)
     pooling: str | None = option(
         None,
         "mean of a text's tokens, its first token, or the model's pooler",
-        choices=("mean", "cls", "pooler"),
+        choices=POOLINGS,
         default_text="as sentence-transformers' modules.json says, or else mean",
     )
     normalize: bool | None = option(
@@ -42,7 +42,7 @@ class EmbedOptions:
         within="[3, 65536]",
         default_text="as sentence-transformers' configuration says, or else the model's positions",
     )
-    batch_tokens: int = option(2048, "tokens of a batch, or one text if it has more", within="[1, 1048576]")
+    batch_tokens: int = option(BATCH_TOKENS, "tokens of a batch, or one text if it has more", within="[1, 1048576]")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

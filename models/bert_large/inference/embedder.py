@@ -18,9 +18,7 @@ from bert_large.finetune.tokenizer import load_tokenizer
 from bert_large.hugging_face.engine import apply_engine
 from bert_large.inference.model import load_model, longest_input
 from bert_large.inference.pooling import Pooling, read_pooling
-
-BATCH_TOKENS = 2048
-"""Tokens of a batch: enough for full matrix products, few enough for the caches."""
+from bert_large.inference.settings import BATCH_TOKENS
 
 
 @dataclass(frozen=True, kw_only=True)

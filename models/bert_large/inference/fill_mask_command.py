@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from bert_large.config.options import add_settings, option
 from bert_large.errors import InputError
-from bert_large.inference.settings import InferenceOptions
+from bert_large.inference.settings import FIELD, InferenceOptions
 from bert_large.tables import format_table
 
 
@@ -18,7 +18,7 @@ class FillMaskOptions:
     """Options beside the model."""
 
     input_file: str | None = option(None, "texts: one per line, or .jsonl, .csv or .tsv with --field; - is stdin")
-    field: str | None = option(None, "field of the texts", default_text="text")
+    field: str | None = option(None, "field of the texts", default_text=FIELD)
     top_k: int = option(5, "candidates per masked token", within="[1, 1000]")
     json: bool = option(False, "print one JSON object per text instead of a table")
 
@@ -36,6 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     if bool(arguments.texts) == (arguments.input_file is not None):
         raise InputError("expected texts on the command line or --input-file, and not both")
+    if arguments.texts and arguments.field is not None:
+        raise InputError(f"--field is {arguments.field!r}, expected it only with --input-file; leave it out")
     require_transformers("fill-mask")
     from bert_large.engines.precision import apply_precision
     from bert_large.inference.fill_mask import MaskFiller

@@ -8,6 +8,12 @@ from pathlib import Path
 from bert_large.config.options import option
 from bert_large.finetune.settings import PRECISIONS
 
+POOLINGS = ("mean", "cls", "pooler")
+BATCH_TOKENS = 2048
+"""Default of `--batch-tokens`: enough for full matrix products, few enough for the caches."""
+FIELD = "text"
+"""Default of `--field`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceOptions:

@@ -9,10 +9,9 @@ from pathlib import Path
 from bert_large.errors import DataError, InputError
 from bert_large.finetune.data_files import read_lines
 from bert_large.finetune.rows import read_rows
+from bert_large.inference.settings import FIELD
 
 STANDARD_INPUT = "-"
-FIELD = "text"
-"""Default name of the field of texts."""
 
 
 def read_texts(source: str, field: str | None = None) -> Iterator[str]:

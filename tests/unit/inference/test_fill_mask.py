@@ -64,6 +64,7 @@ def test_refusals(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
         (("[MASK] " * 1000,), {}, "text 1"),
         ((), {}, "--input-file"),
         ((FIRST,), {"input_file": "-"}, "--input-file"),
+        ((FIRST,), {"field": "body"}, "--field is 'body'"),
         ((FIRST,), {"checkpoint_dir": encoder}, "cls.predictions.bias"),
     ):
         assert fill_mask(*texts, **{"checkpoint_dir": model, **values}) == 2

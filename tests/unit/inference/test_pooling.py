@@ -91,6 +91,34 @@ def test_other_modules_are_refused_unless_replaced(
     assert read_pooling(folder, "mean").mode == "mean"
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "named"),
+    [
+        ("config_sentence_transformers", "[]", "[]"),
+        ("config_sentence_transformers", '{"prompts": ["a"], "default_prompt_name": "a"}', "prompts"),
+        ("config_sentence_transformers", '{"prompts": {"a": 1}, "default_prompt_name": "a"}', "a is '1'"),
+        (
+            "config_sentence_transformers",
+            '{"prompts": {"a": "b"}, "default_prompt_name": ["a"]}',
+            "default_prompt_name",
+        ),
+        ("sentence_bert_config", "[128]", "[128]"),
+        ("sentence_bert_config", '{"max_seq_length": "128"}', "max_seq_length"),
+        ("1_Pooling/config", '"mean"', "mean"),
+        ("1_Pooling/config", '{"pooling_mode": 1}', "pooling_mode"),
+        ("1_Pooling/config", "[" * 100_000, "1_Pooling"),
+        ("modules", "[" * 100_000, "modules.json"),
+        ("modules", "[1]", "modules.json"),
+    ],
+)
+def test_json_of_another_kind(name: str, content: str, named: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, [TRANSFORMER, POOLING], {"pooling_mode": "mean"})
+    (folder / f"{name}.json").write_text(content)
+    with pytest.raises(InputError) as error:
+        read_pooling(folder)
+    assert f"{folder / name}.json" in str(error.value) and named in str(error.value)
+
+
 def test_damaged_settings(tmp_path: Path) -> None:
     (tmp_path / "modules.json").write_text("{")
     with pytest.raises(InputError, match=r"modules\.json"):
