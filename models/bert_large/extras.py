@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from bert_large.errors import InputError
 
 _PROJECT = Path(__file__).parents[2]
 _IN_IMAGES = dict.fromkeys(("finetune", "inference"), "FINETUNE=1 ./build.sh makes an image that has them")
+
+
+def import_extra(purpose: str, extra: str, *names: str) -> Any:
+    """Import modules of an extra and return the first; raise `InputError` if one cannot be imported.
+
+    `purpose` is the option or command that needs them.
+    """
+    try:
+        first, *_ = map(importlib.import_module, names)
+    except ImportError as error:
+        raise missing_extra(purpose, extra, error) from error
+    return first
 
 
 def missing_extra(purpose: str, extra: str, found: object) -> InputError:

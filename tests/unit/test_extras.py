@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os.path
 import re
 from pathlib import Path
 
 import bert_large
 import pytest
 from bert_large import extras
+from bert_large.errors import InputError
+from bert_large.extras import import_extra
 
 from tests.support.runs import PROJECT
 
@@ -22,6 +25,14 @@ def test_the_project_folder_is_installed(extra: str) -> None:
 def test_an_installed_package_has_no_project_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extras, "_PROJECT", tmp_path)
     assert "pip install -e '.[plot]'" in str(extras.missing_extra("this", "plot", "no module"))
+
+
+def test_imports() -> None:
+    assert import_extra("this", "plot", "os.path", "shlex") is os.path
+    with pytest.raises(InputError) as error:
+        import_extra("--this", "plot", "shlex", "bert_large.nowhere")
+    assert error.value.exit_code == 2
+    assert all(text in str(error.value) for text in ("--this", "bert_large.nowhere", "[plot]"))
 
 
 def test_no_message_advises_a_name_on_a_public_index() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.storage.atomic import remove_tree, sync_file, sync_folder
 
 _INDEX, _DATA = ".index", ".data-00000-of-00001"
@@ -26,11 +26,7 @@ def import_tensorflow() -> Any:
     # Its start-up messages would hide the output of the command; nothing is computed here.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    try:
-        import tensorflow
-    except ImportError as error:
-        raise missing_extra("convert", "tensorflow", error) from None
-    return tensorflow
+    return import_extra("convert", "tensorflow", "tensorflow")
 
 
 class TensorFlowCheckpoint:

@@ -23,7 +23,7 @@ from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.record import Record
 from bert_large.engines.eager import EagerEngine
 from bert_large.errors import InputError, UserError
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import load_model, weights_of
 from bert_large.storage.atomic import describe_bytes, replace_atomically
@@ -65,7 +65,7 @@ def export_onnx(
     Raises `InputError` if a library is missing or the model is too large for the format. Raises `UserError` if the
     outputs of a file differ from our model's; that file is not kept.
     """
-    transformers = _import_libraries()
+    transformers = import_extra("--format onnx", "onnx", "transformers", "onnx", "onnxruntime", "onnxscript")
     config = resolve_model_config(None, str(checkpoint_dir), None)
     model = BertForPreTraining(config, EagerEngine())
     load_model(checkpoint_dir, model)
@@ -100,18 +100,6 @@ def _in_transformers(transformers: Any, model: BertForPreTraining) -> Any:
     # Its decoder shares the embeddings and the bias, under names of its own.
     assert not unexpected and all("decoder" in name or "projector" in name for name in missing), (missing, unexpected)
     return theirs.eval()
-
-
-def _import_libraries() -> Any:
-    """Return `transformers` if all libraries can be imported; raise `InputError` with the way to install them."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-        import transformers
-    except ImportError as error:
-        raise missing_extra("--format onnx", "onnx", error) from None
-    return transformers
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
-import importlib
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from bert_large.config.options import add_settings, setting
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.finetune import squad
 from bert_large.finetune.registry import TASKS, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
@@ -80,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Fine-tune, or predict, and print a table; returns 0, or 128 + the signal that stopped it."""
     seeds = parse_seeds(arguments.seeds or arguments.seed or "42")
     task_name(arguments)  # an unknown task is reported before missing packages
-    _require_packages()
+    import_extra("finetune", "finetune", "accelerate", "datasets", "scipy", "sklearn", "transformers")
 
     from bert_large.distributed.joining import joined_ranks
     from bert_large.train.stopping import StopRequest
@@ -183,11 +182,3 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds) or not all(0 <= seed <= _LARGEST_SEED for seed in seeds):
         raise InputError(f"--seeds is {text!r}, expected different numbers from 0 to {_LARGEST_SEED}, such as 1,2,3")
     return seeds
-
-
-def _require_packages() -> None:
-    try:
-        for name in ("accelerate", "datasets", "scipy", "sklearn", "transformers"):
-            importlib.import_module(name)
-    except ImportError as error:
-        raise missing_extra("finetune", "finetune", error) from error

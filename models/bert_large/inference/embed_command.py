@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bert_large.config.options import add_settings, option
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.inference.settings import BATCH_TOKENS, FIELD, POOLINGS, InferenceOptions
 
 if TYPE_CHECKING:
@@ -53,11 +53,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compute and write the embeddings, or continue where an interrupted command stopped."""
-    from bert_large.inference.model import require_transformers
     from bert_large.observe.progress import Progress
 
     _check_output(arguments)
-    require_transformers("embed")
+    import_extra("embed", "inference", "transformers")
     from bert_large.engines.precision import apply_precision
     from bert_large.inference.embedder import load_embedder
     from bert_large.inference.embedding_file import EmbeddingFile, chunks
@@ -114,10 +113,7 @@ def _check_output(arguments: argparse.Namespace) -> None:
                 f"--input-file is {arguments.input_file}, expected a file, because texts are read twice for {path}; or "
                 "give --output-file FILE.npy"
             )
-        try:
-            import pyarrow.parquet  # noqa: F401
-        except ImportError as error:
-            raise missing_extra(f"--output-file {path}", "inference", error) from None
+        import_extra(f"--output-file {path}", "inference", "pyarrow.parquet")
     make_folder(path.parent)
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from bert_large.config.options import add_settings, option
 from bert_large.errors import InputError
+from bert_large.extras import import_extra
 from bert_large.inference.settings import FIELD, InferenceOptions
 from bert_large.tables import format_table
 
@@ -32,13 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Predict and print."""
-    from bert_large.inference.model import require_transformers
-
     if bool(arguments.texts) == (arguments.input_file is not None):
         raise InputError("expected texts on the command line or --input-file, and not both")
     if arguments.texts and arguments.field is not None:
         raise InputError(f"--field is {arguments.field!r}, expected it only with --input-file; leave it out")
-    require_transformers("fill-mask")
+    import_extra("fill-mask", "inference", "transformers")
     from bert_large.engines.precision import apply_precision
     from bert_large.inference.fill_mask import MaskFiller
     from bert_large.inference.texts import read_texts

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,6 @@ from typing import Any
 import torch
 
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
 from bert_large.model.pretrained import check_model_intact
 from bert_large.model.weight_files import require_finite
 
@@ -20,14 +18,6 @@ FAMILY = ("bert", "distilbert", "electra", *_ROBERTA)
 _ENCODER = ("embeddings.", "encoder.", "transformer.")
 _CONSTANTS = ("position_ids", "token_type_ids")
 _NAMED = 3
-
-
-def require_transformers(command: str) -> None:
-    """Raise `InputError` with the way to install `transformers` if it cannot be imported."""
-    try:
-        importlib.import_module("transformers")
-    except ImportError as error:
-        raise missing_extra(command, "inference", error) from None
 
 
 def load_model(folder: Path, auto_class: str, may_lack: Collection[str] = ()) -> Any:

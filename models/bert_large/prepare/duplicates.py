@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 
 _SHINGLE_WORDS = 5
 _BANDS, _ROWS = 14, 8
@@ -31,10 +31,7 @@ def describe_method(mode: str) -> str:
     """
     if mode != "near":
         return mode
-    try:
-        import datasketch  # noqa: F401
-    except ImportError as error:
-        raise missing_extra("--duplicates near", "text", error) from None
+    import_extra("--duplicates near", "text", "datasketch")
     return f"{mode}, datasketch {version('datasketch')}"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.prepare.compressed import open_decompressed
 from bert_large.prepare.text_encoding import Replaced, read_text
 from bert_large.prepare.text_files import MAX_LINE_BYTES
@@ -178,9 +178,4 @@ def _seekable(path: Path) -> Iterator[BinaryIO]:
 
 
 def _import_pyarrow(path: Path) -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise missing_extra(f"{path}: Parquet", "text", error) from None
-    return pyarrow
+    return import_extra(f"{path}: Parquet", "text", "pyarrow", "pyarrow.parquet")

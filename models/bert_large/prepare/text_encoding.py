@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.prepare.compressed import open_decompressed
 from bert_large.prepare.text_files import MAX_LINE_BYTES
 
@@ -71,11 +71,8 @@ def resolve_encoding(path: Path, given: str | None = None) -> str:
     if text.count(_MARK) <= 0.1 * sum(not character.isascii() for character in text) and not _is_binary(text):
         return "utf-8"
     line = text.count("\n", 0, max(0, text.find(_MARK))) + 1
-    try:
-        import chardet
-    except ImportError as error:
-        purpose = f"{path}: line {line}: text that is not UTF-8, without --encoding,"
-        raise missing_extra(purpose, "text", error) from None
+    purpose = f"{path}: line {line}: text that is not UTF-8, without --encoding,"
+    chardet = import_extra(purpose, "text", "chardet")
     found = str(chardet.detect(sample)["encoding"] or "").lower()
     encoding = _WINDOWS.get(found, found)
     if not is_encoding(encoding) or _is_binary(sample.decode(encoding, "replace")):

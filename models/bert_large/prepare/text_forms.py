@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bert_large.errors import InputError
+from bert_large.extras import import_extra
 from bert_large.prepare.compressed import open_decompressed, plain_name
 from bert_large.prepare.settings import DEFAULT_TEXT_FIELD, TEXT_FORMS, CorpusSettings
 from bert_large.prepare.table_files import PARQUET_MAGIC, check_column, check_parquet, missing_field, names_column
 from bert_large.prepare.text_encoding import read_text, resolve_encoding
 from bert_large.prepare.text_files import read_lines
-from bert_large.prepare.wikipedia import require_parser
 
 PLAIN_FORMS = ("sentences", "paragraphs", "articles")
 DOC_START = "<doc id="
@@ -174,7 +174,7 @@ def detect_form(path: Path, settings: CorpusSettings, split_sentences: Callable[
     first, line = next(((number, line) for number, line in enumerate(lines, start=1) if line), (1, ""))
     found = foreign_form(line, field)
     if _DUMP_START.match("\n".join(lines[first - 1 : first + 9])):
-        require_parser(path)
+        import_extra(f"{path}: a MediaWiki dump", "text", "mwparserfromhell")
         found = "mediawiki"
     elif not found and (wanted == "csv" or (not is_given and _looks_like_table(path, lines, field))):
         check_column(path, field, encoding)

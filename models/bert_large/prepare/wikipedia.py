@@ -9,7 +9,6 @@ from typing import Any, BinaryIO
 from xml.etree import ElementTree
 
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
 from bert_large.prepare.compressed import open_decompressed
 from bert_large.prepare.text_files import MAX_LINE_BYTES
 
@@ -82,14 +81,6 @@ def plain_paragraphs(wikitext: str, silent: list[str]) -> list[str]:
     _add_text(mwparserfromhell.parse(wikitext, skip_style_tags=True).nodes, frozenset(silent), parts)
     lines = re.sub("'{2,5}", "", "".join(parts)).split("\n")
     return [line for line in map(str.strip, lines) if line and not line.startswith(_NOT_PROSE)]
-
-
-def require_parser(path: Path) -> None:
-    """Raise `InputError` if the parser of wikitext is not installed."""
-    try:
-        import mwparserfromhell  # noqa: F401
-    except ImportError as error:
-        raise missing_extra(f"{path}: a MediaWiki dump", "text", error) from None
 
 
 def _add_text(nodes: list[Any], silent: frozenset[str], parts: list[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bert_large.extras import missing_extra
+from bert_large.extras import import_extra
 from bert_large.report.recorded_run import RecordedRun
 
 if TYPE_CHECKING:
@@ -142,10 +142,7 @@ def _save(figure: Figure, kind: str, **options: Any) -> bytes:
 @contextmanager
 def drawing_style() -> Iterator[None]:
     """Set matplotlib's style for all charts; raises `InputError` without matplotlib."""
-    try:
-        import matplotlib
-    except ModuleNotFoundError as error:
-        raise missing_extra("drawing", "plot", error) from None
+    matplotlib = import_extra("drawing", "plot", "matplotlib")
     inked = ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color", "grid.color")
     style: dict[Any, Any] = {
         **dict.fromkeys(inked, INK),
