@@ -139,7 +139,7 @@ class _Rank:
         return build_runner(
             self._model,
             self._precision,
-            global_batch_size=self._job.batches.global_batch_size,
+            global_batch_size=self._job.batches.batch_sizes.full,
             ranks=self._ranks,
             gradient_sum=sum_type(
                 bucket_mb=task.settings.bucket_mb,

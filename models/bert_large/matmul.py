@@ -45,7 +45,7 @@ def fastest_float32() -> Iterator[None]:
 
     Outside of the block, and where the user has chosen another precision, PyTorch's settings stay as they are.
     """
-    if _prefers_onednn() and _is_default():
+    if _is_default() and _prefers_onednn():
         with matmul_precision("medium"):
             yield
     else:
@@ -54,7 +54,7 @@ def fastest_float32() -> Iterator[None]:
 
 @functools.cache
 def _prefers_onednn() -> bool:
-    if read_cpu_vendor() == "GenuineIntel" or "avx512f" not in read_cpu_flags() or not _is_default():
+    if read_cpu_vendor() == "GenuineIntel" or "avx512f" not in read_cpu_flags():
         return False
     return torch.backends.mkldnn.is_available() and not bf32_rounds_factors()
 

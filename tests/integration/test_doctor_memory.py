@@ -32,7 +32,7 @@ def test_prediction(precision: str) -> None:
         env=process_environment(), capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    need = predict_memory(ModelConfig(**SHAPE), precision=precision, micro_batch_tokens=TOKENS)
+    need = predict_memory(ModelConfig(**SHAPE), precision=precision, micro_batch_tokens=TOKENS, longest=128)
     assert need.total == pytest.approx(int(done.stdout), rel=TOLERANCE)
 
 
@@ -55,7 +55,9 @@ def test_before_training(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Nothing is started that cannot fit; free swap space counts before a run is refused, and what the ranks hold."""
-    need = predict_memory(ModelConfig.from_json(task.config_file), precision="fp32", micro_batch_tokens=128)
+    need = predict_memory(
+        ModelConfig.from_json(task.config_file), precision="fp32", micro_batch_tokens=128, longest=128
+    )
     unit, held = need.total / 10, need.total / 5
     monkeypatch.setattr(memory, "peak_memory_bytes", lambda: int(held))
     monkeypatch.setattr(memory, "read_available_bytes", lambda: available and int(available * unit - held))

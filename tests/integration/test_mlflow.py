@@ -10,7 +10,7 @@ import pytest
 from bert_large.observe import mlflow as observer
 from bert_large.observe.mlflow import MlflowLogger
 
-from tests.support.runs import Task, eval_rows, run_process, step_rows
+from tests.support.runs import Task, eval_rows, run_here, run_process, step_rows
 from tests.support.training import EVALUATION, step_metrics
 
 client_module = pytest.importorskip("mlflow.tracking")
@@ -53,6 +53,15 @@ def test_a_run_and_its_continuation(task: Task, tmp_path: Path) -> None:
     evaluations = {row["step"]: row["masked_lm_accuracy"] for row in eval_rows(output)}
     assert len(evaluations) > 1
     assert history(run.info.run_id, "eval/masked_lm_accuracy") == pytest.approx(evaluations)
+
+
+def test_a_run_that_diverges_has_failed(task: Task, tmp_path: Path) -> None:
+    """Its last metrics are sent."""
+    more = {"learning_rate": 1e30, "warmup_steps": 0, "eval_dir": "none", "mlflow": True}
+    assert run_here(*task.arguments(tmp_path / "out", **more)) == 1
+    (run,) = runs()
+    assert run.info.status == "FAILED"
+    assert set(history(run.info.run_id, "train/samples")) == {row["step"] for row in step_rows(tmp_path / "out")}
 
 
 def test_without_the_option_nothing_is_logged(task: Task, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from bert_large.config.training import OptimConfig
 from bert_large.data.batch import RaggedBatch, make_batch
+from bert_large.data.order import BatchSizes
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
 from bert_large.distributed.joining import joined_ranks
@@ -37,7 +38,7 @@ def make_runner(model: BertForPreTraining, engine: str, ranks: Ranks, gradient_s
     model.engine = resolve_engine(engine)[0]
     return StepRunner(
         model=model, optimizer=build_optimizer(model, OPTIM, model.engine.lamb), schedule=build_schedule(OPTIM),
-        ranks=ranks, precision=Precision("fp32"), global_batch_size=ranks.world_size * MICRO_BATCHES,
+        ranks=ranks, precision=Precision("fp32"), batch_sizes=BatchSizes(ranks.world_size * MICRO_BATCHES),
         max_gradient_norm=1.0, seed=1, gradient_sum=gradient_sum,
     )  # fmt: skip
 

@@ -47,6 +47,15 @@ def test_the_setting(vendor: str, rounds: bool, user: str, expected: str, monkey
     assert torch.get_float32_matmul_precision() == user
 
 
+def test_a_choice_does_not_outlast_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's precision during the first call has no effect on later ones."""
+    pretend(monkeypatch, "AuthenticAMD", rounds=False)
+    for user, expected in (("high", "high"), ("highest", "medium")):
+        torch.set_float32_matmul_precision(user)
+        with fastest_float32():
+            assert torch.get_float32_matmul_precision() == expected
+
+
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(1, 40, 30), (67, 129, 80), (256, 512, 64)])
 def test_products_have_full_precision(rows: int, inner: int, columns: int) -> None:
     """On this CPU, whatever it is; also of transposed factors, added to the result, and into columns of a matrix."""

@@ -83,8 +83,7 @@ class _PaddedTraining:
             self.training.step(micro_batches)
 
     def _pad_step(self, step: int) -> list[dict[str, torch.Tensor]]:
-        dataset, first = self.batches.dataset, step * self.batches.global_batch_size
-        numbers = self.batches.order.record_numbers(first, first + self.batches.global_batch_size)
+        dataset, numbers = self.batches.dataset, self.batches.order.record_numbers(*self.batches.samples(step))
         return [
             pad(dataset.read_all(numbers[start : start + self.batch_size]), dataset.shape.max_seq_length)
             for start in range(0, len(numbers), self.batch_size)
@@ -98,7 +97,7 @@ def _keep_comparable(
     if not compared.names:  # nothing to compare: do not allocate memory for it
         return compared, {}, {}
     model, precision = runner.model, runner.precision
-    numbers = batches.order.record_numbers(0, min(sequences, batches.global_batch_size))
+    numbers = batches.order.record_numbers(0, min(sequences, batches.batch_sizes.full))
     records = batches.dataset.read_all(numbers)
     batch, padded = make_batch(records, range(len(records))), pad(records, batches.dataset.shape.max_seq_length)
 

@@ -10,7 +10,7 @@ from bert_large.config.model import ModelConfig
 from bert_large.config.training import PHASE_SEQ_LENGTHS, OptimConfig
 from bert_large.data.dataset import Dataset, check_training_data
 from bert_large.data.loader import StepBatches
-from bert_large.data.order import SampleOrder
+from bert_large.data.order import BatchSizes, SampleOrder
 from bert_large.data.record import RecordLimits
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.gradients import GradientSum
@@ -37,7 +37,7 @@ def open_batches(folder: Path, model: ModelConfig, options: PhaseOptions, *, ste
     dataset = Dataset.open(shards, folder / "data_index", build=True, limits=limits)
     check_training_data(dataset, max_seq_length=PHASE_SEQ_LENGTHS[phase], phase=phase)
     return StepBatches(
-        dataset=dataset, order=SampleOrder(len(dataset), SEED, shuffle=False), global_batch_size=batch_size,
+        dataset=dataset, order=SampleOrder(len(dataset), SEED, shuffle=False), batch_sizes=BatchSizes(batch_size),
         micro_batch_tokens=options.micro_batch_tokens, rank=0, world_size=1,
     )  # fmt: skip
 
@@ -66,7 +66,7 @@ def build_runner(
         schedule=build_schedule(optim),
         ranks=ranks,
         precision=precision,
-        global_batch_size=global_batch_size,
+        batch_sizes=BatchSizes(global_batch_size),
         max_gradient_norm=optim.max_gradient_norm,
         seed=SEED,
         gradient_sum=gradient_sum or GradientSum(),

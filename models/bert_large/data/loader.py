@@ -39,15 +39,13 @@ class StepBatches:
 
     dataset: Dataset
     order: SampleOrder
-    global_batch_size: int
+    batch_sizes: BatchSizes
     micro_batch_tokens: int
     rank: int
     world_size: int
     max_bad_records: int = 0
     masking: DynamicMasking | None = None
     """If None, the masks stored in the records are used."""
-    batch_sizes: BatchSizes | None = None
-    """If None, every step has `global_batch_size` sequences."""
 
     def __getitem__(self, step: int) -> list[RaggedBatch]:
         return self.read(step)[0]
@@ -69,7 +67,7 @@ class StepBatches:
 
     def describe_samples(self, step: int) -> list[dict[str, Any]]:
         """Return the file and place of each sample of the global batch of all ranks, without reading it."""
-        first, stop = self._samples(step)
+        first, stop = self.samples(step)
         described = []
         for sample, number in enumerate(self.order.record_numbers(first, stop), first):
             shard, row = self.dataset.locate(int(number))
@@ -91,17 +89,16 @@ class StepBatches:
 
     def _plan(self, step: int) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
         """Return the record numbers and sample numbers of each micro-batch."""
-        first, stop = self._samples(step)
+        first, stop = self.samples(step)
         numbers = self.order.record_numbers(first, stop)
         lengths = self.dataset.lengths(numbers)
         mine = deal_to_ranks(lengths, self.world_size)[self.rank]
         cuts = cut_by_tokens(lengths[mine], self.micro_batch_tokens)
         return [(numbers[mine[cut]], first + mine[cut]) for cut in cuts]
 
-    def _samples(self, step: int) -> tuple[int, int]:
-        """Return the first sample of a step, and the first of the next one."""
-        sizes = self.batch_sizes or BatchSizes(self.global_batch_size)
-        return sizes.samples(step), sizes.samples(step + 1)
+    def samples(self, step: int) -> tuple[int, int]:
+        """Return the first sample of a step (from 0), and the first of the next one."""
+        return self.batch_sizes.samples(step), self.batch_sizes.samples(step + 1)
 
 
 @dataclass(frozen=True)

@@ -134,9 +134,7 @@ class BatchSizes:
 
     def size(self, step: int) -> int:
         """Return the number of sequences of a step, counted from 0."""
-        if self.start is None or step >= self.ramp_steps:
-            return self.full
-        return self.start + (self.full - self.start) * step // self.ramp_steps
+        return self.samples(step + 1) - self.samples(step)
 
     def samples(self, steps: int) -> int:
         """Return the number of sequences of the first `steps` steps."""

@@ -113,7 +113,7 @@ class RankWatch:
             return None
         named = behind or stalled
         return (
-            f"{self._list(named)}: no progress for {self._seconds(self._still[stalled[0]])} s"
+            f"{self._list(named)}: no progress for {self._seconds(self._still[named[0]])} s"
             f"{', while others wait' if behind else ''}; {'it' if len(named) == 1 else 'each'} has hung, or its "
             f"current operation takes longer than --rank-timeout. {_ADVICE}"
         )

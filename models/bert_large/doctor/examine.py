@@ -73,8 +73,8 @@ def _memory(
         found = f"not predicted: {precision} uses the eager engine, which needs more than the native one"
         remedy = "watch the peak of the first steps; lower MICRO_BATCH_TOKENS if needed"
         return Finding(WARNING, "memory", found, remedy)
-    longest = PHASE_SEQ_LENGTHS[phase or min(PHASE_SEQ_LENGTHS)]  # a micro-batch holds at least one sequence
-    need = predict_memory(model, precision=precision, micro_batch_tokens=max(micro_batch_tokens, longest))
+    longest = PHASE_SEQ_LENGTHS[phase or min(PHASE_SEQ_LENGTHS)]
+    need = predict_memory(model, precision=precision, micro_batch_tokens=micro_batch_tokens, longest=longest)
     return check_memory(need, 1 if plan is None else len(plan.placements), read_available_bytes())
 
 

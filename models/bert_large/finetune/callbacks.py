@@ -15,7 +15,7 @@ from bert_large.log import LOGGER
 from bert_large.observe.progress import LINE_EVERY_SECONDS
 from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import write_checksums
-from bert_large.train.stopping import StopRequest
+from bert_large.train.stopping import StopRequest, received_signal
 
 LOWER_RATE = "Run again in an empty folder with a lower --learning-rate"
 _TIMING_FILE = "timing.json"
@@ -101,7 +101,5 @@ class Stop(TrainerCallback):
 
 def is_stopped(stop: StopRequest, ranks: Ranks) -> bool:
     """Return, on all ranks, whether one of them got a signal; then all know it. Called by all ranks."""
-    if not ranks.any(stop.signal_number > 0):
-        return False
-    stop.signal_number = max(ranks.gather(stop.signal_number))
-    return True
+    stop.signal_number = received_signal(stop, ranks)
+    return stop.signal_number > 0

@@ -82,6 +82,11 @@ class MlflowLogger(Observer):
         """Mark the run as finished when it is closed."""
         self._status = "FINISHED"
 
+    def run_fails(self) -> None:
+        """Mark the run as failed."""
+        self._status = "FAILED"
+        self.close()
+
     def close(self) -> None:
         """Send what is pending and set the status of a run created here, but wait for a limited time only."""
         self._pending.put(None)

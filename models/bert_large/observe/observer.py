@@ -23,6 +23,9 @@ class Observer:
     def run_ends(self, samples: int, reached_target: bool) -> None:
         """Handle the end of a run at a stop criterion. Runs that are interrupted or fail do not reach it."""
 
+    def run_fails(self) -> None:
+        """Handle an error that ends the run; `close` is not called after it."""
+
     def flush_to_disk(self) -> None:
         """Flush everything written so far to disk: called before a checkpoint, which relies on it."""
 

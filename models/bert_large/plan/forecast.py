@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
 import math
 import os
@@ -18,7 +19,7 @@ from bert_large.storage.atomic import describe_bytes, free_bytes
 from bert_large.tables import format_table
 from bert_large.train.cadence import Cadence
 from bert_large.train.checked import Run
-from bert_large.train.memory import LEAST_TOKENS, TIGHT_SHARE, MemoryNeed, predict_memory, read_available_bytes
+from bert_large.train.memory import TIGHT_SHARE, MemoryNeed, predict_run_memory, read_available_bytes
 
 _FORWARD_SHARE = 1 / 3
 """Share of the forward pass in forward and backward pass: one of three products of each weight."""
@@ -76,37 +77,44 @@ def forecast(run: Run, data: DataSurvey, evaluation: DataSurvey | None, speed: S
 
     Sums of gradients between machines are not included.
     """
-    train = run.train
+    train, ranks = run.train, _ranks_per_machine()
+    samples, size = Cadence(train).samples, checkpoint_bytes(run.model)
+    per_token = speed.per_token / machines
+
+    def seconds_of(steps: int) -> dict[str, float]:
+        evaluated = _evaluations(run, steps, evaluation)[1]
+        return {
+            "training": samples(steps) * data.mean_tokens * per_token + steps * speed.per_update,
+            "evaluation": evaluated * per_token * _FORWARD_SHARE,
+            "checkpoint": -(-steps // train.save_every) * size * speed.per_checkpoint_byte,
+        }
+
     steps = count_steps(run)
-    per_step = train.global_batch_size * data.mean_tokens
-    step_seconds = speed.per_token * per_step / machines + speed.per_update
-    evaluations, eval_tokens = _evaluations(run, steps, evaluation)
-    size = checkpoint_bytes(run.model)
-    checkpoints = -(-steps // train.save_every)
-    seconds = {
-        "preparation": data.preparation_seconds + data.records * data.seconds_per_record,
-        "training": steps * step_seconds,
-        "evaluation": eval_tokens * speed.per_token * _FORWARD_SHARE / machines,
-        "checkpoint": checkpoints * size * speed.per_checkpoint_byte,
-    }
-    need, ranks = memory_need(run), _ranks_per_machine()
+    if train.max_hours is not None:
+        limit = 3600 * train.max_hours
+        steps = max(1, bisect.bisect_left(range(steps), limit, key=lambda done: sum(seconds_of(done).values())))
+    sequences = samples(steps)
+    preparation = data.preparation_seconds + data.records * data.seconds_per_record
+    seconds = {"preparation": preparation, **seconds_of(steps)}
+    per_step, step_seconds = sequences * data.mean_tokens / steps, seconds["training"] / steps
+    need = memory_need(run, ranks * machines)
     index_bytes = data.records * _INDEX_BYTES_PER_RECORD
     made_bytes = data.bytes + data.corpus_bytes if run.text is not None else 0
     return Plan(
         records=data.records,
         data_origin=data.origin,
-        epochs=steps * train.global_batch_size / data.records,
+        epochs=sequences / data.records,
         steps=steps,
-        sequences=steps * train.global_batch_size,
-        tokens=round(steps * per_step),
+        sequences=sequences,
+        tokens=round(sequences * data.mean_tokens),
         tokens_per_step=per_step,
         step_seconds=step_seconds,
         tokens_per_second=per_step / step_seconds,
         speed_origin=speed.origin,
         machines=machines,
         **{f"{name}_hours": value / 3600 for name, value in seconds.items()},
-        evaluations=evaluations,
-        checkpoints=checkpoints,
+        evaluations=_evaluations(run, steps, evaluation)[0],
+        checkpoints=-(-steps // train.save_every),
         hours=sum(seconds.values()) / 3600,
         memory_bytes_per_machine=None if need is None else need.total * ranks,
         ranks_per_machine=ranks,
@@ -117,27 +125,27 @@ def forecast(run: Run, data: DataSurvey, evaluation: DataSurvey | None, speed: S
 
 
 def count_steps(run: Run) -> int:
-    """Return the optimizer steps until the run's limits."""
-    samples = run.train.max_samples or run.train.max_steps * run.train.global_batch_size
-    return min(run.train.max_steps, -(-samples // run.train.global_batch_size))
+    """Return the optimizer steps until the run's limits of steps and samples."""
+    most = run.train.max_steps
+    if run.train.max_samples is None:
+        return most
+    return bisect.bisect_left(range(most), run.train.max_samples, key=Cadence(run.train).samples)
 
 
-def memory_need(run: Run) -> MemoryNeed | None:
+def memory_need(run: Run, world_size: int) -> MemoryNeed | None:
     """Return the memory of a rank, None for engines whose memory is not predicted."""
-    train = run.train
-    if not computes("native", train.precision) or train.engine not in ("auto", "native"):
+    if not computes("native", run.train.precision) or run.train.engine not in ("auto", "native"):
         return None
-    tokens = max(train.micro_batch_tokens, run.data.max_seq_length)
-    return predict_memory(run.model, precision=train.precision, micro_batch_tokens=tokens)
+    return predict_run_memory(run, world_size)
 
 
 def _evaluations(run: Run, steps: int, evaluation: DataSurvey | None) -> tuple[int, float]:
     """Return the number of evaluations, and the tokens of all of them."""
     if evaluation is None:
         return 0, 0.0
-    cadence, batch, every = Cadence(run.train), run.train.global_batch_size, run.train.eval_every_samples
-    count = steps * batch // every + run.train.eval_at_start
-    if cadence.is_time_to_evaluate(steps) and steps * batch // every == (steps - 1) * batch // every:
+    cadence, every = Cadence(run.train), run.train.eval_every_samples
+    count = cadence.samples(steps) // every + run.train.eval_at_start
+    if cadence.samples(steps) > every and cadence.samples(steps) // every == cadence.samples(steps - 1) // every:
         count += 1  # the one at the end of the run
     records = min(run.train.eval_samples or evaluation.records, evaluation.records)
     return count, count * records * evaluation.mean_tokens
@@ -152,7 +160,7 @@ def advise(run: Run, plan: Plan, speed: Speed, budget: Budget) -> list[str]:
     advice = []
     if budget.hours is not None:
         advice += _advise_hours(run, plan, speed, budget.hours)
-    need = memory_need(run)
+    need = memory_need(run, plan.ranks_per_machine * plan.machines)
     if need is not None and budget.memory_bytes is not None:
         advice += _advise_memory(need, plan.ranks_per_machine, budget.memory_bytes)
     if plan.disk_bytes > plan.disk_free_bytes:
@@ -178,7 +186,8 @@ def _advise_hours(run: Run, plan: Plan, speed: Speed, hours: float) -> list[str]
     if share <= 0:
         return [*advice, f"no number of steps: reading and making the records alone takes {fixed:.3g} hours"]
     steps = max(1, int(plan.steps * share))
-    advice.append(f"--max-steps {steps}: {share:.0%} of the steps, {plan.epochs * share:.2g} passes over the records")
+    limit = f"--max-steps {steps}" if run.train.max_hours is None else f"--max-hours {hours - fixed:.3g}"
+    advice.append(f"{limit}: {share:.0%} of the steps, {plan.epochs * share:.2g} passes over the records")
     if run.train.precision == "fp32" and read_cpu_flags() & {"amx_bf16", "avx512_bf16"}:
         advice.append("--precision bf16 may: this CPU has instructions for it; plan again with it")
     mean_tokens = plan.tokens_per_step / run.train.global_batch_size
@@ -201,9 +210,8 @@ def _advise_memory(need: MemoryNeed, ranks: int, available: int) -> list[str]:
     total = need.total * ranks
     if total <= TIGHT_SHARE * available:
         return []
-    most = need.most_tokens(int(TIGHT_SHARE * available / ranks))
     found = f"the run needs {describe_bytes(total)} of memory, {describe_bytes(available)} is there: "
-    if most >= LEAST_TOKENS:
+    if (most := need.fitting_tokens(ranks, available)) is not None:
         return [f"{found}--micro-batch-tokens {most} fits, with the same results"]
     return [f"{found}no micro-batch is small enough: start fewer ranks (RANKS_PER_NODE), or train a smaller model"]
 

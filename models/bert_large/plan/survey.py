@@ -16,7 +16,7 @@ from pathlib import Path
 from bert_large.data.folders import find_training_folder, list_shards
 from bert_large.data.formats import format_of
 from bert_large.data.record import BadRecordError, Record
-from bert_large.errors import DamageError
+from bert_large.errors import DamageError, InputError
 from bert_large.prepare.compressed import COMPRESSED_SUFFIXES, open_decompressed, plain_name
 from bert_large.prepare.dataset import EVAL_RECORDS, TextSettings, make_dataset
 from bert_large.prepare.manifest import read_manifest
@@ -91,6 +91,10 @@ def survey_records(folder: Path) -> DataSurvey:
     started = time.perf_counter()
     sampled = [_sample_shard(path) for path in chosen]
     sample = [record for records, _, _ in sampled for record in records]
+    if not sample:
+        raise InputError(
+            f"{folder}: no intact record in {len(chosen)} of its {len(shards)} files; check them, or make new"
+        )
     seconds = (time.perf_counter() - started) / sum(count for _, count, _ in sampled)
     size, seen = total_bytes(shards), sum(bytes_ for _, _, bytes_ in sampled)
     whole = len(chosen) == len(shards) and seen == size
@@ -115,7 +119,7 @@ def _sample_shard(path: Path) -> tuple[list[Record], int, int]:
     with contextlib.closing(shard_format.open(path)) as shard:
         for count, (offset, facts) in enumerate(shard.scan(), start=1):
             if len(records) >= _RECORDS_PER_SHARD:
-                if shard_format.offset_unit == "bytes":
+                if shard_format.offset_unit == "byte":
                     return records, count - 1, offset
             elif not isinstance(facts, BadRecordError):
                 records.append(shard.read(offset, count - 1).record)

@@ -13,15 +13,17 @@ import torch
 
 from bert_large.bench.training import build_runner
 from bert_large.config.model import ModelConfig
+from bert_large.config.training import MASKED_LM_PROB
 from bert_large.data.batch import RaggedBatch, make_batch
-from bert_large.data.masking import MASKED_LM_PROB
 from bert_large.data.order import cut_by_tokens
 from bert_large.engines import resolve_engine
 from bert_large.engines.precision import apply_precision
 from bert_large.model.bert import BertForPreTraining, skeleton
 from bert_large.model.operations import Operations
 from bert_large.model.pretrained import weights_of
+from bert_large.observe.flops import product_flops
 from bert_large.observe.timing import Timing, Variant, alternate
+from bert_large.optim.build import MOMENTS
 from bert_large.plan.survey import DataSurvey
 from bert_large.train.checked import Run
 from bert_large.train.checkpoint import bytes_to_save, write_checkpoint
@@ -95,19 +97,15 @@ def describe_machine(run: Run, data: DataSurvey, tokens_per_second: float | None
 
 
 def flops_per_token(model: ModelConfig, length: float) -> float:
-    """Return the operations of a token's matrix products, forward and backward: 6 per weight, and attention's.
-
-    The head computes the masked tokens only. `length` is the mean number of tokens of a sequence.
-    """
-    hidden = model.hidden_size
-    layer = 6 * (4 * hidden**2 + 2 * hidden * model.intermediate_size) + 12 * length * hidden
-    head = MASKED_LM_PROB * 6 * hidden * (model.vocab_size + hidden)
-    return model.num_hidden_layers * layer + head
+    """Return the operations of a token's matrix products, forward and backward, in a sequence of mean `length`."""
+    tokens = max(1, round(length))
+    flops = product_flops(model, torch.tensor([0, tokens]), round(MASKED_LM_PROB * tokens))
+    return sum(flops.values()) / tokens
 
 
 def _micro_batches(run: Run, data: DataSurvey) -> list[RaggedBatch]:
     """Return micro-batches as the run cuts them of a global batch, from records in random order; full ones are last."""
-    count = min(run.train.global_batch_size, max(len(data.sample), 1))
+    count = min(run.train.global_batch_size, len(data.sample))
     numbers = np.random.default_rng(run.train.seed).permutation(len(data.sample))[:count]
     records = [data.sample[number] for number in numbers]
     lengths = np.array([len(record.input_ids) for record in records], dtype=np.int64)
@@ -156,7 +154,7 @@ def _measure_disk(output_dir: Path) -> float:
     """Return the seconds per byte of a small checkpoint on the disk of the output folder."""
     place = next(folder for folder in (output_dir, *output_dir.absolute().parents) if folder.is_dir())
     weights = {"weight": torch.zeros(_CHECKPOINT_VALUES)}
-    moments = [(f"{name}.weight", weights["weight"]) for name in ("exp_avg", "exp_avg_sq")]
+    moments = [(f"{name}.weight", weights["weight"]) for name in MOMENTS]
     with tempfile.TemporaryDirectory(prefix=".bert-large-plan-", dir=place) as folder:
         started = time.perf_counter()
         write_checkpoint(Path(folder), weights, moments, TrainingState(), {})

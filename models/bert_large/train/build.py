@@ -48,13 +48,12 @@ def build_batches(run: Run, data: RunData, ranks: Ranks) -> StepBatches:
         order=SampleOrder(
             data.training if data.training.window_count > 1 else len(data.training), run.train.seed, run.data.shuffle
         ),
-        global_batch_size=run.train.global_batch_size,
+        batch_sizes=Cadence(run.train).batch_sizes,
         micro_batch_tokens=run.train.micro_batch_tokens,
         rank=ranks.rank,
         world_size=ranks.world_size,
         max_bad_records=run.data.bad_records_allowed,
         masking=data.masking,
-        batch_sizes=Cadence(run.train).batch_sizes,
     )
 
 
@@ -133,7 +132,7 @@ def build_runner(
         schedule=build_schedule(run.optim, None if run.train.max_hours is None else clock.share),
         ranks=ranks,
         precision=precision,
-        global_batch_size=run.train.global_batch_size,
+        batch_sizes=Cadence(run.train).batch_sizes,
         max_gradient_norm=run.optim.max_gradient_norm,
         seed=run.train.seed,
         loss_scale=start.state.loss_scale,
@@ -141,7 +140,6 @@ def build_runner(
         shards=shards,
         max_bad_steps=run.train.max_bad_steps,
         skipped=start.state.skipped,
-        batch_sizes=Cadence(run.train).batch_sizes,
         stop_request=stop_request,
     )
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import time
 
-import torch
-
 from bert_large.distributed.collectives import Ranks
 
 
@@ -29,8 +27,7 @@ class TrainingClock:
     def update(self, ranks: Ranks) -> None:
         """Set `seconds` to the present time; all ranks must call this together."""
         if self.max_hours is not None:
-            now = self._before + time.monotonic() - self._started
-            self.seconds = ranks.sum(torch.tensor([now if ranks.is_main else 0.0], dtype=torch.float64)).item()
+            self.seconds = ranks.broadcast(self._before + time.monotonic() - self._started)
 
     def share(self) -> float:
         """Return the share of `max_hours` that was used at the last update, at most 1."""

@@ -38,7 +38,7 @@ _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal
 
 def open_first_step(batches: StepBatches, step: int, ranks: Ranks) -> None:
     """Index and open the windows up to the end of a step (from 0): local rank 0 of each host indexes in parallel."""
-    dataset, last = batches.dataset, (step + 1) * batches.global_batch_size - 1
+    dataset, last = batches.dataset, batches.samples(step)[1] - 1
     with Progress(0, "shard", visible=ranks.is_main, listener=ranks.note) as progress, ranks.failing_together():
 
         def on_shard(done: int, total: int) -> None:
@@ -72,6 +72,8 @@ class BackgroundIndexing:
         An index that could not be written, or a process that was killed, is only logged: the data workers index what
         training needs.
         """
+        if self._connection.closed:
+            return
         with contextlib.suppress(EOFError):
             while self._connection.poll():
                 message = self._connection.recv()
@@ -97,7 +99,6 @@ class BackgroundIndexing:
         self._process.kill()
         self._process.join()
         self._connection.close()
-        self.raise_error = lambda: None  # type: ignore[method-assign]
 
 
 def _index_all(paths: Sequence[Path], how: tuple, connection: Connection) -> None:
@@ -151,7 +152,7 @@ class RecordChecks:
             self._background.raise_error()
         note_bad_records(self._ranks, self._known, self._found)
         dataset = self._batches.dataset
-        last, needed = (step + 1) * self._batches.global_batch_size - 1, max(self._checked, 1)
+        last, needed = self._batches.samples(step)[1] - 1, max(self._checked, 1)
         while needed < dataset.window_count and dataset.window_end(needed - 1) <= last:
             needed += 1
         if needed == self._checked:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from bert_large.config.training import BENCHMARK_WARMUP_STEPS, TrainConfig
 from bert_large.data.batch import RaggedBatch
 from bert_large.distributed.collectives import Ranks
@@ -26,7 +24,7 @@ from bert_large.train.clock import TrainingClock
 from bert_large.train.saving import CheckpointSaver
 from bert_large.train.state import TrainingState
 from bert_large.train.step import StepRunner
-from bert_large.train.stopping import StopRequest, WorkDropped
+from bert_large.train.stopping import StopRequest, WorkDropped, received_signal
 
 
 @dataclass(kw_only=True)
@@ -90,15 +88,9 @@ class TrainingLoop:
                 self._train_step()
 
     def _is_stop_requested(self) -> bool:
-        """Return whether any rank has received a signal.
-
-        The answer is the same on all ranks, so that they stop together.
-        """
-        number = self.stop_request.signal_number
-        received = self.ranks.sum(torch.tensor([float(number), float(number > 0)], dtype=torch.float64)).tolist()
-        if received[1]:
-            self.stop_signal = round(received[0] / received[1])
-        return received[1] > 0
+        """Return whether any rank has received a signal; the answer is the same on all ranks."""
+        self.stop_signal = received_signal(self.stop_request, self.ranks)
+        return self.stop_signal > 0
 
     def _train_step(self) -> None:
         """Train the next step, unless it is discarded because all ranks are asked to stop."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.model import ModelConfig
+from bert_large.config.training import MASKED_LM_PROB
 from bert_large.distributed.collectives import Ranks
 from bert_large.distributed.topology import control_groups, read_text
-from bert_large.engines import computes
 from bert_large.engines.native.functions import HEAD_ROWS
 from bert_large.engines.precision import get_precision
 from bert_large.errors import InputError
@@ -21,9 +21,6 @@ from bert_large.observe.machine import peak_memory_bytes
 from bert_large.optim.build import MOMENTS
 from bert_large.train.checked import Run
 
-_MASKED_SHARE = 0.15
-LEAST_TOKENS = 512
-"""The longest sequence of phase 2: a micro-batch holds at least one."""
 _PROCESS_BYTES = 360 << 20
 """Memory of Python, PyTorch, the kernels and the buffers of libraries: measured."""
 TIGHT_SHARE = 0.9
@@ -41,21 +38,28 @@ class MemoryNeed:
     per_token: int
     """Activations and their gradients, per token of the largest micro-batch."""
     tokens: int
+    longest: int
+    """Tokens of the longest sequence: a micro-batch holds at least one."""
 
     @property
     def total(self) -> int:
         """Sum of all parts, and the process without a model."""
         return _PROCESS_BYTES + self.state + self.head + self.per_token * self.tokens
 
-    def most_tokens(self, available: int) -> int:
-        """Return the tokens of the largest micro-batch that fits into `available` bytes; 0 or less if none does."""
-        return (available - _PROCESS_BYTES - self.state - self.head) // self.per_token
+    def fitting_tokens(self, ranks: int, available: int) -> int | None:
+        """Return the tokens of the largest micro-batch of `ranks` ranks that fits into `available` bytes; None if no
+        micro-batch does.
+        """
+        most = (int(TIGHT_SHARE * available / ranks) - _PROCESS_BYTES - self.state - self.head) // self.per_token
+        return most if most >= self.longest else None
 
 
 def predict_memory(
-    model: ModelConfig, *, precision: str, micro_batch_tokens: int, optimizer_shards: int = 1
+    model: ModelConfig, *, precision: str, micro_batch_tokens: int, longest: int, optimizer_shards: int = 1
 ) -> MemoryNeed:
     """Return the memory of a rank with the native engine, from the tensors that its code keeps.
+
+    A micro-batch has `micro_batch_tokens` tokens, or those of its only sequence: at most `longest`.
 
     With P parameters, L layers, hidden size H, intermediate size I, V words, T tokens in the largest micro-batch, and
     `a` bytes per activation (4 in fp32, 2 in bf16):
@@ -82,7 +86,8 @@ def predict_memory(
     width = get_precision(precision).activation_dtype.itemsize
     hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
     parameters = sum(weight.numel() for weight in skeleton(model).parameters())
-    masked = round(_MASKED_SHARE * micro_batch_tokens)
+    tokens = max(micro_batch_tokens, longest)
+    masked = round(MASKED_LM_PROB * tokens)
     head = width * min(masked, HEAD_ROWS) * words
     if masked > HEAD_ROWS:
         head += 4 * words * hidden
@@ -97,7 +102,21 @@ def predict_memory(
         state=8 * parameters + 4 * len(MOMENTS) * parameters // optimizer_shards + copies,
         head=head,
         per_token=width * (layers + 7 * hidden + packed),
-        tokens=micro_batch_tokens,
+        tokens=tokens,
+        longest=longest,
+    )
+
+
+def predict_run_memory(run: Run, world_size: int) -> MemoryNeed:
+    """Return the memory of a rank of a run with the native engine."""
+    longest = run.data.max_seq_length
+    own_sequences = -(-run.train.global_batch_size // world_size)
+    return predict_memory(
+        run.model,
+        precision=run.train.precision,
+        micro_batch_tokens=min(run.train.micro_batch_tokens, own_sequences * longest),
+        longest=longest,
+        optimizer_shards=world_size if run.ranks.zero1 else 1,
     )
 
 
@@ -137,8 +156,7 @@ def compare_memory(need: MemoryNeed, ranks: int, available: int | None) -> tuple
     found += f"; {_gib(available)} available"
     if total <= TIGHT_SHARE * available:
         return found, ""
-    most = need.most_tokens(int(TIGHT_SHARE * available / ranks))
-    if most >= LEAST_TOKENS:
+    if (most := need.fitting_tokens(ranks, available)) is not None:
         return found, f"MICRO_BATCH_TOKENS={most} fits; it does not change the results"
     return found, (
         "no micro-batch is small enough: start fewer ranks (RANKS_PER_NODE), end other processes, use a smaller model, "
@@ -155,15 +173,8 @@ def require_memory(run: Run, ranks: Ranks, engine: Operations) -> None:
     """
     warning, error = "", None
     available = read_available_bytes()
-    if available is not None and engine.name == "native" and computes("native", run.train.precision):
-        own_sequences = -(-run.train.global_batch_size // ranks.world_size)
-        longest = run.data.max_seq_length
-        need = predict_memory(
-            run.model,
-            precision=run.train.precision,
-            micro_batch_tokens=max(longest, min(run.train.micro_batch_tokens, own_sequences * longest)),
-            optimizer_shards=ranks.world_size if run.ranks.zero1 else 1,
-        )
+    if available is not None and engine.name == "native":
+        need = predict_run_memory(run, ranks.world_size)
         local_ranks = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks.world_size > 1 else 1
         available += local_ranks * peak_memory_bytes()
         found, remedy = compare_memory(need, local_ranks, available)

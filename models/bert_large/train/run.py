@@ -72,8 +72,13 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
     with background_indexing(data.training, ranks, wanted=not run.train.benchmark) as background:
         loop = build_loop(run, ranks, engine, data, start, stop_request, times, background)
         stop_request.defer(run.train.stop_deadline)
-        with explain_dead_worker():
-            reason = loop.run()
+        try:
+            with explain_dead_worker():
+                reason = loop.run()
+        except UserError:
+            for observer in loop.observers:
+                observer.run_fails()
+            raise
     LOGGER.info("training ended: %s", reason)
     for observer in loop.observers:
         observer.close()

@@ -40,7 +40,7 @@ class StepRunner:
     schedule: Schedule
     ranks: Ranks
     precision: Precision
-    global_batch_size: int
+    batch_sizes: BatchSizes
     max_gradient_norm: float
     seed: int
     loss_scale: LossScale | None = None
@@ -53,8 +53,6 @@ class StepRunner:
     shards: ParameterShards | None = None
     """The assignment of parameters to the ranks' optimizers. If None, every rank updates all parameters."""
     stop_request: StopRequest = field(default_factory=StopRequest)
-    batch_sizes: BatchSizes | None = None
-    """If None, every step has `global_batch_size` sequences."""
 
     def __post_init__(self) -> None:
         if self.precision.scales_loss and self.loss_scale is None:
@@ -77,8 +75,7 @@ class StepRunner:
         changed, if a stop is requested and the step would miss its deadline.
         """
         started = time.perf_counter()
-        sizes = self.batch_sizes or BatchSizes(self.global_batch_size)
-        size = sizes.size(step)
+        size = self.batch_sizes.size(step)
         counts = [sum(batch.masked_tokens for batch in micro_batches), sum(batch.tokens for batch in micro_batches)]
         masked_tokens, tokens = self.ranks.sum(torch.tensor(counts, dtype=torch.float64)).tolist()
         sums = self._accumulate_gradients(step, micro_batches, (masked_tokens, size), started, on_sequences)
@@ -96,7 +93,7 @@ class StepRunner:
         seconds = time.perf_counter() - started + data_seconds
         return StepMetrics(
             step=step + 1,
-            samples=sizes.samples(step + 1),
+            samples=self.batch_sizes.samples(step + 1),
             loss=loss,
             masked_lm_loss=masked_lm_mean,
             next_sentence_loss=mean_or_none(next_sentence, next_sentences),

@@ -7,8 +7,17 @@ import signal
 import time
 from types import FrameType
 
+from bert_large.distributed.collectives import Ranks
+
 # A scheduler may signal every process of a job while torchrun forwards the same signal: both are one request.
 _SAME_REQUEST_SECONDS = 3.0
+
+
+def received_signal(stop: StopRequest, ranks: Ranks) -> int:
+    """Return the number of a signal that a rank has received, 0 if none has: the same on all ranks, so that they stop
+    together. Called by all of them.
+    """
+    return max(ranks.gather(stop.signal_number)) if ranks.any(stop.signal_number > 0) else 0
 
 
 class WorkDropped(Exception):

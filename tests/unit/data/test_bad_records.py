@@ -16,7 +16,7 @@ from bert_large.data.formats import tfrecord
 from bert_large.data.formats.tfrecord import HEADER_BYTES, encode_record, write_records
 from bert_large.data.index import scan_shard
 from bert_large.data.loader import StepBatches, iterate_steps
-from bert_large.data.order import SampleOrder
+from bert_large.data.order import BatchSizes, SampleOrder
 from bert_large.data.record import BadRecords, RecordLimits, RecordShape
 from bert_large.errors import DataError
 
@@ -220,7 +220,7 @@ def damaged(tmp_path: Path) -> Iterator[Dataset]:
 
 
 def steps_of(dataset: Dataset, rank: int, world_size: int, most: int) -> StepBatches:
-    return StepBatches(dataset, SampleOrder(50, seed=5), 10, 60, rank, world_size, most)
+    return StepBatches(dataset, SampleOrder(50, seed=5), BatchSizes(10), 60, rank, world_size, most)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -15,7 +15,7 @@ from bert_large.data.formats import FORMATS, format_of, hdf5, tfrecord
 from bert_large.data.formats.padded import field_widths, unpad_record
 from bert_large.data.formats.shard_format import RecordFacts, ShardFormat, StoredRecord
 from bert_large.data.loader import StepBatches
-from bert_large.data.order import SampleOrder
+from bert_large.data.order import BatchSizes, SampleOrder
 from bert_large.data.record import NO_PAIR, Record, RecordShape
 from bert_large.errors import DataError
 
@@ -100,7 +100,7 @@ def test_a_new_format_is_one_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     dataset = Dataset.open(tmp_path / "data", tmp_path / "index", build=True)
     for number, record in enumerate(RECORDS):
         assert_same_record(dataset.read(number), record)
-    steps = StepBatches(dataset, SampleOrder(6, seed=0, shuffle=False), 6, 1000, 0, 1)
+    steps = StepBatches(dataset, SampleOrder(6, seed=0, shuffle=False), BatchSizes(6), 1000, 0, 1)
     assert [sample.get("line") for sample in steps.describe_samples(0)] == [None, None, None, 0, 1, 2]
     stat = path.stat()
     path.write_text(path.read_text().replace("[", "{", 1))

@@ -16,7 +16,7 @@ import torch
 from bert_large.data.batch import RaggedBatch, to_numpy
 from bert_large.data.dataset import Dataset
 from bert_large.data.loader import EvalBatches, StepBatches, explain_dead_worker, iterate_steps
-from bert_large.data.order import SampleOrder
+from bert_large.data.order import BatchSizes, SampleOrder
 from bert_large.errors import DataError, UserError
 
 from tests.support.records import make_records, write_folder
@@ -35,7 +35,7 @@ def step_batches(dataset: Dataset, *, rank: int = 0, world_size: int = 1, micro_
     return StepBatches(
         dataset=dataset,
         order=SampleOrder(len(dataset), seed=5),
-        global_batch_size=GLOBAL_BATCH_SIZE,
+        batch_sizes=BatchSizes(GLOBAL_BATCH_SIZE),
         micro_batch_tokens=micro_batch_tokens,
         rank=rank,
         world_size=world_size,
@@ -107,7 +107,7 @@ def test_a_workers_data_error_reaches_the_trainer(tmp_path: Path, workers: int) 
     offset = int(dataset.shards[0].offsets[-1])
     in_file_order = SampleOrder(50, seed=0, shuffle=False)
     steps: Iterator[list[RaggedBatch]] = iterate_steps(
-        StepBatches(dataset, in_file_order, 25, 1000, 0, 1), 0, 2, workers
+        StepBatches(dataset, in_file_order, BatchSizes(25), 1000, 0, 1), 0, 2, workers
     )
     assert sum(batch.sequences for batch in next(steps)) == 25
     with pytest.raises(DataError, match=rf"^{path}: record 49 at byte {offset}: [^\n]*$"):

@@ -12,7 +12,7 @@ from bert_large.data import dataset as dataset_module
 from bert_large.data.dataset import Dataset
 from bert_large.data.index import find_index
 from bert_large.data.loader import StepBatches, iterate_steps
-from bert_large.data.order import SampleOrder
+from bert_large.data.order import BatchSizes, SampleOrder
 from bert_large.data.windows import WindowSettings, divide
 from bert_large.errors import DataError
 
@@ -156,8 +156,8 @@ def test_workers_open_windows_on_their_own(folder: Path, workers: int) -> None:
     """The micro-batches are those of a data set that was open from the start."""
     dataset, complete = open_windows(folder), open_windows(folder)
     complete.window_end(complete.window_count - 1)
-    steps = StepBatches(dataset, order_of(dataset), 10, 100, 0, 1)
-    expected = StepBatches(complete, order_of(complete), 10, 100, 0, 1)
+    steps = StepBatches(dataset, order_of(dataset), BatchSizes(10), 100, 0, 1)
+    expected = StepBatches(complete, order_of(complete), BatchSizes(10), 100, 0, 1)
     for number, batches in enumerate(iterate_steps(steps, 0, 8, workers)):
         for ours, theirs in zip(batches, expected[number], strict=True):
             assert ours.input_ids.tolist() == theirs.input_ids.tolist()
@@ -184,7 +184,7 @@ def test_bad_records_of_later_windows_are_reported_once(folder: Path) -> None:
     content = bytearray(last.read_bytes())
     content[-9] ^= 1
     last.write_bytes(content)
-    steps = StepBatches(dataset, order_of(dataset), 12, 100, 0, 1, max_bad_records=1)
+    steps = StepBatches(dataset, order_of(dataset), BatchSizes(12), 100, 0, 1, max_bad_records=1)
     found = [text for step in range(4) for text in steps.read(step)[1]]
     assert len(found) == 1 and found[0].startswith(f"{last}: record ")
     strict = open_windows(folder)

@@ -89,6 +89,17 @@ def test_a_rank_that_keeps_others_waiting_hangs() -> None:
     assert "--rank-timeout" in found and "rank 0" not in found
 
 
+def test_the_time_is_that_of_the_rank_that_hangs() -> None:
+    """Rank 0 waits for 10 s longer."""
+    course = Course()
+    course.beats[0].meetings = course.beats[2].meetings = 5
+    course.beats[1].meetings = 4
+    course.update(moving=(0, 1, 2))
+    course.update(5, moving=(1,))
+    found = str(course.update(10))
+    assert found.startswith("rank 1 on host b") and "no progress for 20 s" in found
+
+
 def test_a_slow_rank_that_moves_does_not_hang() -> None:
     course = Course()
     course.beats[0].meetings = course.beats[2].meetings = 1

@@ -64,6 +64,24 @@ def test_the_first_limit_ends_the_run(changes: dict[str, int], place: Path, caps
     assert plan["steps"] == 13 and plan["evaluations"] == 2  # at 80 samples, and at the end
 
 
+def test_hours_end_the_run(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Training, evaluations and checkpoints take the hours; what is tried to fit a budget is a number of hours."""
+    plan = planned(place, capsys, max_steps=None, max_hours=0.5, hours=0.25)
+    step = plan["step_seconds"] / 3600
+    taken = sum(plan[f"{part}_hours"] for part in ("training", "evaluation", "checkpoint"))
+    assert 0.5 <= taken < 0.5 + 2 * step and plan["steps"] > 40
+    assert any(line.startswith("--max-hours 0.2") for line in plan["advice"])
+    assert not any(line.startswith("--max-steps") for line in plan["advice"])
+
+
+@pytest.mark.parametrize("limit", [{"max_steps": 40}, {"max_samples": 274}])
+def test_the_batch_grows(limit: dict[str, int], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From 2 to 8 sequences over 16 steps."""
+    plan = planned(place, capsys, start_batch_size=2, batch_ramp_steps=16, **limit)
+    assert plan["steps"] == 40 and plan["sequences"] == 24 * 8 + sum(2 + 6 * step // 16 for step in range(16))
+    assert plan["training_hours"] == pytest.approx(plan["tokens"] / 1000 / 3600, rel=0.01)
+
+
 def test_machines_share_the_tokens(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, four = planned(place, capsys), planned(place, capsys, machines=4)
     assert four["training_hours"] == pytest.approx(one["training_hours"] / 4)
@@ -74,6 +92,14 @@ def test_products_of_another_machine(place: Path, capsys: pytest.CaptureFixture[
     assert slow["training_hours"] == pytest.approx(10 * fast["training_hours"])
     small, large = flops_per_token(tiny_config(), 50), flops_per_token(tiny_config(num_hidden_layers=4), 50)
     assert large - small == pytest.approx(2 * (6 * (4 * 32**2 + 2 * 32 * 64) + 12 * 50 * 32))
+
+
+def test_records_that_are_all_bad(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "seq_128").mkdir()
+    (tmp_path / "seq_128" / "part-0").touch()
+    given: dict[str, Any] = {"dataset_dir": tmp_path, "config_file": place / "config.json", "output_dir": "out"}
+    assert run_here("plan", *options(**SETTINGS | given)) == 2
+    assert "seq_128" in capsys.readouterr().err
 
 
 def test_advice_fits_the_hours(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,13 +115,21 @@ def test_advice_fits_the_hours(place: Path, capsys: pytest.CaptureFixture[str]) 
     assert not any(line.startswith("--") for line in planned(place, capsys, hours=whole["hours"] * 2)["advice"])
 
 
+def test_ranks_that_share_the_optimizer_need_less(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    whole, shared = (
+        planned(place, capsys, config_file="bert-large", machines=4, zero1=zero1) for zero1 in (False, True)
+    )
+    assert shared["memory_bytes_per_machine"] < 0.7 * whole["memory_bytes_per_machine"]
+
+
 def test_advice_fits_the_memory(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    large: dict[str, Any] = {"config_file": "bert-large", "micro_batch_tokens": 16384}
+    large: dict[str, Any] = {"config_file": "bert-large", "micro_batch_tokens": 16384, "global_batch_size": 128,
+                             "max_steps": 2}  # fmt: skip
     needed = planned(place, capsys, **large)["memory_bytes_per_machine"]
     (line,) = planned(place, capsys, memory=needed / 2**30 * 0.5, **large)["advice"]
     tokens = int(line.partition("--micro-batch-tokens ")[2].split()[0])
     fitted = planned(place, capsys, memory=needed / 2**30 * 0.5, **large | {"micro_batch_tokens": tokens})
-    assert fitted["advice"] == [] and 512 <= tokens < 16384
+    assert fitted["advice"] == [] and 128 <= tokens < 16384
     (line,) = planned(place, capsys, memory=1, **large)["advice"]
     assert "--micro-batch-tokens" not in line
 
@@ -195,6 +229,16 @@ def test_many_records_are_estimated_from_some(tmp_path: Path, monkeypatch: pytes
     found: DataSurvey = survey_records(tmp_path)
     assert exact.records == 600 and len(found.sample) == 80
     assert found.records == pytest.approx(600, rel=0.1) and found.tokens == pytest.approx(exact.tokens, rel=0.15)
+
+
+def test_a_large_file_is_not_read_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from bert_large.plan import survey
+
+    write_folder(tmp_path, make_records(600, lengths=(5, 100)), shards=1)
+    assert survey_records(tmp_path).origin == "counted"
+    monkeypatch.setattr(survey, "_RECORDS_PER_SHARD", 100)
+    found = survey_records(tmp_path)
+    assert found.origin != "counted" and found.records == pytest.approx(600, rel=0.1)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from bert_large.data.dataset import Dataset
 from bert_large.data.index import find_index
 from bert_large.data.loader import StepBatches
-from bert_large.data.order import SampleOrder
+from bert_large.data.order import BatchSizes, SampleOrder
 from bert_large.data.windows import WindowSettings
 from bert_large.distributed.collectives import Ranks
 from bert_large.errors import DamageError, DataError, InputError
@@ -39,7 +39,7 @@ def wait_for(indexing: BackgroundIndexing) -> None:
 
 
 def steps_of(dataset: Dataset) -> StepBatches:
-    return StepBatches(dataset, SampleOrder(dataset, 5), 9, 1000, 0, 1)
+    return StepBatches(dataset, SampleOrder(dataset, 5), BatchSizes(9), 1000, 0, 1)
 
 
 def test_it_indexes_the_rest(dataset: Dataset, tmp_path: Path) -> None:
@@ -102,6 +102,15 @@ def test_opening_the_first_step(dataset: Dataset, tmp_path: Path) -> None:
     open_first_step(steps_of(dataset), 2, Ranks())
     assert dataset.open_windows == 3
     assert find_index(dataset.paths[3], tmp_path / "index") is None
+
+
+def test_a_growing_batch_needs_fewer_windows(dataset: Dataset) -> None:
+    """The first two steps have 1 and 9 sequences, the third 18."""
+    steps = StepBatches(dataset, SampleOrder(dataset, 5), BatchSizes(18, start=1, ramp_steps=2), 1000, 0, 1)
+    open_first_step(steps, 1, Ranks())
+    assert dataset.open_windows == 2
+    open_first_step(steps, 2, Ranks())
+    assert dataset.open_windows == 4
 
 
 def checks(dataset: Dataset, file: Path | None) -> RecordChecks:

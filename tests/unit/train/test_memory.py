@@ -18,11 +18,11 @@ GIB = 1 << 30
 def test_by_hand() -> None:
     config = tiny_config(hidden_size=64, intermediate_size=256, vocab_size=1000, num_hidden_layers=3)
     parameters = sum(weight.numel() for weight in skeleton(config).parameters())
-    few = predict_memory(config, precision="fp32", micro_batch_tokens=1000)
+    few = predict_memory(config, precision="fp32", micro_batch_tokens=1000, longest=128)
     assert few.state == 16 * parameters + 3 * 4 * 3 * 64 * 64
     assert few.head == 4 * 150 * 1000
     assert few.per_token == 4 * (3 * (8 * 64 + 2 * 256) + 7 * 64)
-    many = predict_memory(config, precision="fp32", micro_batch_tokens=8000)
+    many = predict_memory(config, precision="fp32", micro_batch_tokens=8000, longest=128)
     assert many.head == 4 * 1024 * 1000 + 4 * 1000 * 64  # more masked tokens than rows of logits
     assert many.total - few.total == 7000 * few.per_token + many.head - few.head
 
@@ -31,7 +31,8 @@ def test_each_rank_keeps_its_share_of_the_moments() -> None:
     config = tiny_config()
     parameters = sum(weight.numel() for weight in skeleton(config).parameters())
     whole, share = (
-        predict_memory(config, precision="fp32", micro_batch_tokens=1000, optimizer_shards=count) for count in (1, 4)
+        predict_memory(config, precision="fp32", micro_batch_tokens=1000, longest=128, optimizer_shards=count)
+        for count in (1, 4)
     )
     assert whole.state - share.state == pytest.approx(8 * parameters * 3 / 4, abs=1)
 
@@ -39,7 +40,7 @@ def test_each_rank_keeps_its_share_of_the_moments() -> None:
 @pytest.mark.parametrize(("precision", "measured"), [("fp32", 11.5), ("bf16", 9.2)])
 def test_bert_large(precision: str, measured: float) -> None:
     """Its measured peak with micro-batches of 4096 tokens, in GiB (benchmarks/NOTES.md)."""
-    need = predict_memory(ModelConfig(), precision=precision, micro_batch_tokens=4096)
+    need = predict_memory(ModelConfig(), precision=precision, micro_batch_tokens=4096, longest=512)
     assert need.total == pytest.approx(measured * GIB, rel=0.05)
 
 

@@ -44,7 +44,7 @@ def make_runner(
     randomize(model)
     return StepRunner(
         model=model, optimizer=build_optimizer(model, optim), schedule=build_schedule(OPTIM), ranks=Ranks(),
-        precision=get_precision(precision), global_batch_size=12, max_gradient_norm=max_gradient_norm, seed=42,
+        precision=get_precision(precision), batch_sizes=BatchSizes(12), max_gradient_norm=max_gradient_norm, seed=42,
         loss_scale=loss_scale, max_bad_steps=max_bad_steps, skipped=skipped or SkippedSteps(),
     )  # fmt: skip
 
@@ -90,12 +90,12 @@ def test_a_growing_batch_is_normalized_by_its_own_size() -> None:
     growing = make_runner()
     growing.batch_sizes = BatchSizes(12, start=4, ramp_steps=1)
     constant = make_runner()
-    constant.global_batch_size = 4
+    constant.batch_sizes = BatchSizes(4)
     first, expected = (run(runner, 0, cut(3, 1)) for runner in (growing, constant))
     for name in ("loss", "masked_lm_loss", "next_sentence_loss", "next_sentence_accuracy", "gradient_norm", "samples"):
         assert getattr(first, name) == getattr(expected, name), name
     assert first.sequences_per_second * first.seconds == pytest.approx(4)
-    constant.global_batch_size = 12
+    constant.batch_sizes = BatchSizes(12)
     second, expected = (run(runner, 1, cut(5, 7)) for runner in (growing, constant))
     assert (second.loss, second.next_sentence_loss) == (expected.loss, expected.next_sentence_loss)
     assert (second.samples, expected.samples) == (16, 24)

@@ -6,9 +6,11 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from bert_large.train.stopping import StopRequest
+from bert_large.distributed.collectives import Ranks
+from bert_large.train.stopping import StopRequest, received_signal
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +74,28 @@ def test_a_step_that_would_miss_the_deadline_is_dropped(monkeypatch: pytest.Monk
     assert request.drops_step(30.0, 0.5)
     now += 29
     assert request.drops_step(0.1, 0.0)
+
+
+class OtherRanks(Ranks):
+    """Ranks of which the others have the given values."""
+
+    def __init__(self, *others: int) -> None:
+        super().__init__()
+        self._others = others
+
+    def any(self, flag: bool) -> bool:
+        return flag or any(self._others)
+
+    def gather(self, value: Any) -> list[Any]:
+        return [value, *self._others]
+
+
+@pytest.mark.parametrize(("own", "others", "known"), [(0, (0, 0), 0), (0, (15, 0), 15), (15, (2, 0), 15)])
+def test_ranks_agree_on_a_signal(own: int, others: tuple[int, ...], known: int) -> None:
+    request = StopRequest()
+    request.signal_number = own
+    assert received_signal(request, OtherRanks(*others)) == known
+    assert request.signal_number == own
 
 
 def test_nohup_is_respected() -> None:

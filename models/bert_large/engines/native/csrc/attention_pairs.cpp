@@ -95,8 +95,7 @@ class PairProducts {
   // packed matrix are also one element of the result: a transposition of 32-bit words.
   BFloat16* transposed_pairs(const BFloat16* rows) {
     BFloat16* to = take_matrix();
-    transpose_words(reinterpret_cast<const float*>(rows), sizes_.padded_length, sizes_.padded_head / 2,
-                    sizes_.padded_head / 2, reinterpret_cast<float*>(to), sizes_.padded_length);
+    transpose_words(rows, sizes_.padded_length, sizes_.padded_head / 2, to);
     return to;
   }
 
@@ -236,7 +235,7 @@ class PairBackward : public PairProducts {
   // [padded_length, padded_head] from [padded_head, padded_length].
   const float* transpose_gradient(const float* from) {
     float* to = scratch_.take(sizes_.padded_length * sizes_.padded_head);
-    transpose_words(from, sizes_.padded_head, sizes_.padded_length, sizes_.padded_length, to, sizes_.padded_head);
+    transpose_words(from, sizes_.padded_head, sizes_.padded_length, to);
     return to;
   }
 

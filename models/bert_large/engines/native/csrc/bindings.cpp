@@ -286,9 +286,7 @@ bool samples_match(at::TensorList weights, const Tensor& copy, int64_t count) {
     const int64_t size = weight.numel(), distance = std::max<int64_t>(1, size / count);
     TORCH_CHECK(size <= end - copied, "the copy has ", copy.numel(), " elements, fewer than the weights");
     for (int64_t i = distance / 2; i < size; i += distance) {
-      BFloat16 rounded[kLanes];
-      store(rounded, broadcast(values[i]));
-      if (rounded[0].bits != copied[i].bits) return false;
+      if (round_to_bfloat16(broadcast(values[i]))[0] != copied[i].bits) return false;
     }
     copied += size;
   }

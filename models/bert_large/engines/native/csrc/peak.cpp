@@ -4,6 +4,7 @@
 
 #include <omp.h>
 
+#include "product_unit.h"
 #include "vector.h"
 
 namespace bert_large {
@@ -46,20 +47,14 @@ int64_t multiply_pairs(int64_t iterations) {
 
 // Tile registers 0 to 3 hold sums, 4 to 7 factors, as in a product of 2 by 2 tiles.
 __attribute__((target("amx-tile,amx-bf16"))) int64_t multiply_tiles(int64_t iterations) {
-  struct alignas(64) {
-    uint8_t palette = 1, start_row = 0, reserved[14] = {};
-    uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
-    uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-  } shapes;
-  _tile_loadconfig(&shapes);
-  // Loading the shapes has set all tiles to zero.
+  kTileUnit.start();  // sets all tiles to zero
   for (int64_t i = 0; i < iterations; ++i) {
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     _tile_dpbf16ps(2, 5, 6);
     _tile_dpbf16ps(3, 5, 7);
   }
-  _tile_release();
+  kTileUnit.finish();
   return iterations * 4 * (16 * 16 * 32) * 2;
 }
 #endif

@@ -60,9 +60,7 @@ bool packed_samples_match(at::TensorList weights, const Tensor& panels, int64_t 
     for (int64_t i = distance / 2; i < size; i += distance) {
       const int64_t output = first + i / inputs, input = i % inputs;
       const int64_t word = (output / kBlock * pairs + input / 2) * kBlock + output % kBlock;
-      BFloat16 rounded[kLanes];
-      store(rounded, broadcast(values[i]));
-      if (rounded[0].bits != copied[2 * word + input % 2].bits) return false;
+      if (round_to_bfloat16(broadcast(values[i]))[0] != copied[2 * word + input % 2].bits) return false;
     }
     first += weight.size(0);
   }

@@ -44,11 +44,6 @@ inline void pack_pairs(const Block& rows, BFloat16* to) {
   }
 }
 
-// to [columns][rows] = from [rows][columns] in words of two bfloat16 numbers.
-inline void transpose_pairs(const BFloat16* from, int64_t rows, int64_t columns, BFloat16* to) {
-  transpose_words(reinterpret_cast<const float*>(from), rows, columns, columns, reinterpret_cast<float*>(to), rows);
-}
-
 // A left factor from a matrix [rows, depth].
 struct LeftRows {
   Matrix from;
@@ -88,7 +83,7 @@ struct LeftColumns {
     for (int64_t step = steps.begin; step < steps.end; ++step, to += kStep) {
       for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
         pack_pairs(whole_block(from, step, panel, copy), pairs);
-        transpose_pairs(pairs, kBlock / 2, kBlock, to + (panel - panels.begin) * stride);
+        transpose_words(pairs, kBlock / 2, kBlock, to + (panel - panels.begin) * stride);
       }
     }
   }

@@ -220,7 +220,7 @@ const BFloat16* transpose_weight(int threads, const ProductSizes& sizes, const B
     alignas(64) BFloat16 columns[kStep];
     for (int64_t block = begin; block < end; ++block) {
       const int64_t panel = block / steps, step = block % steps;
-      transpose_pairs(weight + (step * panels + panel) * kStep, kBlock / 2, kBlock, columns);
+      transpose_words(weight + (step * panels + panel) * kStep, kBlock / 2, kBlock, columns);
       pack_pairs({columns, kBlock}, to + block * kStep);
     }
   });
@@ -258,7 +258,7 @@ void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, co
     alignas(64) BFloat16 rows[kStep];
     for (int64_t block = begin; block < end; ++block) {
       round_block(weight, outputs, inputs, block / steps, block % steps, rows);
-      transpose_pairs(rows, kBlock, kBlock / 2, panels + (first / kBlock * steps + block) * kStep);
+      transpose_words(rows, kBlock, kBlock / 2, panels + (first / kBlock * steps + block) * kStep);
     }
   });
 }

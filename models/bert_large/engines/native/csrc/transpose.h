@@ -45,13 +45,15 @@ inline void transpose_block(const float* from, int64_t from_stride, float* to, i
 }
 
 // to [columns, rows] = the transpose of from [rows, columns], in 32-bit words; both are multiples of kLanes.
-inline void transpose_words(const float* from, int64_t rows, int64_t columns, int64_t from_stride, float* to,
-                            int64_t to_stride) {
+inline void transpose_words(const float* from, int64_t rows, int64_t columns, float* to) {
   for (int64_t r = 0; r < rows; r += kLanes) {
-    for (int64_t c = 0; c < columns; c += kLanes) {
-      transpose_block(from + r * from_stride + c, from_stride, to + c * to_stride + r, to_stride);
-    }
+    for (int64_t c = 0; c < columns; c += kLanes) transpose_block(from + r * columns + c, columns, to + c * rows + r, rows);
   }
+}
+
+// The same for words of two bfloat16 numbers.
+inline void transpose_words(const BFloat16* from, int64_t rows, int64_t columns, BFloat16* to) {
+  transpose_words(reinterpret_cast<const float*>(from), rows, columns, reinterpret_cast<float*>(to));
 }
 
 // to [columns][2] = two rows of a matrix interleaved, so that a 32-bit word holds two neighbors of a column; `columns`
