@@ -160,7 +160,7 @@ def _is_made(manifest: Manifest, folder: Path, *, overwrite: bool) -> bool:
         {**made.settings, **{f"the text {name}": facts for name, facts in made.inputs.items()}}
         for made in (earlier, manifest)
     )
-    check_same_task(folder, earlier, before, now)
+    check_same_task(folder, before, now)
     if damaged := earlier.damaged_or_missing(folder, _HASHING_THREADS):
         raise DamageError(
             f"{folder / damaged[0]} is damaged or missing; delete {folder} or give --overwrite to make all of it again"

@@ -87,7 +87,7 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
     now = _recorded(settings)
     earlier = read_manifest(folder)
     if earlier is not None:
-        check_same_task(folder, earlier, earlier.settings, now)
+        check_same_task(folder, earlier.settings, now)
     corpus, vocab_file, casing = folder / "corpus", vocab_of(folder, settings), settings.casing
     log(make_corpus(text_dir, corpus, CorpusSettings(phase1_fraction=1), log=log))
     if earlier is None:  # after the corpus: settings of a start that failed on the text bind nobody
@@ -126,10 +126,6 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
 def _recorded(settings: TextSettings) -> dict[str, object]:
     """Return the settings as the folder's manifest records them: with the vocabulary's content, not its path."""
     recorded = asdict(settings) | settings.casing.letters
-    if settings.sequences == PAIRS:  # as in folders of earlier versions, which do not record it
-        del recorded["sequences"]
-    if not settings.extend_vocab:  # as in manifests of older versions
-        del recorded["extend_vocab"]
     if settings.vocab_file is not None:
         recorded |= {"vocab_file": str(facts_of(settings.vocab_file)), "vocab_size": None}
     return recorded

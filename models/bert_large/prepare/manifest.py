@@ -20,8 +20,6 @@ from bert_large.storage.integrity import FileFacts, facts_of
 VOCABULARY = "vocabulary"
 """Setting in the manifest of records: size and checksum of their vocabulary (`Vocabulary.facts`)."""
 _FORMAT = 2
-_FORMAT_WITH_SHA256 = 1
-"""Of earlier versions. Its outputs can be replaced, but not verified and kept."""
 _MOST_DIFFERENCES = 3
 
 
@@ -49,8 +47,6 @@ class Manifest:
     inputs: dict[str, FileFacts]
     outputs: dict[str, dict[str, Any]] = field(default_factory=dict)
     replaced: list[str] = field(default_factory=list)
-    is_comparable: bool = True
-    """False for the manifest of an earlier version."""
 
     def add(self, name: str, facts: FileFacts, **counts: object) -> None:
         """Record a complete output."""
@@ -86,19 +82,17 @@ def read_manifest(folder: Path) -> Manifest | None:
     path = folder / MANIFEST_NAME
     try:
         content = read_json(path)
-        is_comparable = content["format"] == _FORMAT
-        if not is_comparable and content["format"] != _FORMAT_WITH_SHA256:
+        if content["format"] != _FORMAT:
             raise ValueError(f"format is {content['format']!r}, expected {_FORMAT}")
-        inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()} if is_comparable else {}
+        inputs = {name: FileFacts(**facts) for name, facts in content["inputs"].items()}
         replaced = content.get("replaced", [])
         if not isinstance(replaced, list):
             raise ValueError(f"replaced is {replaced!r}, expected a list")
         for name in [*content["outputs"], *replaced]:
             _check_inside(name)
         for output in content["outputs"].values():
-            FileFacts(output["bytes"], output["crc32c" if is_comparable else "sha256"])
-        settings = dict(content["settings"].items())
-        return Manifest(settings, inputs, content["outputs"], replaced, is_comparable)
+            FileFacts(output["bytes"], output["crc32c"])
+        return Manifest(dict(content["settings"].items()), inputs, content["outputs"], replaced)
     except FileNotFoundError:
         return None
     except (DamageError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -129,11 +123,8 @@ def describe_files(files: Mapping[str, Path], workers: int, log: Log) -> dict[st
     return found
 
 
-def check_same_task(folder: Path, earlier: Manifest, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Raise `MadeOtherwiseError` if the files of `folder` were not made from the inputs and settings of `now`."""
-    if not earlier.is_comparable:
-        reason = f"by an earlier version, whose {MANIFEST_NAME} has checksums that this one does not use"
-        raise MadeOtherwiseError(folder, reason)
+def check_same_task(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raise `MadeOtherwiseError` if the files of `folder` were not made from the inputs and settings `now`."""
     changed = differences(before, now).items()
     if found := [f"{name} was {_describe(old)}, now {_describe(new)}" for name, (old, new) in changed]:
         more = f" (and {len(found) - _MOST_DIFFERENCES} more)" if len(found) > _MOST_DIFFERENCES else ""

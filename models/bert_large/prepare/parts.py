@@ -52,7 +52,7 @@ def read_all_manifests(output_dir: Path) -> Manifest | None:
             continue
         if found is None:
             found = Manifest(part.settings, {})
-        check_same_task(folder, part, found.settings, part.settings)
+        check_same_task(folder, found.settings, part.settings)
         found.inputs |= part.inputs
         found.outputs |= part.outputs
     return found

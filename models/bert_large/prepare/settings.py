@@ -159,11 +159,6 @@ class InstanceSettings:
         """Largest number of tokens of both segments together."""
         return self.max_seq_length - SEPARATORS
 
-    def recorded(self) -> dict[str, Any]:
-        """Return the settings for a manifest; those of earlier versions have no `sequences`, which were pairs."""
-        values = dataclasses.asdict(self)
-        return {name: value for name, value in values.items() if (name, value) != ("sequences", PAIRS)}
-
     @property
     def record_shape(self) -> RecordShape:
         """The slots of the records made with these settings."""

@@ -101,11 +101,6 @@ def test_the_same_seed_gives_the_same_records() -> None:
     assert [record.input_ids.tolist() for record in first] != [record.input_ids.tolist() for record in other]
 
 
-def test_manifests_of_pairs_are_those_of_earlier_versions() -> None:
-    assert "sequences" not in InstanceSettings().recorded()
-    assert InstanceSettings(sequences="packed").recorded()["sequences"] == "packed"
-
-
 def test_an_option_of_pairs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["prepare", f"--input-dir={tmp_path}", f"--output-dir={tmp_path / 'out'}", f"--vocab-file={tmp_path}"]
     assert run_here(*words, "--sequences=packed", "--short-seq-prob=0.1") == 2
