@@ -6,8 +6,33 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 from bert_large.errors import UserError
+
+
+@contextmanager
+def worker_pool(workers: int, remedy: str = "") -> Iterator[ProcessPoolExecutor]:
+    """Yield a pool of `workers` processes; when the block ends, work that has not started is cancelled.
+
+    Raises `UserError` if the system kills a process: run again with fewer --workers, or as `remedy` says.
+    """
+    require_semaphores()
+    # Not forked: the caller may have threads (of a progress bar or PyTorch), and a fork would copy the locks they hold.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
+        try:
+            yield pool
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a worker process was killed, perhaps because {workers} processes need more memory than there is; run "
+                f"again with fewer --workers{remedy}"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def start_worker() -> None:

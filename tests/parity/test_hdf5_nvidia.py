@@ -12,6 +12,7 @@ from bert_large.data.formats.hdf5 import HDF5Shard
 from bert_large.data.formats.shard_format import StoredRecord
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import RecordShape
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
 from bert_large.prepare.vocab import read_vocab
@@ -33,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = InstanceSettings(dupe_factor=1)
     for output_format in ("hdf5", "tfrecord"):
         task = ShardTask(folder / "text", folder / output_format)
-        write_shard(task, read_vocab(DATA / "vocab.txt"), settings, do_lower_case=True, output_format=output_format)
+        write_shard(task, read_vocab(DATA / "vocab.txt"), settings, Casing(True, True), output_format)
     return folder
 
 

@@ -13,6 +13,7 @@ import pytest
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import Record, RecordShape
 from bert_large.errors import InputError
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
 from bert_large.prepare.tokenizer import WordPieceTokenizer
@@ -65,7 +66,7 @@ def make(folder: Path, text: str, vocabulary: Vocabulary, options: naive.Setting
     (folder / "text").write_text(text, encoding="utf-8", newline="")
     product = InstanceSettings(**{name: value for name, value in vars(options).items() if name != "do_lower_case"})
     task = ShardTask(folder / "text", folder / "out")
-    write_shard(task, vocabulary, product, do_lower_case=options.do_lower_case)
+    write_shard(task, vocabulary, product, Casing(options.do_lower_case, options.do_lower_case))
     return [decode_record(payload) for _, payload in iterate_payloads(folder / "out")]
 
 

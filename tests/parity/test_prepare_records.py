@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import Record, RecordShape
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.pick import pick_records
 from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardTask, write_shard
@@ -39,7 +40,7 @@ def test_records_equal_those_of_mlcommons(
 ) -> None:
     settings = InstanceSettings(max_seq_length=tokens, max_predictions_per_seq=predictions, dupe_factor=1)
     task = ShardTask(SAMPLE / "text" / text, tmp_path / "out")
-    write_shard(task, read_vocab(DATA / "vocab.txt"), settings, do_lower_case=True)
+    write_shard(task, read_vocab(DATA / "vocab.txt"), settings, Casing(True, True))
     assert_equal(tmp_path / "out", SAMPLE / f"seq_{tokens}" / f"{text}{suffix}")
 
 

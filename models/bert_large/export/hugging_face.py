@@ -39,7 +39,7 @@ def export_folder(
         run_dir = beside
     model = skeleton(config).to_empty(device="cpu")
     parameters = sum(weights.numel() for weights in model.parameters())
-    card = model_card(config, parameters, casing.do_lower_case, run_dir, casing.strip_accents)
+    card = model_card(config, parameters, casing, run_dir)
     pretrained.load_model(checkpoint_dir, model)
     settings = {
         # Not BertTokenizer, which would replace the rules of tokenizer.json by its own.

@@ -15,6 +15,7 @@ from bert_large.config.differences import flatten
 from bert_large.config.model import ModelConfig
 from bert_large.errors import DamageError, InputError
 from bert_large.observe.metrics import read_rows
+from bert_large.prepare.casing import Casing
 from bert_large.report.recorded_run import read_start_lines
 from bert_large.storage.atomic import read_json
 from bert_large.tables import format_markdown
@@ -29,13 +30,9 @@ _DATA = re.compile(
 )
 
 
-def model_card(
-    config: ModelConfig, parameters: int, do_lower_case: bool, run_dir: Path | None, strip_accents: bool | None = None
-) -> str:
+def model_card(config: ModelConfig, parameters: int, casing: Casing, run_dir: Path | None) -> str:
     """Return the card in Markdown; raise `InputError` if the run's files cannot be read or are of another model."""
-    strips = do_lower_case if strip_accents is None else strip_accents
-    letters = f"{'lowercased' if do_lower_case else 'cased'}, accents {'stripped' if strips else 'kept'}"
-    model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "text normalization": letters}
+    model = dataclasses.asdict(config) | {"parameters": f"{parameters:,}", "text normalization": casing.description}
     traits = config.traits
     card = ModelCard.from_template(
         ModelCardData(

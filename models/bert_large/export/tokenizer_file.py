@@ -29,13 +29,13 @@ _SIGMA, _FINAL_SIGMA = "\N{GREEK CAPITAL LETTER SIGMA}", "\N{GREEK SMALL LETTER 
 _SURROGATES = range(0xD800, 0xE000)
 
 
-def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool | None = None) -> Tokenizer:
+def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accents: bool) -> Tokenizer:
     """Return a tokenizer with the ids of `WordPieceTokenizer` between [CLS] and [SEP].
 
     Unlike there, special tokens such as `[MASK]` are recognized in the text, as added tokens are.
     """
     tokenizer = word_piece_tokenizer(vocabulary)
-    tokenizer.normalizer = _normalizer(do_lower_case, do_lower_case if strip_accents is None else strip_accents)
+    tokenizer.normalizer = _normalizer(do_lower_case, strip_accents)
     _, alone = _removed_and_alone()
     tokenizer.pre_tokenizer = PreTokenizers([WhitespaceSplit(), Split(Regex(alone), "isolated")])
     tokenizer.decoder = decoders.WordPiece(prefix=CONTINUATION)
@@ -49,13 +49,11 @@ def build_tokenizer(vocabulary: Vocabulary, *, do_lower_case: bool, strip_accent
     return tokenizer
 
 
-def tokenizer_settings(
-    *, do_lower_case: bool, max_length: int, segments: bool = True, strip_accents: bool | None = None
-) -> dict[str, Any]:
+def tokenizer_settings(*, do_lower_case: bool, strip_accents: bool, max_length: int, segments: bool) -> dict[str, Any]:
     """Return the settings of transformers' tokenizer beside `tokenizer.json`; `segments`: the model has segments."""
     return {
         "do_lower_case": do_lower_case,
-        "strip_accents": do_lower_case if strip_accents is None else strip_accents,
+        "strip_accents": strip_accents,
         "model_max_length": max_length,
         "model_input_names": ["input_ids", *(["token_type_ids"] if segments else []), "attention_mask"],
         "pad_token": PAD,

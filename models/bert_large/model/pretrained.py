@@ -105,7 +105,7 @@ def _save_vocabulary(
     vocabulary = read_vocab(vocab_file)
     write_vocab(folder / VOCAB_FILE, vocabulary.tokens)  # without a byte order mark, uncompressed
     if vocabulary.added:
-        write_json(folder / ADDED_TOKENS_FILE, {token: vocabulary.tokens.index(token) for token in vocabulary.added})
+        write_json(folder / ADDED_TOKENS_FILE, vocabulary.added_ids)
     settings = {
         "tokenizer_class": "BertTokenizer",
         "do_lower_case": casing.do_lower_case,

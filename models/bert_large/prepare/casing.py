@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from bert_large.errors import InputError
 from bert_large.prepare.tokenizer_files import TOKENIZER_CONFIG_FILE, TOKENIZER_FILE, read_normalizer
 from bert_large.prepare.vocab import CONTINUATION, read_vocab
+from bert_large.storage.atomic import read_json
 
 _SPECIAL = re.compile(r"\[.*\]|<.*>")
 """Tokens that never result from text, such as [unused1] or <S>: their case has no meaning."""
@@ -31,9 +29,14 @@ class Casing:
         """Both settings by name."""
         return {"do_lower_case": self.do_lower_case, "strip_accents": self.strip_accents}
 
-    def __str__(self) -> str:
+    @property
+    def description(self) -> str:
+        """Both settings in words."""
         letters = "lowercased" if self.do_lower_case else "cased"
-        return f"{letters}, accents {'stripped' if self.strip_accents else 'kept'} ({self.reason})"
+        return f"{letters}, accents {'stripped' if self.strip_accents else 'kept'}"
+
+    def __str__(self) -> str:
+        return f"{self.description} ({self.reason})"
 
 
 def resolve_casing(vocab_file: Path, do_lower_case: bool | None = None, strip_accents: bool | None = None) -> Casing:
@@ -41,13 +44,13 @@ def resolve_casing(vocab_file: Path, do_lower_case: bool | None = None, strip_ac
 
     A given value wins. Otherwise `tokenizer_config.json` beside the vocabulary (as in model folders) decides, or else
     the normalizer of `tokenizer.json` there; without them, the tokens themselves do. If only one of both is given,
-    accents are stripped if and only if text is lowercased, as in BERT. Raises `InputError` if the configuration is
+    accents are stripped if and only if text is lowercased, as in BERT. Raises `DamageError` if the configuration is
     invalid.
     """
     reason = "as given"
     if do_lower_case is None:
         source = vocab_file.parent / TOKENIZER_CONFIG_FILE
-        configured = _read_config(source)
+        configured = read_json(source) if source.exists() else {}
         if not isinstance(configured.get("do_lower_case"), bool):
             source = vocab_file.parent / TOKENIZER_FILE
             configured = read_normalizer(source.parent)
@@ -86,15 +89,3 @@ def casing_of(tokens: Iterable[str]) -> Casing:
 def _strip(word: str) -> str:
     decomposed = unicodedata.normalize("NFD", word)
     return "".join(character for character in decomposed if unicodedata.category(character) != "Mn")
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-        if not isinstance(content, dict):
-            raise ValueError(f"found {str(content)[:40]!r}, expected an object")
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} is not a valid tokenizer configuration: {error}; fix it, or delete it") from None
-    return content

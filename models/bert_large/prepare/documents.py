@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,13 +16,6 @@ from bert_large.prepare.text_forms import refuse_markup
 
 # Enough lines to amortize the cost of a call, few enough to need little memory.
 BATCH_LINES = 1024
-
-
-class Tokenizer(Protocol):
-    """The part of a tokenizer that `read_documents` uses."""
-
-    def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        """Return the token ids of each line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +30,17 @@ class Documents:
     boundaries: list[list[int]]
 
 
-def read_documents(path: Path, tokenizer: Tokenizer) -> Documents:
-    """Read and tokenize a file; sentences without tokens and documents without sentences are discarded."""
+def read_documents(path: Path, encode: Callable[[Sequence[str]], list[list[int]]]) -> Documents:
+    """Read a file; sentences without tokens and documents without sentences are discarded.
+
+    `encode` returns the token ids of each line.
+    """
     tokens = array("i")
     boundaries: list[list[int]] = []
     document = [0]
     unread = refuse_markup(read_lines(path), path)
     while lines := list(islice(unread, BATCH_LINES)):
-        for line, ids in zip(lines, tokenizer.encode(lines), strict=True):
+        for line, ids in zip(lines, encode(lines), strict=True):
             if ids:
                 tokens.fromlist(ids)
                 document.append(len(tokens))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bert_large.errors import InputError
@@ -26,7 +26,7 @@ def make_extended_vocabulary(
     count: int,
     *,
     casing: Casing,
-    overwrite: bool = False,
+    overwrite: bool,
     log: Log = print_status,
 ) -> str:
     """Add `count` tokens of the text in a folder to a vocabulary, write it, and return a summary.
@@ -46,7 +46,7 @@ def make_extended_vocabulary(
     found = choose_tokens(base, words, train_candidates(base, files, count, casing), count)
     make_folder(output_file.parent)
     if base.added:
-        write_json(beside[1], {token: base.tokens.index(token) for token in base.added})
+        write_json(beside[1], base.added_ids)
     else:
         beside[1].unlink(missing_ok=True)
     write_json(beside[0], casing.letters)
@@ -73,9 +73,9 @@ def choose_tokens(base: Vocabulary, words: Mapping[str, int], candidates: Sequen
     """
     saved: dict[str, float] = {}
     known = set(base.tokens)
-    before, after = _Splitter(base), _Splitter(extend(base, candidates))
+    before, after = _splitter(base), _splitter(extend(base, candidates))
     for word, occurrences in words.items():
-        old, new = before.split(word), after.split(word)
+        old, new = before(word), after(word)
         used = [token for token in new if token not in known]
         for token in used:
             gain = 1 if base.tokens[base.unk_id] in old else len(old) - len(new)
@@ -86,15 +86,11 @@ def choose_tokens(base: Vocabulary, words: Mapping[str, int], candidates: Sequen
 
 def count_tokens(vocabulary: Vocabulary, words: Mapping[str, int]) -> int:
     """Return the number of tokens of words with their occurrences."""
-    splitter = _Splitter(vocabulary)
-    return sum(occurrences * len(splitter.split(word)) for word, occurrences in words.items())
+    split = _splitter(vocabulary)
+    return sum(occurrences * len(split(word)) for word, occurrences in words.items())
 
 
-class _Splitter:
-    """Splits single words into the tokens of a vocabulary."""
-
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        self._model = word_piece_tokenizer(vocabulary).model
-
-    def split(self, word: str) -> list[str]:
-        return [token.value for token in self._model.tokenize(word)]
+def _splitter(vocabulary: Vocabulary) -> Callable[[str], list[str]]:
+    """Return a function that splits a word into the tokens of a vocabulary."""
+    model = word_piece_tokenizer(vocabulary).model
+    return lambda word: [token.value for token in model.tokenize(word)]

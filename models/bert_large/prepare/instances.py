@@ -19,7 +19,7 @@ from bert_large.data.masking import KEEP_PROBABILITY, MASK_PROBABILITY
 from bert_large.data.record import Record
 from bert_large.prepare.documents import Documents
 from bert_large.prepare.packing import Packed, pack
-from bert_large.prepare.settings import MIN_SEGMENT_PAIR, SEPARATORS, InstanceSettings
+from bert_large.prepare.settings import MIN_SEGMENT_PAIR, PACKED, SEPARATORS, InstanceSettings
 from bert_large.prepare.vocab import Vocabulary
 
 KEEP = -1  # instead of an id: the input shows the token itself
@@ -99,7 +99,7 @@ def _sequences(
     boundaries: list[list[int]], settings: InstanceSettings, rng: Random
 ) -> Iterator[SegmentPair] | Iterator[Packed]:
     """Return the sequences of one pass over the documents; packed ones have the documents in a new order each time."""
-    if settings.sequences == "packed":
+    if settings.sequences == PACKED:
         rng.shuffle(boundaries)
         return pack(((starts[0], starts[-1]) for starts in boundaries), settings.max_seq_length)
     return (pair for index in range(len(boundaries)) for pair in _segment_pairs(boundaries, index, settings, rng))

@@ -30,8 +30,6 @@ def pick_records(
     Raises `InputError` if there are none, or fewer than `count` without `allow_fewer`, or if the output exists, and
     `DataError` for damaged files or records of different shapes.
     """
-    if count < 1:
-        raise InputError(f"--count is {count}, expected at least 1")
     files = list_files(input_dir, recursive=False, log=log)
     check_outputs([output_file], input_dir=input_dir, overwrite=overwrite)
     offsets = [array("Q", (offset for offset, _ in iterate_payloads(path))) for path in files]

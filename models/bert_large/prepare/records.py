@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from bert_large.data.folders import NOT_SHARDS
@@ -58,7 +59,7 @@ def make_records(
     log(f"text: {casing}")
     make_folder(output_dir)
     recorded = {
-        **settings.recorded(),
+        **asdict(settings),
         **casing.letters,
         "format": files.format,
         "vocabulary_tokens": len(vocabulary.tokens),
@@ -68,9 +69,7 @@ def make_records(
         inputs = describe_files({task.input_file.name: task.input_file for task in tasks}, files.workers, log)
         manifest = Manifest(recorded, inputs)
         missing = _open_work(manifest, tasks, folder, files.workers, overwrite=overwrite, log=log)
-        reports = write_shards(
-            missing, vocabulary, settings, **casing.letters, workers=files.workers, output_format=files.format
-        )
+        reports = write_shards(missing, vocabulary, settings, casing, workers=files.workers, output_format=files.format)
         _run(manifest, folder, missing, reports, log, warns_of_single=settings.sequences == PAIRS)
         is_complete = part is None or join_manifests(output_dir, all_tasks, log)
     if is_complete:
@@ -152,7 +151,7 @@ def _check_finished(earlier: Manifest, manifest: Manifest, tasks: list[ShardTask
         if task.output_file.name in earlier.outputs:
             text = task.input_file.name
             now[f"the text {text} of {task.output_file.name}"] = manifest.inputs[text]
-    check_same_task(tasks[0].output_file.parent, earlier, before, now)
+    check_same_task(tasks[0].output_file.parent, before, now)
 
 
 def _run(

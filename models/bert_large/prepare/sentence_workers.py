@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bert_large.errors import UserError
 from bert_large.prepare.duplicates import fingerprints_of
 from bert_large.prepare.sentences import clean, split_sentences
 from bert_large.prepare.wikipedia import plain_paragraphs
-from bert_large.worker_processes import require_semaphores, start_worker
+from bert_large.worker_processes import worker_pool
 
 BATCH_CHARACTERS = 1 << 18
 LONGEST_ARTICLE_BYTES = 4 << 20
@@ -64,24 +61,14 @@ def make_sentences(articles: Iterable[list[str]], maker: SentenceMaker, workers:
     if workers == 1:
         yield from itertools.chain.from_iterable(map(maker, _batches(articles)))
         return
-    require_semaphores()
-    context = multiprocessing.get_context("spawn")  # as in `shards`: a fork would copy locks that threads hold
     waiting: deque[Future[list[Article]]] = deque()
-    with ProcessPoolExecutor(workers, context, initializer=start_worker) as pool:
-        try:
-            for batch in _batches(articles):
-                waiting.append(pool.submit(maker, batch))
-                if len(waiting) >= _BATCHES_PER_WORKER * workers:
-                    yield from waiting.popleft().result()
-            while waiting:
+    with worker_pool(workers) as pool:
+        for batch in _batches(articles):
+            waiting.append(pool.submit(maker, batch))
+            if len(waiting) >= _BATCHES_PER_WORKER * workers:
                 yield from waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"a worker process was killed, perhaps because {workers} processes need more memory than there is; run "
-                "again with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while waiting:
+            yield from waiting.popleft().result()
 
 
 def _batches(articles: Iterable[list[str]]) -> Iterator[list[list[str]]]:

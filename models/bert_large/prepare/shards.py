@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import as_completed
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from bert_large.data.formats import FORMATS
-from bert_large.errors import InputError, UserError
+from bert_large.errors import InputError
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.documents import read_documents
 from bert_large.prepare.instances import create_instances, make_record
 from bert_large.prepare.settings import InstanceSettings
@@ -20,7 +18,7 @@ from bert_large.prepare.tokenizer import WordPieceTokenizer
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.atomic import replace_atomically
 from bert_large.storage.integrity import FileFacts, facts_of
-from bert_large.worker_processes import require_semaphores, start_worker
+from bert_large.worker_processes import worker_pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +50,16 @@ def write_shard(
     task: ShardTask,
     vocabulary: Vocabulary,
     settings: InstanceSettings,
-    *,
-    do_lower_case: bool,
-    strip_accents: bool | None = None,
+    casing: Casing,
     output_format: str = "tfrecord",
 ) -> ShardReport:
     """Make one shard in a format of `FORMATS`; raise `InputError` if its text is not UTF-8 or yields no records.
 
-    The tokens of the text and the masks of all instances are in memory, but only one record at a time. `strip_accents`
-    None: as `do_lower_case`.
+    The tokens of the text and the masks of all instances are in memory, but only one record at a time.
     """
     start = time.perf_counter()
-    tokenizer = WordPieceTokenizer(vocabulary, do_lower_case=do_lower_case, strip_accents=strip_accents)
-    documents = read_documents(task.input_file, tokenizer)
+    tokenizer = WordPieceTokenizer(vocabulary, **casing.letters)
+    documents = read_documents(task.input_file, tokenizer.encode)
     instances = create_instances(documents, vocabulary, settings)
     if not instances:
         raise InputError(
@@ -91,9 +86,8 @@ def write_shards(
     tasks: Sequence[ShardTask],
     vocabulary: Vocabulary,
     settings: InstanceSettings,
+    casing: Casing,
     *,
-    do_lower_case: bool,
-    strip_accents: bool | None = None,
     workers: int,
     output_format: str = "tfrecord",
 ) -> Iterator[ShardReport]:
@@ -104,21 +98,7 @@ def write_shards(
     """
     if not tasks:
         return
-    require_semaphores()
-    # Not forked: the caller may have threads (of a progress bar or PyTorch), and a fork would copy the locks they hold.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(tasks)), context, initializer=start_worker) as pool:
-        make = partial(
-            write_shard, do_lower_case=do_lower_case, strip_accents=strip_accents, output_format=output_format
-        )
-        futures = [pool.submit(make, task, vocabulary, settings) for task in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"a worker process was killed, perhaps because {workers} processes need more memory than there is; run "
-                "again with fewer --workers, or split the text into smaller files"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
+    with worker_pool(min(workers, len(tasks)), ", or split the text into smaller files") as pool:
+        futures = [pool.submit(write_shard, task, vocabulary, settings, casing, output_format) for task in tasks]
+        for future in as_completed(futures):
+            yield future.result()

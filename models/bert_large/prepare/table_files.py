@@ -29,7 +29,7 @@ _ROWS_AT_ONCE = 64
 _MOST_NAMES = 20
 
 
-def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced | None = None) -> Iterator[str]:
+def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced) -> Iterator[str]:
     """Yield the cells of a column of a CSV or TSV file, with quotes removed; cells may hold line feeds.
 
     `field` is the name of the column in the first row; if no column has this name and it is a number, the file has no

@@ -52,7 +52,7 @@ def is_encoding(name: str) -> bool:
     return True
 
 
-def resolve_encoding(path: Path, given: str | None = None) -> str:
+def resolve_encoding(path: Path, given: str | None) -> str:
     """Return the encoding of a text file, if it is not `given`; raise `InputError` for binary data.
 
     A byte order mark decides. Otherwise it is UTF-8 if nearly all of the bytes beyond ASCII are, else what `chardet`

@@ -28,7 +28,7 @@ def print_status(text: str) -> None:
     tqdm.write(text, file=sys.stderr)
 
 
-def list_files(folder: Path, *, recursive: bool, log: Log = print_status) -> list[Path]:
+def list_files(folder: Path, *, recursive: bool, log: Log) -> list[Path]:
     """Return the files of `folder`, sorted by path; raise `InputError` if there are none or one cannot be read.
 
     With `recursive`, folders inside are included, and links to folders are followed; every folder is read once, so that

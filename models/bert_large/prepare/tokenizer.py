@@ -31,7 +31,7 @@ class WordPieceTokenizer:
         self._normalize = TextNormalizer(do_lower_case=do_lower_case, strip_accents=strip_accents)
         self._tokenizer = word_piece_tokenizer(vocabulary)
         self._tokenizer.pre_tokenizer = WhitespaceSplit()
-        self._added = {token: vocabulary.tokens.index(token) for token in vocabulary.added}
+        self._added = vocabulary.added_ids
         longest_first = sorted(self._added, key=lambda token: (-len(token), token))
         self._parts = re.compile(f"({'|'.join(map(re.escape, longest_first))})") if self._added else None
 

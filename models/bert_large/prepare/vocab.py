@@ -47,6 +47,11 @@ class Vocabulary:
     """Tokens that were added to a published model: they are found in the text as they are written, before WordPiece."""
 
     @property
+    def added_ids(self) -> dict[str, int]:
+        """The ids of the added tokens."""
+        return {token: self.tokens.index(token) for token in self.added}
+
+    @property
     def facts(self) -> FileFacts:
         """Size and checksum of the vocabulary as `write_vocab` writes it: equal for equal tokens."""
         content = _content(self.tokens)

@@ -26,7 +26,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Tokenizer]:
     tokenizers = {}
     for lower in (True, False):
         path = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-        build_tokenizer(VOCABULARY, do_lower_case=lower).save(str(path))
+        build_tokenizer(VOCABULARY, do_lower_case=lower, strip_accents=lower).save(str(path))
         tokenizers[lower] = Tokenizer.from_file(str(path))
     return tokenizers
 

@@ -10,17 +10,15 @@ from bert_large.prepare import documents
 from bert_large.prepare.documents import read_documents
 
 
-class Numbers:
-    """A tokenizer of numbers separated by spaces; other characters have no tokens."""
-
-    def encode(self, lines: Sequence[str]) -> list[list[int]]:
-        return [[int(word) for word in line.split() if word.isdecimal()] for line in lines]
+def numbers(lines: Sequence[str]) -> list[list[int]]:
+    """Return the numbers of each line, which are separated by spaces; other characters have no tokens."""
+    return [[int(word) for word in line.split() if word.isdecimal()] for line in lines]
 
 
 def sentences(path: Path, text: str) -> list[list[list[int]]]:
     """Return the documents of `text` as lists of sentences of ids."""
     path.write_text(text, encoding="utf-8", newline="")
-    read = read_documents(path, Numbers())
+    read = read_documents(path, numbers)
     return [[read.tokens[start:stop].tolist() for start, stop in pairwise(starts)] for starts in read.boundaries]
 
 
@@ -59,5 +57,5 @@ def test_documents_span_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_tokens_are_int32(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("1 30521\n")
-    tokens = read_documents(tmp_path / "text", Numbers()).tokens
+    tokens = read_documents(tmp_path / "text", numbers).tokens
     assert (tokens.dtype, tokens.tolist()) == ("int32", [1, 30521])

@@ -12,6 +12,8 @@ from bert_large.data.record import Record, RecordShape
 from bert_large.errors import DataError, InputError
 from bert_large.prepare.pick import pick_records, picked_indices
 
+from tests.support.runs import options, run_here
+
 from .preparing import Prepare
 
 
@@ -60,11 +62,14 @@ def test_picks_are_whole_records_across_files(tmp_path: Path, records: Path) -> 
     assert payloads(tmp_path / "new" / "out") == everything
 
 
-def test_the_count_must_be_there_unless_fewer_are_allowed(tmp_path: Path, records: Path) -> None:
+def test_the_count_must_be_there_unless_fewer_are_allowed(
+    tmp_path: Path, records: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path, output = write_numbered(records / "a", range(3)), tmp_path / "new" / "out"
-    for count, found in ((4, "--count is 4, .* 3 records"), (0, "--count is 0")):
-        with pytest.raises(InputError, match=found):
-            pick_records(records, output, count)
+    with pytest.raises(InputError, match=r"--count is 4, .* 3 records"):
+        pick_records(records, output, 4)
+    assert run_here("pick", *options(input_dir=records, output_file=output, count=0)) == 2
+    assert "--count is 0" in capsys.readouterr().err
     assert not output.parent.exists()
     assert "wrote 3 of 3 records" in pick_records(records, output, 10, allow_fewer=True)
     assert output.read_bytes() == path.read_bytes()

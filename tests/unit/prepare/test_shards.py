@@ -17,26 +17,27 @@ from bert_large.data.formats import tfrecord
 from bert_large.data.formats.tfrecord import decode_record, iterate_payloads
 from bert_large.data.record import RecordShape
 from bert_large.errors import InputError, UserError
-from bert_large.prepare import shards
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.settings import InstanceSettings
 from bert_large.prepare.shards import ShardReport, ShardTask, write_shard, write_shards
 from bert_large.prepare.vocab import Vocabulary
 from bert_large.storage.lock import LOCK_FILE
-from bert_large.worker_processes import start_worker
+from bert_large.worker_processes import worker_pool
 
 SETTINGS = InstanceSettings(max_seq_length=32, max_predictions_per_seq=5, dupe_factor=2)
+LOWERED = Casing(do_lower_case=True, strip_accents=True)
 
 
 def make_shard(folder: Path, vocabulary: Vocabulary, text: str, settings: InstanceSettings = SETTINGS) -> ShardReport:
     (folder / "text").write_text(text, encoding="utf-8")
     task = ShardTask(folder / "text", folder / "out")
-    return write_shard(task, vocabulary, settings, do_lower_case=True)
+    return write_shard(task, vocabulary, settings, LOWERED)
 
 
 def make_all(text_dir: Path, output_dir: Path, vocabulary: Vocabulary, workers: int) -> list[ShardReport]:
     output_dir.mkdir()
     tasks = [ShardTask(path, output_dir / path.name) for path in sorted(text_dir.iterdir())]
-    return list(write_shards(tasks, vocabulary, SETTINGS, do_lower_case=True, workers=workers))
+    return list(write_shards(tasks, vocabulary, SETTINGS, LOWERED, workers=workers))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 30) -> None:
@@ -184,6 +185,5 @@ def _status(pid: str) -> str:
 
 def test_worker_uses_one_core(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "true")
-    context = multiprocessing.get_context("spawn")
-    with shards.ProcessPoolExecutor(1, context, initializer=start_worker) as pool:
+    with worker_pool(1) as pool:
         assert pool.submit(os.getenv, "TOKENIZERS_PARALLELISM").result() == "false"

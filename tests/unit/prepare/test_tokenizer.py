@@ -61,7 +61,7 @@ def test_lowercasing_and_accent_stripping_are_independent(lower: bool, strip: bo
     vocabulary = Vocabulary((*SPECIAL_TOKENS, *"aAeEéÉ"), unk_id=1, cls_id=2, sep_id=3, mask_id=4)
     (ids,) = WordPieceTokenizer(vocabulary, do_lower_case=lower, strip_accents=strip).encode(["A É é"])
     assert [vocabulary.tokens[index] for index in ids] == expected
-    exported = build_tokenizer(vocabulary, do_lower_case=lower, strip_accents=strip)
+    exported = build_tokenizer(vocabulary, do_lower_case=lower, strip_accents=lower if strip is None else strip)
     assert exported.encode("A É é", add_special_tokens=False).ids == ids
 
 

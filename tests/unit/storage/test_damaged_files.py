@@ -20,6 +20,7 @@ from bert_large.export.model_card import model_card
 from bert_large.observe.metrics import read_rows, read_steps
 from bert_large.observe.metrics_writer import MetricsWriter
 from bert_large.observe.mlperf import _cut_back
+from bert_large.prepare.casing import Casing
 from bert_large.prepare.manifest import Manifest, read_manifest
 from bert_large.prepare.text_files import MANIFEST_NAME
 from bert_large.report.recorded_run import read_runs
@@ -98,7 +99,7 @@ def write_checked_folder(folder: Path) -> None:
 
 
 def card(folder: Path) -> None:
-    model_card(tiny_config(), 1, True, folder)
+    model_card(tiny_config(), 1, Casing(True, True), folder)
 
 
 def write_log(folder: Path) -> None:
