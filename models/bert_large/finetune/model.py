@@ -25,7 +25,7 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
     `trained`: the folder is to have the head too. Raises `InputError` if the folder is not of a model that can have
     this head, if other weights are missing, or if there are weights that the model does not have.
     """
-    with _explain_errors(folder):
+    with explain_errors(folder):
         config = _read_config(folder, task.model_settings())
         model = getattr(transformers, task.auto_class).from_config(config, dtype=torch.float32)
     file = WeightFiles(check_model_folder(folder))
@@ -53,21 +53,19 @@ def load_task_model(folder: Path, task: Task, *, trained: bool = False) -> Any:
 
 def trained_labels(folder: Path) -> list[str]:
     """Return the labels of a fine-tuned model, in the order of their ids."""
-    with _explain_errors(folder):
+    with explain_errors(folder):
         names = _read_config(folder, {}).id2label
         return [str(names[index]) for index in range(len(names))]
 
 
 @contextlib.contextmanager
-def _explain_errors(folder: Path) -> Iterator[None]:
-    """Raise errors of `transformers` about a folder's configuration as `InputError`."""
+def explain_errors(folder: Path, expected: str = "give a model_save folder of BERT or DistilBERT") -> Iterator[None]:
+    """Raise errors of `transformers` about a model folder as `InputError`."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0] or repr(error)
-        raise InputError(
-            f"CHECKPOINT_DIR {folder} cannot be loaded: {reason}; give a model_save folder of BERT or DistilBERT"
-        ) from error
+        raise InputError(f"CHECKPOINT_DIR {folder} cannot be loaded: {reason}; {expected}") from error
 
 
 def _read_config(folder: Path, settings: dict[str, Any]) -> Any:

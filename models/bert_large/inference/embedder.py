@@ -69,7 +69,7 @@ class Embedder:
 
 
 def load_embedder(
-    folder: Path, *, engine: str = "auto", precision: Precision, pooling: Pooling | None = None,
+    folder: Path, *, engine: str, precision: Precision, pooling: Pooling | None = None,
     max_length: int | None = None, batch_tokens: int = BATCH_TOKENS, **vocabulary: Any,
 ) -> Embedder:  # fmt: skip
     """Return the embedder of a model folder; `vocabulary` are the other arguments of `load_tokenizer`.

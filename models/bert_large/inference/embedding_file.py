@@ -7,6 +7,7 @@ their texts: rows of other settings or texts are never continued.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import itertools
 import os
@@ -64,12 +65,12 @@ class EmbeddingFile:
             found = read_json(self._folder / _STATE)
             self._require_same(found["settings"])
             self._state = found
-        self._header = _npy_header(0, self._dimension)
+        header = _npy_header(0, self._dimension)
         if self.rows == 0:
             with explain_write_errors(self.path):
-                self._rows_file.write_bytes(self._header)
+                self._rows_file.write_bytes(header)
         else:  # a killed command may have written a part of the next chunk
-            os.truncate(self._rows_file, len(self._header) + self.rows * self._dimension * 4)
+            os.truncate(self._rows_file, len(header) + self.rows * self._dimension * 4)
 
     def __enter__(self) -> EmbeddingFile:
         return self
@@ -105,12 +106,9 @@ class EmbeddingFile:
 
     def append(self, texts: Sequence[str], embeddings: NDArray[np.float32]) -> None:
         """Write the rows of the next texts; afterwards a kill no longer loses them."""
-        file = GrowingFile(self._rows_file)
-        try:
+        with contextlib.closing(GrowingFile(self._rows_file)) as file:
             file.append(np.ascontiguousarray(embeddings, np.float32).tobytes())
             file.flush_to_disk()
-        finally:
-            file.close()
         self._state["rows"] += len(texts)
         self._state["crc32c"] = _extend(self._state["crc32c"], texts)
         write_json(self._folder / _STATE, self._state)
@@ -156,13 +154,8 @@ class EmbeddingFile:
 
 def chunks(texts: Iterable[str]) -> Iterator[list[str]]:
     """Yield lists of `CHUNK_TEXTS` texts; the last one may have fewer."""
-    chunk: list[str] = []
-    for text in texts:
-        chunk.append(text)
-        if len(chunk) == CHUNK_TEXTS:
-            yield chunk
-            chunk = []
-    if chunk:
+    remaining = iter(texts)
+    while chunk := list(itertools.islice(remaining, CHUNK_TEXTS)):
         yield chunk
 
 

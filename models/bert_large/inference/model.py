@@ -10,14 +10,13 @@ import torch
 
 from bert_large.errors import InputError
 from bert_large.model.pretrained import check_model_intact
-from bert_large.model.weight_files import require_finite
+from bert_large.model.weight_files import list_names, require_finite
 
 _ROBERTA = ("roberta", "xlm-roberta", "camembert")
 FAMILY = ("bert", "distilbert", "electra", *_ROBERTA)
 """`model_type` of the encoders that can be loaded."""
 _ENCODER = ("embeddings.", "encoder.", "transformer.")
 _CONSTANTS = ("position_ids", "token_type_ids")
-_NAMED = 3
 
 
 def load_model(folder: Path, auto_class: str, may_lack: Collection[str] = ()) -> Any:
@@ -29,30 +28,29 @@ def load_model(folder: Path, auto_class: str, may_lack: Collection[str] = ()) ->
     """
     import transformers
 
+    from bert_large.finetune.model import explain_errors
+
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     check_model_intact(folder)
     local = {"local_files_only": True, "trust_remote_code": False}
-    try:
+    with explain_errors(folder, "expected a folder of BERT"):
         config = transformers.AutoConfig.from_pretrained(folder, **local)
         _check_config(folder, config)
         model, report = getattr(transformers, auto_class).from_pretrained(
             folder, config=config, dtype=torch.float32, output_loading_info=True, **local
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0] or repr(error)
-        raise InputError(f"CHECKPOINT_DIR {folder} cannot be loaded: {reason}; expected a folder of BERT") from error
     missing = sorted(name for name in report["missing_keys"] if not name.startswith(tuple(may_lack)))
     if missing:
         raise InputError(
-            f"CHECKPOINT_DIR {folder} lacks the weights {_listed(missing)}, which {type(model).__name__} needs; give "
-            "the folder of a model that has them"
+            f"CHECKPOINT_DIR {folder} lacks the weights {list_names(missing)}, which {type(model).__name__} needs; "
+            "give the folder of a model that has them"
         )
     ignored = [name.removeprefix(f"{model.base_model_prefix}.") for name in sorted(report["unexpected_keys"])]
     if ignored := [name for name in ignored if name.startswith(_ENCODER) and not name.endswith(_CONSTANTS)]:
         raise InputError(
-            f"CHECKPOINT_DIR {folder} has the weights {_listed(ignored)}, which {type(model).__name__} does not have; "
-            "expected an encoder without adapters"
+            f"CHECKPOINT_DIR {folder} has the weights {list_names(ignored)}, which {type(model).__name__} does not "
+            "have; expected an encoder without adapters"
         )
     require_finite(dict(model.named_parameters()), folder)
     return model.eval()
@@ -62,11 +60,6 @@ def _check_config(folder: Path, config: Any) -> None:
     if config.model_type not in FAMILY or getattr(config, "is_decoder", False):
         found = "a decoder" if getattr(config, "is_decoder", False) else repr(config.model_type)
         raise InputError(f"CHECKPOINT_DIR {folder} is of {found}, expected an encoder: {', '.join(FAMILY)}")
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
-    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def longest_input(config: Any) -> int:

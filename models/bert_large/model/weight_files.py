@@ -142,9 +142,8 @@ class WeightFiles:
         """
         unknown = sorted(self.names - set(known) - _REPEATED.keys())
         if unknown := [name for name in unknown if not name.startswith(ignored)]:
-            more = f" and {len(unknown) - _NAMED} others" if len(unknown) > _NAMED else ""
             raise InputError(
-                f"{self.path} holds {', '.join(unknown[:_NAMED])}{more}, which the model of its configuration does not "
+                f"{self.path} holds {list_names(unknown)}, which the model of its configuration does not "
                 "have; expected BERT as its authors published it"
             )
 
@@ -157,6 +156,12 @@ class WeightFiles:
                     f"{self.path}: {copy} differs from {original}; expected a decoder that shares them (tied weights), "
                     "as all models of this package do"
                 )
+
+
+def list_names(names: Sequence[str]) -> str:
+    """Return the first names and the number of others, for messages."""
+    more = f" and {len(names) - _NAMED} others" if len(names) > _NAMED else ""
+    return f"{', '.join(names[:_NAMED])}{more}"
 
 
 def require_finite(tensors: Mapping[str, torch.Tensor], where: Path | str) -> None:
