@@ -241,9 +241,9 @@ def _checksum(facts: Mapping[str, Any]) -> int:
     return google_crc32c.value(json.dumps(facts).encode())
 
 
-def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None, *, verify: bool = False) -> ShardIndex:
-    """Return `find_index`; raises `DataError` if there is no index of the shard as it is now."""
-    index = find_index(path, index_dir, limits, verify=verify)
+def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) -> ShardIndex:
+    """Return `find_index` without `verify`; raise `DataError` if there is no index of the shard as it is now."""
+    index = find_index(path, index_dir, limits, verify=False)
     if index is None:
         raise DataError(
             f"{path} changed after its records were checked; run the same command again when it is complete"

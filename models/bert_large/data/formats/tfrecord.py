@@ -114,15 +114,12 @@ def masked_crc32c(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-def write_records(file: BinaryIO, payloads: Iterable[bytes]) -> int:
-    """Append framed payloads to `file` and return their number."""
-    count = 0
+def write_records(file: BinaryIO, payloads: Iterable[bytes]) -> None:
+    """Append framed payloads to `file`."""
     for payload in payloads:
         length = _LENGTH.pack(len(payload))
         file.write(length + _CHECKSUM.pack(masked_crc32c(length)))
         file.write(payload + _CHECKSUM.pack(masked_crc32c(payload)))
-        count += 1
-    return count
 
 
 def encode_record(record: Record, shape: RecordShape) -> bytes:
