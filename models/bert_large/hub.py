@@ -6,7 +6,6 @@ import re
 from pathlib import Path
 
 from bert_large.errors import InputError
-from bert_large.extras import missing_extra
 from bert_large.log import LOGGER
 
 _NAME = re.compile(r"[\w-][\w.-]*/[\w.-]+", re.ASCII)
@@ -29,11 +28,8 @@ def model_folder(place: Path | str) -> Path:
     place = Path(place)
     if not is_hub_name(place):
         return place
-    try:
-        import huggingface_hub
-    except ImportError as error:
-        purpose = f"CHECKPOINT_DIR {place}, which is not a folder but may be a model of the hub,"
-        raise missing_extra(purpose, "hub", error) from error
+    import huggingface_hub  # takes a while, and a path needs none of it
+
     name = str(place)
     try:
         files = huggingface_hub.HfApi().model_info(name, timeout=_SECONDS).siblings or []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import huggingface_hub
 import pytest
 from bert_large.errors import InputError
 from bert_large.hub import is_hub_name, model_folder
@@ -29,9 +29,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, files: list[str] | None, folder: P
             raise OSError("not in the cache")
         return str(folder)
 
-    library = pytest.importorskip("huggingface_hub", reason="needs Hugging Face's hub client")
-    monkeypatch.setattr(library.HfApi, "model_info", model_info)
-    monkeypatch.setattr(library, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     return downloads
 
 
@@ -72,13 +71,6 @@ def test_a_missing_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(InputError) as error:
         model_folder("owner/name")
     assert "owner/name" in str(error.value) and "no network" in str(error.value) and "\n" not in str(error.value)
-
-
-def test_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(InputError, match="owner/name"):
-        model_folder("owner/name")
 
 
 @pytest.mark.parametrize(
