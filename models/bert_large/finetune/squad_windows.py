@@ -4,9 +4,9 @@ A context that is too long is split into overlapping windows, as in BERT's own c
 arXiv:1810.04805): each window begins `doc_stride` tokens after the previous one. An answer is a first and a last token.
 In a window that does not hold all of it, and in every window of a question without an answer, both targets are [CLS].
 
-As in BERT's own code (Devlin et al. 2019, arXiv:1810.04805), the score of a span is the sum of its first token's start
-logit and its last token's end logit; the score of "no answer" is the lowest sum at [CLS] over all windows. Unlike
-there, all spans are considered, not only those between the most likely starts and ends.
+As there, the score of a span is the sum of its first token's start logit and its last token's end logit; the score of
+"no answer" is the lowest sum at [CLS] over all windows. Unlike there, all spans are considered, not only those between
+the most likely starts and ends.
 """
 
 from __future__ import annotations
