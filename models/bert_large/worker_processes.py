@@ -18,7 +18,7 @@ from bert_large.errors import UserError
 def worker_pool(workers: int, remedy: str = "") -> Iterator[ProcessPoolExecutor]:
     """Yield a pool of `workers` processes; when the block ends, work that has not started is cancelled.
 
-    Raises `UserError` if the system kills a process: run again with fewer --workers, or as `remedy` says.
+    Raises `UserError` if a process is killed. Its message advises fewer --workers; `remedy` is appended to that.
     """
     require_semaphores()
     # Not forked: the caller may have threads (of a progress bar or PyTorch), and a fork would copy the locks they hold.
