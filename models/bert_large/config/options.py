@@ -186,12 +186,10 @@ def _make_setting(field: dataclasses.Field[Any], hint: Any) -> Setting:
     )
 
 
-def find_problems(config: type, values: Mapping[str, Any], origins: Mapping[str, str] | None = None) -> list[str]:
+def find_problems(config: type, values: Mapping[str, Any]) -> list[str]:
     """Return a message for each value that is not allowed; `values` are named as the fields."""
-    origins = origins or {}
     return [
-        f"{setting.label(origins.get(setting.attribute, 'option'))} is {_quote(values[setting.name])}, "
-        f"expected {setting.describe_values()}"
+        f"{setting.label()} is {_quote(values[setting.name])}, expected {setting.describe_values()}"
         for setting in settings_of(config)
         if setting.name in values and not setting.is_allowed(values[setting.name])
     ]

@@ -6,8 +6,10 @@ import os
 import signal
 import time
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from bert_large.distributed.collectives import Ranks
+if TYPE_CHECKING:  # it imports torch, which `--help` does not need
+    from bert_large.distributed.collectives import Ranks
 
 # A scheduler may signal every process of a job while torchrun forwards the same signal: both are one request.
 _SAME_REQUEST_SECONDS = 3.0
