@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 # Files of one group run in one process of `--dist loadfile`, as a session's fixtures exist once per process: there must
 # be one container engine only, and the demo takes minutes.
 GROUPS = ("tests/container/", "tests/integration/test_demo")
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup` ignores it, and every process that a test starts would
 
 
 @pytest.fixture(autouse=True)
