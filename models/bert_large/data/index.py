@@ -242,7 +242,7 @@ def _checksum(facts: Mapping[str, Any]) -> int:
 
 
 def load_index(path: Path, index_dir: Path, limits: RecordLimits | None = None) -> ShardIndex:
-    """Return `find_index` without `verify`; raise `DataError` if there is no index of the shard as it is now."""
+    """Return `find_index` without `verify`; raise `DataError` if the shard has changed since it was indexed."""
     index = find_index(path, index_dir, limits, verify=False)
     if index is None:
         raise DataError(

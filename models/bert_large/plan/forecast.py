@@ -170,10 +170,17 @@ def advise(run: Run, plan: Plan, speed: Speed, budget: Budget) -> list[str]:
         )
     if plan.epochs > _MANY_EPOCHS:
         advice.append(
-            f"every record is used {plan.epochs:.0f} times: more text, or --max-steps "
-            f"{max(1, round(plan.steps * _MANY_EPOCHS / plan.epochs))} for {_MANY_EPOCHS} times, as BERT's authors did"
+            f"every record is used {plan.epochs:.0f} times: more text, or "
+            f"{_shortened(run, plan, _MANY_EPOCHS / plan.epochs)} for {_MANY_EPOCHS} times, as BERT's authors did"
         )
     return advice
+
+
+def _shortened(run: Run, plan: Plan, share: float) -> str:
+    """Return the option that ends the run after a share of it."""
+    if run.train.max_hours is None:
+        return f"--max-steps {max(1, int(plan.steps * share))}"
+    return f"--max-hours {run.train.max_hours * share:.3g}"
 
 
 def _advise_hours(run: Run, plan: Plan, speed: Speed, hours: float) -> list[str]:
@@ -185,9 +192,9 @@ def _advise_hours(run: Run, plan: Plan, speed: Speed, hours: float) -> list[str]
     advice = [f"the run takes {plan.hours:.3g} hours, the budget is {hours:g}; each of these fits it:"]
     if share <= 0:
         return [*advice, f"no number of steps: reading and making the records alone takes {fixed:.3g} hours"]
-    steps = max(1, int(plan.steps * share))
-    limit = f"--max-steps {steps}" if run.train.max_hours is None else f"--max-hours {hours - fixed:.3g}"
-    advice.append(f"{limit}: {share:.0%} of the steps, {plan.epochs * share:.2g} passes over the records")
+    advice.append(
+        f"{_shortened(run, plan, share)}: {share:.0%} of the steps, {plan.epochs * share:.2g} passes over the records"
+    )
     if run.train.precision == "fp32" and read_cpu_flags() & {"amx_bf16", "avx512_bf16"}:
         advice.append("--precision bf16 may: this CPU has instructions for it; plan again with it")
     mean_tokens = plan.tokens_per_step / run.train.global_batch_size

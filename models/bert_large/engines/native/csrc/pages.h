@@ -27,8 +27,8 @@ inline void* map_pages(size_t bytes) {
 
 inline void unmap_pages(void* memory, size_t bytes) { munmap(memory, bytes); }
 
-// Moves memory to where it has `bytes`: its pages, and new ones after them. Both sizes are multiples of a page's. Unmaps
-// it and returns nullptr if there is not enough memory.
+// Moves memory to where it has `bytes`: its pages, and new ones after them. Both sizes are multiples of a page's. If
+// there is not enough memory, unmaps it and returns nullptr.
 inline void* grow_pages(void* memory, size_t old_bytes, size_t bytes) {
   void* place = map_pages(bytes);
   if (place != nullptr) {

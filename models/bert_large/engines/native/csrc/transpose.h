@@ -47,7 +47,9 @@ inline void transpose_block(const float* from, int64_t from_stride, float* to, i
 // to [columns, rows] = the transpose of from [rows, columns], in 32-bit words; both are multiples of kLanes.
 inline void transpose_words(const float* from, int64_t rows, int64_t columns, float* to) {
   for (int64_t r = 0; r < rows; r += kLanes) {
-    for (int64_t c = 0; c < columns; c += kLanes) transpose_block(from + r * columns + c, columns, to + c * rows + r, rows);
+    for (int64_t c = 0; c < columns; c += kLanes) {
+      transpose_block(from + r * columns + c, columns, to + c * rows + r, rows);
+    }
   }
 }
 
