@@ -79,9 +79,9 @@ def predict_memory(
 
     All of these add up, because the engine keeps freed blocks and does not reuse them for smaller sizes. Compared with
     measured peaks of 2, 4 and 24 layers of hidden size 1024 with 1024, 2048 and 4096 tokens (`bert-large bench train
-    --compare`), the prediction is at most 1.2% too low in bf16 (BERT-large, 4096 tokens: 9.2 GiB). In fp32 it is 3% too high for
-    BERT-large (11.5 GiB) and up to 15% too low for two layers, where oneDNN keeps the kernels that it compiled for up
-    to 1024 sizes: 0.25 GiB. One rank was measured; several ranks are assumed to need as much each.
+    --compare`), the prediction is at most 1.2% too low in bf16 (BERT-large, 4096 tokens: 9.2 GiB). In fp32 it is 3% too
+    high for BERT-large (11.5 GiB) and up to 15% too low for two layers, where oneDNN keeps the kernels that it compiled
+    for up to 1024 sizes: 0.25 GiB. One rank was measured; several ranks are assumed to need as much each.
     """
     width = get_precision(precision).activation_dtype.itemsize
     hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
