@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -127,15 +127,20 @@ def make_batch(records: Sequence[Record], samples: Sequence[int]) -> RaggedBatch
     )
 
 
-def select_tokens(batch: RaggedBatch, rows: torch.Tensor) -> RaggedBatch:
-    """Return a batch of only the tokens `rows`, each with its original position in its sequence.
+class Selection(NamedTuple):
+    """Some tokens of a batch."""
 
-    `rows` are ascending int64 indices of tokens. They must include the first token of every sequence and all masked
-    tokens.
-    """
+    rows: torch.Tensor
+    """[R] int64: their indices in the batch, ascending."""
+    batch: RaggedBatch
+    """Only these tokens, each with its original position in its sequence."""
+
+
+def select_tokens(batch: RaggedBatch, rows: torch.Tensor) -> Selection:
+    """Select the tokens `rows`, which must include the first token of every sequence and all masked tokens."""
     sequence_ids = batch.sequence_ids[rows]
     lengths = torch.bincount(sequence_ids, minlength=batch.sequences)
-    return dataclasses.replace(
+    selected = dataclasses.replace(
         batch,
         input_ids=batch.input_ids[rows],
         token_type_ids=batch.token_type_ids[rows],
@@ -145,6 +150,7 @@ def select_tokens(batch: RaggedBatch, rows: torch.Tensor) -> RaggedBatch:
         masked_positions=torch.searchsorted(rows, batch.masked_positions),
         max_length=int(lengths.max()),
     )
+    return Selection(rows, selected)
 
 
 def to_numpy(batch: RaggedBatch) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bert_large.data.batch import RaggedBatch
+from bert_large.data.batch import RaggedBatch, Selection
 from bert_large.model.dropout import DropoutSite, attention_keep_mask, token_keep_mask
 from bert_large.model.operations import Dense, Norm, at_least_float32
 from bert_large.optim.lamb import LambArrays, LambSettings, update_in_turn
@@ -75,9 +75,12 @@ class EagerEngine:
     def attention_block(
         self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
         probabilities_dropout: DropoutSite | None, output: Dense, norm: Norm, output_dropout: DropoutSite | None,
+        read: Selection | None = None,
     ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         context = self.attention(batch, hidden, query, key, value, heads, probabilities_dropout)
+        if read is not None:
+            batch, context, hidden = read.batch, context[read.rows], hidden[read.rows]
         return self.dense_dropout_residual_norm(batch, context, output, hidden, norm, output_dropout)
 
     def feed_forward_block(

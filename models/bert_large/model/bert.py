@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bert_large.config.model import ModelConfig
-from bert_large.data.batch import RaggedBatch, select_tokens
+from bert_large.data.batch import RaggedBatch, Selection, select_tokens
 from bert_large.data.record import NO_PAIR
 from bert_large.errors import DataError
 from bert_large.model.dropout import Site, StepDropout, site_dropout
@@ -124,14 +124,17 @@ class Layer(nn.Module):
     def forward(self, batch: RaggedBatch, hidden: Tensor, engine: Operations, dropout: StepDropout | None) -> Tensor:
         return self.feed_forward(batch, self.attend(batch, hidden, engine, dropout), engine, dropout)
 
-    def attend(self, batch: RaggedBatch, hidden: Tensor, engine: Operations, dropout: StepDropout | None) -> Tensor:
+    def attend(
+        self, batch: RaggedBatch, hidden: Tensor, engine: Operations, dropout: StepDropout | None,
+        read: Selection | None = None,
+    ) -> Tensor:  # fmt: skip
         """Return the output of the layer's first half, the only part of the model in which tokens mix."""
         projections, output = self.attention.self, self.attention.output
         probabilities_site = site_dropout(dropout, self.attention_dropout, self.number, Site.ATTENTION_PROBABILITIES)
         output_site = site_dropout(dropout, self.attention_output_dropout, self.number, Site.ATTENTION_OUTPUT)
         return engine.attention_block(
             batch, hidden, projections.query, projections.key, projections.value, self.heads, probabilities_site,
-            output.dense, output.LayerNorm, output_site,
+            output.dense, output.LayerNorm, output_site, read,
         )  # fmt: skip
 
     def feed_forward(
@@ -191,10 +194,10 @@ class Bert(nn.Module):
         hidden = self.embeddings(batch, engine, dropout)
         for layer in layers:
             hidden = layer(batch, hidden, engine, dropout)
-        hidden = last.attend(batch, hidden, engine, dropout)
         rows = torch.unique(torch.cat([batch.cu_seqlens[:-1].long(), batch.masked_positions]))
         read = select_tokens(batch, rows)
-        return read, last.feed_forward(read, hidden.index_select(0, rows), engine, dropout)
+        hidden = last.attend(batch, hidden, engine, dropout, read)
+        return read.batch, last.feed_forward(read.batch, hidden, engine, dropout)
 
 
 class Transform(nn.Module):
@@ -238,14 +241,14 @@ class PretrainingSums:
     next_sentence_correct: Tensor
 
 
-def truncated_normal(generator: np.random.Generator, count: int) -> NDArray[np.float32]:
-    """Return `count` draws from a standard normal distribution; draws beyond two standard deviations are redrawn."""
-    draws = generator.standard_normal(count, dtype=np.float32)
-    beyond = np.flatnonzero(np.abs(draws) > 2)
+def draw_truncated_normal(generator: np.random.Generator, out: NDArray[np.float32]) -> None:
+    """Fill a contiguous array with draws from a standard normal distribution, those beyond two deviations redrawn."""
+    draws = out.reshape(-1)
+    generator.standard_normal(dtype=np.float32, out=draws)
+    beyond = np.flatnonzero((draws < -2) | (draws > 2))
     while beyond.size:
         draws[beyond] = generator.standard_normal(beyond.size, dtype=np.float32)
         beyond = beyond[np.abs(draws[beyond]) > 2]
-    return draws
 
 
 class BertForPreTraining(nn.Module):
@@ -272,8 +275,9 @@ class BertForPreTraining(nn.Module):
             elif "LayerNorm" in name:
                 nn.init.ones_(parameter)
             else:
-                draws = truncated_normal(generator, parameter.numel()) * np.float32(self.config.initializer_range)
-                parameter.copy_(torch.from_numpy(draws).view_as(parameter))
+                draws = parameter.numpy()
+                draw_truncated_normal(generator, draws)
+                draws *= np.float32(self.config.initializer_range)
 
     def forward(self, batch: RaggedBatch, dropout: StepDropout | None) -> PretrainingSums:
         """Return loss sums and correct predictions; `dropout` is None in evaluation.

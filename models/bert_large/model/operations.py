@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from bert_large.data.batch import RaggedBatch
+from bert_large.data.batch import RaggedBatch, Selection
 from bert_large.model.dropout import DropoutSite
 from bert_large.optim.lamb import LambArrays, LambSettings
 
@@ -56,8 +56,9 @@ class Operations(Protocol):
     def attention_block(
         self, batch: RaggedBatch, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
         probabilities_dropout: DropoutSite | None, output: Dense, norm: Norm, output_dropout: DropoutSite | None,
+        read: Selection | None = None,
     ) -> Tensor:  # fmt: skip
-        """Return norm(hidden + dropout(output(attention(hidden)))) as [T, hidden].
+        """Return norm(hidden + dropout(output(attention(hidden)))) as [T, hidden], or only the rows `read`.
 
         Attention is multi-head self-attention within each sequence, with dropout on its probabilities.
         """

@@ -19,14 +19,14 @@ def product_flops(model: ModelConfig, cu_seqlens: torch.Tensor, masked_tokens: i
             of tokens.
         masked_tokens: number of masked tokens of the micro-batch.
 
-    The last layer's feed-forward block and the heads compute only the tokens that are read afterwards
+    What follows the last layer's attention, its output layer included, computes only the tokens that the heads read
     (`Bert.encode_for_heads`). Attention has two products, scores and context, and both factors get a gradient.
     """
     hidden, layers = model.hidden_size, model.num_hidden_layers
     sequences, tokens = len(cu_seqlens) - 1, int(cu_seqlens[-1])
     read = sequences + masked_tokens  # the first token of a sequence is never masked
     squared_lengths = int(cu_seqlens.diff().long().square().sum())
-    projections = layers * tokens * 4 * hidden**2
+    projections = (layers * tokens * 3 + (layers - 1) * tokens + read) * hidden**2
     feed_forward = ((layers - 1) * tokens + read) * 2 * hidden * model.intermediate_size
     masked_head = masked_tokens * hidden * (hidden + model.vocab_size)
     next_sentence_head = sequences * hidden * (hidden + 2) if model.traits.has_next_sentence_head else 0

@@ -1,5 +1,16 @@
 // The products as C functions for ctypes, on emulated tiles or on the vectors of this file's instruction set.
+#include <cstdlib>
+
+#include "memory.h"
 #include "products.h"
+
+namespace bert_large {
+
+// In place of PyTorch's allocator.
+void* take_block(size_t bytes) { return std::aligned_alloc(64, round_up(bytes, 64)); }
+void give_back_block(void* block) { std::free(block); }
+
+}  // namespace bert_large
 
 using namespace bert_large;
 

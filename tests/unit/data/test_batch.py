@@ -63,7 +63,7 @@ def test_a_batch_is_restored_from_arrays() -> None:
 
 def test_some_of_the_tokens() -> None:
     """They are laid end to end with their original positions, and masked positions refer to the same tokens."""
-    read = select_tokens(BATCH, torch.tensor([0, 1, 3, 4, 5, 6]))
+    read = select_tokens(BATCH, torch.tensor([0, 1, 3, 4, 5, 6])).batch
     assert read.input_ids.tolist() == [2, 11, 2, 2, 12, 13]
     assert read.token_type_ids.tolist() == [0, 0, 0, 0, 1, 1]
     assert read.position_ids.tolist() == [0, 1, 0, 0, 1, 2]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.data.batch import RaggedBatch
+from bert_large.data.batch import RaggedBatch, select_tokens
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
 from bert_large.model.dropout import DropoutSite
@@ -41,9 +41,12 @@ def embedding_case(lengths: list[int], hidden: int = 40, dropout: bool = True) -
 
 
 def attention_case(
-    lengths: list[int], hidden: int = 40, heads: int = 5, dropout: bool = True, batch: RaggedBatch | None = None
-) -> Case:
+    lengths: list[int], hidden: int = 40, heads: int = 5, dropout: bool = True, batch: RaggedBatch | None = None,
+    read: bool = False,
+) -> Case:  # fmt: skip
     batch = batch_of(lengths) if batch is None else batch
+    rows = torch.unique(torch.cat([batch.cu_seqlens[:-1].long(), batch.masked_positions]))
+    selection = select_tokens(batch, rows) if read else None
     values = {"hidden": draw(batch.tokens, hidden, seed=1), **norm_values("norm", hidden, 6)}
     for seed, name in enumerate(("query", "key", "value", "output"), start=2):
         values |= dense_values(name, hidden, hidden, seed)
@@ -53,7 +56,7 @@ def attention_case(
         query, key, value = (layer(given, name) for name in PROJECTIONS)
         return engine.attention_block(
             batch, given["hidden"], query, key, value, heads, probabilities,
-            layer(given, "output"), layer(given, "norm"), output,
+            layer(given, "output"), layer(given, "norm"), output, selection,
         )  # fmt: skip
 
     return Case(values, apply)
@@ -105,6 +108,7 @@ def head_case(masked: int, vocab_size: int = 100, hidden: int = 40, activation: 
 CASES: dict[str, Callable[[], Case]] = {
     "embedding": lambda: embedding_case([5, 17, 40, 1]),
     "attention": lambda: attention_case([5, 17, 40, 1]),
+    "attention, some rows": lambda: attention_case([5, 17, 40, 1], read=True),
     "feed forward": lambda: feed_forward_case([5, 17, 40, 1]),
     "masked head": lambda: head_case(23),
 }

@@ -86,10 +86,10 @@ def test_empty_sequences(native: NativeEngine, dtype: torch.dtype) -> None:
         cu_seqlens = torch.tensor(ends, dtype=torch.int32)
         site = (cu_seqlens, torch.tensor(samples, dtype=torch.int64), 2, 0.3, 5)
         context, log_sums = torch.empty(tokens, 6, dtype=dtype), torch.empty(2, tokens)
-        torch.ops.bert_large.attention(qkv[:tokens], bias, *site, context, log_sums)
-        results = [context, log_sums, torch.empty(tokens, 18, dtype=dtype), torch.zeros(18)]
+        results = [context, log_sums, qkv[:tokens].clone(), torch.zeros(18)]
+        torch.ops.bert_large.attention(results[2], bias, *site, context, log_sums)
         torch.ops.bert_large.attention_gradient(
-            qkv[:tokens], bias, *site, context, log_sums, gradient[:tokens], *results[2:]
+            results[2], bias, *site, context, log_sums, gradient[:tokens], results[3]
         )
         return results
 

@@ -18,7 +18,7 @@ from tests.support.products import CompiledProducts, compile_products
 
 TOKENS = [1, 2, 15, 16, 17, 31, 33, 100, 257]
 # (outputs, inputs): multiples of 32 and others, and depths of one and several parts (of 1,024)
-SIZES = [(96, 128), (320, 96), (64, 1056), (2080, 64), (1, 1), (33, 40), (100, 31), (1003, 47)]
+SIZES = [(96, 128), (320, 96), (64, 1056), (2080, 64), (1, 1), (33, 40), (100, 31), (1003, 47), (4127, 33)]
 SHAPES = [(tokens, *SIZES[0]) for tokens in TOKENS] + [(33, *sizes) for sizes in SIZES[1:]] + [(257, 320, 1056)]
 EACH_SHAPE = pytest.mark.parametrize("shape", SHAPES, ids=str)
 

@@ -90,10 +90,10 @@ def test_attention_to_the_first_rows(dtype: torch.dtype) -> None:
     context, log_sums = torch.empty(tokens, width, dtype=dtype), torch.empty(heads, tokens)
     attended = torch.tensor(keys, dtype=torch.int32)
     torch.ops.bert_large.attention(*places, context, log_sums, attended)
-    found, found_bias = torch.full_like(qkv, math.nan), torch.zeros_like(bias)
-    torch.ops.bert_large.attention_gradient(*places, context, log_sums, gradient, found, found_bias, attended)
-
     leaf, leaf_bias = qkv.double().requires_grad_(), bias.double().requires_grad_()
+    found, found_bias = qkv, torch.zeros_like(bias)
+    torch.ops.bert_large.attention_gradient(*places, context, log_sums, gradient, found_bias, attended)
+
     parts = []
     for rows, count in zip((leaf + leaf_bias).split(lengths), keys, strict=True):
         query, key, value = (part.unflatten(1, (heads, size)).transpose(0, 1) for part in rows.chunk(3, dim=1))

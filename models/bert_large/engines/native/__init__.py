@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bert_large.data.batch import RaggedBatch, RaggedRows
+from bert_large.data.batch import RaggedBatch, RaggedRows, Selection
 from bert_large.engines.eager import GELU_FORMS
 from bert_large.engines.native.build import load_kernels
 from bert_large.engines.native.functions import (
@@ -68,6 +68,7 @@ class NativeEngine:
     def attention_block(
         self, batch: RaggedRows, hidden: Tensor, query: Dense, key: Dense, value: Dense, heads: int,
         probabilities_dropout: DropoutSite | None, output: Dense, norm: Norm, output_dropout: DropoutSite | None,
+        read: Selection | None = None,
     ) -> Tensor:  # fmt: skip
         """See `Operations`."""
         projections = (query, key, value)
@@ -77,7 +78,7 @@ class NativeEngine:
         )
         dropouts = (_dropout_arguments(probabilities_dropout), _dropout_arguments(output_dropout))
         return AttentionBlock.apply(
-            self._workspace, batch, projections, heads, output, norm, dropouts, weights, hidden,
+            self._workspace, batch, projections, heads, output, norm, dropouts, read, weights, hidden,
             *_parameters(*projections, output, norm),
         )  # fmt: skip
 

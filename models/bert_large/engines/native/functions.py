@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bert_large.data.batch import RaggedBatch, RaggedRows
+from bert_large.data.batch import RaggedBatch, RaggedRows, Selection
 from bert_large.engines.native.gradients import Gradients
 from bert_large.engines.native.memory import Rows
 from bert_large.engines.native.products import LinearWeights, add_weight_gradient, weight_gradient
@@ -91,15 +91,15 @@ def _residual_norm_gradient(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return the gradients of `hidden` and `dense`, and add those of the bias and the norm's parameters to `found`.
 
-    `saved` are the normalized rows and the reciprocal standard deviations.
+    `saved` are the normalized rows, which the gradient of `hidden` overwrites, and the reciprocal standard deviations.
     """
     normalized, rstds = saved
-    hidden_gradient, dense_gradient = memory.like(normalized), memory.like(normalized)
+    dense_gradient = memory.like(normalized)
     _kernels.residual_norm_gradient(
-        gradient.contiguous(), normalized, rstds, norm.weight, *_token_places(batch), *dropout, hidden_gradient,
-        dense_gradient, found.of(norm.weight), found.of(norm.bias), found.of(output.bias),
+        gradient.contiguous(), normalized, rstds, norm.weight, *_token_places(batch), *dropout, dense_gradient,
+        found.of(norm.weight), found.of(norm.bias), found.of(output.bias),
     )  # fmt: skip
-    return hidden_gradient, dense_gradient
+    return normalized, dense_gradient
 
 
 class EmbedNormDropout(torch.autograd.Function):
@@ -110,7 +110,7 @@ class EmbedNormDropout(torch.autograd.Function):
         ctx: Any, workspace: Workspace, batch: RaggedBatch, norm: Norm, dropout: tuple[float, int], dtype: torch.dtype,
         words: Tensor, positions: Tensor, token_types: Tensor, *_: Tensor,
     ) -> Tensor:  # fmt: skip
-        out = torch.empty(batch.tokens, words.shape[1], dtype=dtype)
+        out = workspace.rows.empty(batch.tokens, words.shape[1], dtype=dtype)
         means, rstds = torch.empty(2, batch.tokens, dtype=torch.float32)
         _kernels.embed_norm(
             words, positions, token_types, batch.input_ids, batch.position_ids, batch.token_type_ids,
@@ -133,7 +133,7 @@ class EmbedNormDropout(torch.autograd.Function):
 
 
 class AttentionBlock(torch.autograd.Function):
-    """norm(hidden + dropout(output(attention(hidden)))).
+    """norm(hidden + dropout(output(attention(hidden)))), of all rows or those `read`.
 
     `weights` are those of the query, key and value projections, as one matrix or three, and that of `output`.
     """
@@ -141,7 +141,7 @@ class AttentionBlock(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, workspace: Workspace, batch: RaggedRows, projections: tuple[Dense, Dense, Dense], heads: int,
-        output: Dense, norm: Norm, dropouts: tuple[tuple[float, int], tuple[float, int]],
+        output: Dense, norm: Norm, dropouts: tuple[tuple[float, int], tuple[float, int]], read: Selection | None,
         weights: tuple[LinearWeights, LinearWeights], hidden: Tensor, *parameters: Tensor,
     ) -> Tensor:  # fmt: skip
         rows, memory = len(hidden), workspace.rows
@@ -152,35 +152,44 @@ class AttentionBlock(torch.autograd.Function):
             _kernels.attention(
                 qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, batch.keys
             )
+            read_batch, read_context, residual = batch, context, hidden
+            if read is not None:
+                read_batch, read_context, residual = read.batch, context[read.rows], hidden[read.rows]
             # Holds the product until `_residual_norm` overwrites it.
-            normalized = weights[1].product(context, memory.like(hidden))
-        out, rstds = _residual_norm(memory, normalized, output, hidden, norm, batch, dropouts[1])
+            normalized = weights[1].product(read_context, memory.like(residual))
+        out, rstds = _residual_norm(memory, normalized, output, residual, norm, read_batch, dropouts[1])
         ctx.save_for_backward(*parameters)
-        ctx.parts = workspace, batch, projections, heads, output, norm, dropouts, weights, parameters
-        ctx.saved = hidden, qkv, bias, context, log_sums, (normalized, rstds)
+        ctx.parts = workspace, batch, projections, heads, output, norm, dropouts, read, weights, parameters
+        ctx.saved = hidden, qkv, bias, context, log_sums, read_context, (normalized, rstds)
         return out
 
     @staticmethod
     @_hand_written
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (memory, new_gradients), batch, projections, heads, output, norm, dropouts, weights, parameters = ctx.parts
-        found = new_gradients()
-        hidden, qkv, bias, context, log_sums, of_norm = _take_saved(ctx)
+        workspace, batch, projections, heads, output, norm, dropouts, read, weights, parameters = ctx.parts
+        memory, found = workspace.rows, workspace.gradients()
+        hidden, qkv, bias, context, log_sums, read_context, of_norm = _take_saved(ctx)
         hidden_gradient, dense_gradient = _residual_norm_gradient(
-            found, memory, gradients[0], of_norm, output, norm, batch, dropouts[1]
+            found, memory, gradients[0], of_norm, output, norm, batch if read is None else read.batch, dropouts[1]
         )
-        found.add_product(dense_gradient, context, output.weight)
-        context_gradient = weights[1].input_gradient(dense_gradient, memory.like(context))
-        qkv_gradient, bias_gradient = memory.like(qkv), torch.zeros_like(bias)
+        found.add_product(dense_gradient, read_context, output.weight)
+        context_gradient = weights[1].input_gradient(dense_gradient, memory.like(read_context))
+        if read is not None:  # zero for the other rows
+            hidden_gradient, context_gradient = (
+                memory.like(hidden).zero_().index_copy_(0, read.rows, part)
+                for part in (hidden_gradient, context_gradient)
+            )
+        bias_gradient = torch.zeros_like(bias)
         _kernels.attention_gradient(
             qkv, bias, batch.cu_seqlens, batch.samples, heads, *dropouts[0], context, log_sums, context_gradient,
-            qkv_gradient, bias_gradient, batch.keys,
+            bias_gradient, batch.keys,
         )  # fmt: skip
+        qkv_gradient = qkv  # overwritten
         for dense, part in zip(projections, bias_gradient.chunk(3), strict=True):
             found.of(dense.bias).add_(part)
         found.add_product(qkv_gradient, hidden, *(dense.weight for dense in projections))
         weights[0].input_gradient(qkv_gradient, hidden_gradient, add=True)  # to the residual's gradient
-        return (*(None,) * 8, hidden_gradient, *found.results(*parameters))
+        return (*(None,) * 9, hidden_gradient, *found.results(*parameters))
 
 
 class FeedForwardBlock(torch.autograd.Function):

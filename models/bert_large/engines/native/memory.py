@@ -12,19 +12,27 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from bert_large.engines.native.products import CopiedWeights, LinearWeights, PlainWeights, copy_weights
 
 
+_MAGNITUDE = 4
+"""Matrices whose rows differ by at most this factor share sizes: micro-batches do, and the rows that heads read."""
+
+
 class Rows:
-    """Memory for activations and their gradients, sized for the most rows so far of matrices with as many columns.
+    """Memory for activations and their gradients, sized for the most rows so far of matrices of about as many rows.
 
     So micro-batches of all sizes use the same blocks of the allocator; with a size for each, blocks would accumulate.
     """
 
     def __init__(self) -> None:
-        self._most_rows: dict[int, int] = {}
+        self._sizes: dict[int, list[int]] = {}  # by the number of columns
 
     def empty(self, rows: int, columns: int, *, dtype: torch.dtype) -> torch.Tensor:
         """Return an uninitialized matrix [rows, columns]."""
-        most = self._most_rows[columns] = max(self._most_rows.get(columns, 0), rows)
-        return torch.empty(most, columns, dtype=dtype)[:rows]
+        sizes = self._sizes.setdefault(columns, [])
+        size = min((size for size in sizes if rows <= size <= _MAGNITUDE * rows), default=None)
+        if size is None:
+            size = rows
+            sizes[:] = [rows, *(other for other in sizes if not other < rows <= _MAGNITUDE * other)]
+        return torch.empty(size, columns, dtype=dtype)[:rows]
 
     def like(self, other: torch.Tensor) -> torch.Tensor:
         """Return an uninitialized matrix of another's shape and dtype."""

@@ -48,16 +48,15 @@ struct AttentionForward {
   float* log_sums;
 };
 
-// The forward pass's arrays, the gradient of `context`, and the results: `qkv_gradient` is overwritten, its column sums
-// are added to `bias_gradient` [3 * width].
+// The forward pass's arrays, and the gradient of `context`. `qkv` is overwritten with its gradient, whose column sums are
+// added to `bias_gradient` [3 * width].
 template <typename T>
 struct AttentionBackward {
-  const T* qkv;
+  T* qkv;
   const float* bias;
   const T* context;
   const float* log_sums;
   const T* context_gradient;
-  T* qkv_gradient;
   float* bias_gradient;
 };
 

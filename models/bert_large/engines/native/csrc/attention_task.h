@@ -182,8 +182,8 @@ void forward_task(const TaskSizes& sizes, const Dropout& dropout, const Attentio
   }
 }
 
-// A task's backward pass. Products(sizes, arrays, scratch) packs Q (scaled), K, V and dO; then for each block of `rows`
-// query rows from `begin` on:
+// A task's backward pass. Products(sizes, arrays, scratch) packs Q (scaled), K, V and dO, so that the gradients can take
+// the place of the first three; then for each block of `rows` query rows from `begin` on:
 //   multiply_keys_and_values(begin, rows)   scores = Q K^T and gradients = dO V^T
 //   out_gradient(row)                       row `row` of dO, zero from head_size up to padded_head
 //   differentiate_rows(rows, row_at)        dropped probabilities and dS of the block; row_at(r) is a BackwardRow
@@ -195,7 +195,7 @@ void backward_task(const TaskSizes& sizes, const Dropout& dropout, const Attenti
   scratch.start();
   Products products(sizes, arrays, scratch);
   const int64_t size = sizes.head_size, stride = 3 * sizes.width;
-  T* to = arrays.qkv_gradient + sizes.first_token * stride + sizes.column;
+  T* to = arrays.qkv + sizes.first_token * stride + sizes.column;
   for (int64_t begin = 0; begin < sizes.length; begin += kQueryBlock) {
     const int64_t rows = std::min(kQueryBlock, sizes.length - begin);
     products.multiply_keys_and_values(begin, rows);

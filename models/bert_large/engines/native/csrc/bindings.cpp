@@ -92,11 +92,11 @@ void attention(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, 
   });
 }
 
-// The inputs and results of `attention` and context's gradient -> qkv_gradient; bias_gradient [3 * width] is added to.
+// The inputs and results of `attention` and context's gradient -> qkv is overwritten with its gradient; bias_gradient
+// [3 * width] is added to.
 void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_seqlens, const Tensor& samples,
                         int64_t heads, double probability, int64_t key, const Tensor& context, const Tensor& log_sums,
-                        const Tensor& context_gradient, const Tensor& qkv_gradient, const Tensor& bias_gradient,
-                        const std::optional<Tensor>& keys) {
+                        const Tensor& context_gradient, const Tensor& bias_gradient, const std::optional<Tensor>& keys) {
   const int64_t rows = context.size(0), width = context.size(1);
   const AttentionShape shape = attention_shape(cu_seqlens, samples, keys, heads, rows, width);
   with_type(qkv, [&](auto element) {
@@ -104,8 +104,7 @@ void attention_gradient(const Tensor& qkv, const Tensor& bias, const Tensor& cu_
     backward_kernel<T>()(threads(), shape, make_dropout(probability, key),
                          {POINTER(T, qkv, {rows, 3 * width}), POINTER(float, bias, {3 * width}),
                           POINTER(T, context, {rows, width}), POINTER(float, log_sums, {heads, rows}),
-                          POINTER(T, context_gradient, {rows, width}), POINTER(T, qkv_gradient, {rows, 3 * width}),
-                          POINTER(float, bias_gradient, {3 * width})});
+                          POINTER(T, context_gradient, {rows, width}), POINTER(float, bias_gradient, {3 * width})});
   });
 }
 
@@ -125,13 +124,12 @@ void residual_norm(const Tensor& dense, const Tensor& dense_bias, const Tensor& 
   });
 }
 
-// out's gradient and the normalized rows -> residual_gradient, dense_gradient [rows, columns]; the gradients of weight,
-// bias and dense_bias [columns] are added to.
+// out's gradient and the normalized rows -> dense_gradient [rows, columns]; the normalized rows are overwritten with the
+// residual's gradient, and the gradients of weight, bias and dense_bias [columns] are added to.
 void residual_norm_gradient(const Tensor& out_gradient, const Tensor& normalized, const Tensor& rstds,
                             const Tensor& weight, const Tensor& samples, const Tensor& sequence_ids,
                             const Tensor& position_ids, double probability, int64_t key,
-                            const Tensor& residual_gradient, const Tensor& dense_gradient,
-                            const Tensor& weight_gradient, const Tensor& bias_gradient,
+                            const Tensor& dense_gradient, const Tensor& weight_gradient, const Tensor& bias_gradient,
                             const Tensor& dense_bias_gradient) {
   const int64_t rows = normalized.size(0), columns = normalized.size(1);
   with_type(normalized, [&](auto element) {
@@ -139,8 +137,7 @@ void residual_norm_gradient(const Tensor& out_gradient, const Tensor& normalized
     residual_norm_backward<T>(
         threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), POINTER(T, normalized, {rows, columns}),
         POINTER(float, rstds, {rows}), POINTER(float, weight, {columns}), make_dropout(probability, key),
-        token_rows(samples, sequence_ids, position_ids, rows), POINTER(T, residual_gradient, {rows, columns}),
-        POINTER(T, dense_gradient, {rows, columns}),
+        token_rows(samples, sequence_ids, position_ids, rows), POINTER(T, dense_gradient, {rows, columns}),
         {POINTER(float, weight_gradient, {columns}), POINTER(float, bias_gradient, {columns})},
         POINTER(float, dense_bias_gradient, {columns}));
   });
@@ -198,13 +195,13 @@ void embed_norm_gradient(const Tensor& out_gradient, const Tensor& words, const 
   const int64_t rows = out_gradient.size(0), columns = out_gradient.size(1);
   const EmbeddingTables tables = embedding_tables(words, positions, token_types, input_ids, position_ids,
                                                   token_type_ids, rows, columns);
-  const Tensor scratch = at::empty({rows, columns}, words.options());
+  const SharedArray<float> scratch(rows * columns);
   with_type(out_gradient, [&](auto element) {
     using T = decltype(element);
     embed_norm_backward<T>(threads(), rows, columns, POINTER(T, out_gradient, {rows, columns}), tables,
                            POINTER(float, means, {rows}), POINTER(float, rstds, {rows}),
                            POINTER(float, weight, {columns}), make_dropout(probability, key),
-                           token_rows(samples, sequence_ids, position_ids, rows), scratch.data_ptr<float>(),
+                           token_rows(samples, sequence_ids, position_ids, rows), scratch,
                            {POINTER(float, words_gradient, words.sizes()),
                             POINTER(float, positions_gradient, positions.sizes()),
                             POINTER(float, token_types_gradient, token_types.sizes()),
@@ -335,9 +332,9 @@ TORCH_LIBRARY(bert_large, library) {
       "Tensor(a!) context, Tensor(b!) log_sums, Tensor? keys=None) -> ()",
       &attention);
   library.def(
-      "attention_gradient(Tensor qkv, Tensor bias, Tensor cu_seqlens, Tensor samples, int heads, float probability, "
-      "int key, Tensor context, Tensor log_sums, Tensor context_gradient, Tensor(a!) qkv_gradient, "
-      "Tensor(b!) bias_gradient, Tensor? keys=None) -> ()",
+      "attention_gradient(Tensor(a!) qkv, Tensor bias, Tensor cu_seqlens, Tensor samples, int heads, float probability, "
+      "int key, Tensor context, Tensor log_sums, Tensor context_gradient, Tensor(b!) bias_gradient, Tensor? keys=None) "
+      "-> ()",
       &attention_gradient);
   library.def(
       "residual_norm(Tensor(a!) dense, Tensor dense_bias, Tensor residual, Tensor weight, Tensor bias, float eps, "
@@ -345,10 +342,9 @@ TORCH_LIBRARY(bert_large, library) {
       "Tensor(c!) rstds) -> ()",
       &residual_norm);
   library.def(
-      "residual_norm_gradient(Tensor out_gradient, Tensor normalized, Tensor rstds, Tensor weight, Tensor samples, "
-      "Tensor sequence_ids, Tensor position_ids, float probability, int key, Tensor(a!) residual_gradient, "
-      "Tensor(b!) dense_gradient, Tensor(c!) weight_gradient, Tensor(d!) bias_gradient, "
-      "Tensor(e!) dense_bias_gradient) -> ()",
+      "residual_norm_gradient(Tensor out_gradient, Tensor(a!) normalized, Tensor rstds, Tensor weight, Tensor samples, "
+      "Tensor sequence_ids, Tensor position_ids, float probability, int key, Tensor(b!) dense_gradient, "
+      "Tensor(c!) weight_gradient, Tensor(d!) bias_gradient, Tensor(e!) dense_bias_gradient) -> ()",
       &residual_norm_gradient);
   library.def(
       "embed_norm(Tensor words, Tensor positions, Tensor token_types, Tensor input_ids, Tensor position_ids, "

@@ -3,6 +3,7 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <algorithm>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -28,12 +29,16 @@ class KeptBlocks {
   using Waiting = std::multimap<size_t, void*>;  // by size
 
  public:
-  void* take(size_t bytes) {
-    const size_t size = block_size(bytes);
+  // Tensors get blocks of their size: the larger ones would be missing when these are needed again. What a kernel gives
+  // back before the next tensor is taken may be larger, if not so much that it would leave nothing for a second array.
+  void* take(size_t bytes, bool briefly) {
+    size_t size = block_size(bytes);
     std::lock_guard<std::mutex> guard(mutex_);
-    auto found = waiting_.find(size);
+    auto found = waiting_.lower_bound(size);
     void* block = nullptr;
-    if (found != waiting_.end()) {
+    if (found != waiting_.end() && found->first <= (briefly ? 4 * size : size)) {
+      size = found->first;
+      found = std::prev(waiting_.upper_bound(size));  // the last one given back, which caches may still hold
       block = found->second;
       waiting_.erase(found);
       kept_ -= size;
@@ -99,10 +104,6 @@ KeptBlocks& kept_blocks() {
   return *blocks;
 }
 
-void give_back(void* block) {
-  if (block != nullptr) kept_blocks().give_back(block);
-}
-
 c10::Allocator* small_allocator() {
   static c10::Allocator* allocator = c10::GetCPUAllocator();
   return allocator;
@@ -117,8 +118,8 @@ class KeepingAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes < kLarge) return small_allocator()->allocate(bytes);
-    void* block = kept_blocks().take(bytes);
-    return {block, block, &give_back, c10::Device(c10::DeviceType::CPU)};
+    void* block = kept_blocks().take(bytes, false);
+    return {block, block, &give_back_block, c10::Device(c10::DeviceType::CPU)};
   }
 
   c10::DeleterFnPtr raw_deleter() const override { return &give_back_any; }
@@ -127,6 +128,12 @@ class KeepingAllocator final : public c10::Allocator {
 };
 
 }  // namespace
+
+void* take_block(size_t bytes) { return kept_blocks().take(std::max<size_t>(bytes, 1), true); }
+
+void give_back_block(void* block) {
+  if (block != nullptr) kept_blocks().give_back(block);
+}
 
 void keep_large_blocks() {
   static KeepingAllocator* allocator = [] {

@@ -87,10 +87,9 @@ void residual_norm_forward(int threads, int64_t rows, int64_t columns, T* dense,
 }
 
 template <typename T>
-void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient, const T* normalized,
+void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient, T* normalized,
                             const float* rstds, const float* weight, const Dropout& dropout, const TokenRows& tokens,
-                            T* residual_gradient, T* dense_gradient, const NormGradients& gradients,
-                            float* dense_bias_gradient) {
+                            T* dense_gradient, const NormGradients& gradients, float* dense_bias_gradient) {
   ColumnSums weight_sums(threads, columns), bias_sums(threads, columns), dense_bias_sums(threads, columns);
   parallel_parts(threads, rows, [&](int thread, int64_t begin, int64_t end) {
     float* dense_bias_sum = dense_bias_sums.of_thread(thread);
@@ -101,7 +100,7 @@ void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T*
           out_gradient + at, [&](int64_t c, int64_t left) { return load_up_to(normalized + at + c, left); }, rstds[r],
           weight, columns, weight_sums.of_thread(thread), bias_sums.of_thread(thread),
           [&](int64_t c, int64_t left, Floats gradient) {
-            stream_up_to(residual_gradient + at + c, gradient, left);
+            store_up_to(normalized + at + c, gradient, left);
             gradient = drop(dropout, key, c, gradient);
             stream_up_to(dense_gradient + at + c, gradient, left);
             store_up_to(dense_bias_sum + c, load_up_to(dense_bias_sum + c, left) + gradient, left);
@@ -181,8 +180,8 @@ void embed_norm_backward(int threads, int64_t rows, int64_t columns, const T* ou
 #define INSTANTIATE(T)                                                                                               \
   template void residual_norm_forward(int, int64_t, int64_t, T*, const float*, const T*, const NormParameters&,      \
                                       const Dropout&, const TokenRows&, T*, float*);                                 \
-  template void residual_norm_backward(int, int64_t, int64_t, const T*, const T*, const float*, const float*,        \
-                                       const Dropout&, const TokenRows&, T*, T*, const NormGradients&, float*);      \
+  template void residual_norm_backward(int, int64_t, int64_t, const T*, T*, const float*, const float*,              \
+                                       const Dropout&, const TokenRows&, T*, const NormGradients&, float*);          \
   template void embed_norm_forward(int, int64_t, int64_t, const EmbeddingTables&, const NormParameters&,             \
                                    const Dropout&, const TokenRows&, T*, float*, float*);                            \
   template void embed_norm_backward(int, int64_t, int64_t, const T*, const EmbeddingTables&, const float*,           \

@@ -56,14 +56,13 @@ void residual_norm_forward(int threads, int64_t rows, int64_t columns, T* dense,
                            const T* residual, const NormParameters& norm, const Dropout& dropout,
                            const TokenRows& tokens, T* out, float* rstds);
 
-// The gradients of `residual`, `dense` and the parameters, given the gradient of `out` and `normalized`, the z that the
-// forward pass left in `dense`. With x = residual + drop(dense + dense_bias): d residual = dx, d dense = drop(dx), and
+// The gradients of `residual`, `dense` and the parameters, given the gradient of `out` and z, which the forward pass left
+// in `dense`. With x = residual + drop(dense + dense_bias): d residual = dx, which overwrites z; d dense = drop(dx), and
 // d dense_bias is the column sums of d dense.
 template <typename T>
-void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient, const T* normalized,
+void residual_norm_backward(int threads, int64_t rows, int64_t columns, const T* out_gradient, T* normalized,
                             const float* rstds, const float* weight, const Dropout& dropout, const TokenRows& tokens,
-                            T* residual_gradient, T* dense_gradient, const NormGradients& gradients,
-                            float* dense_bias_gradient);
+                            T* dense_gradient, const NormGradients& gradients, float* dense_bias_gradient);
 
 // out = drop(norm(words[...] + positions[...] + token_types[...])).
 template <typename T>

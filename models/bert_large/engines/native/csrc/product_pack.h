@@ -9,10 +9,10 @@
 
 namespace bert_large {
 
-// A row-major matrix.
+// A row-major matrix, with rows `stride` elements apart.
 struct Matrix {
   const BFloat16* data;
-  int64_t rows, columns;
+  int64_t rows, columns, stride;
 };
 
 // A block of 32 x 32 elements, in rows that are `stride` elements apart.
@@ -25,11 +25,11 @@ struct Block {
 inline Block whole_block(const Matrix& from, int64_t row_block, int64_t column_block, BFloat16* copy) {
   const int64_t row = row_block * kBlock, column = column_block * kBlock;
   const int64_t rows = std::min(kBlock, from.rows - row), columns = std::min(kBlock, from.columns - column);
-  const BFloat16* data = from.data + row * from.columns + column;
-  if (rows == kBlock && columns == kBlock) return {data, from.columns};
+  const BFloat16* data = from.data + row * from.stride + column;
+  if (rows == kBlock && columns == kBlock) return {data, from.stride};
   std::memset(copy, 0, kStep * sizeof(BFloat16));
   for (int64_t r = 0; r < rows; ++r) {
-    std::memcpy(copy + r * kBlock, data + r * from.columns, columns * sizeof(BFloat16));
+    std::memcpy(copy + r * kBlock, data + r * from.stride, columns * sizeof(BFloat16));
   }
   return {copy, kBlock};
 }
@@ -52,9 +52,9 @@ struct LeftRows {
     for (int64_t panel = panels.begin; panel < panels.end; ++panel, to += stride) {
       for (int64_t r = 0; r < kBlock; ++r) {
         const int64_t row = panel * kBlock + r;
-        const BFloat16* source = from.data + row * from.columns;
+        const BFloat16* source = from.data + row * from.stride;
         for (int64_t step = steps.begin; step < steps.end; ++step) {
-          __builtin_prefetch(source + from.columns + step * kBlock);  // of the next row
+          __builtin_prefetch(source + from.stride + step * kBlock);  // of the next row
           const int64_t count = row < from.rows ? std::min(kBlock, from.columns - step * kBlock) : 0;
           copy_row(source + step * kBlock, count, to + (step - steps.begin) * kStep + r * kBlock);
         }

@@ -9,6 +9,7 @@ namespace bert_large {
 
 constexpr int64_t kBlock = 32;              // rows and columns of a block, and depth of a step
 constexpr int64_t kStep = kBlock * kBlock;  // elements of a step
+constexpr int64_t kMostSteps = 32;          // of the depth at once, 1,024 elements
 constexpr int64_t kLine = 64;               // bytes of a cache line
 
 inline int64_t divide_up(int64_t value, int64_t divisor) { return (value + divisor - 1) / divisor; }
@@ -59,7 +60,8 @@ struct ProductUnit {
   // Called by each thread before its first and after its last block.
   void (*start)();
   void (*finish)();
-  double packing;  // of a left step, in units of the time of a block's step
+  double packing;        // of a left step, in units of the time of a block's step
+  int64_t cached_steps;  // of a right panel, that stay in the first-level cache while left panels are multiplied by them
 };
 
 // VDPBF16PS; in a build without it, the same sums from float arithmetic, for tests.

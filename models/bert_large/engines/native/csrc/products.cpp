@@ -2,6 +2,9 @@
 
 #include <unistd.h>
 
+#include <optional>
+
+#include "memory.h"
 #include "product_pack.h"
 #include "scratch.h"
 
@@ -9,20 +12,16 @@ namespace bert_large {
 namespace {
 
 // Of the left part that stays in the second-level cache: 512 KiB, or up to 1 MiB where half of the cache is as large.
-constexpr int64_t kDepthSteps = 32, kRowPanels = 8, kMostRowPanels = 16;
+constexpr int64_t kRowPanels = 8, kMostRowPanels = 16;
 static_assert(kMostRowPanels * Ahead::kShare <= kStep * (int64_t)sizeof(BFloat16), "shares of a panel exceed it");
+// Of a weight that is transposed at once: BERT-large's layers have as many outputs at most, its vocabulary 61 MiB.
+constexpr int64_t kTransposedSteps = 128;
 constexpr double kWait = 2;  // some microseconds for all threads to finish packing, in blocks of AMX products
 
 // Panels of a left part that half of the second-level cache holds; the other half is for right panels and results.
 int64_t cached_row_panels() {
-  static const int64_t panels = sysconf(_SC_LEVEL2_CACHE_SIZE) / 2 / (kDepthSteps * kStep * (int64_t)sizeof(BFloat16));
+  static const int64_t panels = sysconf(_SC_LEVEL2_CACHE_SIZE) / 2 / (kMostSteps * kStep * (int64_t)sizeof(BFloat16));
   return std::clamp(panels, kRowPanels, kMostRowPanels);
-}
-
-// Memory for factors that all threads pack together.
-Scratch& shared_scratch() {
-  static thread_local Scratch scratch;
-  return scratch;
 }
 
 // A matrix [rows, columns] in blocks, of which the last ones need not be whole.
@@ -100,8 +99,9 @@ class Product {
   void run(int threads) {
     if (rows_ == 0) return;
     const Split split = split_product(threads, rows_, columns_, unit_.packing);
+    std::optional<SharedArray<BFloat16>> shared;
     if (split.shares_left) {
-      shared_ = shared_scratch().take<BFloat16>(rows_ * steps_ * kStep);
+      shared_ = shared.emplace(rows_ * steps_ * kStep);
       pack_together(threads, left_, rows_, steps_, shared_);
     }
     // All threads, also those without a part: OpenMP would end the others, and start them again for the next kernel.
@@ -122,19 +122,20 @@ class Product {
   };
 
   void multiply_rectangle(const Rectangle& rectangle) const {
-    const int64_t depth_parts = divide_up(steps_, kDepthSteps);
+    const int64_t depth_parts = divide_up(steps_, kMostSteps);
     // Sums that are kept from part to part need the other half of the cache.
     const int64_t height = depth_parts > 1 ? kRowPanels : cached_row_panels();
     const int64_t row_parts = divide_up(rectangle.rows.count(), height);
     Scratch& scratch = thread_scratch();
     scratch.start();
-    BFloat16* packed = scratch.take<BFloat16>(height * kDepthSteps * kStep);
-    float* sums = scratch.take(depth_parts > 1 ? height * rectangle.columns.count() * kStep : kStep);
+    BFloat16* packed = scratch.take<BFloat16>(height * kMostSteps * kStep);
+    const int64_t stride = depth_parts > 1 ? height * kStep : 0;  // from the sums of a right panel to those of the next
+    float* sums = scratch.take(std::max(rectangle.columns.count() * stride, height * kStep));
     for (int64_t part = 0; part < row_parts; ++part) {
       const Range panels = rectangle.rows.part(part, row_parts);
       for (int64_t depth = 0; depth < depth_parts; ++depth) {
         const Range steps = Range{0, steps_}.part(depth, depth_parts);
-        multiply_strip(panels, rectangle.columns, steps, pack_left(panels, steps, packed), sums);
+        multiply_strip(panels, rectangle.columns, steps, pack_left(panels, steps, packed), sums, stride);
       }
     }
   }
@@ -146,23 +147,34 @@ class Product {
   }
 
   // Some left panels times all right panels of the thread, over a part of the depth.
-  void multiply_strip(Range panels, Range columns, Range steps, Panels left, float* sums) const {
-    const bool is_first = steps.begin == 0, is_last = steps.end == steps_;
-    for (int64_t column = columns.begin; column < columns.end; ++column) {
-      const BFloat16* right = right_ + (column * steps_ + steps.begin) * kStep;
-      for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
-        const int64_t number = panel - panels.begin;
-        float* block = is_first && is_last ? sums : sums + ((column - columns.begin) * kRowPanels + number) * kStep;
-        Ahead ahead(block);
-        if (column + 1 < columns.end) {
-          // Each block that is computed from a right panel prefetches its share of the next.
-          const char* next = reinterpret_cast<const char*>(right + steps_ * kStep);
-          ahead.set_right(next + number * steps.count() * Ahead::kShare);
-        }
-        if (is_last) ahead.set_result(sink_.place(panel, column), sink_.columns);
-        unit_.multiply(steps.count(), left.data + number * left.stride, right, block, !is_first, ahead);
-        if (is_last) sink_(panel, column, block);
+  void multiply_strip(Range panels, Range columns, Range steps, Panels left, float* sums, int64_t stride) const {
+    const int64_t chunks = divide_up(steps.count(), unit_.cached_steps);
+    for (int64_t column = columns.begin; column < columns.end; ++column, sums += stride) {
+      const BFloat16* right = right_ + column * steps_ * kStep;
+      for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+        const Range own = steps.part(chunk, chunks);
+        // Each block that is computed from steps of a right panel prefetches its share of the next.
+        const bool ends = chunk + 1 == chunks;
+        const BFloat16* next = ends ? right + (steps_ + steps.begin) * kStep : right + own.end * kStep;
+        if (ends && column + 1 == columns.end) next = nullptr;
+        multiply_chunk(panels, column, own, {left.data + (own.begin - steps.begin) * kStep, left.stride}, next,
+                       sums);
       }
+    }
+  }
+
+  // Some left panels times some steps of a right panel.
+  void multiply_chunk(Range panels, int64_t column, Range steps, Panels left, const BFloat16* next, float* sums) const {
+    const bool is_first = steps.begin == 0, is_last = steps.end == steps_;
+    const BFloat16* right = right_ + (column * steps_ + steps.begin) * kStep;
+    for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
+      const int64_t number = panel - panels.begin;
+      float* block = sums + (is_first && is_last ? 0 : number * kStep);
+      Ahead ahead(block);
+      if (next) ahead.set_right(reinterpret_cast<const char*>(next) + number * steps.count() * Ahead::kShare);
+      if (is_last) ahead.set_result(sink_.place(panel, column), sink_.columns);
+      unit_.multiply(steps.count(), left.data + number * left.stride, right, block, !is_first, ahead);
+      if (is_last) sink_(panel, column, block);
     }
   }
 
@@ -212,10 +224,14 @@ void round_block(const float* weight, int64_t outputs, int64_t inputs, int64_t o
   }
 }
 
-// The right factor of dx, in shared memory, from that of y. The sizes are those of dx = dy W.
-const BFloat16* transpose_weight(int threads, const ProductSizes& sizes, const BFloat16* weight) {
+// Elements of a packed right factor.
+int64_t count_packed(const ProductSizes& sizes) {
+  return count_blocks(sizes.columns) * count_blocks(sizes.depth) * kStep;
+}
+
+// The right factor of dx from that of y. The sizes are those of dx = dy W.
+void transpose_weight(int threads, const ProductSizes& sizes, const BFloat16* weight, BFloat16* to) {
   const int64_t panels = count_blocks(sizes.columns), steps = count_blocks(sizes.depth);
-  BFloat16* const to = shared_scratch().take<BFloat16>(panels * steps * kStep);
   parallel_parts(threads, panels * steps, [&](int, int64_t begin, int64_t end) {
     alignas(64) BFloat16 columns[kStep];
     for (int64_t block = begin; block < end; ++block) {
@@ -224,7 +240,6 @@ const BFloat16* transpose_weight(int threads, const ProductSizes& sizes, const B
       pack_pairs({columns, kBlock}, to + block * kStep);
     }
   });
-  return to;
 }
 
 }  // namespace
@@ -265,15 +280,13 @@ void pack_weight(int threads, int64_t first, int64_t outputs, int64_t inputs, co
 
 void multiply_packed(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
                      const BFloat16* weight, BFloat16* y) {
-  shared_scratch().start();
-  put_product(threads, unit, sizes, LeftRows{{x, sizes.rows, sizes.depth}}, weight, y, false);
+  put_product(threads, unit, sizes, LeftRows{{x, sizes.rows, sizes.depth, sizes.depth}}, weight, y, false);
 }
 
 void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* x,
                           const BFloat16* weight, const GeluResult& result) {
-  const LeftRows left{{x, sizes.rows, sizes.depth}};
+  const LeftRows left{{x, sizes.rows, sizes.depth, sizes.depth}};
   const BlockedMatrix<BFloat16> matrix{result.derivative, sizes.rows, sizes.columns};
-  shared_scratch().start();
   if (result.form == GeluForm::kTanh) {
     Product(unit, sizes, left, weight, Result{matrix, put_gelu<gelu_tanh>(result)}).run(threads);
   } else {
@@ -283,19 +296,39 @@ void multiply_packed_gelu(int threads, const ProductUnit& unit, const ProductSiz
 
 void packed_input_gradient(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
                            const BFloat16* weight, BFloat16* dx, bool add) {
-  shared_scratch().start();
-  const BFloat16* right = transpose_weight(threads, sizes, weight);
-  put_product(threads, unit, sizes, LeftRows{{dy, sizes.rows, sizes.depth}}, right, dx, add);
+  const int64_t steps = count_blocks(sizes.depth), panels = count_blocks(sizes.columns);
+  const int64_t parts = std::max<int64_t>(divide_up(steps, kTransposedSteps), 1);
+  const SharedArray<BFloat16> right(panels * std::min(steps, kTransposedSteps) * kStep);
+  const SharedArray<float> earlier(parts > 1 ? sizes.rows * sizes.columns : 0);  // sums of the parts before
+  for (int64_t part = 0; part < parts; ++part) {
+    const Range own = Range{0, steps}.part(part, parts);
+    const int64_t first = own.begin * kBlock, depth = std::min(own.end * kBlock, sizes.depth) - first;
+    const ProductSizes part_sizes{sizes.rows, sizes.columns, depth};
+    const LeftRows left{{dy + first, sizes.rows, depth, sizes.depth}};
+    transpose_weight(threads, part_sizes, weight + own.begin * panels * kStep, right);
+    if (part + 1 < parts) {
+      put_product<float>(threads, unit, part_sizes, left, right, earlier, part > 0);
+      continue;
+    }
+    const float* const before = parts > 1 ? (float*)earlier : nullptr;
+    const auto put = [=](int64_t at, int64_t, int64_t count, Floats sums) {
+      if (before) sums += load_up_to(before + at, count);
+      if (add) sums += load_up_to(dx + at, count);
+      store_up_to(dx + at, sums, count);
+    };
+    const BlockedMatrix<BFloat16> matrix{dx, sizes.rows, sizes.columns};
+    Product(unit, part_sizes, left, right, Result{matrix, put}).run(threads);
+  }
 }
 
 void packed_input_gradient_gelu(int threads, const ProductUnit& unit, const ProductSizes& sizes, const BFloat16* dy,
                                 const BFloat16* weight, const GeluGradient& result) {
   const int64_t row_blocks = count_blocks(sizes.rows), stride = count_blocks(sizes.columns) * kBlock;
-  shared_scratch().start();
-  const BFloat16* right = transpose_weight(threads, sizes, weight);
-  float* block_sums = shared_scratch().take(row_blocks * stride);
+  const SharedArray<BFloat16> right(count_packed(sizes));
+  transpose_weight(threads, sizes, weight, right);
+  const SharedArray<float> block_sums(row_blocks * stride);
   const GeluGradientResult sink{{result.gradient, sizes.rows, sizes.columns}, result.derivative, block_sums};
-  Product(unit, sizes, LeftRows{{dy, sizes.rows, sizes.depth}}, right, sink).run(threads);
+  Product(unit, sizes, LeftRows{{dy, sizes.rows, sizes.depth, sizes.depth}}, right, sink).run(threads);
   parallel_parts(threads, sizes.columns, [&](int, int64_t begin, int64_t end) {
     for (int64_t row = 0; row < row_blocks; ++row) {
       const float* sums = block_sums + row * stride;
@@ -309,10 +342,9 @@ void packed_weight_gradient(int threads, const ProductUnit& unit, const ProductS
   const int64_t panels = count_blocks(sizes.columns), steps = count_blocks(sizes.depth);
   if (steps == 0 && !add) std::fill_n(gradient, sizes.rows * sizes.columns, 0.0f);
   if (steps == 0) return;
-  shared_scratch().start();
-  BFloat16* right = shared_scratch().take<BFloat16>(panels * steps * kStep);
-  pack_together(threads, RightRows{{inputs, sizes.depth, sizes.columns}}, panels, steps, right);
-  const LeftColumns left{{out_gradient, sizes.depth, sizes.rows}};
+  const SharedArray<BFloat16> right(count_packed(sizes));
+  pack_together(threads, RightRows{{inputs, sizes.depth, sizes.columns, sizes.columns}}, panels, steps, right);
+  const LeftColumns left{{out_gradient, sizes.depth, sizes.rows, sizes.rows}};
   put_product(threads, unit, sizes, left, right, gradient, add);
 }
 

@@ -13,14 +13,16 @@
 // the next backward pass that copy as the right factor of dx. The products pack activations themselves.
 //
 // Blocking. A micro-kernel computes 32 x 32 sums: four tile registers, with two for each factor. A step is four tile
-// products of 16 cycles; loading its 4 KiB from the second-level cache (48 bytes per cycle) takes longer, 85 cycles, so
-// three quarters of the AMX peak is the limit of this design for factors that the first-level cache does not hold.
-// Others measured as much with packed factors in that cache, and 66% where one is read from rows that are far apart
-// (github.com/usstq/mm_amx); 65% is published for large products on one core (doi:10.1145/3773656.3773660). The depth
-// is cut into parts of at most 1,024 elements, the rows into parts of 256 to 512: the packed left part then takes half
-// of a second-level cache of 1 or 2 MiB. Each right panel (64 KiB) is read from a farther cache once per part, at 4 or
-// 2 bytes per cycle of the AMX peak, and half or all of it is prefetched a panel ahead. Sums of products that are
-// deeper than one part are kept in float between the parts (4 KiB per block, contiguous).
+// products of 16 cycles; loading its 4 KiB from the second-level cache (48 bytes per cycle) would take longer, 85
+// cycles. So tiles multiply all left panels of a part by 8 steps of a right panel, which stay in the first-level cache
+// (16 KiB), then by the next 8: a simulation of the caches of Sapphire Rapids finds 672 bytes per tile product from the
+// second level, in place of 1,056, and 128 written back. Others measured 75% of the AMX peak with packed factors in the
+// first-level cache, and 66% where one is read from rows that are far apart (github.com/usstq/mm_amx); 65% is published
+// for large products on one core (doi:10.1145/3773656.3773660). The depth is cut into parts of at most 1,024 elements,
+// the rows into parts of 256 to 512: the packed left part then takes half of a second-level cache of 1 or 2 MiB. Each
+// right panel (64 KiB) is read from a farther cache once per part, at 4 or 2 bytes per cycle of the AMX peak, and half
+// or all of it is prefetched ahead of its use. Sums that are not complete are kept in float (4 KiB per block,
+// contiguous).
 //
 // Threads. `split_product` cuts the blocks of C into a grid with one rectangle per thread. A thread packs its rows of
 // the left factor in its own cache. Where a row of the grid has many threads, which would pack the same rows, all
