@@ -19,8 +19,8 @@ import torch
 from bert_large.bench.options import COUNT, parse_options, script_parser
 from bert_large.bench.output import run_script, to_json
 from bert_large.config.options import option
-from bert_large.engines.native.products import PackedWeights, add_weight_gradient, has_products
-from bert_large.errors import UserError
+from bert_large.engines.native.build import load_kernels
+from bert_large.engines.native.products import PackedWeights, add_weight_gradient
 from bert_large.observe.machine import describe_software
 from bert_large.observe.timing import Variant, alternate, as_dicts, format_spread, spread
 from bert_large.tables import format_table
@@ -57,7 +57,7 @@ def ways_of_layer(tokens: int, inputs: int, outputs: int) -> dict[str, Ways]:
     packed = PackedWeights(weight.float())
 
     def multiply_copy() -> torch.Tensor:
-        return torch.mm(_kernels.transposed(y_gradient), x, out=weight_gradient)
+        return torch.mm(y_gradient.t().contiguous(), x, out=weight_gradient)
 
     def multiply_and_gelu() -> None:
         torch.mm(x, weight.t(), out=y)
@@ -84,7 +84,7 @@ def ways_of_layer(tokens: int, inputs: int, outputs: int) -> dict[str, Ways]:
             "own": lambda: add_weight_gradient(y_gradient, x, gradient),
             "torch": lambda: torch.mm(y_gradient.t(), x, out=weight_gradient),
             "torch, copy": multiply_copy,
-            "torch, added": lambda: _kernels.add_bfloat16(gradient, multiply_copy()),
+            "torch, added": lambda: gradient.add_(multiply_copy()),
         },
     }  # fmt: skip
 
@@ -123,8 +123,7 @@ def _ignore_round(run: Callable[[], object], round_: int) -> None:
 def measure(options: ProductOptions) -> dict[str, Any]:
     """Measure the products of all linear layers of an encoder layer."""
     hidden, intermediate = options.hidden_size, options.intermediate_size or 4 * options.hidden_size
-    if not has_products():
-        raise UserError("needs a CPU with avx512_bf16")
+    load_kernels()
     layers = {
         "query, key, value": (hidden, 3 * hidden), "attention output": (hidden, hidden),
         "intermediate": (hidden, intermediate), "output": (intermediate, hidden),

@@ -41,8 +41,6 @@ _ENCODER_OPERATORS = {
     "aten::addmm_": "dense",
     "aten::gelu": "dense",
     "_PackedLinear": "dense",
-    "bert_large::add_bfloat16": "dense",
-    "bert_large::transposed": "dense",
     "bert_large::pack_weights": "dense",
     "bert_large::packed_product": "dense",
     "bert_large::packed_product_gelu": "dense",

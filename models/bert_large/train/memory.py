@@ -21,8 +21,10 @@ from bert_large.observe.machine import peak_memory_bytes
 from bert_large.optim.build import MOMENTS
 from bert_large.train.checked import Run
 
-_PROCESS_BYTES = 360 << 20
+_PROCESS_BYTES = 350 << 20
 """Memory of Python, PyTorch, the kernels and the buffers of libraries: measured."""
+_ONEDNN_BYTES = 100 << 20
+"""What oneDNN adds in fp32, where it compiles kernels for many sizes: measured."""
 TIGHT_SHARE = 0.9
 """Share of the available memory to use at most: the prediction is accurate to about a tenth."""
 
@@ -32,7 +34,7 @@ class MemoryNeed:
     """Bytes of one rank at the peak of a step."""
 
     state: int
-    """Weights, gradients and moments in float32, and copies of the weights for matrix products."""
+    """Weights, gradients and moments in float32, and what matrix products keep: copies of weights, or their code."""
     head: int
     """Logits, and intermediate results of the vocabulary's gradient."""
     per_token: int
@@ -55,8 +57,9 @@ class MemoryNeed:
 
 
 def predict_memory(
-    model: ModelConfig, *, precision: str, micro_batch_tokens: int, longest: int, optimizer_shards: int = 1
-) -> MemoryNeed:
+    model: ModelConfig, *, precision: str, micro_batch_tokens: int, longest: int, optimizer_shards: int = 1,
+    masked_share: float = MASKED_LM_PROB,
+) -> MemoryNeed:  # fmt: skip
     """Return the memory of a rank with the native engine, from the tensors that its code keeps.
 
     A micro-batch has `micro_batch_tokens` tokens, or those of its only sequence: at most `longest`.
@@ -65,43 +68,41 @@ def predict_memory(
     `a` bytes per activation (4 in fp32, 2 in bf16):
 
     - state: 4 P each for weights, gradients and two moments, all float32; with `--zero1`, each of `optimizer_shards`
-      ranks keeps its share of the moments. Copies of weights: in fp32 query, key and
-      value as one matrix, 4 * 3 H^2 per layer; in bf16 all matrices of the layers and of the vocabulary.
+      ranks keeps its share of the moments. In bf16, copies of all matrices of the layers and of the vocabulary.
     - activations: a layer's attention block keeps its input (H), query, key and value (3 H), the context (H) and the
       sums before the norm (H); its feed-forward block keeps its input (H), the derivative and the value of GELU (2 I)
-      and the sums (H): (8 H + 2 I) * a per token and layer. The backward pass of one block at a time adds three
-      gradients of H, and, unless freed blocks of that size can be reused, that of query, key and value (3 H) and one
-      more: 7 H * a, once.
+      and the sums (H): (8 H + 2 I) * a per token and layer. After the last layer's attention, only the tokens that the
+      heads read are left, of which `masked_share` are masked tokens. The backward pass of one block at a time adds
+      three gradients of H: 3 H * a, once.
     - head: logits of the masked tokens, at most `HEAD_ROWS` rows at once. With more masked tokens than that, the
       vocabulary's gradient is summed in a buffer (4 V H) beside the parameter's.
-    - bf16 products keep packed factors: of weight gradients, (2 I) * a per token; the transpose of the vocabulary.
-    - the process: `_PROCESS_BYTES`.
+    - bf16 products pack the factors of weight gradients: (H + I) * a per token.
+    - the process: `_PROCESS_BYTES`, and in fp32 `_ONEDNN_BYTES`.
 
     All of these add up, because the engine keeps freed blocks and does not reuse them for smaller sizes. Compared with
-    measured peaks of 2, 4 and 24 layers of hidden size 1024 with 1024, 2048 and 4096 tokens (`bert-large bench train
-    --compare`), the prediction is at most 1.2% too low in bf16 (BERT-large, 4096 tokens: 9.2 GiB). In fp32 it is 3% too
-    high for BERT-large (11.5 GiB) and up to 15% too low for two layers, where oneDNN keeps the kernels that it compiled
-    for up to 1024 sizes: 0.25 GiB. One rank was measured; several ranks are assumed to need as much each.
+    measured peaks of 2, 4, 12 and 24 layers of hidden size 1024 with 1024, 2048 and 4096 tokens (`bert-large bench
+    train --compare`), the prediction is between 1% too low and 1% too high (BERT-large, 4096 tokens: 9.0 GiB in bf16,
+    11.4 GiB in fp32). One rank was measured; several ranks are assumed to need as much each.
     """
     width = get_precision(precision).activation_dtype.itemsize
     hidden, intermediate, words = model.hidden_size, model.intermediate_size, model.vocab_size
     parameters = sum(weight.numel() for weight in skeleton(model).parameters())
     tokens = max(micro_batch_tokens, longest)
-    masked = round(MASKED_LM_PROB * tokens)
+    masked = round(masked_share * tokens)
     head = width * min(masked, HEAD_ROWS) * words
     if masked > HEAD_ROWS:
         head += 4 * words * hidden
     if width == 4:
-        copies, packed = 4 * model.num_hidden_layers * 3 * hidden**2, 0
+        copies, packed, libraries = 0, 0, _ONEDNN_BYTES
     else:
         matrices = model.num_hidden_layers * (4 * hidden**2 + 2 * hidden * intermediate) + words * hidden
-        copies, packed = width * matrices, 2 * intermediate
-        head += width * words * hidden
-    layers = model.num_hidden_layers * (8 * hidden + 2 * intermediate)
+        copies, packed, libraries = width * matrices, hidden + intermediate, 0
+    layers = (model.num_hidden_layers - 1) * (8 * hidden + 2 * intermediate) + 5 * hidden
+    read = round(masked_share * (7 * hidden + 2 * intermediate))
     return MemoryNeed(
-        state=8 * parameters + 4 * len(MOMENTS) * parameters // optimizer_shards + copies,
+        state=8 * parameters + 4 * len(MOMENTS) * parameters // optimizer_shards + copies + libraries,
         head=head,
-        per_token=width * (layers + 7 * hidden + packed),
+        per_token=width * (layers + read + 3 * hidden + packed),
         tokens=tokens,
         longest=longest,
     )
@@ -117,6 +118,7 @@ def predict_run_memory(run: Run, world_size: int) -> MemoryNeed:
         micro_batch_tokens=min(run.train.micro_batch_tokens, own_sequences * longest),
         longest=longest,
         optimizer_shards=world_size if run.ranks.zero1 else 1,
+        masked_share=run.data.masking_rate if run.data.dynamic_masking else MASKED_LM_PROB,
     )
 
 

@@ -6,6 +6,7 @@ import gc
 
 import torch
 from bert_large.engines.native import NativeEngine
+from bert_large.engines.native.memory import Rows
 
 from tests.unit.engines.native_cases import feed_forward_case
 
@@ -20,6 +21,14 @@ def test_smaller_batches_use_the_same_blocks() -> None:
         gc.collect()
         kept.append(sum(torch.ops.bert_large.memory()))
     assert max(kept) - kept[0] < 12 << 20  # matrices of each size would add 30 MB
+
+
+def test_few_rows_take_little_memory() -> None:
+    """Those that heads read have sizes of their own, in whatever order the matrices are made."""
+    rows = Rows()
+    for count, kept in ((700, 700), (4096, 4096), (3000, 4096), (900, 900), (1100, 4096), (16, 16), (0, 0), (0, 0)):
+        matrix = rows.empty(count, 8, dtype=torch.float32)
+        assert matrix.shape == (count, 8) and matrix.untyped_storage().nbytes() == kept * 8 * 4
 
 
 def test_activations_are_freed_by_the_backward_pass() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from bert_large.engines.native import NativeEngine, products
+from bert_large.engines.native import NativeEngine
 
-from tests.support.operations import Case, draw, relative_error
+from tests.support.operations import Case, relative_error
 from tests.unit.engines.native_cases import (
     CASES,
     EAGER,
@@ -34,17 +34,6 @@ from tests.unit.engines.native_cases import (
     ids=lambda case: f"{len(case.values)}-{next(iter(case.values.values())).shape[0]}",
 )
 def test_bf16(native: NativeEngine, case: Case) -> None:
-    check_bf16(native, case)
-
-
-@every_case
-def test_products_of_pytorch(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on CPUs without instructions for bfloat16 products."""
-    monkeypatch.setattr(products, "has_products", lambda: False)
-    check_bf16(NativeEngine(), case)
-
-
-def check_bf16(native: NativeEngine, case: Case) -> None:
     """Inside autocast, as near to float64 as eager is; gradients of parameters are float32.
 
     One rounding to bfloat16 has an error of up to 2^-9 = 0.2%, and several follow one another.
@@ -74,25 +63,6 @@ def test_bf16_gradients_add_up(native: NativeEngine, case: Case) -> None:
     for name in set(once) - {"out", "hidden"}:
         gradient = leaves[name].grad
         assert gradient is not None and relative_error(gradient, 8 * once[name].double()) < 1e-6, name
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (15, 17), (31, 33), (64, 32), (100, 257)], ids=str)
-@pytest.mark.parametrize("threads", [1, 3])
-def test_transposed(native: NativeEngine, shape: tuple[int, int], threads: int) -> None:
-    torch.set_num_threads(threads)
-    matrix = draw(*shape, seed=1).to(torch.bfloat16)
-    found = torch.ops.bert_large.transposed(matrix)
-    assert found.is_contiguous() and torch.equal(found, matrix.t())
-
-
-@pytest.mark.parametrize("size", [1, 15, 16, 17, 1000, 65537])
-def test_add_bfloat16(native: NativeEngine, size: int) -> None:
-    target, source = draw(size, seed=1).float(), draw(size, seed=2).to(torch.bfloat16)
-    expected = target + source.float()
-    torch.ops.bert_large.add_bfloat16(target, source)
-    assert torch.equal(target, expected)
-    with pytest.raises(RuntimeError, match="source"):
-        torch.ops.bert_large.add_bfloat16(target, source.view(1, -1))
 
 
 @pytest.mark.parametrize("changed", ["query.weight", "key.weight", "value.weight", "output.weight"])

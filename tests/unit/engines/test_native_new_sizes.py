@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from bert_large.engines.native.products import has_products
 
 from tests.support.new_sizes import NEW_SIZES
 from tests.support.runs import process_environment
@@ -15,8 +14,6 @@ from tests.support.runs import process_environment
 @pytest.mark.parametrize("models", [["pretraining", "evaluation"], ["accelerated"]], ids=" ".join)
 def test_nothing_is_compiled_for_new_sizes(models: list[str]) -> None:
     """The program's last product, which is PyTorch's, shows that the log has what is compiled."""
-    if not has_products():
-        pytest.skip("bf16 products are PyTorch's on this CPU")
     if "accelerated" in models:
         pytest.importorskip("transformers", minversion="5", reason="needs Hugging Face's transformers")
     environment = process_environment() | {"ONEDNN_VERBOSE": "profile_create"}

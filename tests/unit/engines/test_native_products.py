@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from bert_large.cpu import read_cpu_flags
 from bert_large.engines.native.build import load_kernels
-from bert_large.engines.native.products import PackedWeights, add_weight_gradient, has_products
+from bert_large.engines.native.products import PackedWeights, add_weight_gradient
 
 from tests.support.products import CompiledProducts, compile_products
 
@@ -205,7 +204,7 @@ def test_a_change_of_a_sampled_element_is_noticed(sizes: list[tuple[int, int]]) 
     """Of small weights, every element is."""
     weights = [draw(*size, seed=seed) for seed, size in enumerate(sizes)]
     packed = pack(torch.ops.bert_large, *weights)
-    matches = functools.partial(torch.ops.bert_large.packed_samples_match, weights, packed, 64 * 40)
+    matches = functools.partial(torch.ops.bert_large.samples_match, weights, packed, 64 * 40)
     assert matches()
     for weight in weights:
         for element in weight.view(-1):
@@ -213,10 +212,6 @@ def test_a_change_of_a_sampled_element_is_noticed(sizes: list[tuple[int, int]]) 
             assert not matches()
             element.neg_()
     assert matches()
-
-
-def test_products_need_an_instruction() -> None:
-    assert has_products() == ("avx512_bf16" in read_cpu_flags())
 
 
 def work_of(threads: int, rows: int, columns: int, packing: float) -> tuple[list[float], list[float]]:

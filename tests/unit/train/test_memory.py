@@ -19,12 +19,23 @@ def test_by_hand() -> None:
     config = tiny_config(hidden_size=64, intermediate_size=256, vocab_size=1000, num_hidden_layers=3)
     parameters = sum(weight.numel() for weight in skeleton(config).parameters())
     few = predict_memory(config, precision="fp32", micro_batch_tokens=1000, longest=128)
-    assert few.state == 16 * parameters + 3 * 4 * 3 * 64 * 64
+    assert few.state == 16 * parameters + (100 << 20)
     assert few.head == 4 * 150 * 1000
-    assert few.per_token == 4 * (3 * (8 * 64 + 2 * 256) + 7 * 64)
+    of_layers = 2 * (8 * 64 + 2 * 256) + 5 * 64 + 0.15 * (7 * 64 + 2 * 256)
+    assert few.per_token == 4 * (of_layers + 3 * 64)
     many = predict_memory(config, precision="fp32", micro_batch_tokens=8000, longest=128)
     assert many.head == 4 * 1024 * 1000 + 4 * 1000 * 64  # more masked tokens than rows of logits
     assert many.total - few.total == 7000 * few.per_token + many.head - few.head
+
+
+def test_more_masked_tokens() -> None:
+    """As with a higher --masking-rate."""
+    config = tiny_config(hidden_size=64, vocab_size=1000)
+    usual, more = (
+        predict_memory(config, precision="fp32", micro_batch_tokens=1000, longest=128, masked_share=share)
+        for share in (0.15, 0.4)
+    )
+    assert more.head - usual.head == 4 * 250 * 1000 and more.per_token > usual.per_token
 
 
 def test_each_rank_keeps_its_share_of_the_moments() -> None:
@@ -37,11 +48,11 @@ def test_each_rank_keeps_its_share_of_the_moments() -> None:
     assert whole.state - share.state == pytest.approx(8 * parameters * 3 / 4, abs=1)
 
 
-@pytest.mark.parametrize(("precision", "measured"), [("fp32", 11.5), ("bf16", 9.2)])
+@pytest.mark.parametrize(("precision", "measured"), [("fp32", 11.43), ("bf16", 9.0)])
 def test_bert_large(precision: str, measured: float) -> None:
     """Its measured peak with micro-batches of 4096 tokens, in GiB (benchmarks/NOTES.md)."""
     need = predict_memory(ModelConfig(), precision=precision, micro_batch_tokens=4096, longest=512)
-    assert need.total == pytest.approx(measured * GIB, rel=0.05)
+    assert need.total == pytest.approx(measured * GIB, rel=0.02)
 
 
 MEMINFO = "MemTotal:       24689764 kB\nMemFree:         1000000 kB\nMemAvailable:    8388608 kB\n"

@@ -11,7 +11,7 @@ What makes it faster than the eager engine:
 
 In bf16 (inside `torch.autocast`), activations and factors of matrix products are bf16; statistics, sums and gradients
 of parameters are float32. bf16 copies of the weights are kept and renewed when the optimizer has changed the weights.
-fp32 products are PyTorch's; bf16 products are kernels of this package on CPUs that have instructions for them.
+fp32 products are PyTorch's, bf16 products kernels of this package.
 """
 
 from __future__ import annotations

@@ -296,7 +296,7 @@ class MaskedCrossEntropy(torch.autograd.Function):
                 if rows.stop >= len(labels):
                     last_block = logits, inputs
                 elif words_gradient is None:
-                    words_gradient = weight_gradient(logits, inputs).float()
+                    words_gradient = weight_gradient(logits, inputs)
                 else:
                     add_weight_gradient(logits, inputs, words_gradient)
         if wants_gradients:

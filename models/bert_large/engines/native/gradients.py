@@ -98,7 +98,7 @@ class ReturnedGradients:
 
 def _product_parts(out_gradient: Tensor, inputs: Tensor, weights: Sequence[Tensor]) -> Sequence[Tensor]:
     """Return out_gradient.T @ inputs in float32, cut into the rows of the weights."""
-    return weight_gradient(out_gradient, inputs).float().split([len(weight) for weight in weights])
+    return weight_gradient(out_gradient, inputs).split([len(weight) for weight in weights])
 
 
 def _as_one(parts: Sequence[Tensor | None]) -> Tensor | None:

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from bert_large.engines.native.products import CopiedWeights, LinearWeights, PlainWeights, copy_weights
-
+from bert_large.engines.native.products import LinearWeights, PackedWeights, PlainWeights
 
 _MAGNITUDE = 4
 """Matrices whose rows differ by at most this factor share sizes: micro-batches do, and the rows that heads read."""
@@ -57,7 +56,7 @@ class _Copy(NamedTuple):
     weights: tuple[Tensor, ...]
     """Holding the weights keeps their ids from being reused."""
     state: list[int]
-    copied: CopiedWeights
+    copied: PackedWeights
 
 
 class WeightCopies:
@@ -77,7 +76,7 @@ class WeightCopies:
         state = [_STEPS.count, *(weight._version for weight in weights)]
         found = self._copies.get(id(weights[0]))
         if found is None or not all(map(operator.is_, found.weights, weights)):
-            copied = copy_weights(*weights)
+            copied = PackedWeights(*weights)
         elif found.state == state and found.copied.matches(*weights):
             return found.copied
         else:

@@ -1,32 +1,22 @@
 """Weights of linear layers and their matrix products, forward and backward: by PyTorch, or by kernels of this package.
 
 PyTorch computes bfloat16 products through oneDNN, which compiles a kernel for each new number of tokens. The kernels
-here do not depend on it. They read weights that have been copied into the order of AMX tiles or AVX-512 BF16 vectors,
-and add gradients of weights to float32 without rounding them (`csrc/products.h`).
+here do not depend on it. They read weights that have been copied into the order of AMX tiles or vectors, and add
+gradients of weights to float32 without rounding them (`csrc/products.h`).
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from bert_large.engines.native.build import load_kernels
-
 BLOCK = 32
 """Rows and columns of the blocks that packed weights consist of; zeros fill those that the weight does not fill."""
 _SAMPLES = 64  # elements of a weight that are compared with its copy
 _kernels = torch.ops.bert_large
-
-
-@functools.cache
-def has_products() -> bool:
-    """Return whether this CPU has instructions for products of bfloat16 numbers."""
-    load_kernels()
-    return _kernels.has_products()
 
 
 class LinearWeights(Protocol):
@@ -49,16 +39,6 @@ class LinearWeights(Protocol):
 
         W is that of the layer after the GELU, `derivative` the GELU's, and the bias that of the layer before it.
         """
-
-
-class CopiedWeights(LinearWeights, Protocol):
-    """A copy of float32 weights in bfloat16."""
-
-    def update(self, *weights: Tensor) -> None:
-        """Copy the weights again."""
-
-    def matches(self, *weights: Tensor) -> bool:
-        """Return whether some elements spread over the weights equal those of the copy."""
 
 
 class PlainWeights:
@@ -96,26 +76,8 @@ class PlainWeights:
         return of_all.split([len(weight) for weight in self._weights], dim=1)
 
 
-class JoinedWeights(PlainWeights):
-    """`CopiedWeights` with PyTorch's products, where there are no kernels for them."""
-
-    def __init__(self, *weights: Tensor) -> None:
-        shape = sum(map(len, weights)), weights[0].shape[1]
-        self._joined = torch.empty(shape, dtype=torch.bfloat16)
-        super().__init__([self._joined])
-        self.update(*weights)
-
-    def update(self, *weights: Tensor) -> None:
-        """See `CopiedWeights`."""
-        torch.cat([weight.detach() for weight in weights], out=self._joined)
-
-    def matches(self, *weights: Tensor) -> bool:
-        """See `CopiedWeights`."""
-        return _kernels.samples_match(list(weights), self._joined, _SAMPLES)
-
-
 class PackedWeights:
-    """`CopiedWeights` in the order in which the kernels read them."""
+    """`LinearWeights` as a copy of float32 weights [N, K] in bfloat16, in the order in which the kernels read them."""
 
     def __init__(self, *weights: Tensor) -> None:
         self.outputs, inputs = sum(map(len, weights)), weights[0].shape[1]
@@ -124,15 +86,15 @@ class PackedWeights:
         self.update(*weights)
 
     def update(self, *weights: Tensor) -> None:
-        """See `CopiedWeights`."""
+        """Copy the weights again."""
         parts = [weight.detach() for weight in weights]
         if any(len(part) % BLOCK for part in parts[:-1]):  # the kernel packs whole blocks of each
             parts = [torch.cat(parts)]
         _kernels.pack_weights(parts, self._panels)
 
     def matches(self, *weights: Tensor) -> bool:
-        """See `CopiedWeights`."""
-        return _kernels.packed_samples_match(list(weights), self._panels, _SAMPLES)
+        """Return whether some elements spread over the weights equal those of the copy."""
+        return _kernels.samples_match(list(weights), self._panels, _SAMPLES)
 
     def product(self, inputs: Tensor, out: Tensor) -> Tensor:
         """See `LinearWeights`."""
@@ -153,30 +115,18 @@ class PackedWeights:
         _kernels.packed_input_gradient_gelu(out_gradient, self._panels, derivative, out, bias_gradient)
 
 
-def copy_weights(*weights: Tensor) -> CopiedWeights:
-    """Return a copy of float32 weights [N, K], for products by the kernels if this CPU has instructions for them."""
-    return PackedWeights(*weights) if has_products() else JoinedWeights(*weights)
-
-
 def add_weight_gradient(out_gradient: Tensor, inputs: Tensor, gradient: Tensor) -> None:
     """gradient [N, K] (float32) += out_gradient [T, N].T @ inputs [T, K]; both factors are float32 or both bfloat16."""
     if inputs.dtype == gradient.dtype:
         gradient.addmm_(out_gradient.t(), inputs)
-    elif has_products():
-        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient, True)
     else:
-        _kernels.add_bfloat16(gradient, weight_gradient(out_gradient, inputs))
+        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient, True)
 
 
 def weight_gradient(out_gradient: Tensor, inputs: Tensor) -> Tensor:
-    """Return out_gradient.T @ inputs, in float32 or rounded to bfloat16.
-
-    In bfloat16, oneDNN's product of a transposed view takes twice as long as the product of a transposed copy.
-    """
+    """Return out_gradient.T @ inputs in float32."""
     if inputs.dtype == torch.float32:
         return torch.mm(out_gradient.t(), inputs)
-    if has_products():
-        gradient = torch.empty(out_gradient.shape[1], inputs.shape[1])
-        _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient, False)
-        return gradient
-    return torch.mm(_kernels.transposed(out_gradient.contiguous()), inputs)
+    gradient = torch.empty(out_gradient.shape[1], inputs.shape[1])
+    _kernels.weight_gradient(out_gradient.contiguous(), inputs.contiguous(), gradient, False)
+    return gradient

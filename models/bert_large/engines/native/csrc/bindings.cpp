@@ -2,7 +2,6 @@
 // that no kernel reads or writes beyond a tensor, and pass pointers on; the kernels' headers define what is computed.
 // Results are written to tensors that the caller made; gradients of parameters are added to.
 #include <ATen/cpu/Utils.h>
-#include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -16,7 +15,6 @@
 #include "parameters.h"
 #include "peak.h"
 #include "tensors.h"
-#include "transpose.h"
 
 namespace bert_large {
 namespace {
@@ -268,37 +266,6 @@ void lamb(at::TensorList weights, at::TensorList gradients, at::TensorList means
              (float)(1 - beta_1), (float)(1 - beta_2), adapt});
 }
 
-// target (float) += source (bfloat16), of the same shape.
-void add_bfloat16(const Tensor& target, const Tensor& source) {
-  add_to(threads(), target.numel(), POINTER(BFloat16, source, target.sizes()), POINTER(float, target, target.sizes()));
-}
-
-// Whether `count` elements spread over each weight (float) equal those of `copy`, which holds all of them one after the
-// other in bfloat16.
-bool samples_match(at::TensorList weights, const Tensor& copy, int64_t count) {
-  const BFloat16* copied = POINTER(BFloat16, copy, copy.sizes());
-  const BFloat16* const end = copied + copy.numel();
-  for (const Tensor& weight : weights) {
-    const float* values = POINTER(float, weight, weight.sizes());
-    const int64_t size = weight.numel(), distance = std::max<int64_t>(1, size / count);
-    TORCH_CHECK(size <= end - copied, "the copy has ", copy.numel(), " elements, fewer than the weights");
-    for (int64_t i = distance / 2; i < size; i += distance) {
-      if (round_to_bfloat16(broadcast(values[i]))[0] != copied[i].bits) return false;
-    }
-    copied += size;
-  }
-  return true;
-}
-
-// A contiguous transpose of a bfloat16 matrix.
-Tensor transposed(const Tensor& matrix) {
-  const int64_t rows = matrix.size(0), columns = matrix.size(1);
-  const Tensor result = at::empty({columns, rows}, matrix.options());
-  transpose_halves(threads(), rows, columns, POINTER(BFloat16, matrix, {rows, columns}),
-                   static_cast<BFloat16*>(result.data_ptr()));
-  return result;
-}
-
 // The norm of all tensors (float) as one vector.
 double global_norm(at::TensorList tensors) {
   std::vector<const float*> arrays;
@@ -368,9 +335,6 @@ TORCH_LIBRARY(bert_large, library) {
       "float beta_1, float beta_2, float epsilon, float weight_decay, float gradient_scale, int step, bool adapt) "
       "-> ()",
       &lamb);
-  library.def("add_bfloat16(Tensor(a!) target, Tensor source) -> ()", &add_bfloat16);
-  library.def("samples_match(Tensor[] weights, Tensor copy, int count) -> bool", &samples_match);
-  library.def("transposed(Tensor matrix) -> Tensor", &transposed);
   library.def("multiply_registers(int iterations, bool bfloat16) -> float operations", &registers_peak);
   library.def("global_norm(Tensor[] tensors) -> float", &global_norm);
 }

@@ -124,13 +124,4 @@ double squared_norm(int threads, const std::vector<const float*>& arrays, const 
   return total;
 }
 
-void add_to(int threads, int64_t count, const BFloat16* source, float* target) {
-  parallel_parts(threads, count, [&](int, int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; i += kLanes) {
-      int64_t left = end - i;
-      store_up_to(target + i, load_up_to(target + i, left) + load_up_to(source + i, left), left);
-    }
-  });
-}
-
 }  // namespace bert_large

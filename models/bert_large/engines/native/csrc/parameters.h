@@ -43,7 +43,4 @@ void lamb_step(int threads, const std::vector<LambArrays>& parameters, const Lam
 // The squared norm of all arrays as one vector.
 double squared_norm(int threads, const std::vector<const float*>& arrays, const std::vector<int64_t>& counts);
 
-// target [count] += source, for weight gradients whose product was rounded to bfloat16.
-void add_to(int threads, int64_t count, const BFloat16* source, float* target);
-
 }  // namespace bert_large

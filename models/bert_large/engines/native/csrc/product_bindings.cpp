@@ -16,15 +16,6 @@ const ProductUnit& product_unit() {
   return has_tiles ? kTileUnit : kVectorUnit;
 }
 
-// Whether this build and CPU have products of bfloat16 pairs.
-bool has_products() {
-#if defined(__AVX512BF16__)
-  return true;
-#else
-  return false;
-#endif
-}
-
 // A packed factor [depth, columns] in panels, [columns / 32, depth / 2, 32, 2] with both rounded up to multiples of 32.
 BFloat16* panels_pointer(const Tensor& panels, int64_t columns, int64_t depth, const char* name) {
   return pointer<BFloat16>(panels, {count_blocks(columns), count_blocks(depth) * kBlock / 2, kBlock, 2}, name);
@@ -48,7 +39,7 @@ void pack_weights(at::TensorList weights, const Tensor& panels) {
 }
 
 // Whether `count` elements spread over each weight equal those of `panels`, into which `pack_weights` copied them.
-bool packed_samples_match(at::TensorList weights, const Tensor& panels, int64_t count) {
+bool samples_match(at::TensorList weights, const Tensor& panels, int64_t count) {
   const int64_t pairs = panels.size(1), inputs = weights[0].size(1);
   int64_t first = 0;
   for (const Tensor& weight : weights) first += weight.size(0);
@@ -128,9 +119,8 @@ std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(bert_large, library) {
-  library.def("has_products() -> bool", &has_products);
   library.def("pack_weights(Tensor[] weights, Tensor(a!) panels) -> ()", &pack_weights);
-  library.def("packed_samples_match(Tensor[] weights, Tensor panels, int count) -> bool", &packed_samples_match);
+  library.def("samples_match(Tensor[] weights, Tensor panels, int count) -> bool", &samples_match);
   library.def("packed_product(Tensor x, Tensor weight, Tensor(a!) y) -> ()", &packed_product);
   library.def(
       "packed_product_gelu(Tensor x, Tensor weight, Tensor bias, str form, Tensor(a!) derivative, "

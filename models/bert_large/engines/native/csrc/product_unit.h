@@ -64,7 +64,7 @@ struct ProductUnit {
   int64_t cached_steps;  // of a right panel, that stay in the first-level cache while left panels are multiplied by them
 };
 
-// VDPBF16PS; in a build without it, the same sums from float arithmetic, for tests.
+// VDPBF16PS; in a build without it, the same sums from float arithmetic.
 extern const ProductUnit kVectorUnit;
 // AMX tiles. The process must have asked the system for them (`at::cpu::init_amx`).
 extern const ProductUnit kTileUnit;

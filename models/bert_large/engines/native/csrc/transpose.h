@@ -70,9 +70,4 @@ inline void pair_rows(const BFloat16* low, const BFloat16* high, int64_t columns
   }
 }
 
-// to [columns, rows] = the transpose of from [rows, columns], both contiguous. It serves weight gradients on CPUs
-// without products of our own: oneDNN's bfloat16 product of a transposed view takes twice as long as that of a
-// transposed copy.
-void transpose_halves(int threads, int64_t rows, int64_t columns, const BFloat16* from, BFloat16* to);
-
 }  // namespace bert_large
