@@ -11,7 +11,7 @@ from bert_large.errors import InputError
 EVAL_FOLDERS = ("eval", "eval_set_uncompressed")
 _TRAINING_FOLDERS = ("seq_{0}", "hdf5_seq_{0}", "2048_shards_uncompressed_{0}")
 # Manifests and notes lie beside shards. A list of suffixes to skip, because MLCommons' shards have no suffix at all.
-NOT_SHARDS = (".json", ".txt", ".md", ".md5", ".yaml")
+NOT_SHARDS = (".json", ".txt", ".md", ".md5", ".yaml", ".log")
 
 
 def find_training_folder(dataset_dir: Path, max_seq_length: int) -> Path:
@@ -63,8 +63,14 @@ def list_shards(folder: Path) -> list[Path]:
 
 def list_subfolders(folder: Path) -> list[Path]:
     """Return the folders inside a folder of shards whose files are not read, except those known by name."""
-    known = {*EVAL_FOLDERS, *(name.format(length) for name in _TRAINING_FOLDERS for length in (128, 512))}
-    return [path for path in _list_visible(folder) if path.is_dir() and path.name not in known]
+    known = known_subfolders(folder)
+    return [path for path in _list_visible(folder) if path.is_dir() and path not in known]
+
+
+def known_subfolders(dataset_dir: Path) -> list[Path]:
+    """Return the folders in a dataset folder whose files are taken for shards, whether or not they exist."""
+    training = (name.format(length) for name in _TRAINING_FOLDERS for length in (128, 512))
+    return [dataset_dir / name for name in (*EVAL_FOLDERS, *training)]
 
 
 def _list_visible(folder: Path) -> list[Path]:

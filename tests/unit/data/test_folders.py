@@ -45,7 +45,7 @@ def test_eval_folder_is_found(tmp_path: Path, name: str) -> None:
 
 def test_shards_are_the_visible_files_in_order_of_name(tmp_path: Path) -> None:
     """Links to files are followed. Folders are not read, and listed so that the log can name them."""
-    for name in ("part-00010", "part-00002", ".hidden", "_SUCCESS", "README.md", "manifest.json", "x.md5"):
+    for name in ("part-00010", "part-00002", ".hidden", "_SUCCESS", "README.md", "manifest.json", "x.md5", "train.log"):
         (tmp_path / name).touch()
     (tmp_path / "b.hdf5").symlink_to(tmp_path / "part-00010")
     for name in ("more", "eval", "seq_512", ".cache"):
