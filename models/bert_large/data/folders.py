@@ -45,7 +45,7 @@ def list_shards(folder: Path) -> list[Path]:
         raise InputError(f"data folder {folder} does not exist or is not a folder")
     shards = []
     for path in _list_visible(folder):
-        if path.name.startswith("_") or path.suffix in NOT_SHARDS or path.is_dir():
+        if not is_shard_name(path.name) or path.is_dir():
             continue
         if not path.is_file():
             raise InputError(f"{path} is neither a file nor a folder; expected shards: delete it")
@@ -59,6 +59,11 @@ def list_shards(folder: Path) -> list[Path]:
             + (f"; {skipped[0].name} is taken for a note, not for a shard, as its name ends in .txt" if skipped else "")
         )
     return shards
+
+
+def is_shard_name(name: str) -> bool:
+    """Return whether a file of this name is taken for a shard."""
+    return not name.startswith((".", "_")) and Path(name).suffix not in NOT_SHARDS
 
 
 def list_subfolders(folder: Path) -> list[Path]:
