@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from bert_large.data.folders import NOT_SHARDS, is_shard_name
-from bert_large.data.formats import FORMATS, format_of
+from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.casing import Casing
@@ -96,7 +96,7 @@ def _plan(inputs: Sequence[Path], output_dir: Path, files: RecordFileSettings) -
         first, second, *_ = (path for path, other in zip(inputs, names, strict=True) if other == name)
         raise InputError(f"{first} and {second} would both be made into {name}; delete or rename one of them")
     for path, name in zip(inputs, names, strict=True):
-        if not is_shard_name(name) or format_of(Path(name)).name != files.format:
+        if not is_shard_name(name, files.format):
             option = "--output-name" if suffixes else "--output-suffix, or rename the text"
             raise InputError(
                 f"{path} would be made into {name}, which training would not read as a {files.format} file; change "

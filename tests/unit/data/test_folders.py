@@ -64,6 +64,13 @@ def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
         list_shards(tmp_path / "README.md")
 
 
+def test_a_manifest_of_another_program_shows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "part-0").touch()
+    for content in ("", "[]", "{}", '{"inputs": {"a": {}}, "outputs": {"gone": {}}}', '{"tool": "bert-large 1"}'):
+        (tmp_path / "manifest.json").write_text(content)
+        assert [path.name for path in list_shards(tmp_path)] == ["part-0"]
+
+
 def break_link(path: Path) -> None:
     path.symlink_to(path.with_name("gone"))
 
