@@ -120,7 +120,7 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
         every = make(held_out, "eval_all", InstanceSettings.dupe_factor)
         picked = folder / EVAL_FOLDERS[0] / "eval_records"
         if not picked.exists():
-            log(pick_records(every, picked, EVAL_RECORDS, allow_fewer=True, log=log))
+            log(pick_records(every, picked, EVAL_RECORDS, allow_fewer=True))
 
 
 def _recorded(settings: TextSettings) -> dict[str, object]:
