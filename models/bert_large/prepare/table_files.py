@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.prepare.compressed import open_decompressed
-from bert_large.prepare.text_encoding import Replaced, read_text
+from bert_large.prepare.text_encoding import ANY_LINE_END, Replaced, read_text
 from bert_large.prepare.text_files import MAX_LINE_BYTES
 
 PARQUET_MAGIC = b"PAR1"
@@ -36,7 +36,7 @@ def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced)
     such row, and columns count from 1. The delimiter is a comma, tab, semicolon or bar, as the first row shows. Raises
     `InputError` if there is no such column or there are several, and for a row with another number of columns.
     """
-    lines = read_text(path, encoding, replaced)
+    lines = read_text(path, encoding, replaced, newline=ANY_LINE_END)
     start = list(itertools.islice(lines, _SAMPLE_LINES))
     delimiter, column, columns, has_header = _find_column(path, start, field)
     is_quoted = delimiter != "\t" or any(line.strip() and line.count("\t") != columns - 1 for line in start)
@@ -67,7 +67,8 @@ def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced)
 
 def check_column(path: Path, field: str, encoding: str) -> None:
     """Raise `InputError` if a CSV or TSV file has no column `field`, or several."""
-    _find_column(path, list(itertools.islice(read_text(path, encoding), _SAMPLE_LINES)), field)
+    lines = read_text(path, encoding, newline=ANY_LINE_END)
+    _find_column(path, list(itertools.islice(lines, _SAMPLE_LINES)), field)
 
 
 def names_column(line: str, field: str) -> bool:

@@ -93,8 +93,10 @@ def test_every_form_in_every_compression(tmp_path: Path, name: str, content: byt
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_tables_without_names_of_columns(tmp_path: Path, delimiter: str, ending: str) -> None:
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_tables_of_all_delimiters_and_line_ends(tmp_path: Path, delimiter: str, ending: str) -> None:
+    """With and without names of columns; Excel for the Mac ends lines with a carriage return."""
+    assert read(tmp_path / "a.csv", table(delimiter, ending=ending), "body") == LINES
     assert read(tmp_path / "a.csv", table(delimiter, header=False, ending=ending), "2") == LINES
 
 
