@@ -167,7 +167,8 @@ def _check_type(path: Path, field: str, schema: Any, types: Any) -> None:
     _refuse_repeated(path, "row 1", field, schema.names)
     kind = schema.field(field).type
     text = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(text) or types.is_large_string(text) or types.is_null(text)):
+    accepted = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    if not any(is_kind(text) for is_kind in accepted):
         raise InputError(
             f"{path}: row 1: the column {field!r} is of type {kind}, expected string; give --text-field, or convert it"
         )

@@ -127,7 +127,10 @@ def test_long_cells_and_empty_ones(tmp_path: Path) -> None:
         assert reading.without_text == without
 
 
-@pytest.mark.parametrize("kind", [pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())])
+@pytest.mark.parametrize(
+    "kind",
+    [pyarrow.large_string(), pyarrow.string_view(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())],
+)
 def test_types_of_text_columns(tmp_path: Path, kind: pyarrow.DataType) -> None:
     column = pyarrow.array(TEXTS).cast(kind)
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a", row_group_size=7, compression="zstd")
