@@ -148,6 +148,9 @@ check_variables() {
   if [[ "$KIND" == PRETRAIN && -n "${TEXT_DIR:-}" && -n "${DATASET_DIR:-}" ]]; then
     problem "DATASET_DIR and TEXT_DIR are both set: give records, or text to make them of"
   fi
+  if [[ "$KIND" == PREPARE && -n "${VOCAB_FILE:-}" && -n "${VOCAB_SIZE:-}" ]]; then
+    problem "VOCAB_FILE and VOCAB_SIZE are both set: give a vocabulary, or the size of one to train"
+  fi
   check_choices
   for name in "${INPUT_VARIABLES[@]}"; do
     check_input "$name"

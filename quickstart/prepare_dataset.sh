@@ -30,15 +30,26 @@ for argument in "$@"; do
   esac
 done
 
+VOCABULARY="${VOCAB_FILE:-$DATASET_DIR/vocab.txt}" TRAINS_VOCABULARY=""
+SIZE_FILE="$DATASET_DIR/.vocab_size" # VOCAB_SIZE of a vocabulary trained here, which may have fewer tokens
+if [[ -z "${VOCAB_FILE:-}" && (! -f "$VOCABULARY" || " $* " == *" --overwrite "*) ]]; then
+  TRAINS_VOCABULARY=yes
+elif [[ -z "${VOCAB_FILE:-}" ]]; then
+  EARLIER_SIZE="$([[ ! -f "$SIZE_FILE" ]] || cat -- "$SIZE_FILE")"
+  [[ "$EARLIER_SIZE" == "${VOCAB_SIZE:-}" ]] ||
+    die "$VOCABULARY was made with VOCAB_SIZE=${EARLIER_SIZE:-(not set)}, now ${VOCAB_SIZE:-(not set)}: set it as" \
+      "before, give --overwrite to make all files again, or choose another DATASET_DIR"
+fi
+
 bert_large corpus --output-dir "$CORPUS_DIR" "${CORPUS_FLAGS[@]}"
 TEXT_DIRS=("$CORPUS_DIR/phase1" "$CORPUS_DIR/phase2")
 if [[ -d "$CORPUS_DIR/both" ]]; then
   TEXT_DIRS=("$CORPUS_DIR/both" "$CORPUS_DIR/both")
 fi
 
-VOCABULARY="${VOCAB_FILE:-$DATASET_DIR/vocab.txt}"
-if [[ ! -f "$VOCABULARY" || (-z "${VOCAB_FILE:-}" && " $* " == *" --overwrite "*) ]]; then
+if [[ -n "$TRAINS_VOCABULARY" ]]; then
   bert_large vocab --input-dir "${TEXT_DIRS[0]}" --output-file "$VOCABULARY" "${VOCAB_FLAGS[@]}"
+  printf '%s\n' "${VOCAB_SIZE:-}" >"$SIZE_FILE"
 fi
 
 SHORT=(--vocab-file "$VOCABULARY" --max-seq-length 128 --max-predictions-per-seq 20)
@@ -51,4 +62,7 @@ if [[ -d "$CORPUS_DIR/eval" ]]; then
   bert_large pick --input-dir "$DATASET_DIR/eval_all" --output-file "$DATASET_DIR/eval/eval_records" \
     --allow-fewer --overwrite
 fi
-[[ "$VOCABULARY" -ef "$DATASET_DIR/vocab.txt" ]] || cp -- "$VOCABULARY" "$DATASET_DIR/vocab.txt"
+if ! [[ "$VOCABULARY" -ef "$DATASET_DIR/vocab.txt" ]]; then
+  cp -- "$VOCABULARY" "$DATASET_DIR/vocab.txt"
+  rm -f -- "$SIZE_FILE"
+fi

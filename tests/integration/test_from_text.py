@@ -169,6 +169,11 @@ def break_text(place: Path) -> None:
     (place / "some text" / "part 1.txt").write_bytes(b"An article. Its end is binary:" + bytes(range(32)))
 
 
+def other_field(place: Path) -> None:
+    for path in (place / "some text").iterdir():
+        path.write_text('{"body": "An article."}\n')
+
+
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
@@ -183,8 +188,9 @@ def break_text(place: Path) -> None:
         (clear_text, {}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
         (clear_text, {"output": "new"}, r"error: TEXT_DIR .*some text: .* 2 files are empty"),
         (break_text, {"output": "new"}, r"error: TEXT_DIR .*part 1\.txt: line 1: .*binary"),
+        (other_field, {"output": "new"}, r"error: TEXT_DIR .*part 0\.txt: .*'body'.*prepare_dataset\.sh.*DATASET_DIR"),
         (lambda place: None, {"dataset_dir": "."}, "--dataset-dir and --text-dir"),
-        (lambda place: None, {"text_dir": "nowhere", "output": "new"}, "TEXT_DIR nowhere: .* found nothing"),
+        (lambda place: None, {"text_dir": "nowhere", "output": "new"}, "TEXT_DIR nowhere: found nothing"),
     ],
 )
 def test_refusals(

@@ -159,6 +159,49 @@ def test_wrong_input(
 
 
 @pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"output_dir": "data/seq_128"}, "data/seq_128"),
+        ({"output_dir": "data/seq_512"}, "data/seq_512"),
+        ({"output_dir": "data/eval"}, "data/eval"),
+        ({"output_dir": "data/out/../eval"}, "data/out/../eval"),
+        ({"output_dir": "shards", "dataset_dir": "shards"}, "shards"),
+        ({"output_dir": "shards", "eval_dir": "shards"}, "shards"),
+        ({"output_dir": "text", "text_dir": "text"}, "text"),
+        ({"output_dir": "text/out", "text_dir": "text"}, "text/out"),
+        ({"text_dir": "out/records"}, "out/records"),
+        ({"text_dir": "out/records/text"}, "out/records/text"),
+        ({"index_dir": "shards", "dataset_dir": "shards"}, "shards"),
+        ({"index_dir": "text/index", "text_dir": "text"}, "text/index"),
+        ({"mlperf_log": "shards/result", "dataset_dir": "shards", "eval_dir": "data/eval"}, "shards"),
+    ],
+)
+def test_an_output_folder_among_the_inputs(
+    task: Task, tmp_path: Path, changes: dict[str, str], named: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is written: a log would be read as text or as a shard, by this run or the next one."""
+    shutil.copytree(task.dataset_dir, tmp_path / "data")
+    shutil.copytree(task.dataset_dir / "seq_128", tmp_path / "shards")
+    for folder in ("text", "out/records/text", "data/out"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "a.txt").write_text("Some text.\n")
+    before = sorted(tmp_path.rglob("*"))
+    given: dict[str, Any] = {name: tmp_path / folder for name, folder in ({"output_dir": "out"} | changes).items()}
+    given.setdefault("dataset_dir", None if "text_dir" in changes else tmp_path / "data")
+    assert run_here(*task.arguments(given.pop("output_dir"), **given)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path / named} " in line
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_output_folder_beside_the_shards(task: Task, tmp_path: Path) -> None:
+    """Folders inside a folder of shards are not read."""
+    shutil.copytree(task.dataset_dir / "seq_128", tmp_path / "shards")
+    task.run(tmp_path / "shards" / "out", dataset_dir=tmp_path / "shards", max_steps=1)
+    task.run(tmp_path / "out", dataset_dir=tmp_path / "shards", max_steps=1)
+
+
+@pytest.mark.parametrize(
     ("changes", "expected"),
     [
         ({"learning_rate": 0.5}, "optimizer.learning_rate.* 0.02.* 0.5"),

@@ -22,7 +22,7 @@ from bert_large.data.dataset import Dataset
 from bert_large.data.masking import DynamicMasking
 from bert_large.data.order import BatchSizes, SampleOrder, cut_by_tokens, deal_to_ranks
 from bert_large.data.record import BadRecords
-from bert_large.errors import DataError, UserError
+from bert_large.errors import UserError
 from bert_large.worker_processes import end_with_parent, require_semaphores
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -127,7 +127,7 @@ _Packed = tuple[list[dict], list[str]]
 
 
 class _PackedSteps(TorchDataset):
-    """Runs in a worker process: packs the micro-batches of a step as arrays, or returns the exception instead.
+    """Runs in a worker process: packs the micro-batches of a step as arrays, or returns the user's error instead.
 
     PyTorch would wrap a raised exception in a traceback of the worker. Returned, it is raised again in the trainer.
     """
@@ -135,10 +135,10 @@ class _PackedSteps(TorchDataset):
     def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
 
-    def __getitem__(self, step: int) -> _Packed | DataError:
+    def __getitem__(self, step: int) -> _Packed | UserError:
         try:
             batches, bad = self.batches.read(step)
-        except DataError as error:
+        except UserError as error:
             return error
         return [to_numpy(batch) for batch in batches], bad
 
@@ -217,10 +217,10 @@ def _end(worker: BaseProcess) -> None:
         worker.kill()
 
 
-def _unpack(packed_steps: Iterator[_Packed | DataError]) -> Iterator[tuple[list[RaggedBatch], list[str]]]:
+def _unpack(packed_steps: Iterator[_Packed | UserError]) -> Iterator[tuple[list[RaggedBatch], list[str]]]:
     for packed in packed_steps:
-        if isinstance(packed, DataError):
-            raise DataError(*packed.args)  # raising `packed` itself would keep its traceback, and so the workers, alive
+        if isinstance(packed, UserError):
+            raise type(packed)(*packed.args)  # `packed` itself would keep its traceback, and so the workers, alive
         yield [from_numpy(fields) for fields in packed[0]], packed[1]
 
 

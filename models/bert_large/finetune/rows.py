@@ -36,9 +36,9 @@ def read_rows(
     """Yield the rows of a file, which must have all `columns`; blank lines are skipped.
 
     A file `….csv` has quoting; in any other, tabs separate fields and quotes are text, as in GLUE's files. `header` has
-    the names of the fields in a file whose first line is already a row. Fields beyond the header are discarded. A row
-    that ends before the last of `columns` raises `DataError`; with `skip_short`, it is discarded, and the number of
-    such rows is logged.
+    the names of the fields in a file whose first line is already a row. Fields beyond the header are discarded. Several
+    columns with the name of one of `columns` raise `DataError`, and so does a row that ends before the last of them;
+    with `skip_short`, the row is discarded, and the number of such rows is logged.
     """
     names, skipped = header, 0
     for number, fields in _fields(path):
@@ -48,6 +48,11 @@ def read_rows(
                 raise DataError(
                     f"{path}: line {number}: found the columns {', '.join(fields)}, expected {', '.join(columns)} "
                     f"among them ({', '.join(missing)} missing)"
+                )
+            if repeated := [name for name in columns if fields.count(name) > 1]:
+                raise DataError(
+                    f"{path}: line {number}: found {fields.count(repeated[0])} columns {repeated[0]!r}, expected one; "
+                    "rename or delete the others"
                 )
             continue
         row = Row(path, number, dict(zip(names, fields, strict=False)))

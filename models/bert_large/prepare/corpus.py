@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
+from bert_large.data.folders import MANIFEST_NAME
 from bert_large.errors import DamageError, InputError
 from bert_large.observe.progress import Progress
 from bert_large.prepare.articles import Reading, iterate_articles
@@ -26,7 +27,7 @@ from bert_large.prepare.settings import (
     CorpusSettings,
 )
 from bert_large.prepare.split import Dealer, HoldOut, Shard, plan_shards
-from bert_large.prepare.text_files import MANIFEST_NAME, Log, list_files, print_status, total_bytes
+from bert_large.prepare.text_files import Log, list_files, print_status, total_bytes
 from bert_large.prepare.text_forms import resolve_forms
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
 from bert_large.storage.integrity import facts_of

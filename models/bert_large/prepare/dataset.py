@@ -79,7 +79,13 @@ def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Log)
             "same records again"
         ) from None
     except InputError as error:
-        error.args = (f"TEXT_DIR {text_dir}: {error}",)
+        text = str(error).removeprefix(f"--input-dir {text_dir}: ")
+        if " --" in text:
+            text += (
+                ". With TEXT_DIR, there are no such options: make the records with quickstart/prepare_dataset.sh, or "
+                "with `bert-large corpus`, `vocab` and `prepare`, and give them as DATASET_DIR"
+            )
+        error.args = (f"TEXT_DIR {text_dir}: {text}",)
         raise
 
 
@@ -120,7 +126,7 @@ def _make(text_dir: Path, folder: Path, settings: TextSettings, log: Log) -> Non
         every = make(held_out, "eval_all", InstanceSettings.dupe_factor)
         picked = folder / EVAL_FOLDERS[0] / "eval_records"
         if not picked.exists():
-            log(pick_records(every, picked, EVAL_RECORDS, allow_fewer=True, log=log))
+            log(pick_records(every, picked, EVAL_RECORDS, allow_fewer=True))
 
 
 def _recorded(settings: TextSettings) -> dict[str, object]:

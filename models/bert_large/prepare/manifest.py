@@ -11,9 +11,10 @@ from typing import Any
 
 from bert_large import __version__
 from bert_large.config.differences import differences
+from bert_large.data.folders import MANIFEST_NAME, MANIFEST_TOOL
 from bert_large.errors import DamageError, InputError
 from bert_large.observe.progress import Progress
-from bert_large.prepare.text_files import MANIFEST_NAME, Log, total_bytes
+from bert_large.prepare.text_files import Log, total_bytes
 from bert_large.storage.atomic import read_json, write_json
 from bert_large.storage.integrity import FileFacts, facts_of
 
@@ -56,7 +57,7 @@ class Manifest:
         """Write `manifest.json` atomically."""
         content = {
             "format": _FORMAT,
-            "tool": f"bert-large {__version__}",
+            "tool": f"{MANIFEST_TOOL} {__version__}",
             "settings": self.settings,
             "inputs": {name: asdict(facts) for name, facts in self.inputs.items()},
             "outputs": dict(sorted(self.outputs.items())),

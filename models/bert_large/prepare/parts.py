@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bert_large.data.folders import PART_FOLDERS
 from bert_large.errors import InputError
 from bert_large.prepare.manifest import Manifest, check_same_task, read_manifest
 from bert_large.prepare.settings import Part
@@ -19,8 +20,6 @@ from bert_large.prepare.text_files import Log
 from bert_large.storage.atomic import remove_partial_files, remove_tree
 from bert_large.storage.lock import FolderLock
 from bert_large.storage.output_folder import make_folder
-
-_FOLDERS = ".part-*-of-*"
 
 
 @contextlib.contextmanager
@@ -46,7 +45,7 @@ def read_all_manifests(output_dir: Path) -> Manifest | None:
     Raises `InputError` if they have different settings.
     """
     found = read_manifest(output_dir)
-    for folder in sorted(output_dir.glob(_FOLDERS)):
+    for folder in sorted(output_dir.glob(PART_FOLDERS)):
         part = read_manifest(folder)
         if part is None:
             continue
@@ -76,6 +75,6 @@ def join_manifests(output_dir: Path, tasks: Sequence[ShardTask], log: Log) -> bo
 
 def remove_part_folders(output_dir: Path) -> None:
     """Delete the folders of all parts that are not running."""
-    for folder in output_dir.glob(_FOLDERS):
+    for folder in output_dir.glob(PART_FOLDERS):
         with contextlib.suppress(InputError), FolderLock(folder, "the folder of a part", lambda text: None):
             remove_tree(folder, ignore_errors=True)

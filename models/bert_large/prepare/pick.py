@@ -8,10 +8,11 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from pathlib import Path
 
-from bert_large.data.formats.tfrecord import decode_record, iterate_payloads, read_payload, write_records
+from bert_large.data.folders import is_shard_name, list_shards
+from bert_large.data.formats.tfrecord import FORMAT, decode_record, iterate_payloads, read_payload, write_records
 from bert_large.data.record import RecordShape
 from bert_large.errors import DataError, InputError
-from bert_large.prepare.text_files import Log, check_outputs, list_files, print_status
+from bert_large.prepare.text_files import check_outputs
 from bert_large.storage.atomic import write_atomically
 from bert_large.storage.output_folder import make_folder
 
@@ -23,14 +24,18 @@ def pick_records(
     *,
     allow_fewer: bool = False,
     overwrite: bool = False,
-    log: Log = print_status,
 ) -> str:
-    """Write `count` records of a folder's files, in order, to `output_file`; return a summary.
+    """Write `count` records of a folder's shards, in order, to `output_file`; return a summary.
 
     Raises `InputError` if there are none, or fewer than `count` without `allow_fewer`, or if the output exists, and
     `DataError` for damaged files or records of different shapes.
     """
-    files = list_files(input_dir, recursive=False, log=log)
+    if not is_shard_name(output_file.name, FORMAT.name):
+        raise InputError(
+            f"--output-file {output_file} has a name that training would not read as a {FORMAT.name} file; choose "
+            "another, such as eval_records"
+        )
+    files = list_shards(input_dir)
     check_outputs([output_file], input_dir=input_dir, overwrite=overwrite)
     offsets = [array("Q", (offset for offset, _ in iterate_payloads(path))) for path in files]
     total = sum(map(len, offsets))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from bert_large.data.folders import NOT_SHARDS
+from bert_large.data.folders import NOT_SHARDS, is_shard_name
 from bert_large.data.formats import FORMATS
 from bert_large.errors import InputError
 from bert_large.observe.progress import Progress
@@ -95,6 +95,13 @@ def _plan(inputs: Sequence[Path], output_dir: Path, files: RecordFileSettings) -
     if count > 1:
         first, second, *_ = (path for path, other in zip(inputs, names, strict=True) if other == name)
         raise InputError(f"{first} and {second} would both be made into {name}; delete or rename one of them")
+    for path, name in zip(inputs, names, strict=True):
+        if not is_shard_name(name, files.format):
+            option = "--output-name" if suffixes else "--output-suffix, or rename the text"
+            raise InputError(
+                f"{path} would be made into {name}, which training would not read as a {files.format} file; change "
+                f"{option}"
+            )
     return [ShardTask(path, output_dir / name) for path, name in zip(inputs, names, strict=True)]
 
 

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.prepare.compressed import open_decompressed
-from bert_large.prepare.text_encoding import Replaced, read_text
+from bert_large.prepare.text_encoding import ANY_LINE_END, Replaced, read_text
 from bert_large.prepare.text_files import MAX_LINE_BYTES
 
 PARQUET_MAGIC = b"PAR1"
@@ -34,9 +34,9 @@ def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced)
 
     `field` is the name of the column in the first row; if no column has this name and it is a number, the file has no
     such row, and columns count from 1. The delimiter is a comma, tab, semicolon or bar, as the first row shows. Raises
-    `InputError` if there is no such column and for a row with another number of columns.
+    `InputError` if there is no such column or there are several, and for a row with another number of columns.
     """
-    lines = read_text(path, encoding, replaced)
+    lines = read_text(path, encoding, replaced, newline=ANY_LINE_END)
     start = list(itertools.islice(lines, _SAMPLE_LINES))
     delimiter, column, columns, has_header = _find_column(path, start, field)
     is_quoted = delimiter != "\t" or any(line.strip() and line.count("\t") != columns - 1 for line in start)
@@ -66,8 +66,9 @@ def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced)
 
 
 def check_column(path: Path, field: str, encoding: str) -> None:
-    """Raise `InputError` if a CSV or TSV file has no column `field`."""
-    _find_column(path, list(itertools.islice(read_text(path, encoding), _SAMPLE_LINES)), field)
+    """Raise `InputError` if a CSV or TSV file has no column `field`, or several."""
+    lines = read_text(path, encoding, newline=ANY_LINE_END)
+    _find_column(path, list(itertools.islice(lines, _SAMPLE_LINES)), field)
 
 
 def names_column(line: str, field: str) -> bool:
@@ -86,6 +87,7 @@ def _find_column(path: Path, lines: Sequence[str], field: str) -> tuple[str, int
     for delimiter, rows in tables.items():
         names = [name.strip() for name in rows[0]]
         if field in names:
+            _refuse_repeated(path, "line 1", field, names)
             return delimiter, names.index(field), len(names), True
 
     def evenness(delimiter: str) -> tuple[bool, int]:
@@ -109,6 +111,12 @@ def _parse(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     return rows[:-1] if len(rows) > 1 else rows
 
 
+def _refuse_repeated(path: Path, place: str, field: str, names: Sequence[str]) -> None:
+    """Raise `InputError` if several columns have the name of the one with the text."""
+    if (count := names.count(field)) > 1:
+        raise InputError(f"{path}: {place}: found {count} columns {field!r}, expected one; rename or delete the others")
+
+
 def missing_field(path: Path, place: str, kind: str, field: str, found: Sequence[str]) -> InputError:
     """Return the error for a text without the column or field that holds it, with those that were found."""
     names = ", ".join(repr(name[:40]) for name in found[:_MOST_NAMES]) or "none"
@@ -122,7 +130,7 @@ def missing_field(path: Path, place: str, kind: str, field: str, found: Sequence
 def iterate_parquet(path: Path, field: str) -> Iterator[str | None]:
     """Yield the cells of a column of text of a Parquet file, None for nulls. A few rows are in memory at a time.
 
-    Raises `InputError` if there is no such column, it is not text, or the file is damaged.
+    Raises `InputError` if there is no such column or there are several, it is not text, or the file is damaged.
     """
     pyarrow = _import_pyarrow(path)
     row = 0
@@ -148,7 +156,7 @@ def count_rows(path: Path) -> int:
 
 
 def check_parquet(path: Path, field: str) -> None:
-    """Raise `InputError` if a Parquet file has no column of text `field`."""
+    """Raise `InputError` if a Parquet file has no column of text `field`, or several."""
     with contextlib.closing(iterate_parquet(path, field)) as cells:  # type: ignore[type-var]  # a generator
         next(cells, None)
 
@@ -156,9 +164,11 @@ def check_parquet(path: Path, field: str) -> None:
 def _check_type(path: Path, field: str, schema: Any, types: Any) -> None:
     if field not in schema.names:
         raise missing_field(path, "row 1", "column", field, schema.names)
+    _refuse_repeated(path, "row 1", field, schema.names)
     kind = schema.field(field).type
     text = kind.value_type if types.is_dictionary(kind) else kind
-    if not (types.is_string(text) or types.is_large_string(text) or types.is_null(text)):
+    accepted = (types.is_string, types.is_large_string, types.is_string_view, types.is_null)
+    if not any(is_kind(text) for is_kind in accepted):
         raise InputError(
             f"{path}: row 1: the column {field!r} is of type {kind}, expected string; give --text-field, or convert it"
         )

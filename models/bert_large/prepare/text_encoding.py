@@ -15,6 +15,8 @@ from bert_large.extras import import_extra
 from bert_large.prepare.compressed import open_decompressed
 from bert_large.prepare.text_files import MAX_LINE_BYTES
 
+LINE_FEED, ANY_LINE_END = "\n", ""
+"""What ends a line, as `newline` of Python's `open`: with `ANY_LINE_END`, also carriage returns, which are kept."""
 _SAMPLE_BYTES = 1 << 18
 _BYTE_ORDER_MARKS = (  # that of UTF-16 begins that of UTF-32
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -87,16 +89,19 @@ def _is_binary(text: str) -> bool:
     return len(_CONTROL.findall(text)) > _CONTROL_SHARE * len(text)
 
 
-def read_text(path: Path, encoding: str, replaced: Replaced | None = None) -> Iterator[str]:
-    """Yield the lines of a file with their line feeds, decompressed and without a byte order mark.
+def read_text(
+    path: Path, encoding: str, replaced: Replaced | None = None, *, newline: str = LINE_FEED
+) -> Iterator[str]:
+    """Yield the lines of a file with their ends, decompressed and without a byte order mark.
 
+    `newline` is what ends a line: a line feed alone, because sentences can hold carriage returns, or `ANY_LINE_END`.
     Bytes that cannot be decoded become U+FFFD and are counted in `replaced`. Raises `InputError` if there are many, for
     a file that cannot be read or is damaged, and for a line of more than `MAX_LINE_BYTES` characters.
     """
     replaced = Replaced() if replaced is None else replaced
     characters = 0
     with open_decompressed(path) as file:
-        lines = io.TextIOWrapper(file, encoding, errors="bert_large.mark", newline="\n")
+        lines = io.TextIOWrapper(file, encoding, errors="bert_large.mark", newline=newline)
         for number in itertools.count(1):
             line = lines.readline(MAX_LINE_BYTES)
             if not line:

@@ -10,13 +10,12 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from bert_large.data.folders import MANIFEST_NAME
 from bert_large.errors import InputError
 from bert_large.prepare.compressed import open_decompressed
 from bert_large.storage.lock import LOCK_FILE
 
 Log = Callable[[str], object]
-MANIFEST_NAME = "manifest.json"
-"""File that `prepare` and `corpus` write beside their output files."""
 MAX_LINE_BYTES = 64 << 20
 """Longest line: a file without line feeds must not fill the memory."""
 _MAX_NAME_BYTES = 255

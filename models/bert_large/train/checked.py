@@ -10,7 +10,7 @@ from pathlib import Path
 from bert_large.config.model import ModelConfig
 from bert_large.config.recipes import Resolved
 from bert_large.config.training import DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
-from bert_large.data.folders import find_training_folder
+from bert_large.data.folders import find_training_folder, known_subfolders
 from bert_large.engines import check_engine
 from bert_large.errors import InputError
 from bert_large.hub import model_folder
@@ -57,6 +57,38 @@ def _require_sequences(train: TrainConfig, world_size: int) -> None:
         raise InputError(f"{name} is {batch}, expected at least one sequence per rank; there are {world_size} ranks")
 
 
+def _require_separate_folders(data: DataConfig, train: TrainConfig, mlperf: MlperfConfig | None) -> None:
+    """Raise `InputError` if a file that the run writes would be read as text or as a shard, by this or a later run.
+
+    All folders inside a text folder are read, too; of a folder of shards, only its own files.
+    """
+    outputs = {"OUTPUT_DIR": train.output_dir, "INDEX_DIR": data.index_dir}
+    if mlperf is not None:
+        outputs["the folder of --mlperf-log"] = mlperf.log.parent
+    shards = [*known_subfolders(data.dataset_dir), *([data.eval_dir] if data.eval_dir is not None else [])]
+    if data.text_dir is None:
+        shards.append(find_training_folder(data.dataset_dir, data.max_seq_length))
+    read = {folder.resolve() for folder in shards}
+    for name, folder in outputs.items():
+        if folder is None:
+            continue
+        if folder.resolve() in read:
+            raise InputError(
+                f"{name} {folder} is a folder of records, and files written there would be read as shards; choose "
+                "another folder"
+            )
+        if data.text_dir is not None and folder.resolve().is_relative_to(data.text_dir.resolve()):
+            raise InputError(
+                f"{name} {folder} is inside TEXT_DIR {data.text_dir}, and files written there would be read as text; "
+                "choose another folder"
+            )
+    if data.text_dir is not None and data.text_dir.resolve().is_relative_to(data.dataset_dir.resolve()):
+        raise InputError(
+            f"TEXT_DIR {data.text_dir} is inside {data.dataset_dir}, where the run makes its records; choose another "
+            "OUTPUT_DIR"
+        )
+
+
 def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     """Return the run's settings after every check that needs no records."""
     data, optim, train = resolve(arguments)
@@ -95,8 +127,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     )
     if text is not None:
         vocab_file = vocab_of(data.dataset_dir, text)
-    else:
-        find_training_folder(data.dataset_dir, data.max_seq_length)
+    _require_separate_folders(data, train, mlperf)
     if data.dynamic_masking:
         require_vocab(vocab_file)
     return Run(

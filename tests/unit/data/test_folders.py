@@ -45,7 +45,7 @@ def test_eval_folder_is_found(tmp_path: Path, name: str) -> None:
 
 def test_shards_are_the_visible_files_in_order_of_name(tmp_path: Path) -> None:
     """Links to files are followed. Folders are not read, and listed so that the log can name them."""
-    for name in ("part-00010", "part-00002", ".hidden", "_SUCCESS", "README.md", "manifest.json", "x.md5"):
+    for name in ("part-00010", "part-00002", ".hidden", "_SUCCESS", "README.md", "manifest.json", "x.md5", "train.log"):
         (tmp_path / name).touch()
     (tmp_path / "b.hdf5").symlink_to(tmp_path / "part-00010")
     for name in ("more", "eval", "seq_512", ".cache"):
@@ -62,6 +62,13 @@ def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
         list_shards(tmp_path)
     with pytest.raises(InputError, match=rf"{tmp_path}/README.md "):
         list_shards(tmp_path / "README.md")
+
+
+def test_a_manifest_of_another_program_shows_nothing(tmp_path: Path) -> None:
+    (tmp_path / "part-0").touch()
+    for content in ("", "[]", "{}", '{"inputs": {"a": {}}, "outputs": {"gone": {}}}', '{"tool": "bert-large 1"}'):
+        (tmp_path / "manifest.json").write_text(content)
+        assert [path.name for path in list_shards(tmp_path)] == ["part-0"]
 
 
 def break_link(path: Path) -> None:

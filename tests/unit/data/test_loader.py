@@ -17,7 +17,7 @@ from bert_large.data.batch import RaggedBatch, to_numpy
 from bert_large.data.dataset import Dataset
 from bert_large.data.loader import EvalBatches, StepBatches, explain_dead_worker, iterate_steps
 from bert_large.data.order import BatchSizes, SampleOrder
-from bert_large.errors import DataError, UserError
+from bert_large.errors import DataError, UserError, WriteError
 
 from tests.support.records import make_records, write_folder
 
@@ -112,6 +112,19 @@ def test_a_workers_data_error_reaches_the_trainer(tmp_path: Path, workers: int) 
     assert sum(batch.sequences for batch in next(steps)) == 25
     with pytest.raises(DataError, match=rf"^{path}: record 49 at byte {offset}: [^\n]*$"):
         next(steps)
+
+
+class OnFullDisk(StepBatches):
+    """Cannot write the index of a window that a step opens."""
+
+    def read(self, step: int) -> tuple[list[RaggedBatch], list[str]]:
+        raise WriteError(f"step {step} cannot be written: the disk is full")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_workers_other_errors_keep_their_type_and_message(dataset: Dataset, workers: int) -> None:
+    with pytest.raises(WriteError, match=r"^step 3 cannot be written: the disk is full$"):
+        next(iterate_steps(OnFullDisk(**vars(step_batches(dataset))), 3, 4, workers))
 
 
 def test_a_dead_worker_is_one_line_for_the_user(dataset: Dataset) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bert_large.data.formats.packed import read_facts
 from bert_large.data.formats.shard_format import RecordFacts, StoredRecord
 from bert_large.data.formats.tfrecord import decode_record, encode_record, iterate_payloads, masked_crc32c
 from bert_large.data.index import scan_shard
-from bert_large.data.record import RecordShape
+from bert_large.data.record import NO_PAIR, RecordShape
 
 from tests.support.records import PHASE_1_SHAPE, make_records, write_shard
 
@@ -50,9 +51,26 @@ def test_good_records_have_the_same_facts(vocab_size: int) -> None:
     assert together(payloads[:1]) == one_by_one(payloads[:1])
 
 
-def test_nothing_is_accepted_that_is_refused_one_by_one() -> None:
+def payloads_without_pairs() -> list[bytes]:
+    """Records of one, two and many parts."""
+    starts = [(0,), (0, 3), tuple(range(5))]
+    records = make_records(3, lengths=(5, 12))
+    return [
+        encode_record(replace(record, next_sentence_label=NO_PAIR, part_starts=parts), RecordShape(12, 20))
+        for record, parts in zip(records, starts, strict=True)
+    ]
+
+
+def test_records_of_parts_have_the_same_facts() -> None:
+    """Their label is -1, which takes ten bytes."""
+    payloads = payloads_without_pairs()
+    for found in (payloads, payloads[:1], payloads[1:], payloads_of(3) + payloads):
+        assert together(found) == one_by_one(found)
+
+
+@pytest.mark.parametrize("payload", [payloads_of(1)[0], payloads_without_pairs()[1]])
+def test_nothing_is_accepted_that_is_refused_one_by_one(payload: bytes) -> None:
     """Every byte of a record is replaced by others; what is accepted has the same facts."""
-    (payload,) = payloads_of(1)
     source, accepted = random.Random(0), 0
     for place in range(len(payload)):
         for value in {0, 1, 2, 0x7F, 0x80, 0xFF, source.randrange(256)}:
@@ -95,6 +113,10 @@ def with_list(payload: bytes, name: str, content: bytes) -> bytes:
         set_field("masked_lm_positions", [12]),
         set_field("masked_lm_ids", [-5]),
         set_field("next_sentence_labels", [2]),
+        set_field("next_sentence_labels", [-2]),
+        set_field("segment_ids", [-1]),
+        set_field("masked_lm_positions", [-1]),
+        set_field("input_mask", [1, 2]),
         lambda example: example.features.feature["input_ids"].int64_list.value.append(0),
         lambda example: example.features.feature["masked_lm_weights"].float_list.value.append(0),
         lambda example: example.features.feature["next_sentence_labels"].int64_list.value.append(0),

@@ -59,6 +59,8 @@ def test_a_file_without_header(tmp_path: Path) -> None:
         ("train.tsv", b"a\tb\n1\t2\xff\n", 2),
         ("train.csv", 'a,b\n1,2\n3,"4\n', 3),
         ("train.csv", "a,b\n1\n", 2),
+        ("train.csv", "a,b,a\n1,2,3\n", 1),
+        ("train.tsv", "b\tb\ta\n1\t2\t3\n", 1),
     ],
 )
 def test_errors_name_file_and_line(tmp_path: Path, name: str, text: str | bytes, line: int) -> None:
@@ -66,6 +68,13 @@ def test_errors_name_file_and_line(tmp_path: Path, name: str, text: str | bytes,
     with pytest.raises(DataError) as error:
         list(read_rows(path, ("a", "b")))
     assert str(error.value).startswith(f"{path}: line {line}: ")
+
+
+def test_only_a_repeated_column_that_is_read_is_an_error(tmp_path: Path) -> None:
+    path = write(tmp_path, "a\tb\ta\n1\t2\t3\n")
+    assert [row.fields["b"] for row in read_rows(path, ("b",))] == ["2"]
+    with pytest.raises(DataError, match=f"^{path}: line 1: .* 2 columns 'a'"):
+        list(read_rows(path, ("b", "a")))
 
 
 def test_short_rows_are_skipped_on_request(

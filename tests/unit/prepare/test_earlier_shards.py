@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 from bert_large import __version__
+from bert_large.data.folders import list_shards
 from bert_large.data.formats.tfrecord import iterate_payloads
+from bert_large.errors import InputError
 from bert_large.storage.integrity import facts_of
 from bert_large.storage.lock import FolderLock
 
@@ -186,3 +188,20 @@ def test_two_at_once_in_one_folder_are_refused(prepare: Prepare, out: Path, caps
     assert f"error: --output-dir {out} is in use by process {os.getpid()} on host " in capsys.readouterr().err
     assert names(out) == []
     assert prepare() == 0
+
+
+def test_an_incomplete_folder_is_not_trained_on(prepare: Prepare, out: Path, text_dir: Path) -> None:
+    """Whether `prepare` has failed in the middle or a file was deleted; the repeated command completes the folder."""
+    text = (text_dir / "part-1").read_bytes()
+    (text_dir / "part-1").write_bytes(b"alpha\n\xff\n")
+    assert prepare() == 2
+    with pytest.raises(InputError, match=rf"{out} .*part-1.*{out}/manifest.json"):
+        list_shards(out)
+    (text_dir / "part-1").write_bytes(text)
+    assert prepare() == 0
+    assert [path.name for path in list_shards(out)] == ["part-0", "part-1", "part-2"]
+    (out / "part-2").unlink()
+    with pytest.raises(InputError, match=rf"{out} .*part-2.*{out}/manifest.json"):
+        list_shards(out)
+    (out / "manifest.json").unlink()
+    assert [path.name for path in list_shards(out)] == ["part-0", "part-1"]

@@ -9,7 +9,7 @@ import io
 import json
 import lzma
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow
@@ -53,10 +53,10 @@ def table(delimiter: str = ",", *, header: bool = True, ending: str = "\r\n") ->
     return file.getvalue().encode()
 
 
-def parquet(texts: list[str | None] | None = None, **options: object) -> bytes:
+def parquet(texts: list[str | None] | None = None, names: Sequence[str] = ("id", "body")) -> bytes:
     file = io.BytesIO()
-    columns = {"id": list(range(len(texts or TEXTS))), "body": texts or TEXTS}
-    pyarrow.parquet.write_table(pyarrow.table(columns), file, **options)
+    columns = [pyarrow.array(range(len(texts or TEXTS))), pyarrow.array(texts or TEXTS)]
+    pyarrow.parquet.write_table(pyarrow.table(columns, names=names), file)
     return file.getvalue()
 
 
@@ -93,8 +93,10 @@ def test_every_form_in_every_compression(tmp_path: Path, name: str, content: byt
 
 
 @pytest.mark.parametrize("delimiter", [",", "\t", ";", "|"])
-@pytest.mark.parametrize("ending", ["\n", "\r\n"])
-def test_tables_without_names_of_columns(tmp_path: Path, delimiter: str, ending: str) -> None:
+@pytest.mark.parametrize("ending", ["\n", "\r\n", "\r"])
+def test_tables_of_all_delimiters_and_line_ends(tmp_path: Path, delimiter: str, ending: str) -> None:
+    """With and without names of columns; Excel for the Mac ends lines with a carriage return."""
+    assert read(tmp_path / "a.csv", table(delimiter, ending=ending), "body") == LINES
     assert read(tmp_path / "a.csv", table(delimiter, header=False, ending=ending), "2") == LINES
 
 
@@ -125,7 +127,10 @@ def test_long_cells_and_empty_ones(tmp_path: Path) -> None:
         assert reading.without_text == without
 
 
-@pytest.mark.parametrize("kind", [pyarrow.large_string(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())])
+@pytest.mark.parametrize(
+    "kind",
+    [pyarrow.large_string(), pyarrow.string_view(), pyarrow.dictionary(pyarrow.int32(), pyarrow.string())],
+)
 def test_types_of_text_columns(tmp_path: Path, kind: pyarrow.DataType) -> None:
     column = pyarrow.array(TEXTS).cast(kind)
     pyarrow.parquet.write_table(pyarrow.table({"text": column}), tmp_path / "a", row_group_size=7, compression="zstd")
@@ -167,6 +172,14 @@ def test_encodings_are_given(tmp_path: Path, encoding: str) -> None:
     assert read(tmp_path / "a", content, input_format="articles", encoding=encoding) == [[text] for text in texts]
 
 
+def test_repeated_columns_that_are_not_read(tmp_path: Path) -> None:
+    assert read(tmp_path / "a.csv", b"id,text,id\n1,A text. It ends.,2\n") == [["A text. It ends."]]
+    file = io.BytesIO()
+    columns = [pyarrow.array(values) for values in ([1], ["A text. It ends."], [2])]
+    pyarrow.parquet.write_table(pyarrow.table(columns, names=["id", "text", "id"]), file)
+    assert read(tmp_path / "a.parquet", file.getvalue()) == [["A text. It ends."]]
+
+
 def test_damaged_places_are_counted(tmp_path: Path) -> None:
     content = "".join(f"Line {n} of the café is here. It ends.\n" for n in range(1000)).encode()
     content = content.replace(b"Line 5 of the caf\xc3", b"Line 5 of \xff the caf").replace(
@@ -190,7 +203,9 @@ def test_damaged_places_are_counted(tmp_path: Path) -> None:
         ("a.csv", b"text,b\nA. B.,2\nonly one\n", "line 3: .* 1 columns"),
         ("a.csv", b'text,b\n"A quote. That never ends,2\nx,y\n', "line 3"),
         ("a.csv", b'text,b\n"A" x,2\n', "line 2"),
+        ("a.csv", b"text,text\nA. B.,C. D.\n", "line 1: .* 2 columns 'text'"),
         ("a.parquet", parquet(), "row 1: .*'id', 'body'"),
+        ("a.parquet", parquet(names=["text", "text"]), "row 1: .* 2 columns 'text'"),
         ("a.parquet", parquet()[:-20], "row 1"),
         ("a.parquet", b"PAR1" + bytes(100), "row 1"),
         ("a.xml", dump(TEXTS)[:-300], "line 2"),

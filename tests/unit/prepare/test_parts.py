@@ -7,6 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from bert_large.data.folders import list_shards
+from bert_large.doctor.data import check_data
+from bert_large.doctor.finding import OK, PROBLEM
+from bert_large.errors import InputError
 from bert_large.prepare.casing import Casing
 from bert_large.prepare.records import make_records
 from bert_large.prepare.settings import InstanceSettings, RecordFileSettings
@@ -92,6 +96,19 @@ def test_a_command_without_parts_completes_them(
     assert prepare(text_dir, vocab_file, out) == 0
     assert (out / "part-1").stat().st_mtime_ns == kept
     assert content(out) == whole
+
+
+def test_records_of_some_parts_are_not_trained_on(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:
+    out = tmp_path / "seq_128"
+    assert prepare(text_dir, vocab_file, out, "--part", "1/2", "--max-seq-length", "128") == 0
+    with pytest.raises(InputError, match=rf"{out} .*\.part-1-of-2"):
+        list_shards(out)
+    (phase_1,) = check_data(tmp_path, 1)
+    assert phase_1.level == PROBLEM and str(out) in phase_1.found
+    assert run_here("pick", "--input-dir", str(out), "--output-file", str(tmp_path / "picked"), "--allow-fewer") == 2
+    assert prepare(text_dir, vocab_file, out, "--part", "2/2", "--max-seq-length", "128") == 0
+    assert [path.name for path in list_shards(out)] == ["part-0", "part-1", "part-2"]
+    assert check_data(tmp_path, 1)[0].level == OK
 
 
 def test_new_texts_after_the_manifest(tmp_path: Path, text_dir: Path, vocab_file: Path) -> None:

@@ -88,6 +88,25 @@ def test_records_of_different_shapes_are_refused(tmp_path: Path, records: Path) 
     assert not (tmp_path / "out").exists()
 
 
+def test_only_shards_are_read(tmp_path: Path, records: Path) -> None:
+    """MLCommons' folders have checksums and notes beside the shards."""
+    path = write_numbered(records / "part-0", range(3))
+    for name in ("part-0.md5", "README.md", "_SUCCESS", ".hidden", "manifest.json"):
+        (records / name).write_text("not records")
+    pick_records(records, tmp_path / "out", 3)
+    assert (tmp_path / "out").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["_eval", "eval.txt", "eval.hdf5"])
+def test_the_output_must_have_the_name_of_a_shard(
+    tmp_path: Path, records: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_numbered(records / "part-0", range(3))
+    assert run_here("pick", *options(input_dir=records, output_file=tmp_path / name, count=1)) == 2
+    assert f"{tmp_path / name} " in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
 def test_files_that_are_not_records_are_refused(tmp_path: Path, records: Path) -> None:
     (records / "text").write_text("a file of text, not of records")
     with pytest.raises(DataError, match=r"/text: record 0 at byte 0"):

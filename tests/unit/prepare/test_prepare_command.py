@@ -90,6 +90,34 @@ def test_record_files_have_names_that_are_read(prepare: Prepare, out: Path, text
     assert [path.name for path in list_shards(out)] == ["a", "part-1", "part-2"]
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("_hello", "_hello", ()),
+        ("_c.md", "_c", ()),
+        ("a.hdf5", "a.hdf5", ()),
+        ("a", "a.json", ("--output-suffix", ".json")),
+        ("a", "a.hdf5", ("--output-suffix", ".hdf5")),
+        ("a", "_a_0.hdf5", ("--format", "hdf5", "--output-name", "_a")),
+        ("a", ".a_0.hdf5", ("--format", "hdf5", "--output-name", ".a")),
+    ],
+)
+def test_names_that_would_not_be_read_are_refused(
+    prepare: Prepare,
+    out: Path,
+    text_dir: Path,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+    name: str,
+    options: tuple[str, ...],
+) -> None:
+    (text_dir / "part-0").rename(text_dir / text)
+    assert prepare(*options) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{text_dir / text} " in line and f" {name}," in line
+    assert not out.exists()
+
+
 @pytest.mark.parametrize("suffix", [".gz", ".txt.bz2"])
 def test_compressed_text_gives_the_same_records(prepare: Prepare, text_dir: Path, tmp_path: Path, suffix: str) -> None:
     assert prepare(output_dir=tmp_path / "plain") == 0

@@ -80,6 +80,27 @@ def test_it_trains_a_vocabulary_if_none_is_given(preparing: Sandbox) -> None:
     assert all("--overwrite" in call.arguments for call in calls)
 
 
+def test_another_vocabulary_size_is_not_ignored(preparing: Sandbox) -> None:
+    """Whether it was set before, is not set now, or the vocabulary was given before; `--overwrite` takes it."""
+    vocab_file = preparing.variables["VOCAB_FILE"]
+    preparing.variables["VOCAB_SIZE"] = "1000"
+    assert "VOCAB_FILE" in (message := preparing.refuse(PREPARE)) and "VOCAB_SIZE" in message
+    del preparing.variables["VOCAB_SIZE"]
+    preparing.succeed(PREPARE)  # which copies the vocabulary
+    del preparing.variables["VOCAB_FILE"]
+    preparing.succeed(PREPARE)
+    preparing.variables["VOCAB_SIZE"] = "1000"
+    assert "VOCAB_SIZE=(not set), now 1000" in preparing.refuse(PREPARE)
+    preparing.succeed(PREPARE, "--overwrite")
+    preparing.succeed(PREPARE)
+    preparing.variables["VOCAB_SIZE"] = "2000"
+    assert "VOCAB_SIZE=1000, now 2000" in preparing.refuse(PREPARE)
+    del preparing.variables["VOCAB_SIZE"]
+    assert "VOCAB_SIZE=1000, now (not set)" in preparing.refuse(PREPARE)
+    preparing.variables["VOCAB_FILE"] = vocab_file
+    preparing.succeed(PREPARE)
+
+
 def test_it_stops_at_the_first_failure(preparing: Sandbox) -> None:
     preparing.fake("python3", "sys.exit(0 if sys.argv[1] == '-c' else 44)")
     assert preparing.run(PREPARE).returncode == 44

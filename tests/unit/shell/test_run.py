@@ -216,7 +216,6 @@ def test_preparing_data_writes_to_the_dataset(sandbox: Sandbox) -> None:
         "DATASET_DIR": str(sandbox.directory / "shards"),
         "DUPE_FACTOR": "2",
         "PHASE1_FRACTION": "0.8",
-        "VOCAB_SIZE": "100",
         "EVAL_RECORDS": "10",
     }
     call = sandbox.succeed("run.sh")
@@ -225,7 +224,7 @@ def test_preparing_data_writes_to_the_dataset(sandbox: Sandbox) -> None:
         mount(sandbox.variables["INPUT_DIR"], ",readonly"),
         mount(sandbox.variables["VOCAB_FILE"], ",readonly"),
     }
-    passed = {"INPUT_DIR", "DATASET_DIR", "VOCAB_FILE", "DUPE_FACTOR", "PHASE1_FRACTION", "VOCAB_SIZE", "EVAL_RECORDS"}
+    passed = {"INPUT_DIR", "DATASET_DIR", "VOCAB_FILE", "DUPE_FACTOR", "PHASE1_FRACTION", "EVAL_RECORDS"}
     assert passed <= set(call.values("--env"))
 
 

@@ -19,6 +19,8 @@ from bert_large.data.record import RecordShape
 
 _LONGEST_VARINT = 4
 """Bytes of the largest number that is decoded: 28 bits."""
+_MINUS_ONE = b"\xff" * 9 + b"\x01"
+"""The only negative number that is understood, and only as the label of a record without a pair (`NO_PAIR`)."""
 _CONTINUES = 0x80
 """Bit of a varint's byte that is followed by another one."""
 _INTEGER_FIELDS = (*TOKEN_FIELDS, *PREDICTION_FIELDS, LABEL_FIELD)
@@ -35,6 +37,8 @@ def read_facts(
     if chunks is None:
         return None
     weights = _matrix(chunks[weights_field], np.dtype("<f4"))
+    has_pair = np.array([chunk != _MINUS_ONE for chunk in chunks[LABEL_FIELD]])
+    chunks[LABEL_FIELD] = [chunk if chunk != _MINUS_ONE else b"\0" for chunk in chunks[LABEL_FIELD]]
     fields = {name: _decode(chunks[name]) for name in _INTEGER_FIELDS}
     if weights is None or any(values is None for values in fields.values()):
         return None
@@ -52,7 +56,7 @@ def read_facts(
         labels.shape[1] == 1
         and labels.max() <= 1
         and lengths.min() > 0
-        and np.array_equal(mask, real)
+        and (np.array_equal(mask, real) or _has_parts(mask, real, has_pair))
         and np.array_equal(weights, predicted)
         and (segments * real).max() <= 1
         and (positions * predicted < lengths[:, None]).all()
@@ -61,6 +65,18 @@ def read_facts(
         return None
     largest = np.maximum((ids * real).max(axis=1), (masked_ids * predicted).max(axis=1))
     return RecordShape(ids.shape[1], positions.shape[1]), lengths, largest
+
+
+def _has_parts(mask: NDArray, real: NDArray[np.bool_], has_pair: NDArray[np.bool_]) -> bool:
+    """Return whether each mask numbers the parts of the real tokens from 1 on; a record with a pair has one part."""
+    steps = np.diff(mask.astype(np.int32), axis=1, prepend=0) * real
+    return bool(
+        np.array_equal(mask != 0, real)
+        and (steps[:, 0] == 1).all()
+        and steps.min() >= 0
+        and steps.max() <= 1
+        and (mask[has_pair] <= 1).all()
+    )
 
 
 def _split(payloads: Sequence[bytes], weights_field: str) -> dict[str, list[bytes]] | None:
