@@ -7,7 +7,7 @@ import importlib
 
 from bert_large.bench.options import BenchmarkOptions, CheckpointOptions, StepOptions, TrainOptions, parse_options
 from bert_large.bench.output import measure_and_print
-from bert_large.config.options import add_settings
+from bert_large.config.options import CommandParser, add_settings
 
 _BENCHMARKS: dict[str, tuple[type[BenchmarkOptions], str]] = {
     "step": (StepOptions, "time the encoder's forward and backward pass against its linear layers' matrix products"),
@@ -23,7 +23,7 @@ _COMPARE = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the subcommands."""
     subparsers = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for name, (kind, summary) in _BENCHMARKS.items():

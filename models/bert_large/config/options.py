@@ -269,12 +269,9 @@ def find_nearest(word: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.7)), None)
 
 
-def add_settings(
-    parser: argparse.ArgumentParser, config: type, only: Sequence[str] = (), title: str | None = None
-) -> None:
+def add_settings(parser: CommandParser, config: type, only: Sequence[str] = (), title: str | None = None) -> None:
     """Add an option for each setting of a dataclass, or for those named in `only`."""
     group = parser.add_argument_group(title) if title else parser
-    checked = isinstance(parser, CommandParser)
     for item in settings_of(config):
         if (only and item.name not in only) or not item.option:
             continue
@@ -285,15 +282,11 @@ def add_settings(
                 group.add_argument(f"--no-{item.option}", action="store_const", const=False, dest=item.attribute,
                                    help=argparse.SUPPRESS)  # fmt: skip
         else:
-            kind: dict[str, Any] = {} if checked else {"type": item.convert}
             metavar = {int: "N", float: "X", Path: "PATH"}.get(item.kind, "NAME")
-            group.add_argument(f"--{item.option}", metavar=metavar, **kind, **words)
-        if isinstance(parser, CommandParser):
-            parser.settings.append(item)
-        else:
-            parser.set_defaults(**{item.attribute: item.parsed_default})
+            group.add_argument(f"--{item.option}", metavar=metavar, **words)
+        parser.settings.append(item)
     has_variables = any(item.variable for item in settings_of(config))
-    if checked and has_variables and FROM_ENVIRONMENT not in parser._option_string_actions:
+    if has_variables and FROM_ENVIRONMENT not in parser._option_string_actions:
         explanation = "read settings that the command line does not give from variables, as the quickstart scripts do"
         parser.add_argument(FROM_ENVIRONMENT, action="store_true", help=explanation)
 

@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from bert_large.config.options import add_settings, option
+from bert_large.config.options import CommandParser, add_settings, option
 from bert_large.config.presets import CONFIGURATIONS, read_configuration
 from bert_large.config.training import PRECISIONS, TrainConfig
 from bert_large.doctor.finding import PROBLEM, render
@@ -38,7 +38,7 @@ class DoctorOptions:
     json: bool = option(False, "print one JSON object per line instead of a table")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add_settings(parser, DoctorOptions)
     parser.epilog = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import CommandParser, add_settings, setting
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.finetune import squad
@@ -67,7 +67,7 @@ class FinetuneOptions:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add_settings(parser, FinetuneOptions)
     of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bert_large.config.options import add_settings, option
+from bert_large.config.options import CommandParser, add_settings, option
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.inference.settings import BATCH_TOKENS, FIELD, POOLINGS, InferenceOptions
@@ -45,7 +45,7 @@ class EmbedOptions:
     batch_tokens: int = option(BATCH_TOKENS, "tokens of a batch, or one text if it has more", within="[1, 1048576]")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add_settings(parser, InferenceOptions)
     add_settings(parser, EmbedOptions)

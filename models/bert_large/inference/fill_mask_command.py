@@ -7,7 +7,7 @@ import json
 import sys
 from dataclasses import dataclass
 
-from bert_large.config.options import add_settings, option
+from bert_large.config.options import CommandParser, add_settings, option
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.inference.settings import FIELD, InferenceOptions
@@ -24,7 +24,7 @@ class FillMaskOptions:
     json: bool = option(False, "print one JSON object per text instead of a table")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options and the texts."""
     parser.add_argument("texts", nargs="*", metavar="TEXT", help="text with the tokenizer's mask token, such as [MASK]")
     add_settings(parser, InferenceOptions)

@@ -7,7 +7,7 @@ import dataclasses
 import sys
 
 from bert_large.bench.output import to_json
-from bert_large.config.options import add_settings, option
+from bert_large.config.options import CommandParser, add_settings, option
 from bert_large.train import command as pretrain
 
 
@@ -35,7 +35,7 @@ class PlanOptions:
     json: bool = option(False, "print one JSON object instead of a table")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options of `pretrain`, which describe the run, and those of the plan."""
     add_settings(parser, PlanOptions, title="plan")
     pretrain.add_arguments(parser)

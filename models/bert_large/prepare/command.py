@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, option, setting
+from bert_large.config.options import CommandParser, add_settings, option, setting
 from bert_large.errors import InputError
 from bert_large.prepare.settings import PACKED, InstanceSettings, RecordFileSettings, from_arguments
 
@@ -45,7 +45,7 @@ class PrepareOptions:
     )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options of `prepare`."""
     for settings in (PrepareOptions, RecordFileSettings, InstanceSettings):
         add_settings(parser, settings)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, option, setting
+from bert_large.config.options import CommandParser, add_settings, option, setting
 from bert_large.prepare.settings import CorpusSettings, from_arguments
 
 
@@ -23,7 +23,7 @@ class CorpusOptions:
     overwrite: bool = option(False, "replace a corpus that this command made")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options of `corpus`."""
     add_settings(parser, CorpusOptions)
     add_settings(parser, CorpusSettings)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, option, setting
+from bert_large.config.options import CommandParser, add_settings, option, setting
 from bert_large.prepare.settings import from_arguments
 
 
@@ -21,7 +21,7 @@ class PickOptions:
     overwrite: bool = option(False, "replace the output file if it exists")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options of `pick`."""
     add_settings(parser, PickOptions)
 

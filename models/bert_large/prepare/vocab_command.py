@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, check_options, option, settings_of
+from bert_large.config.options import CommandParser, add_settings, check_options, option, settings_of
 from bert_large.errors import InputError
 from bert_large.prepare.settings import VocabularySettings, from_arguments
 
@@ -26,7 +26,7 @@ class VocabOptions:
     overwrite: bool = option(False, "replace the output file if it exists")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options of `vocab`."""
     add_settings(parser, VocabOptions)
     add_settings(parser, VocabularySettings)

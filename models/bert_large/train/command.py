@@ -10,7 +10,7 @@ from bert_large.config.options import CommandParser, add_settings
 from bert_large.train.stopping import StopRequest
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add_settings(parser, training.RunOptions, title="recipe and profile")
     add_settings(parser, training.TrainConfig, title="training")
@@ -20,8 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser, training.RanksConfig, title="several ranks")
     add_settings(parser, training.Communication, title="communication and failures")
     add_settings(parser, training.MlperfConfig, title="MLPerf log")
-    if isinstance(parser, CommandParser):
-        parser.checks.append(_find_conflicts)
+    parser.checks.append(_find_conflicts)
 
 
 def _find_conflicts(arguments: argparse.Namespace) -> list[str]:

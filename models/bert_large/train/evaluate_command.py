@@ -10,7 +10,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import CommandParser, add_settings, setting
 from bert_large.config.training import Communication, DataConfig, ModelSource, TrainConfig
 from bert_large.errors import UserError
 
@@ -24,7 +24,7 @@ class EvaluateOptions:
     json: bool = setting(False, "print the metrics as JSON", variable="")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     add_settings(parser, EvaluateOptions)
     add_settings(parser, TrainConfig, only=("eval_samples", "micro_batch_tokens", "precision", "engine"))

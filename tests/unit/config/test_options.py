@@ -155,14 +155,6 @@ def test_variables_as_options_for_other_programs() -> None:
     ]  # fmt: skip
 
 
-def test_a_parser_without_checks() -> None:
-    """`argparse`'s own parser converts each value by itself."""
-    parser = argparse.ArgumentParser()
-    add_settings(parser, Example)
-    parsed = parser.parse_args(["--count", "7", "--no-order"])
-    assert (parsed.count, parsed.rate, parsed.no_order, parsed.limit) == (7, 0.5, True, None)
-
-
 def test_generated_files_are_current() -> None:
     """docs/settings.md and quickstart/variables.sh."""
     done = subprocess.run([sys.executable, PROJECT / ".ci/settings.py", "--check"], capture_output=True, text=True,

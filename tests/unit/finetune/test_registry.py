@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bert_large.config.options import add_settings
+from bert_large.config.options import CommandParser, add_settings
 from bert_large.errors import DataError, InputError
 from bert_large.finetune import ner, squad
 from bert_large.finetune.ner import NerTask
@@ -20,7 +19,7 @@ from tests.support.word_tokenizer import word_tokenizer
 
 
 def task_of(*options: str) -> Any:
-    parser = argparse.ArgumentParser()
+    parser = CommandParser()
     parser.add_argument("--task")
     parser.add_argument("--max-seq-length", type=int)
     add_settings(parser, squad.SquadOptions)

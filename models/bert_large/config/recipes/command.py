@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 
-from bert_large.config.options import add_settings, describe_value
+from bert_large.config.options import CommandParser, add_settings, describe_value
 from bert_large.config.recipes import read_recipe, recipe_names, resolve_settings
 from bert_large.config.training import TrainConfig
 from bert_large.tables import format_table
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: CommandParser) -> None:
     """Add the options."""
     parser.add_argument("name", nargs="?", help="show this recipe's settings (default: list all recipes)")
     add_settings(parser, TrainConfig, only=("precision",))
