@@ -19,7 +19,7 @@ from bert_large.finetune.seed_run import SeedRun
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
-from tests.support.finetune import FINETUNE_SETTINGS, finetune, write_model
+from tests.support.finetune import FINETUNE_SETTINGS, finetune, without_training, write_model
 from tests.support.glue import write_glue, write_tsv
 from tests.support.runs import PROJECT
 
@@ -319,7 +319,8 @@ def test_own_classes_and_predictions_alone(
     assert finetune(tmp_path / "out", **own) == 0
     assert set(results(tmp_path / "out")["summary"]["validation"]) == {"accuracy", "macro_f1"}
     write_tsv(tmp_path / "new" / "test.tsv", ("sentence",), [(text,) for text, _ in rows])
-    trained = own | {"checkpoint_dir": tmp_path / "out" / "model_save", "data_dir": tmp_path / "new"}
+    places = {"checkpoint_dir": tmp_path / "out" / "model_save", "data_dir": tmp_path / "new"}
+    trained = without_training(own) | places
     assert finetune(tmp_path / "predicted", **trained, predict_only=True) == 0
     expected = (tmp_path / "out" / "predictions" / "dev.tsv").read_text()
     assert (tmp_path / "predicted" / "predictions" / "test.tsv").read_text() == expected

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_large.config.options import add_settings, setting
+from bert_large.config.options import CommandParser, add_settings, setting, settings_of
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.finetune import squad
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from bert_large.train.stopping import StopRequest
 
 _LARGEST_SEED = 2**32 - 1
+_TRAINING_ONLY = (
+    "seeds", "seed", "save_every", "resume", "epochs", "learning_rate", "warmup_share", "weight_decay",
+    "max_train_samples",
+)  # fmt: skip
+"""Settings that predictions alone do not use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +78,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
     add_settings(parser, FinetuneSettings, title=f"settings (squad and squad2 have other defaults: {of_squad})")
     add_settings(parser, squad.SquadOptions, title="with --task squad or squad2")
+    if isinstance(parser, CommandParser):
+        parser.checks.append(_find_conflicts)
+
+
+def _find_conflicts(arguments: argparse.Namespace) -> list[str]:
+    """Return a message for each setting of training that is given with --predict-only."""
+    if not arguments.predict_only:
+        return []
+    return [
+        f"{item.label(arguments.origins[item.attribute])} is given with --predict-only, which does not train; leave "
+        "one of them out"
+        for item in (*settings_of(FinetuneOptions), *settings_of(FinetuneSettings))
+        if item.name in _TRAINING_ONLY and item.attribute in arguments.origins
+    ]
 
 
 def run(arguments: argparse.Namespace) -> int:
