@@ -17,6 +17,7 @@ from bert_large.finetune import squad
 from bert_large.finetune.registry import TASKS, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
+from bert_large.storage.atomic import continuing_when_repeated
 from bert_large.storage.lock import FolderLock
 
 if TYPE_CHECKING:
@@ -167,7 +168,8 @@ def _train(finetune_run: FinetuneRun, stop: StopRequest) -> int:
     from bert_large.log import LOGGER
 
     try:
-        results = finetune_run.run(stop)
+        with continuing_when_repeated(finetune_run.resume):
+            results = finetune_run.run(stop)
     except Stopped:
         LOGGER.info("stopped by signal %d; the same command resumes the run", stop.signal_number)
         return 128 + stop.signal_number
