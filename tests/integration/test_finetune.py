@@ -190,7 +190,7 @@ def test_a_finished_seed_is_not_trained_again(
         ({"learning_rate": 0.02}, ("settings.learning_rate", "0.01", "0.02")),
         ({"task": "cola"}, ("sst2", "cola")),
         ({"max_train_samples": 11}, ("settings.max_train_samples", "11")),
-        ({"do_lower_case": None, "no_do_lower_case": True}, ("lower_case", "True", "False")),
+        ({"do_lower_case": None, "no_do_lower_case": True}, ("lower_case", "true", "false")),
         ({"resume": "never"}, ()),
     ],
 )
@@ -216,7 +216,7 @@ def test_other_data_and_another_model_are_refused(
     other = write_model(tmp_path / "other" / "model_save", seed=1)
     assert finetune(finished, **arguments | {"data_dir": data, "checkpoint_dir": other}) == 2
     error = capsys.readouterr().err
-    assert "data.validation" in error and "model" in error and "data.train" not in error
+    assert "validation split" in error and "CHECKPOINT_DIR" in error and "train split" not in error
 
 
 @pytest.mark.parametrize(

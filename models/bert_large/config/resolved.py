@@ -137,7 +137,9 @@ def _find_useless_warmup(settings: Mapping[str, Resolved]) -> list[str]:
 
 
 def _find_short_schedule(settings: Mapping[str, Resolved]) -> list[str]:
-    """Find a schedule that ends before the run, or before its peak."""
+    """Find a schedule that ends before the run, or before its peak; that of a run of hours cannot."""
+    if settings["max_hours"].value is not None:
+        return []
     steps, total, warmup = (settings[name].value for name in ("max_steps", "total_steps", "warmup_steps"))
     if steps > total:
         return [

@@ -11,7 +11,15 @@ from bert_large.config import recipes
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
 from bert_large.config.recipes import Resolved, describe_settings, resolve_settings
-from bert_large.config.training import RECIPE_SETTINGS, DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config.training import (
+    RECIPE_SETTINGS,
+    STEPS_OF_TIME,
+    DataConfig,
+    MlperfConfig,
+    OptimConfig,
+    RanksConfig,
+    TrainConfig,
+)
 from bert_large.errors import InputError
 from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 
@@ -289,6 +297,11 @@ def test_settings_that_fit_together(tmp_path: Path, given: dict[str, Any]) -> No
     found = {name: value for config in resolved(tmp_path, **given) for name, value in vars(config).items()}
     for name in given.keys() & {"start_warmup_step", "warmup_steps", "max_bad_records", "decay_fraction"}:
         assert found[name] == given[name]
+
+
+def test_the_steps_of_a_run_of_hours_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, dataset_dir="d", max_hours=0.001, total_steps=40)
+    assert "--total-steps" in line and str(STEPS_OF_TIME) not in line and "--max-steps" not in line
 
 
 def test_a_precision_in_capitals(tmp_path: Path) -> None:
