@@ -24,6 +24,11 @@ def test_all_problems_are_reported_at_once() -> None:
         assert text in str(error.value)
 
 
+def test_a_learning_rate_that_is_0_in_fp32_is_refused() -> None:
+    with pytest.raises(InputError, match="--learning-rate is 1e-300"):
+        FinetuneSettings(learning_rate=1e-300)
+
+
 def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     """The script's names are read; a number of epochs may be written as 3.0."""
     variables = {"TASK": "rte", "CHECKPOINT_DIR": "m", "OUTPUT_DIR": "o", "DATASET_DIR": "d", "EPOCHS": "3.0",
