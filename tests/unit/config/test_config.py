@@ -251,7 +251,7 @@ def test_all_problems_of_an_optimizer_are_reported_at_once(wrong: float) -> None
 
 @pytest.mark.parametrize("name", ["learning_rate", "epsilon", "max_gradient_norm"])
 def test_numbers_that_are_0_in_fp32_are_refused(name: str) -> None:
-    values = {"learning_rate": 1.0, "total_steps": 1}
+    values: dict[str, Any] = {"learning_rate": 1.0, "total_steps": 1}
     for wrong in (1e-300, 1e-39):  # the latter has few digits in fp32
         assert f"--{name.replace('_', '-')} is {wrong}" in message(OptimConfig, **values | {name: wrong})
     smallest = float(torch.finfo(torch.float32).smallest_normal) * 1.03
