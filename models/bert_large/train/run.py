@@ -79,7 +79,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         try:
             with explain_dead_worker():
                 reason = loop.run()
-        except UserError:
+        except Exception:
             for observer in loop.observers:
                 observer.run_fails()
             raise
