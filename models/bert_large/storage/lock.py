@@ -55,7 +55,7 @@ class FolderLock:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
             raise _in_use(what, folder, holder) from None
-        if not _is_file(path, self._descriptor):  # a holder that deletes the folder has just ended
+        if not os.path.lexists(path):  # a holder that deletes the folder has just ended
             os.close(self._descriptor)
             raise _in_use(what, folder, "a process that ends now")
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
@@ -107,14 +107,6 @@ def file_lock(path: Path) -> Iterator[bool]:
 
 def _in_use(what: str, folder: Path, holder: str) -> InputError:
     return InputError(f"{what} {folder} is in use by {holder}; wait until it ends, stop it, or choose another folder")
-
-
-def _is_file(path: Path, descriptor: int) -> bool:
-    """Return whether an open file is the one at `path`."""
-    try:
-        return os.path.samestat(os.lstat(path), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False
 
 
 def _describe_holder(path: Path) -> str:

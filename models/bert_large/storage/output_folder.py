@@ -67,7 +67,7 @@ def partial_folder(folder: Path) -> Iterator[Path]:
         hidden.unlink()
     with explain_write_errors(folder):
         hidden.mkdir(exist_ok=True)
-    # Where the file system has no locks, only the user can see to it that there is one writer.
+    # No warning where the file system has no locks: only the user can ensure there that one process writes.
     with FolderLock(hidden, "the unfinished output", lambda warning: None):
         partial = hidden / _FILES
         try:
