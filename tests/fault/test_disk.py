@@ -16,6 +16,8 @@ from transformers import Trainer
 from tests.fault.conftest import SmallDisk
 from tests.support.finetune import write_model
 from tests.support.glue import write_glue
+from tests.support.recorded_runs import record_run
+from tests.support.records import make_records, write_shard
 from tests.support.runs import Task, assert_same_run, options, run_here, run_torchrun, step_rows
 
 
@@ -49,7 +51,7 @@ def test_a_full_disk(
         assert run_here(*task.arguments(output, **settings)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     named = str(output) if place == "all" else str(output / place)
-    assert line.startswith(f"bert-large pretrain: error: {named}")
+    assert line.startswith(f"bert-large pretrain: error: {named}") and "continues" in line
     assert "No space left on device" in line and "0 bytes free" in line
     kept = list_checkpoints(output / "checkpoints")
     assert [path.name for path in kept][:2] == (
@@ -122,6 +124,85 @@ def test_a_read_only_folder_is_refused_at_the_start(
     assert str(small_disk.folder / name) in line and "Read-only file system" in line
 
 
+def write_text_and_records(folder: Path) -> None:
+    """Write text/ with a corpus, records/ with a record file, run/ with a run and model_save/."""
+    (folder / "text").mkdir()
+    (folder / "text" / "part.txt").write_text("A cat sat on the mat.\n\n" * 50)
+    write_shard(folder / "records" / "part-0", make_records(4))
+    record_run(folder / "run")
+    write_model(folder / "model_save")
+
+
+COMMANDS: dict[str, tuple[str, dict[str, str]]] = {
+    "vocab": ("output-file", {"input-dir": "text"}),
+    "pick": ("output-file", {"input-dir": "records", "count": "=2"}),
+    "corpus": ("output-dir", {"input-dir": "text"}),
+    "export": ("output-dir", {"checkpoint-dir": "model_save", "format": "=hugging-face"}),
+    "convert": ("to-tf", {"checkpoint-dir": "model_save"}),
+    "report": ("output-file", {}),
+    "report pictures": ("png-dir", {"output-file": "page.html"}),
+}
+"""The option for the output of each command, and its other options; names are in the test's folder unless after `=`."""
+
+
+@pytest.mark.parametrize("case", COMMANDS)
+@pytest.mark.parametrize("place", [".", "new"])
+def test_a_read_only_disk(
+    case: str, place: str, small_disk: SmallDisk, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A repeated command would fail again: exit code 2, and a line that names the folder."""
+    if case == "convert":
+        pytest.importorskip("tensorflow", reason="needs the extra tensorflow")
+    write_text_and_records(tmp_path)
+    capsys.readouterr()
+    small_disk.make_read_only()
+    option, others = COMMANDS[case]
+    command = case.partition(" ")[0]
+    words = [command, *([str(tmp_path / "run")] if command == "report" else []), f"--{option}"]
+    words.append(str(small_disk.folder / place / "output"))
+    for name, value in others.items():
+        words += [f"--{name}", value[1:] if value.startswith("=") else str(tmp_path / value)]
+    assert run_here(*words) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"bert-large {command}: error: ") and "Read-only file system" in line
+    assert str(small_disk.folder / place) in line and "/." not in line
+
+
+def test_doctor_on_a_read_only_disk(task: Task, small_disk: SmallDisk, capsys: pytest.CaptureFixture[str]) -> None:
+    small_disk.make_read_only()
+    given = {"config_file": task.config_file, "dataset_dir": task.dataset_dir, "output_dir": small_disk.folder}
+    assert run_here("doctor", *options(**given)) == 1
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "Read-only file system" in line]
+    assert str(small_disk.folder) in line and "/." not in line
+
+
+def test_an_export_that_does_not_fit(
+    small_disk: SmallDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither of two graphs is kept, and the same command succeeds once there is space."""
+    pytest.importorskip("onnxscript", reason="needs the extra onnx")
+    from bert_large.export import onnx_graph
+
+    out, write = small_disk.folder / "out", onnx_graph._write
+    words = ["export", *options(checkpoint_dir=write_model(tmp_path / "model_save"), format="onnx", output_dir=out)]
+
+    def fill_and_write(path: Path, *arguments: Any) -> None:
+        if path.stem == "pretraining":
+            small_disk.fill()
+        write(path, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnx_graph, "_write", fill_and_write)
+        assert run_here(*words) == 1
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"bert-large export: error: {out}") and "No space left on device" in line
+    assert "continues" not in line
+    assert list(out.iterdir()) == []
+    small_disk.free_space()
+    assert run_here(*words) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["encoder.onnx", "pretraining.onnx"]
+
+
 @pytest.mark.parametrize(
     ("owner", "name"),
     [(SeedRun, "save_best"), (Trainer, "_save_optimizer_and_scheduler"), (FinetuneRun, "_publish")],
@@ -172,6 +253,7 @@ def test_a_conversion_that_does_not_fit(
     assert run_here("convert", *options(to_tf=small_disk.folder / "ckpt", checkpoint_dir=model)) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"bert-large convert: error: {small_disk.folder / 'ckpt'}") and "0 bytes free" in line
+    assert "continues" not in line
     assert [path.name for path in small_disk.folder.iterdir()] == ["filler"]
 
 

@@ -19,7 +19,7 @@ from bert_large.finetune.seed_run import SeedRun
 from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, Trainer
 
-from tests.support.finetune import FINETUNE_SETTINGS, finetune, write_model
+from tests.support.finetune import FINETUNE_SETTINGS, finetune, without_training, write_model
 from tests.support.glue import write_glue, write_tsv
 from tests.support.runs import PROJECT
 
@@ -190,7 +190,7 @@ def test_a_finished_seed_is_not_trained_again(
         ({"learning_rate": 0.02}, ("settings.learning_rate", "0.01", "0.02")),
         ({"task": "cola"}, ("sst2", "cola")),
         ({"max_train_samples": 11}, ("settings.max_train_samples", "11")),
-        ({"do_lower_case": None, "no_do_lower_case": True}, ("lower_case", "True", "False")),
+        ({"do_lower_case": None, "no_do_lower_case": True}, ("lower_case", "true", "false")),
         ({"resume": "never"}, ()),
     ],
 )
@@ -216,7 +216,7 @@ def test_other_data_and_another_model_are_refused(
     other = write_model(tmp_path / "other" / "model_save", seed=1)
     assert finetune(finished, **arguments | {"data_dir": data, "checkpoint_dir": other}) == 2
     error = capsys.readouterr().err
-    assert "data.validation" in error and "model" in error and "data.train" not in error
+    assert "validation split" in error and "CHECKPOINT_DIR" in error and "train split" not in error
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,8 @@ def test_own_classes_and_predictions_alone(
     assert finetune(tmp_path / "out", **own) == 0
     assert set(results(tmp_path / "out")["summary"]["validation"]) == {"accuracy", "macro_f1"}
     write_tsv(tmp_path / "new" / "test.tsv", ("sentence",), [(text,) for text, _ in rows])
-    trained = own | {"checkpoint_dir": tmp_path / "out" / "model_save", "data_dir": tmp_path / "new"}
+    places = {"checkpoint_dir": tmp_path / "out" / "model_save", "data_dir": tmp_path / "new"}
+    trained = without_training(own) | places
     assert finetune(tmp_path / "predicted", **trained, predict_only=True) == 0
     expected = (tmp_path / "out" / "predictions" / "dev.tsv").read_text()
     assert (tmp_path / "predicted" / "predictions" / "test.tsv").read_text() == expected

@@ -14,7 +14,7 @@ import pytest
 from safetensors.torch import load_file
 from transformers import BertConfig, BertModel
 
-from tests.support.finetune import finetune, write_model, write_quick_model
+from tests.support.finetune import finetune, without_training, write_model, write_quick_model
 from tests.support.glue import write_tsv
 from tests.support.runs import finish, options, run_torchrun, start_torchrun
 
@@ -79,7 +79,7 @@ def test_the_saved_model_does_not_depend_on_the_engine(arguments: dict[str, Any]
     assert finetune(tmp_path / "eager", **arguments, engine="eager") == 0
     configs = [json.loads((tmp_path / name / "model_save" / "config.json").read_text()) for name in ("out", "eager")]
     assert configs[0] == configs[1]
-    trained = arguments | {"checkpoint_dir": tmp_path / "out" / "model_save", "predict_only": True}
+    trained = without_training(arguments) | {"checkpoint_dir": tmp_path / "out" / "model_save", "predict_only": True}
     found = []
     for engine in ("native", "eager"):
         assert finetune(tmp_path / f"predicted-{engine}", **trained, engine=engine) == 0
@@ -128,7 +128,7 @@ def test_two_ranks_predict_as_one(task: str, arguments: dict[str, Any], tmp_path
     if task == "squad":
         changed |= {"max_query_length": 8}
     assert finetune(tmp_path / "one", **changed) == 0
-    trained = changed | {"checkpoint_dir": tmp_path / "one" / "model_save", "predict_only": True}
+    trained = without_training(changed) | {"checkpoint_dir": tmp_path / "one" / "model_save", "predict_only": True}
     assert finetune(tmp_path / "predicted", **trained) == 0
     done = ranks(2, tmp_path / "two", **trained)
     assert done.returncode == 0, done.stderr[-3000:]

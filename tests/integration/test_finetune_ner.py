@@ -54,6 +54,8 @@ def test_ner_learns_its_sentences(model: Path, tmp_path: Path) -> None:
         ({"train.txt": SENTENCES, "dev.txt": SENTENCES, "valid.txt": SENTENCES}, "dev.txt and valid.txt"),
         ({"train.txt": "a O\n", "dev.txt": SENTENCES}, "B-PER"),
         ({"train.txt": SENTENCES, "dev.txt": "a O\nb\n"}, "dev.txt: line 2"),
+        ({"train.txt": SENTENCES, "dev.txt": "a O\nb S-ORG\n"}, "dev.txt: line 2: found the tag 'S-ORG'"),
+        ({"train.txt": SENTENCES, "dev.txt": SENTENCES, "test.txt": "a I-ORG\n"}, "test.txt: line 1"),
     ],
 )
 def test_wrong_data(

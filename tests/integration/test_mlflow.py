@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from bert_large.observe import mlflow as observer
 from bert_large.observe.mlflow import MlflowLogger
+from bert_large.train.step import StepRunner
 
 from tests.support.runs import Task, eval_rows, run_here, run_process, step_rows
 from tests.support.training import EVALUATION, step_metrics
@@ -62,6 +63,22 @@ def test_a_run_that_diverges_has_failed(task: Task, tmp_path: Path) -> None:
     (run,) = runs()
     assert run.info.status == "FAILED"
     assert set(history(run.info.run_id, "train/samples")) == {row["step"] for row in step_rows(tmp_path / "out")}
+
+
+def test_a_run_with_an_unexpected_error_has_failed(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_step = StepRunner.run
+
+    def fail(self: StepRunner, number: int, *arguments: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("out of something")
+        return run_step(self, number, *arguments)
+
+    monkeypatch.setattr(StepRunner, "run", fail)
+    with pytest.raises(RuntimeError, match="out of something"):
+        run_here(*task.arguments(tmp_path / "out", mlflow=True))
+    (run,) = runs()
+    assert run.info.status == "FAILED"
+    assert set(history(run.info.run_id, "train/samples")) == {1, 2}
 
 
 def test_without_the_option_nothing_is_logged(task: Task, tmp_path: Path) -> None:

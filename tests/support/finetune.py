@@ -18,6 +18,8 @@ FINETUNE_SETTINGS: dict[str, Any] = {"task": "sst2", "seed": 7, "batch_size": 4,
                                      "max_seq_length": 16, "save_every": 2}  # fmt: skip
 """A small run: `write_glue` writes 12 examples of SST-2 for training, so that 3 epochs have 9 steps."""
 
+_TRAINING = ("seed", "seeds", "epochs", "learning_rate", "save_every", "max_train_samples")
+
 
 def write_model(folder: Path, *, keep_vocab: bool = True, seed: int = 0, **changes: Any) -> Path:
     """Write and return a model_save folder: two layers of 32, tokens of single letters and a few words.
@@ -48,3 +50,8 @@ def finetuned(output_dir: Path, **values: Any) -> dict[str, dict[str, float]]:
     assert finetune(output_dir, **values) == 0
     (seed,) = json.loads((output_dir / "results.json").read_text())["seeds"]
     return seed["metrics"]
+
+
+def without_training(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of a run without those that `--predict-only` refuses."""
+    return {name: value for name, value in values.items() if name not in _TRAINING}

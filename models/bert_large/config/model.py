@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bert_large.config.hugging_face import ARCHITECTURES, BERT, Architecture
-from bert_large.config.options import find_problems, setting
+from bert_large.config.options import SMALLEST_FLOAT, find_problems, setting
 from bert_large.errors import InputError
 
 ACTIVATIONS = {"tanh": "gelu_pytorch_tanh", "erf": "gelu"}
@@ -53,7 +53,7 @@ class ModelConfig:
     attention_probs_dropout_prob: float = _field(0.1, "dropout of attention probabilities", within="[0, 1)")
     max_position_embeddings: int = _field(512, "longest sequence, in tokens", within="[1, 1000000]")
     type_vocab_size: int = _field(2, "kinds of segments; 0 for a model without segment embeddings", within="[0, 2]")
-    initializer_range: float = _field(0.02, "standard deviation of new weights", within="(0, 100]")
+    initializer_range: float = _field(0.02, "standard deviation of new weights", within=f"[{SMALLEST_FLOAT}, 100]")
     layer_norm_eps: float = _field(1e-12, "added to the variance in LayerNorm", within="[0, 1]")
     architecture: str = _field(BERT, "class of transformers", choices=tuple(ARCHITECTURES))
 

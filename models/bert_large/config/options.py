@@ -27,6 +27,8 @@ FROM_ENVIRONMENT = "--from-environment"
 _LARGEST_INTEGER = 2**63 - 1
 _LARGEST_FLOAT = 3.4e38
 """Numbers beyond are infinite in fp32, which training computes in."""
+SMALLEST_FLOAT = 1.2e-38
+"""The smallest normal number of fp32, rounded up: smaller ones lose digits or become 0."""
 BOOLEANS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
 
 

@@ -81,57 +81,104 @@ def _stretch_over_time(settings: dict[str, Resolved]) -> None:
 
 def find_conflicts(settings: Mapping[str, Resolved]) -> list[str]:
     """Return what is wrong with settings that are right one by one: values that contradict each other or do nothing."""
-    values = {name: setting.value for name, setting in settings.items()}
-    given = {name for name, setting in settings.items() if setting.is_given}
-    set_here = {name for name, setting in settings.items() if setting.origin != "default"}
-    schedule, timed = values["schedule"], values["max_hours"] is not None
-    start, ramp = values["start_batch_size"], values["batch_ramp_steps"]
+    rules = (_find_two_lengths, _find_useless_decay, _find_useless_warmup, _find_short_schedule, _find_half_a_ramp,
+             _find_useless_masking)  # fmt: skip
+    return [problem for rule in rules for problem in rule(settings)]
+
+
+def _find_two_lengths(settings: Mapping[str, Resolved]) -> list[str]:
+    """Find lengths of the run or of its warmup that are given in two units."""
+    given = _given(settings)
     problems = [
         f"--{_option(name)} is given with --max-hours, which sets the length of the run; give one of them"
         + ("; --warmup-fraction sets the warmup" if name == "warmup_steps" else "")
         for name in ("max_steps", "total_steps", "warmup_steps")
-        if timed and name in given
+        if settings["max_hours"].value is not None and name in given
     ]
     if {"warmup_steps", "warmup_fraction"} <= given:
         problems.append("--warmup-steps and --warmup-fraction are both given, expected one of them")
-    problems += [
+    return problems
+
+
+def _find_useless_decay(settings: Mapping[str, Resolved]) -> list[str]:
+    """Find settings of another schedule's decay, and a decay of wsd that the warmup shortens."""
+    given, schedule = _given(settings), settings["schedule"].value
+    problems = [
         f"--{_option(name)} is given, but --schedule is {schedule}; it applies to {applies} only"
         for name, applies in (("decay_power", "polynomial"), ("decay_fraction", "wsd"))
         if name in given and schedule != applies
     ]
-    if values["start_warmup_step"] and (timed or schedule == "one-cycle"):
+    total, fraction = settings["total_steps"].value, settings["decay_fraction"].value
+    warmup_end = settings["warmup_steps"].value + settings["start_warmup_step"].value
+    are_given = given & {"warmup_steps", "warmup_fraction", "decay_fraction"}
+    # Less than a step of overlap comes from rounding.
+    if schedule == "wsd" and are_given and warmup_end - (1.0 - fraction) * total >= 1:
         problems.append(
-            f"--start-warmup-step is {values['start_warmup_step']}, expected 0 with --schedule one-cycle and with "
-            "--max-hours, whose warmup starts with the run"
+            f"--decay-fraction is {fraction:g} of the schedule and the warmup ends after {warmup_end / total:g} of it, "
+            "expected at most 1 together with --schedule wsd; shorten the warmup or lower --decay-fraction"
         )
-    problems += _find_short_schedule(values)
-    if (start is None) != (ramp == 0):
-        found = f"--batch-ramp-steps is {ramp}" + ("" if start is None else f" with --start-batch-size {start}")
-        problems.append(f"{found}, expected both --start-batch-size and --batch-ramp-steps above 0, or neither")
-    elif start is not None and start > values["global_batch_size"]:
-        problems.append(f"--start-batch-size is {start}, expected at most --global-batch-size, which is "
-                        f"{values['global_batch_size']}")  # fmt: skip
-    problems += [
-        f"--{_option(name)} is {values[name]} without --dynamic-masking, and the records' own masks stay as they are; "
-        "give --dynamic-masking, or leave it out"
-        for name in ("masking_rate", "masking_unit")
-        if name in set_here and not values["dynamic_masking"]
-    ]
     return problems
 
 
-def _find_short_schedule(values: Mapping[str, Any]) -> list[str]:
-    steps, total, warmup = (values[name] for name in ("max_steps", "total_steps", "warmup_steps"))
+def _find_useless_warmup(settings: Mapping[str, Resolved]) -> list[str]:
+    """Find a start of the warmup that the schedule does not have, or after which no step is in the warmup."""
+    start, warmup = settings["start_warmup_step"], settings["warmup_steps"].value
+    if start.value and (settings["max_hours"].value is not None or settings["schedule"].value == "one-cycle"):
+        return [
+            f"--start-warmup-step is {start.value}, expected 0 with --schedule one-cycle and with --max-hours, whose "
+            "warmup starts with the run"
+        ]
+    if start.value and start.value + warmup <= 0 and (start.is_given or warmup):
+        return [
+            f"--start-warmup-step is {start.value}, but the warmup has {warmup} steps and ends before the run; give a "
+            "longer warmup (--warmup-steps or --warmup-fraction) or --start-warmup-step 0"
+        ]
+    return []
+
+
+def _find_short_schedule(settings: Mapping[str, Resolved]) -> list[str]:
+    """Find a schedule that ends before the run, or before its peak; that of a run of hours cannot."""
+    if settings["max_hours"].value is not None:
+        return []
+    steps, total, warmup = (settings[name].value for name in ("max_steps", "total_steps", "warmup_steps"))
     if steps > total:
         return [
             f"--max-steps is {steps} and --total-steps {total}: the learning rate is 0 from step {total} on; "
             "raise --total-steps or lower --max-steps"
         ]
-    if values["schedule"] == "one-cycle" and warmup >= total:
+    if settings["schedule"].value == "one-cycle" and warmup >= total:
         return [
             f"--warmup-steps is {warmup}, expected less than --total-steps {total}: one-cycle peaks there and falls"
         ]
     return []
+
+
+def _find_half_a_ramp(settings: Mapping[str, Resolved]) -> list[str]:
+    """Find a ramp of the batch without a start or a length, or one that falls."""
+    start, ramp, batch = (
+        settings[name].value for name in ("start_batch_size", "batch_ramp_steps", "global_batch_size")
+    )
+    if (start is None) != (ramp == 0):
+        found = f"--batch-ramp-steps is {ramp}" + ("" if start is None else f" with --start-batch-size {start}")
+        return [f"{found}, expected both --start-batch-size and --batch-ramp-steps above 0, or neither"]
+    if start is not None and start > batch:
+        return [f"--start-batch-size is {start}, expected at most --global-batch-size, which is {batch}"]
+    return []
+
+
+def _find_useless_masking(settings: Mapping[str, Resolved]) -> list[str]:
+    """Find settings of dynamic masking without it; a recipe's count too."""
+    return [
+        f"--{_option(name)} is {settings[name].value} without --dynamic-masking, and the records' own masks stay as "
+        "they are; give --dynamic-masking, or leave it out"
+        for name in ("masking_rate", "masking_unit")
+        if settings[name].origin != "default" and not settings["dynamic_masking"].value
+    ]
+
+
+def _given(settings: Mapping[str, Resolved]) -> set[str]:
+    """Return the names of the settings that the user gave."""
+    return {name for name, setting in settings.items() if setting.is_given}
 
 
 def _option(name: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bert_large.config.model import ACTIVATIONS
-from bert_large.config.options import Setting, check_fields, setting, settings_of
+from bert_large.config.options import SMALLEST_FLOAT, Setting, check_fields, setting, settings_of
 from bert_large.config.presets import CONFIGURATIONS
 
 PHASE_SEQ_LENGTHS = {1: 128, 2: 512}
@@ -30,6 +30,8 @@ MASKING_UNITS = "token", "word", "span"
 SEQUENCES = "pairs", "packed"
 """What records hold: pairs of segments, or full sequences for masked LM alone."""
 _COUNT = "[1, inf)"
+_POSITIVE = f"[{SMALLEST_FLOAT}, inf)"
+"""Numbers above 0 that training computes with in fp32."""
 _SECONDS = "(0, 31536000]"
 """At most a year: larger numbers overflow the timers that they are given to."""
 
@@ -96,14 +98,14 @@ class OptimConfig(Checked):
 
     optimizer: str = setting("lamb", "optimizer", choices=("lamb", "adamw"), deferred=True)
     learning_rate: float = setting(
-        text="peak learning rate", within="(0, inf)", default_text="that of the recipe", deferred=True
+        text="peak learning rate", within=_POSITIVE, default_text="that of the recipe", deferred=True
     )
     beta_1: float = setting(0.9, "decay of the first moment", within="[0, 1)", deferred=True)
     beta_2: float = setting(0.999, "decay of the second moment", within="[0, 1)", deferred=True)
-    epsilon: float = setting(1e-6, "added to the root of the second moment", within="(0, inf)", deferred=True)
+    epsilon: float = setting(1e-6, "added to the root of the second moment", within=_POSITIVE, deferred=True)
     weight_decay: float = setting(0.01, "decoupled weight decay", within="[0, inf)", deferred=True)
     max_gradient_norm: float = setting(
-        1.0, "gradients are clipped to this global norm", within="(0, inf)", deferred=True
+        1.0, "gradients are clipped to this global norm", within=_POSITIVE, deferred=True
     )
     total_steps: int = setting(
         text="length of the learning-rate schedule; set it if you will raise --max-steps later",

@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         from bert_large.export.onnx_graph import export_onnx
 
         graphs = GRAPHS if arguments.model in (None, "both") else (arguments.model,)
-        for path, difference in export_onnx(checkpoint_dir, arguments.output_dir, graphs, opset):
+        for path, difference in export_onnx(checkpoint_dir, arguments.output_dir, graphs, opset).items():
             print(f"wrote {path}: outputs within {difference:.1e} of the model's, relative to the largest")
         return 0
     from bert_large.export.hugging_face import export_folder

@@ -26,8 +26,8 @@ from bert_large.errors import InputError, UserError
 from bert_large.extras import import_extra
 from bert_large.model.bert import BertForPreTraining
 from bert_large.model.pretrained import load_model, weights_of
-from bert_large.storage.atomic import describe_bytes, replace_atomically
-from bert_large.storage.output_folder import make_folder
+from bert_large.storage.atomic import describe_bytes, explain_write_errors, sync_file
+from bert_large.storage.output_folder import partial_folder, publish
 from bert_large.train.initial_model import resolve_model_config
 
 TOLERANCE = 1e-4
@@ -57,13 +57,11 @@ def outputs_of(graph: str, architecture: Architecture) -> tuple[str, ...]:
     return (tokens, sequences) if architecture.has_next_sentence_head else (tokens,)
 
 
-def export_onnx(
-    checkpoint_dir: Path, output_dir: Path, graphs: Sequence[str], opset: int
-) -> Iterator[tuple[Path, float]]:
-    """Write `GRAPH.onnx` for each of `graphs`; yield its path and the largest difference from our model.
+def export_onnx(checkpoint_dir: Path, output_dir: Path, graphs: Sequence[str], opset: int) -> dict[Path, float]:
+    """Write `GRAPH.onnx` for each of `graphs`; return their paths, each with the largest difference from our model.
 
-    Raises `InputError` if a library is missing or the model is too large for the format. Raises `UserError` if the
-    outputs of a file differ from our model's; that file is not kept.
+    All are made before the first file is moved into place. Raises `InputError` if a library is missing or the model is
+    too large for the format, and `UserError` if the outputs of a file differ from our model's.
     """
     transformers = import_extra("--format onnx", "onnx", "transformers", "onnx", "onnxruntime", "onnxscript")
     config = resolve_model_config(None, str(checkpoint_dir), None)
@@ -78,15 +76,16 @@ def export_onnx(
         )
     transformers.utils.logging.disable_progress_bar()
     theirs = _in_transformers(transformers, model)
-    make_folder(output_dir)
-    for graph in graphs:
-        path = output_dir / f"{graph}.onnx"
-        with replace_atomically(path) as partial:
-            outputs = outputs_of(graph, config.traits)
+    differences = {}
+    with explain_write_errors(output_dir), partial_folder(output_dir) as partial:
+        for graph in graphs:
+            path, outputs = partial / f"{graph}.onnx", outputs_of(graph, config.traits)
             wrapped = _PaddedGraph(theirs.base_model if graph == "encoder" else theirs, config.traits.inputs, outputs)
-            _write(partial, wrapped, config.max_position_embeddings, opset)
-            difference = _check(partial, model, outputs, opset)
-        yield path, difference
+            _write(path, wrapped, config.max_position_embeddings, opset)
+            differences[output_dir / path.name] = _check(path, model, outputs, opset)
+            sync_file(path)
+        publish(partial, output_dir)
+    return differences
 
 
 def _in_transformers(transformers: Any, model: BertForPreTraining) -> Any:
@@ -153,7 +152,7 @@ def _check(path: Path, model: BertForPreTraining, outputs: Sequence[str], expect
         if not difference <= TOLERANCE:  # or if it is not a number
             raise UserError(
                 f"{name} of the ONNX graph is {difference:.1e} from the model's, relative to the largest value, "
-                f"expected at most {TOLERANCE}; the file was not kept. Try other versions of torch, onnxscript and "
+                f"expected at most {TOLERANCE}; nothing was kept. Try other versions of torch, onnxscript and "
                 "onnxruntime"
             )
     return max(differences.values())

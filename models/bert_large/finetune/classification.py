@@ -22,6 +22,8 @@ _NAMES = {
 }
 _TEXTS = (("sentence",), ("text",), PAIR)
 _LABEL = "label"
+_SEPARATORS = set("\t\r\n")
+"""Characters that would divide the rows of the predictions, which have no quoting."""
 
 
 def make_task(data_dir: Path | None, labels: Sequence[str] | None) -> SentenceTask:
@@ -66,8 +68,8 @@ def _labels_of(path: Path) -> list[str]:
     labels = set()
     for row in read_rows(path, (_LABEL,)):
         label = row.fields[_LABEL]
-        if not label.strip():
-            raise row.error(f"the label {label!r}", "a label that is not blank")
+        if not label.strip() or set(label) & _SEPARATORS:  # a quoted field of a CSV file may have these
+            raise row.error(f"the label {label!r}", "a label that is not blank, without tabs and line breaks")
         labels.add(label)
     if len(labels) < 2:
         raise DataError(f"{path}: found the labels {sorted(labels)}, expected at least two different ones")

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bert_large.config.options import CommandParser, add_settings, setting
+from bert_large.config.options import CommandParser, add_settings, setting, settings_of
 from bert_large.errors import InputError
 from bert_large.extras import import_extra
 from bert_large.finetune import squad
 from bert_large.finetune.registry import TASKS, make_task, task_name
 from bert_large.finetune.settings import FinetuneSettings
 from bert_large.finetune.task import Task
+from bert_large.storage.atomic import continuing_when_repeated
 from bert_large.storage.lock import FolderLock
 
 if TYPE_CHECKING:
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from bert_large.train.stopping import StopRequest
 
 _LARGEST_SEED = 2**32 - 1
+_TRAINING_ONLY = (
+    "seeds", "seed", "save_every", "resume", "epochs", "learning_rate", "warmup_share", "weight_decay",
+    "max_train_samples",
+)  # fmt: skip
+"""Settings that predictions alone do not use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +79,19 @@ def add_arguments(parser: CommandParser) -> None:
     of_squad = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in squad.DEFAULTS.items())
     add_settings(parser, FinetuneSettings, title=f"settings (squad and squad2 have other defaults: {of_squad})")
     add_settings(parser, squad.SquadOptions, title="with --task squad or squad2")
+    parser.checks.append(_find_conflicts)
+
+
+def _find_conflicts(arguments: argparse.Namespace) -> list[str]:
+    """Return a message for each setting of training that is given with --predict-only."""
+    if not arguments.predict_only:
+        return []
+    return [
+        f"{item.label(arguments.origins[item.attribute])} is given with --predict-only, which does not train; leave "
+        "one of them out"
+        for item in (*settings_of(FinetuneOptions), *settings_of(FinetuneSettings))
+        if item.name in _TRAINING_ONLY and item.attribute in arguments.origins
+    ]
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -148,7 +167,8 @@ def _train(finetune_run: FinetuneRun, stop: StopRequest) -> int:
     from bert_large.log import LOGGER
 
     try:
-        results = finetune_run.run(stop)
+        with continuing_when_repeated(finetune_run.resume):
+            results = finetune_run.run(stop)
     except Stopped:
         LOGGER.info("stopped by signal %d; the same command resumes the run", stop.signal_number)
         return 128 + stop.signal_number

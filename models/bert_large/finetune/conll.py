@@ -40,11 +40,11 @@ class Sentence:
     tags: tuple[str, ...]
 
 
-def read_conll(path: Path) -> list[Sentence]:
+def read_conll(path: Path, types: Collection[str] | None = None) -> list[Sentence]:
     """Read a file with tags in IOB1, IOB2 (BIO) or BIOES; the result has the same entities in IOB2.
 
     Raises `DataError`, which names the file and the line, for a line without a tag or with another number of columns
-    than the first.
+    than the first, and for an entity of another type than `types`, unless that is None.
     """
     sentences: list[Sentence] = []
     rows: list[tuple[str, str]] = []
@@ -72,6 +72,11 @@ def read_conll(path: Path) -> list[Sentence]:
             raise DataError(
                 f"{path}: line {number}: the last column is {fields[-1]!r}, expected a tag: O, or B-, I-, E- or S- and "
                 "the entity's type"
+            )
+        if types is not None and fields[-1] != OUTSIDE and fields[-1][2:] not in types:
+            raise DataError(
+                f"{path}: line {number}: found the tag {fields[-1]!r}, expected O or an entity of a type that the "
+                f"model is trained on: {', '.join(sorted(types))}"
             )
         rows.append((fields[0], fields[-1]))
     end_sentence()

@@ -47,13 +47,22 @@ class NerTask:
             sentences = _from_hub(load_from_hub(HUB_DATASET, revision="refs/convert/parquet"))
         else:
             files = find_files(data_dir, FILES, optional=("test",) if training else tuple(FILES))
-            sentences = {split: read_conll(path) for split, path in files.items()}
+            if not self.labels:
+                self._take_labels(read_conll(files["train"]))
+            sentences = {split: read_conll(path, self._types()) for split, path in files.items()}
         if not self.labels:
-            self.labels = labels_of(sentences["train"])
-        if self.labels == [OUTSIDE]:
-            raise DataError("the training data has no entity: all its tags are O; expected tags such as B-PER")
+            self._take_labels(sentences["train"])
         splits = {split: _to_dataset(of_split) for split, of_split in sentences.items()}
         return Splits(train=splits.pop("train", None), evaluation=splits, test={})
+
+    def _take_labels(self, training_data: Sequence[Sentence]) -> None:
+        self.labels = labels_of(training_data)
+        if self.labels == [OUTSIDE]:
+            raise DataError("the training data has no entity: all its tags are O; expected tags such as B-PER")
+
+    def _types(self) -> set[str]:
+        """Return the types of entities that the model can find."""
+        return {label[2:] for label in self.labels if label != OUTSIDE}
 
     def model_settings(self) -> dict[str, Any]:
         """Return the labels' names."""
@@ -81,7 +90,7 @@ class NerTask:
     def compute_metrics(self, examples: Dataset, features: Dataset, predictions: Any) -> dict[str, float]:
         """Return conlleval's metrics, as percentages."""
         pairs = zip(examples["tags"], self._predict(examples, features, predictions), strict=True)
-        return entity_scores(pairs, {label[2:] for label in self.labels if label != OUTSIDE})
+        return entity_scores(pairs, self._types())
 
     def write_predictions(
         self, folder: Path, split: str, examples: Dataset, features: Dataset, predictions: Any

@@ -6,7 +6,7 @@ import functools
 from dataclasses import dataclass
 
 from bert_large.config import training as config
-from bert_large.config.options import setting
+from bert_large.config.options import SMALLEST_FLOAT, setting
 
 PRECISIONS = tuple(name for name in config.PRECISIONS if name != "fp16")
 """Without fp16: the Trainer does not scale the loss on CPUs."""
@@ -24,7 +24,9 @@ class FinetuneSettings(config.Checked):
         within="[1, 1048576]",
         aliases=("batch_size",),
     )
-    learning_rate: float = _setting(2e-5, "peak learning rate of AdamW; it decays linearly to 0", within="(0, inf)")
+    learning_rate: float = _setting(
+        2e-5, "peak learning rate of AdamW; it decays linearly to 0", within=f"[{SMALLEST_FLOAT}, inf)"
+    )
     warmup_share: float = _setting(
         0.1, "share of the steps in which the learning rate rises linearly from 0", within="[0, 1)"
     )

@@ -14,8 +14,6 @@ from bert_large.hugging_face.fallback import UnsupportedError
 
 Model = TypeVar("Model", bound=nn.Module)
 PRECISIONS = (None, "fp32", "bf16")
-_READS_PADDING = "ForQuestionAnswering"
-"""End of the names of models whose loss is a softmax over all positions of a sequence."""
 _ORIGINALS: dict[type[nn.Module], type[nn.Module]] = {kind: original for original, kind in ENCODERS.items()}
 
 
@@ -38,8 +36,9 @@ def accelerate(model: Model, precision: str | None = None, *, computes_padding: 
         precision: "bf16" computes the encoder in bfloat16 and returns float32, without autocast; "fp32" computes it in
             float32. None follows `torch.autocast`.
         computes_padding: also compute the outputs for padding as the original does, for a head of your own that reads
-            them. The default, None, does so in models for question answering only, whose loss is a softmax over all
-            positions.
+            them. The default, None, does so in the models of `transformers` whose heads read them: those for question
+            answering, whose loss is a softmax over all positions, and those with a summary of another token than the
+            first, which `ElectraForMultipleChoice` can have.
 
     Returns:
         The same model.
@@ -82,9 +81,22 @@ def _original(encoder: nn.Module) -> type[nn.Module]:
 
 def _find_encoders(module: nn.Module, reads_padding: bool | None) -> Iterator[tuple[nn.Module, bool]]:
     """Yield the encoders of a model, each with whether a head that it belongs to reads its outputs for padding."""
-    if reads_padding is None and any(kind.__name__.endswith(_READS_PADDING) for kind in type(module).__mro__):
+    if reads_padding is None and _reads_padding(module):
         reads_padding = True
     if _original(module) in ENCODERS:
         yield module, bool(reads_padding)
     for child in module.children():
         yield from _find_encoders(child, reads_padding)
+
+
+def _reads_padding(module: nn.Module) -> bool:
+    """Return whether a module is a model for question answering, or has a summary of more than the first token."""
+    return _is_named(module, "ForQuestionAnswering") or any(
+        _is_named(child, "SequenceSummary") and getattr(child, "summary_type", None) != "first"
+        for child in module.children()
+    )
+
+
+def _is_named(module: nn.Module, ending: str) -> bool:
+    """Return whether the name of a module's class, or of a base class, has this ending."""
+    return any(kind.__name__.endswith(ending) for kind in type(module).__mro__)

@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.inference.embedding_file import EmbeddingFile, chunks
     from bert_large.inference.pooling import read_pooling
     from bert_large.inference.texts import read_texts
+    from bert_large.storage.atomic import continuing_when_repeated
 
     total = 0
     if Path(arguments.input_file).is_file():  # wrong rows are found before any work starts
@@ -78,7 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     )
     _note(embedder.engine)
     identity = _identity(arguments, embedder)
-    with EmbeddingFile(arguments.output_file, embedder.dimension, identity, _note) as file:
+    with (
+        continuing_when_repeated(),
+        EmbeddingFile(arguments.output_file, embedder.dimension, identity, _note) as file,
+    ):
         texts = read_texts(arguments.input_file, arguments.field)
         if file.rows:
             file.skip_finished(texts)

@@ -19,7 +19,7 @@ import google_crc32c
 import numpy as np
 from numpy.typing import NDArray
 
-from bert_large.errors import InputError
+from bert_large.errors import DamageError, InputError
 from bert_large.storage.atomic import (
     GrowingFile,
     explain_write_errors,
@@ -61,8 +61,11 @@ class EmbeddingFile:
     def _open(self, settings: Mapping[str, Any]) -> None:
         self._rows_file = self._folder / _ROWS
         self._state: dict[str, Any] = {"settings": dict(settings), "rows": 0, "crc32c": 0}
-        if (self._folder / _STATE).exists():
-            found = read_json(self._folder / _STATE)
+        state_file = self._folder / _STATE
+        if not self._rows_file.exists():  # published by a command that was killed before it deleted the folder
+            state_file.unlink(missing_ok=True)
+        if state_file.exists():
+            found = _read_state(state_file)
             self._require_same(found["settings"])
             self._state = found
         header = _npy_header(0, self._dimension)
@@ -150,6 +153,19 @@ class EmbeddingFile:
                     f"the input changed while its embeddings were computed; delete {self._folder} and run the command "
                     "again"
                 )
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    """Return the content of a `progress.json`; raise `DamageError` if it lacks a value."""
+    state = read_json(path)
+    for name, kind in (("settings", dict), ("rows", int), ("crc32c", int)):
+        if not isinstance(state.get(name), kind):
+            expected = "an object" if kind is dict else "a whole number"
+            raise DamageError(
+                f"{path} is damaged: {name} is {state.get(name)!r}, expected {expected}; delete {path.parent} to start "
+                "again"
+            )
+    return state
 
 
 def chunks(texts: Iterable[str]) -> Iterator[list[str]]:

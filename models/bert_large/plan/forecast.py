@@ -198,10 +198,10 @@ def _advise_hours(run: Run, plan: Plan, speed: Speed, hours: float) -> list[str]
     if run.train.precision == "fp32" and read_cpu_flags() & {"amx_bf16", "avx512_bf16"}:
         advice.append("--precision bf16 may: this CPU has instructions for it; plan again with it")
     mean_tokens = plan.tokens_per_step / run.train.global_batch_size
-    hours_per_flop = (plan.hours - fixed) / flops_per_token(run.model, mean_tokens)
+    hours_per_flop = (plan.hours - fixed) / flops_per_token(run.model, run.data, mean_tokens)
     for name, model in CONFIGURATIONS.items():
         sized = dataclasses.replace(model, vocab_size=run.model.vocab_size)
-        takes = fixed + hours_per_flop * flops_per_token(sized, mean_tokens)
+        takes = fixed + hours_per_flop * flops_per_token(sized, run.data, mean_tokens)
         if takes <= hours and run.initial_weights is None:
             advice.append(f"--config-file {name}: about {takes:.2g} hours for the same sequences")
             break

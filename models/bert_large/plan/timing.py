@@ -13,7 +13,7 @@ import torch
 
 from bert_large.bench.training import build_runner
 from bert_large.config.model import ModelConfig
-from bert_large.config.training import MASKED_LM_PROB
+from bert_large.config.training import MASKED_LM_PROB, DataConfig
 from bert_large.data.batch import RaggedBatch, make_batch
 from bert_large.data.order import cut_by_tokens
 from bert_large.engines import resolve_engine
@@ -91,15 +91,16 @@ def describe_machine(run: Run, data: DataSurvey, tokens_per_second: float | None
         per_token, origin = 1 / tokens_per_second, f"{tokens_per_second:g} tokens per second, as given"
     else:
         assert gflops is not None
-        per_token = flops_per_token(run.model, data.mean_tokens) / (gflops * 1e9 * _SHARE_OF_PRODUCTS)
+        per_token = flops_per_token(run.model, run.data, data.mean_tokens) / (gflops * 1e9 * _SHARE_OF_PRODUCTS)
         origin = f"{gflops:g} GFLOP/s, as given, of which training reaches about {_SHARE_OF_PRODUCTS:.0%}"
     return Speed(per_token=per_token, per_update=0.0, per_checkpoint_byte=1 / _DISK_BYTES_PER_SECOND, origin=origin)
 
 
-def flops_per_token(model: ModelConfig, length: float) -> float:
+def flops_per_token(model: ModelConfig, data: DataConfig, length: float) -> float:
     """Return the operations of a token's matrix products, forward and backward, in a sequence of mean `length`."""
     tokens = max(1, round(length))
-    flops = product_flops(model, torch.tensor([0, tokens]), round(MASKED_LM_PROB * tokens))
+    share = data.masking_rate if data.dynamic_masking else MASKED_LM_PROB
+    flops = product_flops(model, torch.tensor([0, tokens]), round(share * tokens))
     return sum(flops.values()) / tokens
 
 

@@ -57,6 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from bert_large.prepare.casing import resolve_casing
     from bert_large.prepare.records import make_records
     from bert_large.prepare.tokenizer_files import vocab_of_model
+    from bert_large.storage.atomic import continuing_when_repeated
 
     if arguments.sequences == PACKED and "short_seq_prob" in arguments.origins:
         raise InputError("--short-seq-prob cannot be given with --sequences packed, whose sequences are full")
@@ -65,5 +66,6 @@ def run(arguments: argparse.Namespace) -> int:
     vocab_file = options.vocab_file if options.tokenizer is None else vocab_of_model(options.tokenizer)
     casing = resolve_casing(vocab_file, options.do_lower_case, options.strip_accents)
     paths = options.input_dir, vocab_file, options.output_dir
-    print(make_records(*paths, settings, files, casing=casing, overwrite=options.overwrite))
+    with continuing_when_repeated(not options.overwrite):
+        print(make_records(*paths, settings, files, casing=casing, overwrite=options.overwrite))
     return 0

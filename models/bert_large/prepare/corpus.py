@@ -32,6 +32,7 @@ from bert_large.prepare.text_forms import resolve_forms
 from bert_large.storage.atomic import explain_write_errors, remove_tree, sync_folder
 from bert_large.storage.integrity import facts_of
 from bert_large.storage.lock import LOCK_FILE, FolderLock
+from bert_large.storage.output_folder import make_folder
 
 _COMPRESSION_RATIO = 4
 """Bytes of text per compressed byte, to estimate the number of shards."""
@@ -81,9 +82,11 @@ def _list_texts(input_dir: Path, log: Log) -> list[Path]:
 def _unfinished_folder(target: Path, log: Log) -> Iterator[Path]:
     """Yield an empty folder beside `target`, locked against other processes; delete it unless it has been renamed."""
     folder = target.with_name(f".{target.name}.partial")
+    make_folder(target.parent)
     if folder.is_symlink():
         folder.unlink()
-    folder.mkdir(parents=True, exist_ok=True)
+    with explain_write_errors(folder):
+        folder.mkdir(exist_ok=True)
     with FolderLock(folder, "--output-dir's unfinished folder", log):
         try:
             for leftover in folder.iterdir():  # of a run that was killed

@@ -30,11 +30,6 @@ def run(arguments: argparse.Namespace) -> int:
     picture_dir = Path(arguments.png_dir) if arguments.png_dir is not None else None
     if page.is_dir():
         raise InputError(f"--output-file {page} is a folder, expected a file, such as {page / REPORT_FILE}")
-    try:
-        written = write_report(runs, page, picture_dir)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        reason = f"{error.filename}: {error.strerror}"
-        raise InputError(f"the report cannot be written: {reason}; choose another --output-file or --png-dir") from None
-    for path in written:
+    for path in write_report(runs, page, picture_dir):
         sys.stdout.write(f"{path}\n")
     return 0

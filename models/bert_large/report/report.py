@@ -16,6 +16,7 @@ from bert_large.observe.metrics import mean
 from bert_large.report.curves import CHARTS, COLORS, INK, INK_ON_DARK, Chart, as_png, as_svg, draw, step_values
 from bert_large.report.recorded_run import RecordedRun
 from bert_large.storage.atomic import write_atomically
+from bert_large.storage.output_folder import make_folder
 
 PAGE_COLOR, PAGE_COLOR_ON_DARK = "#ffffff", "#14181d"
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
@@ -32,8 +33,9 @@ def write_report(runs: Sequence[RecordedRun], page: Path, picture_dir: Path | No
         if picture_dir is not None:
             png[picture_dir / f"{chart.name}.png"] = as_png(figure)
     written = {page: render_page(runs, pictures).encode(errors="replace"), **png}
+    for path in written:
+        make_folder(path.parent)
     for path, content in written.items():
-        path.parent.mkdir(parents=True, exist_ok=True)
         with write_atomically(path) as file:
             file.write(content)
     return list(written)

@@ -43,8 +43,19 @@ def _write_error(path: Path, code: int, reason: str, needed_bytes: int | None) -
     remedy = "Free some space" if code in _SPACE_ERRORS else "Check the disk and its file system"
     return WriteError(
         f"{path} could not be written: {reason}; {describe_bytes(free_bytes(path))} free there{needed}. {remedy} "
-        "and run the same command again: it continues from the completed work"
+        "and run the same command again"
     )
+
+
+@contextlib.contextmanager
+def continuing_when_repeated(does: bool = True) -> Iterator[None]:
+    """Add to a `WriteError` raised in the block, if it `does`, that the command continues from the completed work."""
+    try:
+        yield
+    except WriteError as error:
+        if does:
+            error.args = (f"{error}; the repeated command continues from the completed work",)
+        raise
 
 
 def require_free_bytes(path: Path, needed_bytes: int) -> None:

@@ -54,14 +54,19 @@ class FolderLock:
             os.close(self._descriptor)
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            raise InputError(
-                f"{what} {folder} is in use by {holder}; wait until it ends, stop it, or choose another folder"
-            ) from None
+            raise _in_use(what, folder, holder) from None
+        if not os.path.lexists(path):  # a holder that deletes the folder has just ended
+            os.close(self._descriptor)
+            raise _in_use(what, folder, "a process that ends now")
         started = time.strftime("%Y-%m-%d %H:%M:%S %z")
         record = {"host": socket.gethostname(), "process": os.getpid(), "started": started}
-        with explain_write_errors(path):
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, json.dumps(record).encode() + b"\n", 0)
+        try:
+            with explain_write_errors(path):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, json.dumps(record).encode() + b"\n", 0)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Release the lock. The file stays: deleting it would race with a process that waits for the lock."""
@@ -98,6 +103,10 @@ def file_lock(path: Path) -> Iterator[bool]:
         if is_mine:
             path.unlink(missing_ok=True)
         os.close(descriptor)
+
+
+def _in_use(what: str, folder: Path, holder: str) -> InputError:
+    return InputError(f"{what} {folder} is in use by {holder}; wait until it ends, stop it, or choose another folder")
 
 
 def _describe_holder(path: Path) -> str:

@@ -24,6 +24,7 @@ from bert_large.observe.machine import describe_allocator, describe_base_image
 from bert_large.observe.metrics import METRICS_FILE, read_rows, read_steps
 from bert_large.observe.mlperf import RunTimes, milliseconds_now
 from bert_large.observe.results import write_results
+from bert_large.storage.atomic import continuing_when_repeated
 from bert_large.train import run_folder
 from bert_large.train.build import build_loop
 from bert_large.train.checked import Run, check_settings
@@ -39,7 +40,10 @@ from bert_large.train.stopping import StopRequest
 def pretrain(arguments: argparse.Namespace, stop_request: StopRequest) -> int:
     """Run `bert-large pretrain` and return its exit code."""
     try:
-        with joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks:
+        with (
+            continuing_when_repeated(arguments.resume != "never" and not arguments.benchmark),
+            joined_ranks(arguments.backend, arguments.rank_silence, arguments.rank_timeout) as ranks,
+        ):
             with ranks.failing_together():
                 run = check_settings(arguments, ranks.world_size)
             with run_folder.locked_folder(run.train.output_dir, ranks):
@@ -75,7 +79,7 @@ def _train(run: Run, ranks: Ranks, stop_request: StopRequest) -> int:
         try:
             with explain_dead_worker():
                 reason = loop.run()
-        except UserError:
+        except Exception:
             for observer in loop.observers:
                 observer.run_fails()
             raise

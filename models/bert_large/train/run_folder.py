@@ -12,7 +12,8 @@ from typing import Any
 from bert_large.config.differences import differences, flatten
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
-from bert_large.config.training import DataConfig, OptimConfig, TrainConfig
+from bert_large.config.options import describe_value
+from bert_large.config.training import STEPS_OF_TIME, DataConfig, OptimConfig, TrainConfig
 from bert_large.data.masking import DynamicMasking
 from bert_large.distributed.collectives import Ranks
 from bert_large.errors import DamageError, InputError
@@ -34,6 +35,12 @@ DATA_INDEX = "data_index"
 _IMPORTED_FROM = "imported_from"
 _INITIAL_WEIGHTS = "initial_weights"
 """Key in `run.json`: size and checksum of the weights in CHECKPOINT_DIR that the run started from, or null."""
+_DIGESTS = {
+    "data": "the shards in DATASET_DIR",
+    "model": "the weights in CHECKPOINT_DIR",
+    "vocabulary": "the tokens of the vocabulary",
+}
+"""Values of identities that are digests, of a run's data and of the model and vocabulary of fine-tuning."""
 _STOP_CRITERIA = ("max_steps", "max_samples", "target_accuracy")
 
 
@@ -236,14 +243,47 @@ def _comparable(identity: Mapping[str, Any], found: Mapping[str, Any]) -> Mappin
 
 
 def require_same(where: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    """Raise `InputError` that names every setting in which two identities differ."""
-    changes = differences(flat_identity(found), flat_identity(expected))
-    if changes:
-        listed = "; ".join(f"{name} was {before}, is {now}" for name, (before, now) in changes.items())
-        hint = " (keep --total-steps when you raise --max-steps)" if "optimizer.total_steps" in changes else ""
+    """Raise `InputError` that names every setting in which two identities, of pretraining or fine-tuning, differ."""
+    if _command_of(found) != _command_of(expected):
         raise InputError(
-            f"{where} belongs to another run: {listed}. Give an empty OUTPUT_DIR, or that run's settings{hint}"
+            f"{where} belongs to another run: it holds one of `bert-large {_command_of(found)}`. Give an empty "
+            "OUTPUT_DIR"
         )
+    changes = differences(_as_given(flat_identity(found)), _as_given(flat_identity(expected)))
+    if "shuffle_window" in changes:  # which decides what the digest of the data covers
+        changes.pop("data", None)
+    if not changes:
+        return
+    listed = "; ".join(_describe_change(name, before, now) for name, (before, now) in changes.items())
+    hint = " (keep --total-steps when you raise --max-steps)" if "optimizer.total_steps" in changes else ""
+    raise InputError(
+        f"{where} belongs to another run: {listed}. Give an empty OUTPUT_DIR, or that run's settings and data{hint}"
+    )
+
+
+def _command_of(identity: Mapping[str, Any]) -> str:
+    return "finetune" if "task" in identity else "pretrain"
+
+
+def _as_given(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a flat identity in which the schedule of a run of hours is in shares of its time, not in steps."""
+    if identity.get("max_hours") is None:
+        return dict(identity)
+    share = identity["optimizer.warmup_steps"] / STEPS_OF_TIME
+    lengths = ("optimizer.total_steps", "optimizer.warmup_steps")
+    return {name: value for name, value in identity.items() if name not in lengths} | {
+        "optimizer.warmup_fraction": share
+    }
+
+
+def _describe_change(name: str, before: Any, now: Any) -> str:
+    """Return how a setting differs; digests, which mean nothing to a user, with the name of what they are of."""
+    values = f"was {describe_value(before)}, is {describe_value(now)}"
+    if name.startswith("data."):
+        return f"the examples of the {name.removeprefix('data.')} split are others (their digest {values})"
+    if name in _DIGESTS:
+        return f"{_DIGESTS[name]} are others (their digest {values})"
+    return f"{name} {values}"
 
 
 def mark_ended(train: TrainConfig, reason: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from bert_large.config import resolved
 from bert_large.config.model import ModelConfig
-from bert_large.config.options import settings_of
+from bert_large.config.options import describe_value, settings_of
 from bert_large.config.recipes import Resolved, resolve_settings
 from bert_large.config.training import (
     PROFILE_STEPS,
@@ -27,6 +27,8 @@ from bert_large.observe.mlperf import check_log
 
 TEXT_RECORDS = "records"
 """Folder in a run's output folder for the records made of its text."""
+_NO_EVALUATION = "none"
+"""The word in place of the folder of held-out records."""
 
 
 def resolve_arguments(arguments: argparse.Namespace) -> dict[str, Resolved]:
@@ -43,18 +45,44 @@ def resolve_arguments(arguments: argparse.Namespace) -> dict[str, Resolved]:
 
 def find_conflicts(arguments: argparse.Namespace) -> list[str]:
     """Return what is wrong with settings that are right one by one; a wrong setting is None in `arguments`."""
-    problems = []
-    if arguments.profile and arguments.profile_steps == 0:
-        problems.append("--profile-steps is 0 with --profile, expected an integer of at least 1")
-    if arguments.profile_steps and not arguments.profile:
-        problems.append("--profile-steps is given without --profile; give both")
+    problems = [*_find_half_a_profile(arguments), *_find_useless_bad_records(arguments)]
     if None in (arguments.phase, arguments.precision, arguments.recipe):
         return problems
     try:
         settings = resolve_arguments(arguments)
     except InputError as error:
         return [*problems, str(error)]
-    return problems + resolved.find_conflicts(settings)
+    return [*problems, *_find_useless_evaluations(arguments, settings), *resolved.find_conflicts(settings)]
+
+
+def _find_half_a_profile(arguments: argparse.Namespace) -> list[str]:
+    if arguments.profile and arguments.profile_steps == 0:
+        return ["--profile-steps is 0 with --profile, expected an integer of at least 1"]
+    if arguments.profile_steps and not arguments.profile:
+        return ["--profile-steps is given without --profile; give both"]
+    return []
+
+
+def _find_useless_bad_records(arguments: argparse.Namespace) -> list[str]:
+    is_given = "max_bad_records" in arguments.origins and arguments.max_bad_records is not None
+    if not is_given or arguments.bad_records != "stop":
+        return []
+    return [
+        f"--max-bad-records is {arguments.max_bad_records}, but --bad-records is stop, which skips none; give "
+        "--bad-records skip, or leave it out"
+    ]
+
+
+def _find_useless_evaluations(arguments: argparse.Namespace, settings: Mapping[str, Resolved]) -> list[str]:
+    """Find settings of evaluations in a run that the user wants without any; those of a recipe do no harm."""
+    if str(arguments.eval_dir) != _NO_EVALUATION:
+        return []
+    return [
+        f"--{RECIPE_SETTINGS[name].option} is {describe_value(settings[name].value)} with --eval-dir none, so that "
+        "nothing is evaluated; give a folder of held-out records, or leave it out"
+        for name in ("target_accuracy", "eval_every_samples", "eval_samples", "eval_at_start")
+        if settings[name].is_given and settings[name].value
+    ]
 
 
 def resolve(arguments: argparse.Namespace) -> tuple[DataConfig, OptimConfig, TrainConfig]:
@@ -119,7 +147,7 @@ def _data_config(arguments: argparse.Namespace, values: Mapping[str, Any]) -> Da
     return DataConfig(
         dataset_dir=dataset_dir,
         text_dir=text_dir,
-        eval_dir=None if arguments.benchmark or str(arguments.eval_dir) == "none" else eval_dir,
+        eval_dir=None if arguments.benchmark or str(arguments.eval_dir) == _NO_EVALUATION else eval_dir,
         shuffle=not arguments.no_shuffle,
         shuffle_window=arguments.shuffle_window,
         index_dir=arguments.index_dir,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from bert_large.config.model import ModelConfig
 from bert_large.config.training import (
     DataConfig,
@@ -50,7 +51,8 @@ WRONG_KEYS: list[tuple[str, Any]] = [
     ("vocab_size", 0), ("hidden_size", "32"), ("hidden_size", True), ("num_hidden_layers", 2.0),
     ("num_attention_heads", None), ("intermediate_size", [64]), ("max_position_embeddings", -1),
     ("type_vocab_size", 3), ("hidden_act", "relu"), ("hidden_act", []), ("hidden_dropout_prob", 1),
-    ("attention_probs_dropout_prob", "0.1"), ("initializer_range", math.nan), ("layer_norm_eps", "1e-12"),
+    ("attention_probs_dropout_prob", "0.1"), ("initializer_range", math.nan), ("initializer_range", 1e-300),
+    ("layer_norm_eps", "1e-12"),
     ("layer_norm_eps", math.inf),
 ]  # fmt: skip
 
@@ -245,6 +247,15 @@ def test_all_problems_of_an_optimizer_are_reported_at_once(wrong: float) -> None
                    **dict.fromkeys(names, wrong))  # fmt: skip
     for name in (*names, "optimizer", "total_steps", "warmup_steps", "start_warmup_step"):
         assert f"--{name.replace('_', '-')} is " in text
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "epsilon", "max_gradient_norm"])
+def test_numbers_that_are_0_in_fp32_are_refused(name: str) -> None:
+    values: dict[str, Any] = {"learning_rate": 1.0, "total_steps": 1}
+    for wrong in (1e-300, 1e-39):  # the latter has few digits in fp32
+        assert f"--{name.replace('_', '-')} is {wrong}" in message(OptimConfig, **values | {name: wrong})
+    smallest = float(torch.finfo(torch.float32).smallest_normal) * 1.03
+    assert getattr(OptimConfig(**values | {name: smallest}), name) == smallest
 
 
 def test_warmup_may_start_before_the_run() -> None:

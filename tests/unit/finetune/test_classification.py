@@ -50,6 +50,10 @@ def test_predictions_need_no_training_file(tmp_path: Path) -> None:
         ({"train_tsv": TRAIN, "train_csv": "a"}, "train.csv"),
         ({"train_tsv": "sentence\tlabel\na\tx\nb\tx\n", "dev_tsv": TRAIN}, "train.tsv: found the labels ['x']"),
         ({"train_tsv": "sentence\tlabel\na\t \n", "dev_tsv": TRAIN}, "train.tsv: line 2"),
+        *(
+            ({"train_csv": f'sentence,label\na,"x{character}y"\nb,z\n', "dev_tsv": TRAIN}, f"train.csv: line {line}: ")
+            for character, line in (("\n", 3), ("\r", 2), ("\t", 2))
+        ),
         ({"train_tsv": TRAIN, "dev_tsv": "sentence\tlabel\na\tart\n"}, "dev.tsv: line 2: found label 'art'"),
         ({"train_tsv": "words\tlabel\na\tx\nb\ty\n", "dev_tsv": TRAIN}, "train.tsv: line 1: found the columns words"),
         ({"train_tsv": "sentence\tclass\na\tx\n", "dev_tsv": TRAIN}, "train.tsv: line 1: found the columns"),

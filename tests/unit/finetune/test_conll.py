@@ -64,6 +64,15 @@ def test_columns_of_2003(tmp_path: Path) -> None:
     ]
 
 
+def test_types_that_the_model_does_not_have_are_refused(tmp_path: Path) -> None:
+    """Whatever the scheme of the tags; no type is refused where none is expected."""
+    path = tmp_path / "dev.txt"
+    path.write_text("a O\nb S-PER\nc B-LOC\n")
+    assert read_conll(path) == read_conll(path, {"LOC", "PER"}) == [Sentence(("a", "b", "c"), ("O", "B-PER", "B-LOC"))]
+    with pytest.raises(DataError, match=r"dev.txt: line 3: .*'B-LOC'.*PER"):
+        read_conll(path, {"PER"})
+
+
 @pytest.mark.parametrize(
     "text",
     [

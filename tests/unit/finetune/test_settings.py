@@ -13,7 +13,7 @@ from bert_large.finetune.command import parse_seeds
 from bert_large.finetune.results import best_seed, results_table, summarize
 from bert_large.finetune.settings import FinetuneSettings
 
-from tests.support.runs import PROJECT, run_here
+from tests.support.runs import PROJECT, options, run_here
 
 
 def test_all_problems_are_reported_at_once() -> None:
@@ -22,6 +22,11 @@ def test_all_problems_are_reported_at_once() -> None:
     for text in ("--epochs is 0", "--learning-rate is nan", "--warmup-share is 1.0", "--weight-decay is inf",
                  "--precision is 'fp16'"):  # fmt: skip
         assert text in str(error.value)
+
+
+def test_a_learning_rate_that_is_0_in_fp32_is_refused() -> None:
+    with pytest.raises(InputError, match="--learning-rate is 1e-300"):
+        FinetuneSettings(learning_rate=1e-300)
 
 
 def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,6 +55,30 @@ def test_whole_numbers_may_have_a_decimal_point() -> None:
     for text in ("2.5", "nan", "inf", "x"):
         with pytest.raises((SystemExit, InputError)):
             FinetuneSettings(epochs=parser.parse_args([*required, "--epochs", text]).epochs)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["epochs", "learning_rate", "warmup_share", "weight_decay", "max_train_samples", "seeds", "seed", "save_every",
+     "resume"],
+)  # fmt: skip
+def test_settings_of_training_are_refused_for_predictions_alone(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As options and as variables; settings that predictions use are accepted."""
+    parse = build_parser("finetune").parse_args
+    words = ["finetune", *options(task="rte", checkpoint_dir="m", output_dir="o", batch_size=8, max_eval_samples=9)]
+    value = {"learning_rate": "1e-5", "warmup_share": "0.5", "resume": "never"}.get(name, "1")
+    given = options(**{name: value})
+    assert getattr(parse([*words, *given]), name) is not None
+    assert parse([*words, "--predict-only"]).batch_size == 8
+    with pytest.raises(SystemExit) as caught:
+        parse([*words, *given, "--predict-only"])
+    assert caught.value.code == 2 and f"{given[0]} is" in capsys.readouterr().err
+    monkeypatch.setenv(name.upper(), value)
+    with pytest.raises(SystemExit) as caught:
+        parse([*words, "--predict-only", "--from-environment"])
+    assert caught.value.code == 2 and f"{name.upper()} is" in capsys.readouterr().err
 
 
 def test_missing_packages_are_reported(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,19 @@ def test_outputs_for_padding() -> None:
     torch.testing.assert_close(computed, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("summary", ["first", "mean", "last", "cls_index"])
+def test_summaries_of_a_sequence(summary: str, caplog: pytest.LogCaptureFixture) -> None:
+    """`ElectraForMultipleChoice` reads the token that its configuration names, which can be padding."""
+    model = make_model("ElectraForMultipleChoice", summary_type=summary).eval()
+    inputs = {name: value.unsqueeze(1) for name, value in make_inputs().items()}
+    with torch.no_grad():
+        expected = model(**inputs).logits
+        found = bert_large.accelerate(model)(**inputs).logits
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert [encoder.bert_large_state.computes_padding for encoder in encoders(model)] == [summary != "first"]
+    assert_no_warning(caplog)
+
+
 @pytest.mark.parametrize("activation", ["gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_python"])
 def test_forms_of_gelu(activation: str, caplog: pytest.LogCaptureFixture) -> None:
     model = make_model("BertForSequenceClassification", hidden_act=activation)

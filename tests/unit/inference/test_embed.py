@@ -137,6 +137,44 @@ def test_a_killed_command_continues_to_the_same_bytes(
     assert killed.read_bytes() == killed.with_name("whole.npy").read_bytes()
 
 
+@pytest.mark.parametrize("name", ["out.npy", "out.parquet"])
+def test_a_command_killed_while_publishing_can_be_repeated(
+    name: str, model: Path, texts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows are moved or deleted, the record of them is not; the repeated command is killed at its start too."""
+    output, whole = tmp_path / name, tmp_path / f"whole-{name}"
+
+    def kill_within(folder: Path, **how: bool) -> None:
+        (folder / "rows.npy").unlink(missing_ok=True)
+        raise Killed
+
+    def kill(*arguments: Any) -> None:
+        raise Killed
+
+    assert embed(whole, checkpoint_dir=model, input_file=texts) == 0
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(embedding_file, "remove_tree", kill_within)
+        embed(output, checkpoint_dir=model, input_file=texts)
+    assert output.exists() and (tmp_path / f".{name}.partial" / "progress.json").exists()
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Embedder, "__call__", kill)
+        patch.setattr(embedding_file, "remove_tree", lambda *_, **__: None)
+        embed(output, overwrite=True, checkpoint_dir=model, input_file=texts)
+    assert embed(output, overwrite=True, checkpoint_dir=model, input_file=texts) == 0
+    assert output.read_bytes() == whole.read_bytes()
+    assert not (tmp_path / f".{name}.partial").exists()
+
+
+@pytest.mark.parametrize("wrong", [{}, {"settings": []}, {"settings": {}, "rows": "5"}])
+def test_a_damaged_record_of_unfinished_rows_is_named(
+    wrong: dict[str, Any], killed: Path, model: Path, texts: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = killed.with_name(".out.npy.partial") / "progress.json"
+    path.write_text(json.dumps(wrong))
+    assert embed(killed, checkpoint_dir=model, input_file=texts) == 2
+    assert str(path) in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [({"pooling": "cls"}, "mode was mean, is cls"), ({"max_length": 8}, "max_length"), ({"engine": "eager"}, "engine")],

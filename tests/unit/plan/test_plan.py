@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from bert_large.config.training import DataConfig
 from bert_large.plan.survey import DataSurvey, survey_records
 from bert_large.plan.timing import flops_per_token
 from bert_large.prepare.dataset import TextSettings, make_dataset
+from bert_large.prepare.vocab import SPECIAL_TOKENS, write_vocab
 
 from tests.support.models import tiny_config, write_config
 from tests.support.records import make_records, write_folder
@@ -90,8 +92,25 @@ def test_machines_share_the_tokens(place: Path, capsys: pytest.CaptureFixture[st
 def test_products_of_another_machine(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     slow, fast = (planned(place, capsys, tokens_per_second=None, gflops=speed) for speed in (1, 10))
     assert slow["training_hours"] == pytest.approx(10 * fast["training_hours"])
-    small, large = flops_per_token(tiny_config(), 50), flops_per_token(tiny_config(num_hidden_layers=4), 50)
+    data = DataConfig(dataset_dir=place, max_seq_length=128)
+    small, large = (flops_per_token(tiny_config(num_hidden_layers=layers), data, 50) for layers in (2, 4))
     assert large - small == pytest.approx(2 * (6 * (4 * 32**2 + 2 * 32 * 64) + 12 * 50 * 32))
+
+
+def test_the_head_computes_the_tokens_that_are_masked(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As many as --masking-rate says with --dynamic-masking."""
+    config, hours, flops = tiny_config(), [], []
+    write_vocab(tmp_path / "vocab.txt", [*SPECIAL_TOKENS, *map(str, range(config.vocab_size - len(SPECIAL_TOKENS)))])
+    for rate in (0.2, 0.6):
+        masking: dict[str, Any] = {"dynamic_masking": True, "masking_rate": rate}
+        data = DataConfig(dataset_dir=place, max_seq_length=128, **masking)
+        flops.append(flops_per_token(config, data, 50))
+        given = {"vocab_file": tmp_path / "vocab.txt", "tokens_per_second": None, "gflops": 1}
+        hours.append(planned(place, capsys, **masking, **given)["training_hours"])
+    assert flops[1] - flops[0] == pytest.approx(0.4 * 6 * (32**2 + 2 * 32 * 64 + 32 * (32 + config.vocab_size)))
+    assert hours[1] / hours[0] == pytest.approx(flops[1] / flops[0], rel=0.02)  # of other lengths
 
 
 def test_records_that_are_all_bad(tmp_path: Path, place: Path, capsys: pytest.CaptureFixture[str]) -> None:

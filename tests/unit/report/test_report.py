@@ -185,8 +185,8 @@ def test_a_folder_without_metrics_is_named(tmp_path: Path, capsys: pytest.Captur
     ("options", "named"),
     [
         (["--output-file", "."], "--output-file . "),
-        (["--output-file", "file/report.html"], ": file: "),
-        (["--png-dir", "file"], ": file: "),
+        (["--output-file", "file/report.html"], " file "),
+        (["--png-dir", "file"], " file "),
     ],
 )
 def test_outputs_that_cannot_be_written(

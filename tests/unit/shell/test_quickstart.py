@@ -49,7 +49,8 @@ def test_every_variable_reaches_its_setting(phase_1: Sandbox) -> None:
     values = {"MICRO_BATCH_TOKENS": "4096", "MAX_STEPS": "13700", "TOTAL_STEPS": "14063", "MAX_SAMPLES": "4500000",
               "TARGET_ACCURACY": "0.72", "LEARNING_RATE": "3.5e-4", "WARMUP_STEPS": "100", "RECIPE": "demo",
               "ENGINE": "Native", "BACKEND": "gloo", "SEED": "7", "SAVE_EVERY": "500", "STOP_DEADLINE": "20",
-              "RESUME": "never", "EVAL_DIR": "none", "MLPERF_LOG": "/runs/result 0.txt", "MLPERF_STATUS": "onprem",
+              "RESUME": "never", "EVAL_DIR": phase_1.folder("held out"), "MLPERF_STATUS": "onprem",
+              "MLPERF_LOG": "/runs/result 0.txt",
               "MLPERF_SUBMITTER": "An Organisation", "MLPERF_DIVISION": "open", "BAD_RECORDS": "skip",
               "MAX_BAD_RECORDS": "9", "RANK_SILENCE": "30", "RANK_TIMEOUT": "60", "WEIGHT_DECAY": "0.5",
               "BENCHMARK": "0", "DYNAMIC_MASKING": "1", "MASKED_LM_ONLY": "True", "batch_size": "448"}  # fmt: skip

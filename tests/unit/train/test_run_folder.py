@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bert_large.config.training import STEPS_OF_TIME
 from bert_large.errors import DamageError, InputError
 from bert_large.model.pretrained import save_model
 from bert_large.storage.integrity import write_checksums
 from bert_large.train.checkpoint import save_checkpoint
-from bert_large.train.run_folder import imported_identity, mark_ended, plan_start, reason_ended
+from bert_large.train.run_folder import imported_identity, mark_ended, plan_start, reason_ended, require_same
 from bert_large.train.state import TrainingState
 
 from tests.support.models import tiny_config, tiny_model
@@ -80,8 +81,8 @@ def test_runs_of_versions_with_one_schedule(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"max_hours": 2.0}, "max_hours was None, is 2.0"),
-        ({"start_batch_size": 4, "batch_ramp_steps": 3}, "start_batch_size was None, is 4"),
+        ({"max_hours": 2.0}, "max_hours was none, is 2.0"),
+        ({"start_batch_size": 4, "batch_ramp_steps": 3}, "start_batch_size was none, is 4"),
     ],
 )
 def test_hours_and_batch_ramp_identify_a_run(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -126,7 +127,7 @@ def test_a_run_restarted_before_its_first_checkpoint(tmp_path: Path) -> None:
         ({"global_batch_size": 16}, "global_batch_size was 8, is 16"),
         ({"precision": "bf16"}, "precision was fp32, is bf16"),
         ({"phase": 2}, "phase was 1, is 2"),
-        ({"fingerprint": "xyz"}, "data was abc, is xyz"),
+        ({"fingerprint": "xyz"}, "the shards in DATASET_DIR are others (their digest was abc, is xyz)"),
     ],
 )
 def test_another_run_is_refused_with_the_differences(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
@@ -134,6 +135,39 @@ def test_another_run_is_refused_with_the_differences(tmp_path: Path, changes: di
     with pytest.raises(InputError) as caught:
         start(tmp_path, changes)
     assert str(tmp_path) in str(caught.value) and named in str(caught.value)
+
+
+def test_a_run_of_hours_and_one_of_steps(tmp_path: Path) -> None:
+    """The schedule of the former has a length in steps too, which the user has never seen."""
+    timed = {"max_hours": 2.0, "total_steps": STEPS_OF_TIME, "warmup_steps": STEPS_OF_TIME // 4}
+    (tmp_path / "run.json").write_text(json.dumps(identity(tmp_path, **timed)))
+    require_same(tmp_path, identity(tmp_path, **timed), identity(tmp_path, **timed, warmup_fraction=0.25))
+    with pytest.raises(InputError) as caught:
+        start(tmp_path)
+    for named in ("max_hours was 2.0, is none", "total_steps was none, is 10", "warmup_fraction was 0.25, is none"):
+        assert named in str(caught.value)
+    assert str(STEPS_OF_TIME) not in str(caught.value)
+    with pytest.raises(InputError, match=r"warmup_fraction was 0\.25, is 0\.5") as caught:
+        start(tmp_path, timed | {"warmup_steps": STEPS_OF_TIME // 2})
+    assert "warmup_steps" not in str(caught.value)
+
+
+def test_another_window_is_not_another_data_set(tmp_path: Path) -> None:
+    """With several windows, the digest of the data covers less."""
+    run_in(tmp_path)
+    other = identity(tmp_path, fingerprint="xyz") | {"shuffle_window": 1.0}
+    with pytest.raises(InputError, match=r"shuffle_window was 0, is 1\.0") as caught:
+        plan_start(train_config(tmp_path), other)
+    assert "xyz" not in str(caught.value)
+
+
+def test_a_run_of_another_command(tmp_path: Path) -> None:
+    finetuning = {"task": "rte", "data": {"train": "abc"}}
+    for found, expected, command in ((identity(tmp_path), finetuning, "pretrain"),
+                                     (finetuning, identity(tmp_path), "finetune")):  # fmt: skip
+        with pytest.raises(InputError, match=f"{tmp_path} .*bert-large {command}") as caught:
+            require_same(tmp_path, found, expected)
+        assert "abc" not in str(caught.value)
 
 
 def test_a_longer_run(tmp_path: Path) -> None:

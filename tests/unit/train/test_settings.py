@@ -11,7 +11,15 @@ from bert_large.config import recipes
 from bert_large.config.hugging_face import BERT
 from bert_large.config.model import ModelConfig
 from bert_large.config.recipes import Resolved, describe_settings, resolve_settings
-from bert_large.config.training import RECIPE_SETTINGS, DataConfig, MlperfConfig, OptimConfig, RanksConfig, TrainConfig
+from bert_large.config.training import (
+    RECIPE_SETTINGS,
+    STEPS_OF_TIME,
+    DataConfig,
+    MlperfConfig,
+    OptimConfig,
+    RanksConfig,
+    TrainConfig,
+)
 from bert_large.errors import InputError
 from bert_large.train.settings import resolve, resolve_arguments, resolve_mlperf, resolve_ranks
 
@@ -56,12 +64,12 @@ def test_every_setting_has_an_option_that_wins(tmp_path: Path) -> None:
         "global_batch_size": 3, "micro_batch_tokens": 5, "max_steps": 7, "total_steps": 11, "max_samples": 13,
         "target_accuracy": 0.5, "eval_every_samples": 17, "eval_samples": 19, "eval_at_start": True, "save_every": 23,
         "keep_checkpoints": 29, "optimizer": "adamw", "learning_rate": 0.125, "beta_1": 0.25, "beta_2": 0.375,
-        "epsilon": 0.5, "weight_decay": 0.625, "max_gradient_norm": 0.75, "warmup_steps": 31, "start_warmup_step": -37,
+        "epsilon": 0.5, "weight_decay": 0.625, "max_gradient_norm": 0.75, "warmup_steps": 31, "start_warmup_step": -30,
         "decay_power": 0.875, "seed": 41, "max_bad_steps": 43, "detect_divergence": 0.9375, "stop_deadline": 47.0,
         "start_batch_size": 2, "batch_ramp_steps": 53, "schedule": "polynomial", "sequences": "packed",
         "dynamic_masking": True, "masking_rate": 0.25, "masking_unit": "span",
     }  # fmt: skip
-    others = {"max_hours": 59.0, "schedule": "wsd", "warmup_fraction": 0.5, "decay_fraction": 0.75}
+    others = {"max_hours": 59.0, "schedule": "wsd", "warmup_fraction": 0.5, "decay_fraction": 0.375}
     assert {*given, *others, "max_seq_length", "masked_lm_only"} == set(RECIPE_SETTINGS)
     for values in (given, others):
         words = [word for name, value in values.items() for word in (f"--{name.replace('_', '-')}", str(value).lower())]
@@ -241,6 +249,17 @@ def test_settings_of_ranks() -> None:
         ({"schedule": "linear", "decay_fraction": 0.5}, ("--decay-fraction", "--schedule is linear")),
         ({"schedule": "one-cycle", "start_warmup_step": -1}, ("--start-warmup-step is -1", "one-cycle")),
         ({"schedule": "one-cycle", "max_steps": 5, "warmup_steps": 5}, ("--warmup-steps is 5", "--total-steps 5")),
+        ({"start_warmup_step": -5}, ("--start-warmup-step is -5", "--warmup-steps")),
+        ({"start_warmup_step": -5, "warmup_steps": 5}, ("--start-warmup-step is -5", "5 steps")),
+        ({"recipe": "mlperf-8192", "phase": 2, "warmup_steps": 50}, ("--start-warmup-step is -76", "50 steps")),
+        ({"schedule": "wsd", "max_steps": 100, "warmup_fraction": 0.9, "decay_fraction": 0.5},
+         ("after 0.9", "--decay-fraction is 0.5")),
+        ({"schedule": "wsd", "max_hours": 1, "warmup_fraction": 0.9}, ("after 0.9", "--decay-fraction is 0.2")),
+        ({"max_bad_records": 5}, ("--max-bad-records is 5", "--bad-records")),
+        ({"eval_dir": "none", "target_accuracy": 0.7, "eval_every_samples": 9, "eval_samples": 8,
+          "eval_at_start": True},
+         ("--target-accuracy is 0.7", "--eval-every-samples is 9", "--eval-samples is 8", "--eval-at-start is true",
+          "--eval-dir")),
         ({"schedule": "triangle"}, ("--schedule is 'triangle'", "one-cycle")),
         ({"start_batch_size": 8}, ("--start-batch-size 8", "--batch-ramp-steps")),
         ({"batch_ramp_steps": 8}, ("--start-batch-size", "--batch-ramp-steps is 8")),
@@ -260,6 +279,29 @@ def test_settings_that_are_refused(
     """Wrong values, and values that do not fit together, on one line."""
     line = refused(capsys, dataset_dir="d", **given)
     assert all(text in line for text in named), line
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"eval_dir": "none"},  # the target accuracy of the recipe does no harm
+        {"eval_dir": "none", "eval_at_start": "false"},
+        {"bad_records": "skip", "max_bad_records": 5},
+        {"start_warmup_step": -5, "warmup_steps": 6},
+        {"recipe": "mlperf-8192", "phase": 2, "warmup_steps": 0},
+        {"schedule": "wsd", "max_steps": 7, "warmup_fraction": 0.5, "decay_fraction": 0.5},  # 4 and 3.5 steps
+        {"schedule": "wsd", "recipe": "bert-base", "max_steps": 100, "total_steps": 100},  # the warmup of the recipe
+    ],
+)
+def test_settings_that_fit_together(tmp_path: Path, given: dict[str, Any]) -> None:
+    found = {name: value for config in resolved(tmp_path, **given) for name, value in vars(config).items()}
+    for name in given.keys() & {"start_warmup_step", "warmup_steps", "max_bad_records", "decay_fraction"}:
+        assert found[name] == given[name]
+
+
+def test_the_steps_of_a_run_of_hours_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    line = refused(capsys, dataset_dir="d", max_hours=0.001, total_steps=40)
+    assert "--total-steps" in line and str(STEPS_OF_TIME) not in line and "--max-steps" not in line
 
 
 def test_a_precision_in_capitals(tmp_path: Path) -> None:
