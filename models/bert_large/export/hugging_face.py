@@ -20,15 +20,15 @@ from bert_large.train.run_folder import RUN_FILE
 
 
 def export_folder(
-    checkpoint_dir: Path, output_dir: Path, *, vocab_file: str | None, do_lower_case: bool | None, run_dir: Path | None
+    checkpoint_dir: Path, output_dir: Path, *, vocab_file: Path | None, do_lower_case: bool | None, run_dir: Path | None
 ) -> None:
     """Write the folder; everything is made, and the weights are checked, before the first file is moved into place.
 
     `do_lower_case` None: as the vocabulary says. `run_dir` None: the folder that contains `checkpoint_dir`, if it is a
     run's.
     """
-    config = resolve_model_config(None, str(checkpoint_dir), None)
-    vocab_path = resolve_vocab(vocab_file, str(checkpoint_dir), config)
+    config = resolve_model_config(None, checkpoint_dir, None)
+    vocab_path = resolve_vocab(vocab_file, checkpoint_dir, config)
     if vocab_path is None:
         raise InputError(f"CHECKPOINT_DIR {checkpoint_dir} has no {VOCAB_FILE} or {TOKENIZER_FILE}; give --vocab-file")
     vocabulary = read_vocab(vocab_path)

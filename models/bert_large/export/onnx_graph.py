@@ -64,7 +64,7 @@ def export_onnx(checkpoint_dir: Path, output_dir: Path, graphs: Sequence[str], o
     too large for the format, and `UserError` if the outputs of a file differ from our model's.
     """
     transformers = import_extra("--format onnx", "onnx", "transformers", "onnx", "onnxruntime", "onnxscript")
-    config = resolve_model_config(None, str(checkpoint_dir), None)
+    config = resolve_model_config(None, checkpoint_dir, None)
     model = BertForPreTraining(config, EagerEngine())
     load_model(checkpoint_dir, model)
     # The file has the decoder's weights twice: as the embeddings and, transposed, for the product.

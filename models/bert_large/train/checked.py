@@ -138,7 +138,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
         model=model,
         model_origin=describe_origin(arguments.config_file, checkpoint_dir, model)
         + (f", new weights as CHECKPOINT_DIR {given_dir} is empty" if given_dir and checkpoint_dir is None else ""),
-        initial_weights=None if checkpoint_dir is None else Path(checkpoint_dir),
+        initial_weights=checkpoint_dir,
         vocab_file=vocab_file,
         do_lower_case=arguments.do_lower_case if text is None else text.casing.do_lower_case,
         strip_accents=arguments.strip_accents if text is None else text.casing.strip_accents,
@@ -149,7 +149,7 @@ def check_settings(arguments: argparse.Namespace, world_size: int = 1) -> Run:
     )
 
 
-def _find_initial_model(arguments: argparse.Namespace) -> str | None:
+def _find_initial_model(arguments: argparse.Namespace) -> Path | None:
     """Return the model folder to start from, or None for new weights.
 
     Phase 1 takes an empty CHECKPOINT_DIR for none: Intel's instructions set one that phase 1 is to fill.
@@ -157,4 +157,4 @@ def _find_initial_model(arguments: argparse.Namespace) -> str | None:
     folder: Path | None = None if arguments.checkpoint_dir is None else model_folder(arguments.checkpoint_dir)
     if folder is not None and arguments.phase == 1 and folder.is_dir() and not any(folder.iterdir()):
         return None
-    return None if folder is None else str(folder)
+    return folder

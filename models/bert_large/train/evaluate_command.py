@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         with ranks.failing_together():
             engine, _ = resolve_engine(arguments.engine, arguments.precision)
             folder = model_folder(arguments.checkpoint_dir)
-            config = resolve_model_config(None, str(folder), arguments.gelu)
+            config = resolve_model_config(None, folder, arguments.gelu)
             # Every rank may index the records for itself: ranks may not share a folder.
             dataset = open_eval_data(arguments.eval_dir, arguments.index_dir, config, Ranks(), fallback=Path(fallback))
             model = BertForPreTraining(config, engine)

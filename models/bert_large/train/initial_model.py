@@ -22,10 +22,10 @@ _INCOMPLETE = ("BertModel", "BertForNextSentencePrediction", "DistilBertModel")
 
 def resolve_model_config(
     config_file: str | None,
-    checkpoint_dir: str | None,
+    checkpoint_dir: Path | None,
     activation: str | None,
     *,
-    vocab_file: str | None = None,
+    vocab_file: Path | None = None,
     masked_lm_only: bool = False,
     least_positions: int = 0,
     extend_vocab: int = 0,
@@ -37,49 +37,58 @@ def resolve_model_config(
     grows with `vocab_file`, which must begin with it, or by `extend_vocab` tokens; its positions to `least_positions`.
     """
     if checkpoint_dir is not None:
-        weights_file = check_model_folder(Path(checkpoint_dir))
-        model_file = find_config_file(Path(checkpoint_dir))
-        from_checkpoint = ModelConfig.from_json(model_file, activation)
-        _require_pretraining_model(model_file)
-        # Google's own models have both heads, and a config.json that names the masked language model alone.
-        if from_checkpoint.architecture == "BertForMaskedLM" and NEXT_SENTENCE in WeightFiles(weights_file).names:
-            from_checkpoint = dataclasses.replace(from_checkpoint, architecture=BERT)
-        grown = _grow(from_checkpoint, Path(checkpoint_dir), vocab_file, least_positions, extend_vocab)
+        own = _read_checkpoint(checkpoint_dir, activation)
+        config = _grow(own, checkpoint_dir, vocab_file, least_positions, extend_vocab)
+        if config_file is not None:
+            config = _require_agreement(config_file, activation, checkpoint_dir, own, config)
     elif extend_vocab:
         raise InputError("--extend-vocab is given without CHECKPOINT_DIR, whose vocabulary it extends; set it")
-    if config_file is None:
-        if checkpoint_dir is None:
-            raise InputError(
-                "CONFIG_FILE (--config-file) is not set; expected a bert_config.json, or one of "
-                f"{', '.join(CONFIGURATIONS)}"
-            )
-        config = grown
-    elif checkpoint_dir is None:
-        words = len(read_vocab(Path(vocab_file)).tokens) if vocab_file else None
-        config = read_configuration(config_file, activation, vocab_size=words)
+    elif config_file is None:
+        raise InputError(
+            "CONFIG_FILE (--config-file) is not set; expected a bert_config.json, or one of "
+            f"{', '.join(CONFIGURATIONS)}"
+        )
     else:
-        config = read_configuration(config_file, activation, vocab_size=grown.vocab_size)
-        if config.vocab_size == from_checkpoint.vocab_size:
-            config = dataclasses.replace(config, vocab_size=grown.vocab_size)
-        positions = max(grown.max_position_embeddings, config.max_position_embeddings)
-        if config.max_position_embeddings >= from_checkpoint.max_position_embeddings:
-            grown, config = (dataclasses.replace(each, max_position_embeddings=positions) for each in (grown, config))
-        if config.traits.model_type == from_checkpoint.traits.model_type:
-            config = dataclasses.replace(config, architecture=from_checkpoint.architecture)
-        problems = [
-            f"{name} is {theirs}, in {config_file} {ours}"
-            for name, (theirs, ours) in differences(vars(grown), vars(config)).items()
-            if not name.endswith("dropout_prob")
-        ]
-        if problems:
-            raise InputError(
-                f"CHECKPOINT_DIR {checkpoint_dir} holds a model of another configuration: {'; '.join(problems)}"
-            )
+        words = None if vocab_file is None else len(read_vocab(vocab_file).tokens)
+        config = read_configuration(config_file, activation, vocab_size=words)
     return dataclasses.replace(config, architecture=config.traits.masked_lm_only) if masked_lm_only else config
 
 
+def _read_checkpoint(folder: Path, activation: str | None) -> ModelConfig:
+    """Return the configuration of the model in a folder."""
+    weights_file, config_file = check_model_folder(folder), find_config_file(folder)
+    config = ModelConfig.from_json(config_file, activation)
+    _require_pretraining_model(config_file)
+    # Google's own models have both heads, and a config.json that names the masked language model alone.
+    if config.architecture == "BertForMaskedLM" and NEXT_SENTENCE in WeightFiles(weights_file).names:
+        config = dataclasses.replace(config, architecture=BERT)
+    return config
+
+
+def _require_agreement(
+    config_file: str, activation: str | None, folder: Path, own: ModelConfig, grown: ModelConfig
+) -> ModelConfig:
+    """Return the configuration of a file, grown like the checkpoint's; raise `InputError` if the two do not agree."""
+    config = read_configuration(config_file, activation, vocab_size=grown.vocab_size)
+    if config.vocab_size == own.vocab_size:
+        config = dataclasses.replace(config, vocab_size=grown.vocab_size)
+    positions = max(grown.max_position_embeddings, config.max_position_embeddings)
+    if config.max_position_embeddings >= own.max_position_embeddings:
+        grown, config = (dataclasses.replace(each, max_position_embeddings=positions) for each in (grown, config))
+    if config.traits.model_type == own.traits.model_type:
+        config = dataclasses.replace(config, architecture=own.architecture)
+    problems = [
+        f"{name} is {theirs}, in {config_file} {ours}"
+        for name, (theirs, ours) in differences(vars(grown), vars(config)).items()
+        if not name.endswith("dropout_prob")
+    ]
+    if problems:
+        raise InputError(f"CHECKPOINT_DIR {folder} holds a model of another configuration: {'; '.join(problems)}")
+    return config
+
+
 def _grow(
-    config: ModelConfig, folder: Path, vocab_file: str | None, least_positions: int, extend_vocab: int
+    config: ModelConfig, folder: Path, vocab_file: Path | None, least_positions: int, extend_vocab: int
 ) -> ModelConfig:
     """Return the configuration of a checkpoint with room for more positions and words."""
     words, own = config.vocab_size, find_vocab(folder)
@@ -89,7 +98,7 @@ def _grow(
             raise InputError(f"--extend-vocab: CHECKPOINT_DIR {folder} has no {VOCAB_FILE} to extend; add it there")
         words = max(words, len(before.tokens) + extend_vocab)
     elif vocab_file and before is not None:
-        given = read_vocab(Path(vocab_file))
+        given = read_vocab(vocab_file)
         if difference := given.difference(before):
             raise InputError(
                 f"VOCAB_FILE {vocab_file} is not the vocabulary of CHECKPOINT_DIR {folder}, nor does it begin with it: "
@@ -114,7 +123,7 @@ def _require_pretraining_model(config_file: Path) -> None:
         )
 
 
-def describe_origin(config_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> str:
+def describe_origin(config_file: str | None, checkpoint_dir: Path | None, config: ModelConfig) -> str:
     """Return a description of where `resolve_model_config` takes the configuration from."""
     if config_file is None:
         return f"configuration of {checkpoint_dir}"
@@ -127,11 +136,11 @@ def describe_origin(config_file: str | None, checkpoint_dir: str | None, config:
     )
 
 
-def resolve_vocab(vocab_file: str | None, checkpoint_dir: str | None, config: ModelConfig) -> Path | None:
+def resolve_vocab(vocab_file: Path | None, checkpoint_dir: Path | None, config: ModelConfig) -> Path | None:
     """Return the vocabulary to store with the model: `vocab_file`, else the checkpoint's, or None if neither exists."""
-    path = Path(vocab_file) if vocab_file else None
+    path = vocab_file
     if path is None and checkpoint_dir is not None:
-        path = find_vocab(Path(checkpoint_dir))
+        path = find_vocab(checkpoint_dir)
     if path is None:
         return None
     words = len(read_vocab(path).tokens)

@@ -17,35 +17,35 @@ from tests.support.records import make_records, write_folder, write_vocab
 
 
 @pytest.fixture
-def model_save(tmp_path: Path) -> str:
+def model_save(tmp_path: Path) -> Path:
     save_model(tmp_path / "model_save", tiny_model(), tiny_config(), None)
-    return str(tmp_path / "model_save")
+    return tmp_path / "model_save"
 
 
 def test_from_a_file(tmp_path: Path) -> None:
     assert resolve_model_config(str(write_config(tmp_path / "c.json")), None, None) == tiny_config()
 
 
-def test_the_form_of_gelu_can_be_chosen(tmp_path: Path, model_save: str) -> None:
+def test_the_form_of_gelu_can_be_chosen(tmp_path: Path, model_save: Path) -> None:
     """Instead of the one in the file or the checkpoint."""
     assert resolve_model_config(str(write_config(tmp_path / "c.json")), None, "erf").hidden_act == "gelu"
     assert resolve_model_config(None, model_save, "erf").hidden_act == "gelu"
 
 
-def test_from_a_checkpoint(model_save: str) -> None:
+def test_from_a_checkpoint(model_save: Path) -> None:
     """Phase 2 needs no configuration file."""
     assert resolve_model_config(None, model_save, None) == tiny_config()
 
 
-def test_a_fine_tuned_model_is_refused(model_save: str) -> None:
-    config_file = Path(model_save) / "config.json"
+def test_a_fine_tuned_model_is_refused(model_save: Path) -> None:
+    config_file = model_save / "config.json"
     values = json.loads(config_file.read_text()) | {"architectures": ["BertForSequenceClassification"]}
     config_file.write_text(json.dumps(values))
     with pytest.raises(InputError, match=f"{model_save} .*BertForSequenceClassification.*BertForPreTraining"):
         resolve_model_config(None, model_save, None)
 
 
-def test_both_must_agree(tmp_path: Path, model_save: str) -> None:
+def test_both_must_agree(tmp_path: Path, model_save: Path) -> None:
     """Except for dropout, which does not change the weights: the value in the file is used."""
     config = resolve_model_config(str(write_config(tmp_path / "c.json", hidden_dropout_prob=0.3)), model_save, None)
     assert config == tiny_config(hidden_dropout_prob=0.3)
@@ -56,7 +56,7 @@ def test_both_must_agree(tmp_path: Path, model_save: str) -> None:
         assert named in str(caught.value)
 
 
-def test_another_form_of_gelu_is_another_model(tmp_path: Path, model_save: str) -> None:
+def test_another_form_of_gelu_is_another_model(tmp_path: Path, model_save: Path) -> None:
     """Unless --gelu sets the form for both."""
     erf = str(write_config(tmp_path / "c.json", model_type="bert"))
     with pytest.raises(InputError, match=r"hidden_act is gelu_pytorch_tanh.* gelu"):
@@ -71,7 +71,7 @@ def test_neither_is_refused() -> None:
 
 def test_a_preset_takes_its_size_from_the_vocabulary(tmp_path: Path) -> None:
     """Cased vocabularies are smaller. A configuration file has a size of its own."""
-    vocab = str(write_vocab(tmp_path / "vocab.txt", 90))
+    vocab = write_vocab(tmp_path / "vocab.txt", 90)
     config = resolve_model_config("distilbert-base", None, "tanh", vocab_file=vocab)
     assert (config.vocab_size, config.hidden_size, config.hidden_act) == (90, 768, "gelu_pytorch_tanh")
     assert describe_origin("distilbert-base", None, config) == (
@@ -87,15 +87,15 @@ def test_a_preset_takes_its_size_from_the_vocabulary(tmp_path: Path) -> None:
 def test_a_preset_takes_its_size_from_the_checkpoint(tmp_path: Path) -> None:
     model = tiny_model(hidden_size=128, intermediate_size=512)
     save_model(tmp_path, model, model.config, None)
-    vocab = str(write_vocab(tmp_path / "other.txt", 90))
-    config = resolve_model_config("bert-tiny", str(tmp_path), None, vocab_file=vocab)
+    vocab = write_vocab(tmp_path / "other.txt", 90)
+    config = resolve_model_config("bert-tiny", tmp_path, None, vocab_file=vocab)
     assert config == model.config
-    assert "vocab_size 100 from the checkpoint" in describe_origin("bert-tiny", str(tmp_path), config)
+    assert "vocab_size 100 from the checkpoint" in describe_origin("bert-tiny", tmp_path, config)
     with pytest.raises(InputError, match=r"num_hidden_layers is 2.* bert-mini 4"):
-        resolve_model_config("bert-mini", str(tmp_path), None)
+        resolve_model_config("bert-mini", tmp_path, None)
 
 
-def test_the_heads_are_those_of_the_checkpoint(tmp_path: Path, model_save: str) -> None:
+def test_the_heads_are_those_of_the_checkpoint(tmp_path: Path, model_save: Path) -> None:
     """A configuration file does not determine them: published files name many classes."""
     file = tmp_path / "c.json"
     file.write_text(json.dumps(tiny_config(**MASKED_LM_ONLY).to_hugging_face()))
@@ -105,10 +105,10 @@ def test_the_heads_are_those_of_the_checkpoint(tmp_path: Path, model_save: str) 
     without = tiny_model(**MASKED_LM_ONLY)
     save_model(tmp_path / "without", without, without.config, None)
     for config_file in (None, str(write_config(tmp_path / "google.json"))):
-        assert resolve_model_config(config_file, str(tmp_path / "without"), None) == without.config
+        assert resolve_model_config(config_file, tmp_path / "without", None) == without.config
 
 
-def test_another_family_is_another_model(tmp_path: Path, model_save: str) -> None:
+def test_another_family_is_another_model(tmp_path: Path, model_save: Path) -> None:
     file = tmp_path / "c.json"
     file.write_text(json.dumps(tiny_config(**DISTILBERT).to_hugging_face()))
     assert resolve_model_config(str(file), None, None, masked_lm_only=True) == tiny_config(**DISTILBERT)
@@ -120,19 +120,19 @@ def test_a_vocabulary_must_fit_the_model(tmp_path: Path) -> None:
     """It may be smaller: configurations are often padded to round sizes."""
     for size in (99, 100):
         path = write_vocab(tmp_path / "vocab.txt", size)
-        assert resolve_vocab(str(path), None, tiny_config()) == path
+        assert resolve_vocab(path, None, tiny_config()) == path
     with pytest.raises(InputError, match=r"VOCAB_FILE .*vocab.txt .*101 .*100"):
-        resolve_vocab(str(write_vocab(tmp_path / "vocab.txt", 101)), None, tiny_config())
+        resolve_vocab(write_vocab(tmp_path / "vocab.txt", 101), None, tiny_config())
     with pytest.raises(InputError, match=r"nowhere.txt"):
-        resolve_vocab(str(tmp_path / "nowhere.txt"), None, tiny_config())
+        resolve_vocab(tmp_path / "nowhere.txt", None, tiny_config())
 
 
-def test_a_checkpoint_has_its_vocabulary(tmp_path: Path, model_save: str) -> None:
+def test_a_checkpoint_has_its_vocabulary(tmp_path: Path, model_save: Path) -> None:
     assert resolve_vocab(None, model_save, tiny_config()) is None
-    beside = write_vocab(Path(model_save) / "vocab.txt", 50)
+    beside = write_vocab(model_save / "vocab.txt", 50)
     assert resolve_vocab(None, model_save, tiny_config()) == beside
     named = write_vocab(tmp_path / "vocab.txt", 50)
-    assert resolve_vocab(str(named), model_save, tiny_config()) == named
+    assert resolve_vocab(named, model_save, tiny_config()) == named
 
 
 @pytest.mark.parametrize(
