@@ -46,9 +46,7 @@ struct BlockedMatrix {
     }
   }
 
-  const T* place(int64_t row_block, int64_t column_block) const {
-    return to + row_block * kBlock * columns + column_block * kBlock;
-  }
+  const T* place(int64_t row, int64_t column_block) const { return to + row * columns + column_block * kBlock; }
 };
 
 // Takes sums to their place in a matrix: put(at, column, count, sums) is called for `count` sums of a row.
@@ -153,18 +151,21 @@ class Product {
       const BFloat16* right = right_ + column * steps_ * kStep;
       for (int64_t chunk = 0; chunk < chunks; ++chunk) {
         const Range own = steps.part(chunk, chunks);
-        // Each block that is computed from steps of a right panel prefetches its share of the next.
+        const int64_t done = own.begin - steps.begin;
+        // Each block that is computed from steps of a right panel prefetches its share of the next, and at the end of
+        // the depth a row per step of where the result goes.
         const bool ends = chunk + 1 == chunks;
         const BFloat16* next = ends ? right + (steps_ + steps.begin) * kStep : right + own.end * kStep;
         if (ends && column + 1 == columns.end) next = nullptr;
-        multiply_chunk(panels, column, own, {left.data + (own.begin - steps.begin) * kStep, left.stride}, next,
-                       sums);
+        const int64_t next_row = steps.end == steps_ ? done : kBlock;
+        multiply_chunk(panels, column, own, {left.data + done * kStep, left.stride}, sums, next, next_row);
       }
     }
   }
 
   // Some left panels times some steps of a right panel.
-  void multiply_chunk(Range panels, int64_t column, Range steps, Panels left, const BFloat16* next, float* sums) const {
+  void multiply_chunk(Range panels, int64_t column, Range steps, Panels left, float* sums, const BFloat16* next,
+                      int64_t next_row) const {
     const bool is_first = steps.begin == 0, is_last = steps.end == steps_;
     const BFloat16* right = right_ + (column * steps_ + steps.begin) * kStep;
     for (int64_t panel = panels.begin; panel < panels.end; ++panel) {
@@ -172,7 +173,7 @@ class Product {
       float* block = sums + (is_first && is_last ? 0 : number * kStep);
       Ahead ahead(block);
       if (next) ahead.set_right(reinterpret_cast<const char*>(next) + number * steps.count() * Ahead::kShare);
-      if (is_last) ahead.set_result(sink_.place(panel, column), sink_.columns);
+      if (next_row < kBlock) ahead.set_result(sink_.place(panel * kBlock + next_row, column), sink_.columns);
       unit_.multiply(steps.count(), left.data + number * left.stride, right, block, !is_first, ahead);
       if (is_last) sink_(panel, column, block);
     }
