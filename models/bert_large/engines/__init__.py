@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from bert_large.cpp_library import LibraryBuildError
 from bert_large.engines import ipex
 from bert_large.engines.eager import EagerEngine
@@ -68,7 +70,9 @@ def _make(name: str, precision: str) -> tuple[Operations, str]:
     if name == "eager":
         return EagerEngine(), "plain PyTorch"
     engine = NativeEngine()
-    return engine, f"C++ kernels for {engine.instructions}"
+    is_bf16 = get_precision(precision).activation_dtype == torch.bfloat16
+    products = f", matrix products on {'AMX tiles' if engine.uses_tiles else 'vectors'}" if is_bf16 else ""
+    return engine, f"C++ kernels for {engine.instructions}{products}"
 
 
 def computes(name: str, precision: str) -> bool:

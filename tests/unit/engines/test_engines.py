@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from bert_large import engines
+from bert_large.cpu import read_cpu_flags
 from bert_large.engines import resolve_engine
 from bert_large.engines.eager import EagerEngine
 from bert_large.engines.native import NativeEngine
@@ -19,6 +20,15 @@ def test_known_engines(name: str, kind: type, reason: str) -> None:
     engine, line = resolve_engine(name, "bf16")
     assert isinstance(engine, kind)
     assert line.startswith(f"engine {engine.name}: ") and reason in line
+
+
+def test_what_computes_bf16_products_is_said() -> None:
+    """AMX needs the system's permission beside the CPU's flag."""
+    engine, line = resolve_engine("native", "bf16")
+    assert isinstance(engine, NativeEngine)
+    assert ("on AMX tiles" if engine.uses_tiles else "on vectors") in line
+    assert "amx_bf16" in read_cpu_flags() or not engine.uses_tiles
+    assert "on vectors" not in resolve_engine("native", "fp32")[1]
 
 
 def test_unknown_engine_is_refused() -> None:

@@ -51,6 +51,9 @@ class NativeEngine:
 
     def __init__(self, gradients: Callable[[], Gradients] = DirectGradients) -> None:
         self.instructions = load_kernels()
+        """Instruction set that the kernels are compiled for."""
+        self.uses_tiles = _kernels.uses_tiles()
+        """Whether bf16 products run on AMX tiles: the CPU has them, and the system lets the process use them."""
         _kernels.keep_large_blocks()
         self._copies = WeightCopies()
         self._workspace = Workspace(Rows(), gradients)

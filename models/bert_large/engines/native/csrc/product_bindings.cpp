@@ -16,6 +16,8 @@ const ProductUnit& product_unit() {
   return has_tiles ? kTileUnit : kVectorUnit;
 }
 
+bool uses_tiles() { return &product_unit() == &kTileUnit; }
+
 // A packed factor [depth, columns] in panels, [columns / 32, depth / 2, 32, 2] with both rounded up to multiples of 32.
 BFloat16* panels_pointer(const Tensor& panels, int64_t columns, int64_t depth, const char* name) {
   return pointer<BFloat16>(panels, {count_blocks(columns), count_blocks(depth) * kBlock / 2, kBlock, 2}, name);
@@ -119,6 +121,7 @@ std::vector<double> product_work(int64_t thread_count, int64_t row_blocks, int64
 }  // namespace
 
 TORCH_LIBRARY_FRAGMENT(bert_large, library) {
+  library.def("uses_tiles() -> bool", &uses_tiles);
   library.def("pack_weights(Tensor[] weights, Tensor(a!) panels) -> ()", &pack_weights);
   library.def("samples_match(Tensor[] weights, Tensor panels, int count) -> bool", &samples_match);
   library.def("packed_product(Tensor x, Tensor weight, Tensor(a!) y) -> ()", &packed_product);
