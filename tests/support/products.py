@@ -1,4 +1,4 @@
-"""The products of bfloat16 matrices compiled for other instruction sets than this CPU's, with emulated AMX tiles."""
+"""The products of bfloat16 matrices compiled for AVX2 and AMX, whose instructions are emulated without AMX."""
 
 from __future__ import annotations
 
@@ -20,17 +20,21 @@ def compile_products(folder: Path) -> ctypes.CDLL:
     """Compile the products for AVX2, where vectors have 8 lanes, and load them."""
     compiler = find_compiler()
     assert compiler is not None
-    sources = [_EMULATION / "products.cpp", *(build.SOURCES / name for name in _SOURCES)]
-    includes = ["-include", str(_EMULATION / "tiles.h"), f"-I{build.SOURCES}"]
+    sources = [
+        *(_EMULATION / name for name in ("products.cpp", "traps.cpp")),
+        *(build.SOURCES / name for name in _SOURCES),
+    ]
     objects: list[str] = []
     for source in sources:
         objects.append(str(folder / f"{len(objects)}.o"))
-        subprocess.run([*compiler, *_OPTIONS, *includes, "-c", str(source), "-o", objects[-1]], check=True)
+        subprocess.run([*compiler, *_OPTIONS, f"-I{build.SOURCES}", "-c", str(source), "-o", objects[-1]], check=True)
     library = folder / "products.so"
     # Without -fopenmp: the library shares the OpenMP runtime that PyTorch brought.
     pytorch = [f"-L{Path(torch.__file__).parent / 'lib'}", "-Wl,--no-as-needed", "-ltorch_cpu"]
     subprocess.run([*compiler, "-shared", *objects, "-o", str(library), *pytorch], check=True)
-    return ctypes.CDLL(str(library))
+    loaded = ctypes.CDLL(str(library))
+    assert loaded.prepare_tiles()
+    return loaded
 
 
 class CompiledProducts:

@@ -36,15 +36,16 @@ Results run(const AttentionShape& shape, const Dropout& dropout, const Forward& 
     }
     return values;
   };
-  const std::vector<BFloat16> qkv = draw(tokens * 3 * width), context_gradient = draw(tokens * width);
+  std::vector<BFloat16> qkv = draw(tokens * 3 * width);
+  const std::vector<BFloat16> context_gradient = draw(tokens * width);
   const std::vector<float> bias = widen(draw(3 * width));
-  std::vector<BFloat16> context(tokens * width), qkv_gradient(tokens * 3 * width);
+  std::vector<BFloat16> context(tokens * width);
   std::vector<float> log_sums(shape.heads * tokens), bias_gradient(3 * width, 1.0f);
   forward(2, shape, dropout, AttentionForward<BFloat16>{qkv.data(), bias.data(), context.data(), log_sums.data()});
   backward(2, shape, dropout,
            AttentionBackward<BFloat16>{qkv.data(), bias.data(), context.data(), log_sums.data(),
-                                       context_gradient.data(), qkv_gradient.data(), bias_gradient.data()});
-  return {widen(context), log_sums, widen(qkv_gradient), bias_gradient};
+                                       context_gradient.data(), bias_gradient.data()});
+  return {widen(context), log_sums, widen(qkv), bias_gradient};  // overwritten with its gradient
 }
 
 // The norm of the difference over the norm of what is expected; 1 where a value is not finite.

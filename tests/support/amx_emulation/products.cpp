@@ -1,4 +1,4 @@
-// The products as C functions for ctypes, on emulated tiles or on the vectors of this file's instruction set.
+// The products as C functions for ctypes, on tiles or on the vectors of this file's instruction set.
 #include <cstdlib>
 
 #include "memory.h"

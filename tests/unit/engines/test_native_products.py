@@ -1,4 +1,4 @@
-"""Products of packed bfloat16 matrices against float64: this CPU's, on emulated AMX tiles and on AVX2 vectors."""
+"""Products of packed bfloat16 matrices against float64: this CPU's, on AMX tiles (emulated without AMX), on AVX2."""
 
 from __future__ import annotations
 
