@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bert_large.errors import DataError, InputError
+from bert_large.prepare.text_files import decode_lines
 
 if TYPE_CHECKING:
     from datasets import DatasetDict
@@ -49,24 +50,11 @@ def list_folder(folder: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a UTF-8 file and their numbers, from 1, without line ends and a byte order mark.
+    """Yield the lines that `decode_lines` reads and their numbers, from 1, without line ends.
 
-    Only a line feed ends a line: the other characters that Python takes for line ends occur inside sentences. White
-    space stays, as a no-break space can be a word. Raises `DataError` for other encodings and unreadable files.
+    Other white space stays, as a no-break space can be a word.
     """
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise DataError(
-                        f"{path}: line {number}: found the byte {line[error.start]:#04x}, expected UTF-8; convert the "
-                        "file, for example with `iconv -t UTF-8`"
-                    ) from None
-                yield number, text.rstrip("\r\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    return enumerate((line.rstrip("\r\n") for line in decode_lines(path)), start=1)
 
 
 def read_json(path: Path) -> Any:

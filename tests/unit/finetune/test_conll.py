@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bert_large.errors import DataError
+from bert_large.errors import DataError, InputError
 from bert_large.finetune.conll import Sentence, entities, entity_scores, labels_of, read_conll, to_iob2
 
 
@@ -101,12 +101,12 @@ def test_a_no_break_space_is_a_word(tmp_path: Path) -> None:
         (b"a O\n\nb PER\n", "line 3: the last column is 'PER'"),
         (b"a B-\n", "line 1: the last column is 'B-'"),
         (b"\n-DOCSTART- -X- O\n", ""),
-        ("Espa\xf1a B-LOC\n".encode("latin-1"), "line 1: found the byte 0xf1"),
+        ("Espa\xf1a B-LOC\n".encode("latin-1"), "line 1: byte 5 is 0xf1"),
     ],
 )
 def test_errors_name_file_and_line(tmp_path: Path, text: bytes, where: str) -> None:
     (tmp_path / "train.txt").write_bytes(text)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(InputError) as error:
         read_conll(tmp_path / "train.txt")
     assert str(error.value).startswith(str(tmp_path / "train.txt")) and where in str(error.value)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import os
+import threading
 from pathlib import Path
 
 import pytest
-from bert_large.errors import DataError
+from bert_large.errors import DataError, InputError
 from bert_large.finetune.rows import column_names, read_rows
 from bert_large.log import LOGGER
 
@@ -65,7 +68,7 @@ def test_a_file_without_header(tmp_path: Path) -> None:
 )
 def test_errors_name_file_and_line(tmp_path: Path, name: str, text: str | bytes, line: int) -> None:
     path = write(tmp_path, text, name)
-    with pytest.raises(DataError) as error:
+    with pytest.raises(InputError) as error:
         list(read_rows(path, ("a", "b")))
     assert str(error.value).startswith(f"{path}: line {line}: ")
 
@@ -90,6 +93,17 @@ def test_short_rows_are_skipped_on_request(
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     for path in (tmp_path / "none.tsv", tmp_path, tmp_path / ("x" * 300)):
-        with pytest.raises(DataError) as error:
+        with pytest.raises(InputError) as error:
             list(read_rows(path, ("a",)))
         assert str(error.value).startswith(f"{path} ")
+
+
+def test_compressed_files_and_pipes_are_read(tmp_path: Path) -> None:
+    content = "\ufeffa\tb\n1\t2\n".encode()
+    (tmp_path / "rows.tsv.gz").write_bytes(gzip.compress(content))
+    os.mkfifo(tmp_path / "rows.tsv")
+    writer = threading.Thread(target=lambda: (tmp_path / "rows.tsv").write_bytes(content))
+    writer.start()
+    for name in ("rows.tsv.gz", "rows.tsv"):
+        assert [row.fields for row in read_rows(tmp_path / name, ("a", "b"))] == [{"a": "1", "b": "2"}]
+    writer.join()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from bert_large.errors import DataError, InputError
+from bert_large.errors import InputError
 from bert_large.inference.texts import read_texts
 
 
@@ -37,7 +37,7 @@ def test_formats(name: str, content: str, field: str | None, tmp_path: Path) -> 
 )
 def test_damaged_files_are_named(name: str, content: bytes, named: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=named):
+    with pytest.raises(InputError, match=named):
         list(read_texts(str(tmp_path / name)))
 
 
@@ -50,5 +50,5 @@ def test_a_text_file_has_no_fields(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("one\n")
     with pytest.raises(InputError, match="body"):
         list(read_texts(str(tmp_path / "a.txt"), "body"))
-    with pytest.raises(DataError, match=r"no\.txt"):
+    with pytest.raises(InputError, match=r"no\.txt"):
         list(read_texts(str(tmp_path / "no.txt")))
