@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     opset = f"version of ONNX's operators, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"
     onnx.add_argument("--opset", type=int, help=opset)
     folder = parser.add_argument_group("with --format hugging-face")
-    folder.add_argument("--vocab-file", help="vocabulary (default: vocab.txt of the model folder)")
+    folder.add_argument("--vocab-file", type=Path, help="vocabulary (default: vocab.txt of the model folder)")
     folder.add_argument(
         "--do-lower-case",
         action=argparse.BooleanOptionalAction,
