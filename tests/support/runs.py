@@ -223,8 +223,6 @@ class Task:
     def arguments(self, output_dir: Path, **changes: Any) -> list[str]:
         """Return the command's arguments; a change to None leaves an option out."""
         values = {"dataset_dir": self.dataset_dir, "config_file": self.config_file, **self.settings, **changes}
-        if values.get("eval_dir") == "none":
-            values.pop("eval_every_samples", None)  # the command refuses it then
         return ["pretrain", *options(output_dir=output_dir, **values)]
 
     def run(self, output_dir: Path, **changes: Any) -> Path:

@@ -74,13 +74,13 @@ def _find_useless_bad_records(arguments: argparse.Namespace) -> list[str]:
 
 
 def _find_useless_evaluations(arguments: argparse.Namespace, settings: Mapping[str, Resolved]) -> list[str]:
-    """Find settings of evaluations in a run that the user wants without any; those of a recipe do no harm."""
+    """Find evaluations that are asked for in a run without any; how often and on how many samples does no harm."""
     if str(arguments.eval_dir) != _NO_EVALUATION:
         return []
     return [
         f"--{RECIPE_SETTINGS[name].option} is {describe_value(settings[name].value)} with --eval-dir none, so that "
         "nothing is evaluated; give a folder of held-out records, or leave it out"
-        for name in ("target_accuracy", "eval_every_samples", "eval_samples", "eval_at_start")
+        for name in ("target_accuracy", "eval_at_start")
         if settings[name].is_given and settings[name].value
     ]
 

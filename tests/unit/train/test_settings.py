@@ -256,10 +256,8 @@ def test_settings_of_ranks() -> None:
          ("after 0.9", "--decay-fraction is 0.5")),
         ({"schedule": "wsd", "max_hours": 1, "warmup_fraction": 0.9}, ("after 0.9", "--decay-fraction is 0.2")),
         ({"max_bad_records": 5}, ("--max-bad-records is 5", "--bad-records")),
-        ({"eval_dir": "none", "target_accuracy": 0.7, "eval_every_samples": 9, "eval_samples": 8,
-          "eval_at_start": True},
-         ("--target-accuracy is 0.7", "--eval-every-samples is 9", "--eval-samples is 8", "--eval-at-start is true",
-          "--eval-dir")),
+        ({"eval_dir": "none", "target_accuracy": 0.7, "eval_at_start": True},
+         ("--target-accuracy is 0.7", "--eval-at-start is true", "--eval-dir")),
         ({"schedule": "triangle"}, ("--schedule is 'triangle'", "one-cycle")),
         ({"start_batch_size": 8}, ("--start-batch-size 8", "--batch-ramp-steps")),
         ({"batch_ramp_steps": 8}, ("--start-batch-size", "--batch-ramp-steps is 8")),
@@ -286,6 +284,7 @@ def test_settings_that_are_refused(
     [
         {"eval_dir": "none"},  # the target accuracy of the recipe does no harm
         {"eval_dir": "none", "eval_at_start": "false"},
+        {"eval_dir": "none", "eval_every_samples": 9, "eval_samples": 8},
         {"bad_records": "skip", "max_bad_records": 5},
         {"start_warmup_step": -5, "warmup_steps": 6},
         {"recipe": "mlperf-8192", "phase": 2, "warmup_steps": 0},
