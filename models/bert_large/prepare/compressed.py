@@ -49,7 +49,7 @@ def open_decompressed(path: Path) -> Iterator[BinaryIO]:
                 with contextlib.closing(_decompressed(file, path)) as decompressed:
                     yield decompressed
             finally:
-                place = file.tell() if not file.closed and file.seekable() else 0
+                place = file.seek(0, io.SEEK_CUR) if not file.closed and file.seekable() else 0
     except EOFError:
         raise InputError(f"{path}: byte {place}: the compressed data is truncated; get the file again") from None
     except (OSError, zlib.error, lzma.LZMAError, _ZstdError) as error:

@@ -154,7 +154,8 @@ class AttentionBlock(torch.autograd.Function):
             )
             read_batch, read_context, residual = batch, context, hidden
             if read is not None:
-                read_batch, read_context, residual = read.batch, context[read.rows], hidden[read.rows]
+                read_batch = read.batch
+                read_context, residual = (each.index_select(0, read.rows) for each in (context, hidden))
             # Holds the product until `_residual_norm` overwrites it.
             normalized = weights[1].product(read_context, memory.like(residual))
         out, rstds = _residual_norm(memory, normalized, output, residual, norm, read_batch, dropouts[1])
