@@ -82,7 +82,7 @@ def make_dataset(text_dir: Path, folder: Path, settings: TextSettings, log: Log)
         text = str(error).removeprefix(f"--input-dir {text_dir}: ")
         if " --" in text:
             text += (
-                ". With TEXT_DIR, there are no such options: make the records with quickstart/prepare_dataset.sh, or "
+                ". With TEXT_DIR, these options do not exist: make the records with quickstart/prepare_dataset.sh, or "
                 "with `bert-large corpus`, `vocab` and `prepare`, and give them as DATASET_DIR"
             )
         error.args = (f"TEXT_DIR {text_dir}: {text}",)

@@ -34,7 +34,7 @@ def iterate_delimited(path: Path, field: str, encoding: str, replaced: Replaced)
 
     `field` is the name of the column in the first row; if no column has this name and it is a number, the file has no
     such row, and columns count from 1. The delimiter is a comma, tab, semicolon or bar, as the first row shows. Raises
-    `InputError` if there is no such column or there are several, and for a row with another number of columns.
+    `InputError` if the column is missing or repeated, and for a row with another number of columns.
     """
     lines = read_text(path, encoding, replaced, newline=ANY_LINE_END)
     start = list(itertools.islice(lines, _SAMPLE_LINES))
@@ -130,7 +130,7 @@ def missing_field(path: Path, place: str, kind: str, field: str, found: Sequence
 def iterate_parquet(path: Path, field: str) -> Iterator[str | None]:
     """Yield the cells of a column of text of a Parquet file, None for nulls. A few rows are in memory at a time.
 
-    Raises `InputError` if there is no such column or there are several, it is not text, or the file is damaged.
+    Raises `InputError` if the column is missing or repeated, it is not text, or the file is damaged.
     """
     pyarrow = _import_pyarrow(path)
     row = 0

@@ -10,7 +10,7 @@
 
 namespace bert_large {
 
-// A block of at least so many bytes; throws if there is no memory left. Its contents are uninitialized.
+// A block of at least so many bytes; throws if memory is exhausted. Its contents are uninitialized.
 void* take_block(size_t bytes);
 void give_back_block(void* block);
 
